@@ -1,0 +1,143 @@
+"""The profile: per layer its shape, MACs, weights, density and bits. The only thing that methods and costs share.
+
+Callbacks turn the dense profile into the profile of the compressed network (``predict``), and costs turn a profile
+into a number, so that neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import prod
+from typing import Any
+
+from lightning_compress.errors import CompressError
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One layer that owns parameters.
+
+    Attributes:
+        name: its name in ``network.named_modules()``; for a parameter outside any leaf module, the parameter's name.
+        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel) or ``raw``.
+        in_channels, out_channels, groups, kernel, stride: as in torch; ``raw`` and ``norm`` have in == out.
+        positions: output positions per sample (height x width of a conv, tokens of a linear layer).
+        extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).
+        buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm).
+        follows: for a batch norm, the conv or linear layer whose output goes to it and nowhere else: the pair that
+            is folded when the network is materialised.
+        density: share of the weights that are not zero.
+        weight_bits, act_bits: 32 means floating point.
+        weight_scales, act_scales: fp32 values stored beside the quantised weight and for the input quantiser.
+    """
+
+    name: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    stride: int = 1
+    positions: int = 1
+    extras: int = 0
+    buffers: int = 0
+    follows: str = ""
+    density: float = 1.0
+    weight_bits: int = 32
+    act_bits: int = 32
+    weight_scales: int = 0
+    act_scales: int = 0
+
+    @property
+    def weights(self) -> int:
+        """Number of weights: ``out x in / groups x kernel`` for conv and linear layers, else 0."""
+        if self.kind not in ("conv", "linear"):
+            return 0
+        return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per sample; zero weights count in proportion to ``density``."""
+        return round(self.weights * self.density) * self.positions
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, weights and all others."""
+        return self.weights + self.extras * self.out_channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, fields at their default left out."""
+        blank = {f.name: f.default for f in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v != blank[k]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LayerProfile:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{k: tuple(v) if k == "kernel" else v for k, v in data.items()})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The layers of a network by name, in the order in which they first run."""
+
+    layers: Mapping[str, LayerProfile]
+
+    def __getitem__(self, name: str) -> LayerProfile:
+        return self.layers[name]
+
+    def __iter__(self) -> Iterator[LayerProfile]:
+        return iter(self.layers.values())
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def weighted(self) -> list[LayerProfile]:
+        """The conv and linear layers: those that have weights to compress."""
+        return [layer for layer in self if layer.kind in ("conv", "linear")]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample through conv and linear layers."""
+        return sum(layer.macs for layer in self)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(layer.parameters for layer in self)
+
+    def update(self, changed: Iterable[LayerProfile]) -> Profile:
+        """The profile with some layers replaced."""
+        return Profile({**self.layers, **{layer.name: layer for layer in changed}})
+
+    def change(self, name: str, **fields_: Any) -> Profile:
+        """The profile with some fields of one layer replaced.
+
+        >>> dense = Profile({"fc": LayerProfile("fc", "linear", 4, 2)})
+        >>> dense.change("fc", weight_bits=4)["fc"].weight_bits
+        4
+        """
+        return self.update([replace(self.layers[name], **fields_)])
+
+    def folded(self) -> Profile:
+        """The profile after each batch norm that follows a conv or linear layer is folded into it."""
+        pairs = {layer.follows: layer.name for layer in self if layer.follows}
+        kept = {n: replace(p, extras=1) if n in pairs else p for n, p in self.layers.items()}
+        return Profile({n: p for n, p in kept.items() if n not in pairs.values()})
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Plain types for JSON, YAML and checkpoints; a list, to keep the order."""
+        return [layer.to_dict() for layer in self]
+
+    @classmethod
+    def from_dict(cls, data: Iterable[Mapping[str, Any]]) -> Profile:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            CompressError: the data is not a list of layers.
+        """
+        try:
+            return cls({layer.name: layer for layer in map(LayerProfile.from_dict, data)})
+        except (TypeError, AttributeError) as error:
+            raise CompressError(f"profile: expected a list of layers with the fields of LayerProfile ({error})") from error
