@@ -1,0 +1,58 @@
+"""Finding one input batch of a user's network, which tracing its graph and its shapes needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lightning_compress.errors import CompressError
+
+SAMPLES = 2  # batch norms of 1x1 maps need more than one sample, and no result depends on how many there are
+
+
+def example_input(trainer: Trainer, module: LightningModule) -> Any:
+    """One small batch for ``network(module)``: the module's ``example_input_array``, else from the train data.
+
+    Of a batch that is a tuple, list or dict the first entry is taken, as in ``x, y = batch``.
+
+    Raises:
+        CompressError: there is neither an example nor train data that holds a tensor.
+    """
+    example = module.example_input_array
+    if example is None:
+        example = _first(_batch(trainer))
+    if example is None:
+        raise CompressError(
+            f"no example input was found for {type(module).__name__}: set its example_input_array to a batch that its "
+            f"network accepts (for example torch.zeros(2, 3, 32, 32))"
+        )
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    return tree_map(lambda leaf: leaf[:SAMPLES].to(device) if isinstance(leaf, Tensor) else leaf, example)
+
+
+def _batch(trainer: Trainer) -> Any:
+    loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
+    for loop in loops:
+        source = loop._data_source  # Lightning has no public way to the loaders before the loop starts
+        if source.instance is None or not source.is_defined():
+            continue
+        # Reading a batch must not move the random numbers of the training that follows.
+        with isolate_rng():
+            loaders = source.dataloader()
+            if isinstance(loaders, dict):
+                loaders = list(loaders.values())
+            return next(iter(loaders[0] if isinstance(loaders, (list, tuple)) else loaders), None)
+    return None
+
+
+def _first(batch: Any) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    return _first(batch[0]) if isinstance(batch, (list, tuple)) and len(batch) else None

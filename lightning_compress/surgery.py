@@ -1,0 +1,230 @@
+"""Attaching weight and input transforms to layers, baking them in, and giving a network the shapes of saved tensors.
+
+The only file that knows ``torch.nn.utils.parametrize``. What it must get right, each a trap found by running it: a
+deepcopy shares the dynamic class that parametrize makes, so removing a parametrization from the copy through torch's
+own function breaks the original; hooks must be bound methods, because a closure in a copy keeps the original's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lightning_compress.errors import CompressError, did_you_mean
+
+INPUT = "input_transform"
+
+
+class Transform(nn.Module):
+    """Something that a weight or an input goes through: a quantiser, a mask, a noise.
+
+    Sub-classes implement ``forward(x) -> x``, same shape, and :meth:`config`. All state is buffers and parameters, so
+    that checkpoints hold it.
+    """
+
+    def config(self) -> dict[str, Any]:
+        """Plain constructor arguments with which an equally shaped transform can be made again."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """Class path and constructor arguments, as plain types."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.config()}
+
+    @staticmethod
+    def build(spec: Mapping[str, Any]) -> Transform:
+        """The transform that :meth:`spec` described, its state not yet loaded.
+
+        Only sub-classes of ``Transform`` that ship with this package, or that the program has imported, are made: a
+        file cannot name any other code to run.
+
+        Raises:
+            CompressError: the class is not known.
+        """
+        path, arguments = spec["class"], {k: v for k, v in spec.items() if k != "class"}
+        module = path.rpartition(".")[0]
+        if module.startswith("lightning_compress.quantizers."):
+            import_module(module)
+        known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Transform)}
+        if path not in known:
+            raise CompressError(
+                f"the saved network uses the transform {path!r}, which is not known here"
+                f"{did_you_mean(path, known)}; import the package that defines it first"
+            )
+        return known[path](**arguments)
+
+    def before_forward(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Forward pre-hook of the layer whose input this transforms: the first argument goes through it."""
+        return (self(args[0]), *args[1:])
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+def attach_weight(layer: nn.Module, transform: Transform) -> None:
+    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter."""
+    parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+
+
+def attach_input(layer: nn.Module, transform: Transform) -> None:
+    """Let the first input of ``layer`` go through a transform, which becomes its sub-module ``input_transform``."""
+    layer.add_module(INPUT, transform)
+    layer.register_forward_pre_hook(transform.before_forward)
+
+
+def weight_transforms(layer: nn.Module) -> list[Transform]:
+    """The transforms of ``layer.weight``, in the order in which they apply."""
+    return list(layer.parametrizations["weight"]) if parametrize.is_parametrized(layer, "weight") else []
+
+
+def input_transform(layer: nn.Module) -> Transform | None:
+    """The transform of the layer's input, if one is attached."""
+    return layer._modules.get(INPUT)
+
+
+def raw_weight(layer: nn.Module) -> nn.Parameter:
+    """The trained parameter behind ``layer.weight``."""
+    return layer.parametrizations["weight"].original if weight_transforms(layer) else layer.weight
+
+
+def transformed(net: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have a weight or input transform, by name."""
+    return {n: m for n, m in net.named_modules() if weight_transforms(m) or input_transform(m) is not None}
+
+
+def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
+    """Layer -> specs of its transforms, as plain types: with :func:`rebuild`, the structure of a checkpoint."""
+    return {
+        name: {
+            "weight": [t.spec() for t in weight_transforms(layer)],
+            "input": None if input_transform(layer) is None else input_transform(layer).spec(),
+        }
+        for name, layer in transformed(net).items()
+    }
+
+
+def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> None:
+    """Attach the described transforms; those already there are left as they are.
+
+    Raises:
+        CompressError: a layer does not exist, or already has other transforms.
+    """
+    modules, present = dict(net.named_modules()), describe(net)
+    for name, spec in description.items():
+        if name not in modules:
+            raise CompressError(f"the saved network has a layer {name!r}, this one has not{did_you_mean(name, modules)}")
+        if name in present:
+            if present[name] != spec:
+                raise CompressError(
+                    f"layer {name!r} was saved with {spec} but now has {present[name]}: the checkpoint belongs to "
+                    f"another plan. Use the plan it was trained with, or start from a fresh network"
+                )
+            continue
+        for weight in spec["weight"]:
+            attach_weight(modules[name], Transform.build(weight))
+        if spec["input"] is not None:
+            attach_input(modules[name], Transform.build(spec["input"]))
+
+
+def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
+    """Make the transformed weight (or ``value``) the plain parameter, and drop the transforms."""
+    if not weight_transforms(layer):
+        return
+    weight = (layer.weight if value is None else value).detach().clone()
+    requires_grad = layer.parametrizations["weight"].original.requires_grad
+    # torch's remove_parametrizations deletes the property from the dynamic class, which deepcopies share.
+    layer.__class__ = type(layer).__bases__[0]
+    del layer._modules["parametrizations"]
+    layer.register_parameter("weight", nn.Parameter(weight, requires_grad=requires_grad))
+
+
+def drop_input(layer: nn.Module) -> None:
+    """Take the input transform off a layer."""
+    transform = layer._modules.pop(INPUT, None)
+    for key, hook in list(layer._forward_pre_hooks.items()):
+        if getattr(hook, "__self__", None) is transform and transform is not None:
+            del layer._forward_pre_hooks[key]
+
+
+def bake(net: nn.Module) -> nn.Module:
+    """Turn a network with transforms into a plain one, in place: weights as transformed, inputs in floating point."""
+    for layer in transformed(net).values():
+        bake_weight(layer)
+        drop_input(layer)
+    return net
+
+
+def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> Tensor:
+    """Give ``layer`` the bias, and return the factor per output channel, that make it do the work of ``norm`` too.
+
+    ``norm(layer(x)) == factor * W x + bias`` with the running statistics; the caller scales the weight (or its
+    quantisation scale, which keeps the codes) by the factor and replaces the norm by an identity.
+
+    Returns:
+        The factor, shape ``(out,)``.
+    """
+    shift, scale = -norm.running_mean, torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    if layer.bias is not None:
+        shift = shift + layer.bias
+    bias = shift * scale if norm.bias is None else shift * scale + norm.bias
+    layer.bias = nn.Parameter(bias.detach().clone())
+    return scale.detach()
+
+
+def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where the sub-module ``name`` is."""
+    parent, _, key = name.rpartition(".")
+    net.get_submodule(parent)._modules[key] = new
+
+
+def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
+    """Give the parameters and buffers the shapes of saved ones, so that a thin ``state_dict`` loads.
+
+    Values of tensors that change shape are zeros, to be overwritten by the load. ``in_channels``, ``out_channels``,
+    ``groups`` and the like follow from the shapes: a convolution keeps its number of channels per group, unless each
+    side of all groups shrank alike.
+
+    Args:
+        shapes: name in ``state_dict()`` -> shape; names that the network has not are ignored.
+    """
+    for name, module in net.named_modules():
+        prefix = f"{name}." if name else ""
+        changed = False
+        for store in (module._parameters, module._buffers):
+            for key, old in store.items():
+                shape = shapes.get(prefix + key)
+                if old is None or shape is None or old.shape == shape:
+                    continue
+                new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+                store[key] = nn.Parameter(new, old.requires_grad) if store is module._parameters else new
+                changed = True
+        if changed:
+            refresh_widths(module)
+
+
+def refresh_widths(module: nn.Module) -> None:
+    """Set ``in_channels`` and its kin from the shapes of the tensors, after they changed."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return
+    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+        if module.groups > 1:  # whole groups are removed, so the width of one group stays
+            module.groups = weight.shape[0] // (module.out_channels // module.groups)
+        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = weight.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = weight.shape[0]
