@@ -101,7 +101,7 @@ class Plan:
         """
         names, plan = list(layers), cls({})
         for pattern, knobs in patterns.items():
-            plan = plan.merge(cls({name: knobs for name in matching(pattern, names)}))
+            plan = plan.merge(cls(dict.fromkeys(matching(pattern, names), knobs)))
         return plan
 
     def to_dict(self) -> dict[str, dict[str, Number]]:

@@ -140,4 +140,6 @@ class Profile:
         try:
             return cls({layer.name: layer for layer in map(LayerProfile.from_dict, data)})
         except (TypeError, AttributeError) as error:
-            raise CompressError(f"profile: expected a list of layers with the fields of LayerProfile ({error})") from error
+            raise CompressError(
+                f"profile: expected a list of layers as LayerProfile.to_dict gives ({error})"
+            ) from error

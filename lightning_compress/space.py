@@ -20,7 +20,7 @@ class Choice:
     def __post_init__(self) -> None:
         if not self.values or list(self.values) != sorted(set(self.values)):
             raise CompressError(
-                f"choice: the values of {self.knob!r} at {self.layer!r} must be distinct and ascending, got {self.values}"
+                f"choice: values of {self.knob!r} at {self.layer!r} must be distinct and ascending, got {self.values}"
             )
 
     def index(self, unit: float) -> int:

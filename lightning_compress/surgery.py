@@ -119,7 +119,7 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
     modules, present = dict(net.named_modules()), describe(net)
     for name, spec in description.items():
         if name not in modules:
-            raise CompressError(f"the saved network has a layer {name!r}, this one has not{did_you_mean(name, modules)}")
+            raise CompressError(f"the saved network has a layer {name!r}, this one not{did_you_mean(name, modules)}")
         if name in present:
             if present[name] != spec:
                 raise CompressError(

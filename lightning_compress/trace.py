@@ -102,9 +102,10 @@ def measure(net: nn.Module, example: Any) -> Profile:
     once = Counter(follows.values())  # a layer that runs twice before two norms cannot be folded into either
     follows = {norm: conv for norm, conv in follows.items() if once[conv] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
-    layers = [part for name in order for part in _layers(name, modules[name], calls.get(name, 0), follows.get(name, ""))]
+    parts = (_layers(name, modules[name], calls.get(name, 0), follows.get(name, "")) for name in order)
+    layers = [layer for part in parts for layer in part]
     if not any(layer.weights and layer.positions for layer in layers):
-        raise CompressError(f"profile: {type(net).__name__} ran no conv or linear layer, so there is nothing to compress")
+        raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
     return Profile({layer.name: layer for layer in layers})
 
 

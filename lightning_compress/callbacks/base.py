@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import MethodType
 from typing import Any, ClassVar, Self, final
@@ -145,7 +146,7 @@ def check_order(callbacks: Sequence[CompressionCallback]) -> None:
     Raises:
         CompressError: naming the two callbacks to swap.
     """
-    for first, second in zip(callbacks, callbacks[1:], strict=False):
+    for first, second in pairwise(callbacks):
         names = type(first).__name__, type(second).__name__
         if names[0] == names[1]:
             raise CompressError(f"callbacks: {names[0]} is listed twice; merge the plans and list it once")

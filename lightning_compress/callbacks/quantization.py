@@ -1,0 +1,125 @@
+"""Quantization-aware training: weights and inputs of each layer are rounded to the plan's bits while it is trained.
+
+    y = layer(q_a(x); q_w(w)),      gradients pass straight through the rounding
+
+The trained fp32 weight stays the parameter; the quantised one is what the forward pass sees. Bits are buffers and
+scales parameters or buffers of the network, so checkpoints resume exactly. Batch norm is not folded during training (it
+keeps learning); ``save`` folds it into the scales, which keeps the codes. Sources: Jacob et al. 2018 (arXiv
+1712.05877, section 3), HAQ (arXiv 1811.08886) for bits per layer. One bit for weights works only with much training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from torch import nn
+
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.errors import CompressError
+from lightning_compress.plan import Plan, matching
+from lightning_compress.profile import Profile
+from lightning_compress.quantizers.lsq import LSQ
+from lightning_compress.quantizers.lsq_activation import LSQActivation
+from lightning_compress.quantizers.quantizer import Quantizer
+from lightning_compress.space import Choice
+from lightning_compress.surgery import attach_input, attach_weight, raw_weight
+
+ACT_SCALES = 2  # a packed input quantiser: its scale, and whether its grid is signed
+
+MakeQuantizer = Callable[[int, Sequence[int]], Quantizer]
+
+
+@final
+class QuantizationAwareTraining(CompressionCallback):
+    """Quantises conv and linear layers to ``weight_bits`` (1 to 8) and ``act_bits`` (2 to 8); 32 means not at all.
+
+    Args:
+        plan: see :class:`CompressionCallback`; layers that it does not name stay in floating point.
+        weight_quantizer: ``(bits, shape of the scale) -> quantiser`` of weights.
+        activation_quantizer: the same for the input of a layer.
+        per_channel: one weight scale for each output channel, else one for the layer.
+        weight_bits, act_bits: what a search may choose from; empty means that it does not vary them.
+        ignore: globs of layers that a search leaves in floating point.
+
+    Raises:
+        CompressError: bits out of range, or a layer that has no weight to quantise.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    order: ClassVar[int] = 30
+    knobs: ClassVar[frozenset[str]] = frozenset({"weight_bits", "act_bits"})
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        weight_quantizer: MakeQuantizer = LSQ,
+        activation_quantizer: MakeQuantizer = LSQActivation,
+        per_channel: bool = True,
+        weight_bits: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
+        act_bits: Sequence[int] = (4, 5, 6, 7, 8),
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan)
+        self.weight_quantizer = weight_quantizer
+        self.activation_quantizer = activation_quantizer
+        self.per_channel = per_channel
+        self.ignore = tuple(ignore)
+        self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
+
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        names = [layer.name for layer in profile.weighted if layer.positions]
+        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        ranges = [(knob, values) for knob, values in self.ranges.items() if values]
+        return [Choice(name, knob, values) for name in names if name not in ignored for knob, values in ranges]
+
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        quantisable = {layer.name for layer in profile.weighted}
+        for layer, values in self.own(plan).layers.items():
+            if layer not in quantisable:
+                raise CompressError(
+                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, which has no weight "
+                    f"to quantise; the plan may name {sorted(quantisable)}"
+                )
+            for knob, bits in values.items():
+                least, most = self._make(knob).bit_range
+                if bits != 32 and (bits != int(bits) or not least <= bits <= most):
+                    raise CompressError(
+                        f"quantization: {knob} of layer {layer!r} must be a whole number from {least} to {most}, or 32 "
+                        f"for floating point, got {bits}"
+                    )
+        kept = self.own(plan).layers.items()
+        whole = {layer: {k: int(bits) for k, bits in values.items() if bits != 32} for layer, values in kept}
+        return Plan({layer: values for layer, values in whole.items() if values})
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        changed = []
+        for name, bits in plan.layers.items():
+            layer = profile[name]
+            fields: dict[str, int] = {}
+            if "weight_bits" in bits:
+                scales = layer.out_channels if self.per_channel else 1
+                fields.update(weight_bits=int(bits["weight_bits"]), weight_scales=scales)
+            if "act_bits" in bits:
+                fields.update(act_bits=int(bits["act_bits"]), act_scales=ACT_SCALES)
+            changed.append(replace(layer, **fields))
+        return profile.update(changed)
+
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        for name, bits in plan.layers.items():
+            layer = net.get_submodule(name)
+            if "weight_bits" in bits:
+                weight = raw_weight(layer)
+                shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
+                quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
+                quantizer.initialise(weight.detach())
+                attach_weight(layer, quantizer)
+            if "act_bits" in bits:
+                attach_input(layer, self.activation_quantizer(int(bits["act_bits"]), ()).to(raw_weight(layer).device))
+
+    def _make(self, knob: str) -> type[Quantizer]:
+        """The class behind a quantiser argument, which hydra gives as a partial."""
+        make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
+        return getattr(make, "func", make)
