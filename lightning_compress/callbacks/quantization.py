@@ -80,7 +80,7 @@ class QuantizationAwareTraining(CompressionCallback):
         for layer, values in self.own(plan).layers.items():
             if layer not in quantisable:
                 raise CompressError(
-                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, which has no weight "
+                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, with no weight "
                     f"to quantise; the plan may name {sorted(quantisable)}"
                 )
             for knob, bits in values.items():

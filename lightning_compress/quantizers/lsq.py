@@ -38,7 +38,7 @@ class LSQ(WeightQuantizer):
         dims = [d for d in range(x.dim()) if not self.shape or self.shape[d] == 1]
         mean = x.abs().mean(dims, keepdim=bool(self.shape)) if x.numel() else x.new_zeros(self.shape)
         start = (2 * mean / self.high.clamp_min(1).sqrt()).clamp_min(SMALLEST_SCALE)
-        self.scale.copy_(least_squares_scale(x, start, self.low, self.high, self.half))
+        self.scale.copy_(least_squares_scale(x, start, self.low, self.high, self.shift))
 
     def scale_for(self, x: Tensor) -> Tensor:
         return self.scale.float().clamp_min(SMALLEST_SCALE)

@@ -40,5 +40,5 @@ class MinMax(WeightQuantizer):
         dims = [d for d in range(x.dim()) if not self.shape or self.shape[d] == 1]
         largest = size.amax(dims, keepdim=bool(self.shape)) if x.numel() else size.new_zeros(self.shape)
         mean = size.mean(dims, keepdim=bool(self.shape)) if x.numel() else largest
-        scale = torch.where(self.half > 0, 2 * mean, largest / self.high.clamp_min(1))
+        scale = torch.where(self.shift > 0, 2 * mean, largest / self.high.clamp_min(1))
         return scale.clamp_min(SMALLEST_SCALE)

@@ -16,32 +16,32 @@ class WeightQuantizer(Quantizer):
 
     bit_range: ClassVar[tuple[int, int]] = (1, 8)
 
-    half: Tensor
+    shift: Tensor
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:
         super().__init__(bits, shape)
-        self.register_buffer("half", torch.tensor(0.5 if bits == 1 else 0.0))
+        self.register_buffer("shift", torch.tensor(0.5 if bits == 1 else 0.0))
 
     @property
     def offset(self) -> Tensor:
-        return self.half
+        return self.shift
 
     @property
     @final
     def zero(self) -> Tensor:
         """The level, in steps of the scale, that code 0 stands for."""
-        return self.low + self.half
+        return self.low + self.shift
 
     @final
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (uint8, shape of ``weight``, below ``2 ** bits``) and scale; ``decode`` of them is ``q(weight)``."""
         scale = self.scale_for(weight)
-        levels = (weight.float() * scale.reciprocal() - self.half).clamp_(self.low, self.high).round_()
+        levels = (weight.float() * scale.reciprocal() - self.shift).clamp_(self.low, self.high).round_()
         return (levels - self.low).to(torch.uint8), scale
 
     @final
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
         """The quantised weight, fp32."""
         # The same operations in the same order as in FakeQuantize, for the same bits of the result.
-        return codes.float().add_(self.low).add_(self.half).mul_(scale)
+        return codes.float().add_(self.low).add_(self.shift).mul_(scale)
