@@ -1,0 +1,95 @@
+"""The application behind ``train.py``: configuration in; dense network, pipeline, table and report out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import LightningDataModule, LightningModule, seed_everything
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.fit import fit, load_checkpoint
+from lightning_compress.pipeline import Result, compress
+from lightning_compress.plan import Plan
+from lightning_compress.summary import write_summary
+
+RECIPES = "recipes"
+
+
+def main(cfg: DictConfig) -> dict[str, Any]:
+    """Run one configuration; bad input ends the process with one sentence and exit status 1.
+
+    Returns:
+        The result as plain types, for sweeps.
+    """
+    console = Console()
+    try:
+        return run(cfg, console).to_dict()
+    except CompressError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def run(cfg: DictConfig, console: Console) -> Result:
+    """Train or load the dense network, compress it, print the table, write the report."""
+    if cfg.recipe is not None:
+        cfg = with_recipe(cfg)
+    if cfg.compress is None:
+        raise CompressError(
+            "say how to compress: +compress=drl_quant (python train.py --help lists the ways), or recipe="
+        )
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    data: LightningDataModule = instantiate(cfg.data)
+    dense = dense_module(cfg, data)
+    plan = None if cfg.plan is None else Plan.load(cfg.plan)
+    result = compress(
+        dense,
+        data,
+        instantiate(cfg.compress.stages, _convert_="object"),
+        folder,
+        instantiate(cfg.trainer),
+        cfg.seed,
+        plan,
+        cfg.metric,
+    )
+    write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
+    return result
+
+
+def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
+    """The trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    module: LightningModule = instantiate(cfg.model)
+    if cfg.ckpt is not None:
+        return load_checkpoint(module, Path(cfg.ckpt))
+    parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
+    digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
+    return fit(module, data, instantiate(cfg.trainer), Path(cfg.cache_dir) / f"dense-{digest}", cfg.epochs, cfg.seed)
+
+
+def with_recipe(cfg: DictConfig) -> DictConfig:
+    """The configuration that a recipe was found under, with its plan; what the command line says comes after it.
+
+    Raises:
+        CompressError: there is no such recipe.
+    """
+    folder = Path(HydraConfig.get().runtime.cwd) / RECIPES
+    file = folder / f"{cfg.recipe}.yaml"
+    if not file.is_file():
+        known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+        raise CompressError(f"recipe: there is no {str(file)!r}{did_you_mean(cfg.recipe, known)}; known: {known}")
+    recipe = yaml.safe_load(file.read_text())
+    given = [o for o in HydraConfig.get().overrides.task if not o.startswith("recipe=")]
+    composed = compose(HydraConfig.get().job.config_name, overrides=[*recipe["overrides"], *given])
+    if composed.plan is None:
+        OmegaConf.update(composed, "plan", str(file))
+    return composed

@@ -1,0 +1,75 @@
+"""Several callbacks as one: what a search may vary, what a plan rounds to, costs, and applies to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lightning_compress import trace
+from lightning_compress.callbacks.base import CompressionCallback, check_order, plan_names
+from lightning_compress.errors import NoEffectError
+from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
+from lightning_compress.record import record_of
+from lightning_compress.space import Space
+
+
+class Composition:
+    """The callbacks of a run, bound to the network that they will be applied to.
+
+    Args:
+        callbacks: in rising order; their own plans are not used.
+        net: the network before these callbacks; it is only read.
+        example: one input batch.
+    """
+
+    def __init__(self, callbacks: Sequence[CompressionCallback], net: nn.Module, example: Any) -> None:
+        check_order(callbacks)
+        self.callbacks, self.net, self.example = list(callbacks), net, example
+        record = record_of(net)
+        self.profile: Profile = record.profile if record else trace.measure(net, example)
+
+    def space(self) -> Space:
+        """All choices of all callbacks, in the order in which layers run.
+
+        Raises:
+            NoEffectError: there is none.
+        """
+        found = [c for callback in self.callbacks for c in callback.choices(self.net, self.profile, self.example)]
+        if not found:
+            names = [type(c).__name__ for c in self.callbacks]
+            raise NoEffectError(f"search: {names} leave nothing to choose; loosen 'ignore' or widen the ranges")
+        place = {name: i for i, name in enumerate(self.profile.layers)}
+        return Space(tuple(sorted(found, key=lambda choice: place[choice.layer])))
+
+    def realise(self, plan: Plan) -> Plan:
+        """What a plan rounds to: two plans give the same network exactly when this is equal.
+
+        Raises:
+            CompressError: the plan does not fit the network or the callbacks.
+        """
+        plan.check(plan_names(self.net), frozenset().union(*(c.knobs for c in self.callbacks)))
+        whole, profile = Plan({}), self.profile
+        for callback in self.callbacks:
+            part = callback.realise(callback.own(plan), self.net, profile, self.example)
+            profile = callback.predict(part, profile)
+            whole = whole.merge(part)
+        return whole
+
+    def predict(self, plan: Plan) -> Profile:
+        """The profile of the network with a realised plan applied."""
+        profile = self.profile
+        for callback in self.callbacks:
+            profile = callback.predict(callback.own(plan), profile)
+        return profile
+
+    def bound(self, plan: Plan) -> list[CompressionCallback]:
+        """The callbacks, each with its part of the plan, for a Trainer."""
+        return [callback.with_plan(callback.own(plan)) for callback in self.callbacks]
+
+    def apply(self, net: nn.Module, plan: Plan) -> None:
+        """Apply a plan to a copy of the network."""
+        for callback in self.bound(plan):
+            callback.apply(net, self.example)

@@ -1,0 +1,79 @@
+"""Training that can be killed at any moment: the same call goes on where the last finished epoch ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_compress.callbacks.nan import StopAtNaN
+from lightning_compress.errors import CompressError
+from lightning_compress.record import load_structure
+
+FINAL = "final.ckpt"
+
+
+def fit(
+    module: LightningModule,
+    data: LightningDataModule,
+    make_trainer: Callable[..., Trainer],
+    folder: Path,
+    epochs: int,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+) -> LightningModule:
+    """Train ``module``, or load what an earlier call with the same folder trained.
+
+    Args:
+        module: is changed in place, and returned.
+        make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
+        folder: holds ``last.ckpt`` while training, ``final.ckpt`` after it, and the logged metrics.
+        epochs: none leaves the module as the callbacks made it.
+        seed: set before training.
+        callbacks: applied in order.
+    """
+    final = folder / FINAL
+    if final.is_file():
+        return load_checkpoint(module, final)
+    folder.mkdir(parents=True, exist_ok=True)
+    seed_everything(seed, workers=True, verbose=False)
+    checkpoints = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
+    trainer = make_trainer(
+        max_epochs=epochs,
+        callbacks=[*callbacks, StopAtNaN(), checkpoints, RichProgressBar(leave=False)],
+        logger=CSVLogger(folder, name="", version="log"),
+        default_root_dir=folder,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+    if trainer.interrupted:
+        raise CompressError(f"interrupted at epoch {trainer.current_epoch}; run the same command again to go on")
+    part = folder / "final.part"
+    trainer.save_checkpoint(part, weights_only=True)
+    os.replace(part, final)
+    last.unlink(missing_ok=True)
+    return module
+
+
+def load_checkpoint(module: LightningModule, path: Path) -> LightningModule:
+    """Give a module the structure and weights of a checkpoint (or a plain ``state_dict``) file.
+
+    Raises:
+        CompressError: the file is missing, or holds the weights of another network.
+    """
+    if not Path(path).is_file():
+        raise CompressError(f"checkpoint: there is no file {str(path)!r}")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    load_structure(module, checkpoint)
+    try:
+        module.load_state_dict(checkpoint.get("state_dict", checkpoint))
+    except RuntimeError as error:
+        raise CompressError(f"checkpoint: {str(path)!r} does not fit {type(module).__name__}: {error}") from error
+    return module

@@ -1,0 +1,145 @@
+"""The whole path: a trained LightningModule and a budget in, a small file, its plan and a report out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lightning import LightningDataModule, LightningModule, Trainer
+
+from lightning_compress import trace
+from lightning_compress.callbacks.example import first_tensor
+from lightning_compress.cost import MACs, Parameters, WeightBits
+from lightning_compress.deploy.latency import latency
+from lightning_compress.deploy.pack import load, save
+from lightning_compress.errors import CompressError
+from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
+from lightning_compress.record import network, record_of
+from lightning_compress.stage import Run, Stage
+
+PACKED = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the report says of one network. Accuracies are of the test set, which only this opens."""
+
+    accuracy: float
+    bytes: int
+    weight_bits: int
+    macs: int
+    parameters: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind, beside its files."""
+
+    dense: Figures
+    compressed: Figures
+    plan: Plan
+    seconds: float
+    folder: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "dense": asdict(self.dense),
+            "compressed": asdict(self.compressed),
+            "plan": self.plan.to_dict(),
+            "seconds": self.seconds,
+        }
+
+
+def compress(
+    module: LightningModule,
+    data: LightningDataModule,
+    stages: Mapping[str, Stage],
+    folder: str | Path,
+    make_trainer: Callable[..., Trainer] = Trainer,
+    seed: int = 0,
+    plan: Plan | None = None,
+    metric: str = "test_acc",
+) -> Result:
+    """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json``.
+
+    A killed run goes on where it was when it is called with the same arguments again.
+
+    Args:
+        module: trained; it is not changed.
+        data: with train, validation and test loaders; the last is opened once, at the end.
+        stages: name -> stage, in order.
+        folder: of this run, made when missing.
+        make_trainer: ``lightning.Trainer`` with your settings, as a partial.
+        seed: of search and training.
+        plan: takes the place of every search.
+        metric: that ``test_step`` logs.
+
+    Raises:
+        CompressError: another process works in the folder, or it cannot be written.
+    """
+    folder = Path(folder)
+    began = perf_counter()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CompressError(
+            f"another process is working in {str(folder)!r}; wait for it, or choose another run_dir"
+        ) from None
+    except OSError as error:
+        raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
+    with lock:
+        data.prepare_data()
+        data.setup("fit")
+        example = first_tensor(next(iter(data.val_dataloader())))[:2]
+        profile = trace.measure(network(module), example)
+        run = Run(data, module, profile, example, make_trainer, folder, seed, plan)
+        student = module
+        for name, stage in stages.items():
+            student = stage.run(name, student, run)
+        return _finish(student, run, metric, began)
+
+
+def _finish(student: LightningModule, run: Run, metric: str, began: float) -> Result:
+    """Pack, load again what was packed, and measure that."""
+    dense_file, packed_file = run.folder / "dense.safetensors", run.folder / PACKED
+    save(run.dense, dense_file, example_input=run.example)
+    save(student, packed_file, example_input=run.example)
+    record = record_of(network(student))
+    plan = record.plan if record else Plan({})
+    plan.save(run.folder / "plan.yaml")
+    unpacked = load(packed_file, copy.deepcopy(run.dense))
+    result = Result(
+        _figures(run.dense, run.dense_profile, dense_file, run, metric),
+        _figures(unpacked, record.profile if record else run.dense_profile, packed_file, run, metric),
+        plan,
+        round(perf_counter() - began, 1),
+        run.folder,
+    )
+    (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
+    return result
+
+
+def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, metric: str) -> Figures:
+    trainer = run.make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    found = trainer.test(module, datamodule=run.data, verbose=False)[0]
+    if metric not in found:
+        raise CompressError(f"test_step of {type(module).__name__} logs {sorted(found)}, not {metric!r}; set metric")
+    return Figures(
+        accuracy=found[metric],
+        bytes=file.stat().st_size,
+        weight_bits=int(WeightBits()(profile)),
+        macs=int(MACs()(profile)),
+        parameters=int(Parameters()(profile)),
+        latency_ms=latency(network(module), run.example[:1]).milliseconds,
+    )

@@ -1,0 +1,186 @@
+"""The evaluator: plan -> score. The only file of the search that knows Lightning.
+
+A fresh network from the factory, the plan applied, batch norms recalibrated on train batches, optionally a few steps of
+fine-tuning, then validated on a split carved from train. Without recalibration the score of a pruned or low-bit
+network is mostly noise (EagleEye, arXiv 2007.02491, section 3). The same seed serves every trial, so the same plan
+gets the same score; the test loader is never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.nan import StopAtNaN
+from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
+from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.plan import Plan
+from lightning_compress.record import network
+from lightning_compress.search.trial import Score
+
+COSTS: dict[str, Cost] = {
+    "macs": MACs(),
+    "parameters": Parameters(),
+    "weight_bits": WeightBits(),
+    "bit_operations": BitOperations(),
+    "packed_bytes": PackedBytes(),
+}
+
+
+class Batches:
+    """Batches held in memory, so that every candidate sees the same ones and none pays for loading them."""
+
+    def __init__(self, loader: Iterable[Any], limit: int | None = None) -> None:
+        self.batches = list(islice(loader, limit))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Recalibrate(Callback):
+    """Lets batch norms re-estimate their statistics as a plain average over a validation-style pass."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.norms = [
+            (m, m.momentum) for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+        for norm, _ in self.norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for norm, momentum in self.norms:
+            norm.momentum = momentum
+            norm.eval()
+
+
+class Evaluator:
+    """Scores plans.
+
+    Args:
+        make_module: makes a fresh module with the trained weights; called once a trial.
+        composition: the callbacks, bound to the network of such a module.
+        train: batches for recalibration and fine-tuning.
+        validation: batches for the score, from train data that is not in ``train``; never test data.
+        monitor: the metric that ``validation_step`` must log.
+        finetune_steps: optimizer steps before the score.
+        recalibration_batches: how many train batches the batch norms see; 0 turns recalibration off.
+        callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
+        seed: of every trial.
+        accelerator: for Lightning's Trainer.
+    """
+
+    def __init__(
+        self,
+        make_module: Callable[[], LightningModule],
+        composition: Composition,
+        train: Iterable[Any],
+        validation: Iterable[Any],
+        monitor: str = "val_acc",
+        finetune_steps: int = 0,
+        recalibration_batches: int = 10,
+        callbacks: Sequence[Callback] = (),
+        seed: int = 0,
+        accelerator: str = "auto",
+    ) -> None:
+        self.make_module, self.composition = make_module, composition
+        self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
+        self.accelerator = accelerator
+        self.train, self.validation = train, Batches(validation)
+        with isolate_rng(), quiet():
+            seed_everything(seed, verbose=False)
+            self.recalibration = Batches(train, recalibration_batches)
+            self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
+
+    def key(self, plan: Plan) -> str:
+        """Digest of the network that the plan materialises to: equal keys need only one evaluation."""
+        return self.composition.realise(plan).digest
+
+    def settings(self) -> dict[str, Any]:
+        """What a score depends on beside the plan, as plain types: part of the journal's fingerprint."""
+        weights = hashlib.sha256()
+        for value in network(self.make_module()).state_dict().values():
+            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return {
+            "monitor": self.monitor,
+            "finetune_steps": self.finetune_steps,
+            "recalibration_batches": len(self.recalibration),
+            "validation_batches": len(self.validation),
+            "seed": self.seed,
+            "weights": weights.hexdigest()[:16],
+        }
+
+    def __call__(self, plan: Plan) -> Score:
+        """The metrics that validation logs, and every cost of the network.
+
+        Raises:
+            TrialFailedError: a loss or metric is not finite.
+            CompressError: the monitored metric is not logged.
+        """
+        with isolate_rng(), quiet():
+            seed_everything(self.seed, verbose=False)
+            module = self.make_module()
+            self.composition.apply(network(module), plan)
+            self._recalibrate(module)
+            if self.finetune_steps:
+                self._finetune(module)
+                self._recalibrate(module)
+            self._validator.validate(module, self.validation, verbose=False)
+            metrics = {k: float(v) for k, v in self._validator.callback_metrics.items()}
+        if self.monitor not in metrics:
+            raise CompressError(
+                f"evaluator: validation_step of {type(module).__name__} logs {sorted(metrics)}, not {self.monitor!r}; "
+                f"set monitor to one of them"
+            )
+        broken = [name for name, value in metrics.items() if not isfinite(value)]
+        if broken:
+            raise TrialFailedError(f"the metrics {broken} are not finite")
+        profile = self.composition.predict(self.composition.realise(plan))
+        return Score(metrics, {name: float(cost(profile)) for name, cost in COSTS.items()})
+
+    def _recalibrate(self, module: LightningModule) -> None:
+        if len(self.recalibration):
+            self._recalibrator.validate(module, self.recalibration, verbose=False)
+
+    def _finetune(self, module: LightningModule) -> None:
+        trainer = self._trainer([*self.callbacks, StopAtNaN()], max_steps=self.finetune_steps, limit_val_batches=0)
+        trainer.fit(module, self.train)
+
+    def _trainer(self, callbacks: list[Callback], **settings: Any) -> Trainer:
+        return Trainer(
+            accelerator=self.accelerator, devices=1, logger=False, enable_checkpointing=False, callbacks=callbacks,
+            enable_progress_bar=False, enable_model_summary=False, inference_mode=False, barebones=False, **settings,
+        )  # fmt: skip
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's messages, which a search would repeat for every trial."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,164 @@
+"""One stage of a run: find a plan (by search, from a file, or the same numbers everywhere), then fine-tune with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.cost import Cost
+from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.fit import fit
+from lightning_compress.plan import Number, Plan
+from lightning_compress.profile import Profile
+from lightning_compress.record import network
+from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.search.journal import Journal
+from lightning_compress.search.loop import search
+from lightning_compress.search.objective import Objective
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.searcher import Searcher
+from lightning_compress.space import Space
+
+
+@dataclass
+class Run:
+    """What all stages of a run share.
+
+    Attributes:
+        data: batches; the test loader is not opened by any stage.
+        dense: the trained network before any stage: the teacher, and what budgets are shares of.
+        dense_profile: its profile.
+        example: one input batch.
+        make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
+        folder: of the run; each stage has its own below it.
+        seed: of everything.
+        plan: a file that replaces the search, or None.
+    """
+
+    data: LightningDataModule
+    dense: LightningModule
+    dense_profile: Profile
+    example: Any
+    make_trainer: Callable[..., Trainer]
+    folder: Path
+    seed: int
+    plan: Plan | None
+
+
+@dataclass
+class Stage:
+    """Settings of one stage; made by Hydra from ``conf/compress/stage``.
+
+    Attributes:
+        callbacks: name -> callback, in rising order; the names are for overriding on the command line.
+        cost, budget: the limit of the search is ``budget`` times the dense network's cost.
+        searcher: ``(problem, seed, objective) -> Searcher``; None takes ``uniform`` (or a plan file) instead.
+        objective: score -> reward.
+        trials: candidates to score.
+        uniform: knob -> number for every layer that has the knob, when nothing is searched.
+        distillation: ``(teacher) -> callback`` for the fine-tuning, or None.
+        epochs: of fine-tuning.
+        attributes: set on the module for the fine-tuning, such as its learning rate ``lr``.
+        finetune_steps, recalibration_batches, monitor: see :class:`Evaluator`.
+    """
+
+    callbacks: Mapping[str, CompressionCallback] = field(default_factory=dict)
+    cost: Cost | None = None
+    budget: float | None = None
+    searcher: Callable[..., Searcher] | None = None
+    objective: Objective | None = None
+    trials: int = 100
+    uniform: Mapping[str, Number] | None = None
+    distillation: Callable[..., Callback] | None = None
+    epochs: int = 10
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    finetune_steps: int = 0
+    recalibration_batches: int = 10
+    monitor: str = "val_acc"
+
+    def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
+        """Find the plan and fine-tune with it; what an earlier, killed run finished is not done again.
+
+        Args:
+            name: of the stage; its folder below the run's.
+            module: the network as the stage before left it; it is not changed.
+        """
+        folder = run.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        student = copy.deepcopy(module)
+        bound: Sequence[Callback] = ()
+        if self.callbacks:
+            composition = Composition(list(self.callbacks.values()), network(module), run.example)
+            plan = self._plan(composition, module, run, folder)
+            plan.save(folder / "plan.yaml")
+            bound = composition.bound(plan)
+        for key, value in self.attributes.items():
+            if not hasattr(student, key):
+                raise CompressError(
+                    f"stage {name}: {type(student).__name__} has no attribute {key!r} to set for fine-tuning"
+                )
+            setattr(student, key, value)
+        extra = [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
+        fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, [*bound, *extra])
+        return student
+
+    def _plan(self, composition: Composition, module: LightningModule, run: Run, folder: Path) -> Plan:
+        space = composition.space()
+        if run.plan is not None:
+            return composition.realise(run.plan)
+        if self.searcher is None:
+            if not self.uniform:
+                raise CompressError("stage: give it a searcher, uniform numbers, or plan=FILE")
+            return composition.realise(_uniform(space, self.uniform))
+        budget = Budget(
+            lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
+        )
+        evaluator = Evaluator(
+            partial(copy.deepcopy, module), composition, run.data.train_dataloader(), run.data.val_dataloader(),
+            self.monitor, self.finetune_steps, self.recalibration_batches, seed=run.seed,
+        )  # fmt: skip
+        fingerprint = {
+            "searcher": _describe(self.searcher), "objective": repr(self.objective), "limit": budget.limit,
+            "seed": run.seed, "cost": repr(self.cost), **evaluator.settings(),
+            "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
+        }  # fmt: skip
+        problem = Problem(budget, composition.profile, composition.predict)
+        with Journal(folder / "trials.sqlite", fingerprint) as journal:
+            searcher = self.searcher(problem=problem, seed=run.seed, objective=self.objective)
+            result = search(searcher, evaluator, journal, self.trials)
+        (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
+        return result.best.plan
+
+
+def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
+    """The same number for every layer that has the knob.
+
+    Raises:
+        CompressError: no layer has it.
+    """
+    plan = Plan({})
+    for knob, number in numbers.items():
+        layers = [choice.layer for choice in space.choices if choice.knob == knob]
+        if not layers:
+            known = {choice.knob for choice in space.choices}
+            raise CompressError(
+                f"uniform: no layer has the knob {knob!r}{did_you_mean(knob, known)}; known: {sorted(known)}"
+            )
+        plan = plan.merge(Plan({layer: {knob: number} for layer in layers}))
+    return plan
+
+
+def _describe(searcher: Callable[..., Searcher]) -> str:
+    made = searcher if isinstance(searcher, partial) else partial(searcher)
+    return f"{made.func.__module__}.{made.func.__qualname__}({dict(sorted(made.keywords.items()))})"

@@ -1,0 +1,47 @@
+"""One table for a multirun: what every job of ``python train.py -m ...`` came to."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+COLUMNS = ("accuracy", "bytes", "weight_bits", "macs", "parameters", "latency_ms")
+
+
+class SweepSummary(Callback):
+    """A Hydra callback that writes ``summary.csv`` into the sweep's folder and prints it."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Note the result of a job; a failed one has empty columns."""
+        row: dict[str, Any] = {"job": ",".join(job_return.overrides or []), "status": job_return.status.name.lower()}
+        if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, dict):
+            result = job_return.return_value
+            row |= {f"dense_{c}": result["dense"][c] for c in COLUMNS}
+            row |= {c: result["compressed"][c] for c in COLUMNS} | {"seconds": result["seconds"]}
+        self.rows.append(row)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Write and print the table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        names = list(max(self.rows, key=len, default={}))
+        file = Path(config.hydra.sweep.dir) / "summary.csv"
+        with file.open("w", newline="") as out:
+            writer = csv.DictWriter(out, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        table = Table(title=str(file))
+        for name in names:
+            table.add_column(name, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(str(row.get(name, "")) for name in names))
+        Console().print(table)

@@ -1,0 +1,218 @@
+"""What every compression callback must do in a Lightning Trainer, for each alone and for all together."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+
+from lightning_compress import surgery, trace
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.distillation import KnowledgeDistillation
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.errors import CompressError
+from lightning_compress.mixin import CompressibleMixin
+from lightning_compress.plan import Plan
+from lightning_compress.record import network, record_of
+from lightning_compress.testing.toys import PlainModule, toy_data
+
+
+class MixedModule(CompressibleMixin, PlainModule):
+    """The explicit way: a module written with the mixin."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.compression_loss()
+
+
+def quant_plan(module) -> Plan:
+    profile = trace.measure(network(module), torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape))
+    return Plan({layer.name: {"weight_bits": 3, "act_bits": 4} for layer in profile.weighted})
+
+
+def prune_plan(module) -> Plan:
+    net = network(module)
+    example = torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape)
+    choices = ChannelPruning().choices(net, trace.measure(net, example), example)
+    return Plan({choice.layer: {"channels": 0.5} for choice in choices})
+
+
+def all_three(module) -> list:
+    teacher = PlainModule()
+    return [
+        ChannelPruning(prune_plan(module)),
+        KnowledgeDistillation(teacher),
+        QuantizationAwareTraining(quant_plan(module)),
+    ]
+
+
+MAKERS = {
+    "prune": lambda m: [ChannelPruning(prune_plan(m))],
+    "quantize": lambda m: [QuantizationAwareTraining(quant_plan(m))],
+    "distill": lambda m: [KnowledgeDistillation(PlainModule())],
+    "all": all_three,
+}
+
+
+def trainer(epochs: int, callbacks: list, **settings) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    checkpointing = {"enable_checkpointing": False}
+    return Trainer(max_epochs=epochs, callbacks=callbacks, **{**quiet, **checkpointing, **settings})
+
+
+def fresh(cls=PlainModule):
+    seed_everything(1, verbose=False)
+    return cls()
+
+
+def fitted(kind: str, epochs: int, folder=None, ckpt=None, cls=PlainModule):
+    module = fresh(cls)
+    callbacks = MAKERS[kind](module)
+    seed_everything(2, verbose=False)
+    train, val = toy_data(0)
+    run = trainer(epochs, callbacks)
+    run.fit(module, train, val, ckpt_path=ckpt)
+    if folder is not None:
+        run.save_checkpoint(folder / "a.ckpt")
+    return module
+
+
+def assert_equal_states(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("cls", [PlainModule, MixedModule])
+def test_resumed_training_equals_uninterrupted_training(kind, cls, tmp_path):
+    whole = fitted(kind, 4, cls=cls)
+    fitted(kind, 2, tmp_path, cls=cls)
+    resumed = fitted(kind, 4, ckpt=tmp_path / "a.ckpt", cls=cls)
+    assert_equal_states(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_optimizer_holds_exactly_the_live_parameters(kind):
+    module = fresh()
+    run = trainer(1, MAKERS[kind](module), limit_train_batches=1)
+    run.fit(module, *toy_data(0))
+    held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
+    assert held == {id(p) for p in module.parameters()}
+
+
+@pytest.mark.parametrize("kind", ["prune", "quantize", "all"])
+def test_validate_with_a_checkpoint_gives_the_metrics_of_training(kind, tmp_path):
+    module = fitted(kind, 2, tmp_path)
+    _, val = toy_data(0)
+    expected = trainer(1, []).validate(module, val, verbose=False)[0]
+    other = fresh()
+    found = trainer(1, MAKERS[kind](other)).validate(other, val, ckpt_path=tmp_path / "a.ckpt", verbose=False)[0]
+    assert found == expected
+
+
+@pytest.mark.parametrize("weights_only", [False, True], ids=["full", "save_weights_only"])
+def test_load_from_checkpoint_rebuilds_the_structure_with_the_mixin(weights_only, tmp_path):
+    module = fresh(MixedModule)
+    run = trainer(1, all_three(module))
+    run.fit(module, *toy_data(0))
+    run.save_checkpoint(tmp_path / "w.ckpt", weights_only=weights_only)
+    loaded = MixedModule.load_from_checkpoint(tmp_path / "w.ckpt", weights_only=True)
+    assert_equal_states(module.state_dict(), loaded.state_dict())
+    x = next(iter(toy_data(0)[1]))[0]
+    assert torch.equal(module.eval()(x), loaded.eval()(x))
+    assert record_of(network(loaded)).plan == record_of(network(module)).plan
+
+
+def test_a_checkpoint_of_another_plan_is_refused_by_name(tmp_path):
+    fitted("quantize", 1, tmp_path)
+    module = fresh()
+    other = Plan({layer: {**knobs, "weight_bits": 5} for layer, knobs in quant_plan(module).layers.items()})
+    with pytest.raises(CompressError, match=r"QuantizationAwareTraining was saved with .*'weight_bits': 3"):
+        trainer(2, [QuantizationAwareTraining(other)]).fit(module, *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("kind", ["prune", "quantize"])
+def test_setup_again_changes_nothing(kind):
+    module = fitted(kind, 1)
+    before = copy.deepcopy(module.state_dict())
+    _, val = toy_data(0)
+    reference = fresh()
+    trainer(1, MAKERS[kind](reference)).validate(module, val, verbose=False)
+    assert_equal_states(before, module.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["prune", "quantize"])
+def test_another_plan_on_a_compressed_network_is_refused(kind):
+    module = fitted(kind, 1)
+    (callback,) = MAKERS[kind](fresh())
+    knob = next(iter(callback.plan.knobs))
+    changed = Plan({layer: {knob: 1.0 if knob == "channels" else 8} for layer in callback.plan.layers})
+    with pytest.raises(CompressError, match="already applied"):
+        trainer(1, [callback.with_plan(changed)]).validate(module, toy_data(0)[1], verbose=False)
+
+
+@pytest.mark.parametrize(("plan", "message"), [
+    ({"layer1": {"weight_bits": 4}}, "no layer 'layer1'"),
+    ({"conv1x": {"weight_bits": 4}}, "did you mean"),
+])  # fmt: skip
+def test_unknown_layers_are_named_with_a_hint(plan, message):
+    module = fresh()
+    real = next(iter(quant_plan(module).layers))
+    plan = {f"{real}x" if name == "conv1x" else name: knobs for name, knobs in plan.items()}
+    with pytest.raises(CompressError, match=message):
+        trainer(1, [QuantizationAwareTraining(plan)]).fit(module, *toy_data(0))
+
+
+def test_unknown_knobs_are_named_with_a_hint():
+    module = fresh()
+    plan = {next(iter(quant_plan(module).layers)): {"weight_bit": 4}}
+    with pytest.raises(CompressError, match=r"'weight_bit'.*did you mean 'weight_bits'"):
+        trainer(1, [QuantizationAwareTraining(plan)]).fit(module, *toy_data(0))
+
+
+def test_wrong_order_and_doubles_are_refused():
+    module = fresh()
+    prune, quantize = ChannelPruning(prune_plan(module)), QuantizationAwareTraining(quant_plan(module))
+    with pytest.raises(CompressError, match="ChannelPruning must be listed before QuantizationAwareTraining"):
+        trainer(1, [quantize, prune]).fit(module, *toy_data(0))
+    with pytest.raises(CompressError, match="listed twice"):
+        trainer(1, [prune, copy.copy(prune)]).fit(fresh(), *toy_data(0))
+
+
+def test_an_empty_plan_trains_bit_for_bit_like_no_callback():
+    plain = fresh()
+    seed_everything(2, verbose=False)
+    trainer(2, []).fit(plain, *toy_data(0))
+    module = fresh()
+    seed_everything(2, verbose=False)
+    trainer(2, [ChannelPruning(Plan({})), QuantizationAwareTraining(Plan({}))]).fit(module, *toy_data(0))
+    assert_equal_states(plain.state_dict(), module.state_dict())
+
+
+def test_copies_are_independent_of_the_original():
+    module = fitted("all", 1)
+    x = next(iter(toy_data(0)[1]))[0]
+    before = module.eval()(x)
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    surgery.bake(network(other))
+    assert torch.equal(module(x), before)
+    assert not any("parametrizations" in key for key in other.state_dict())
+
+
+def test_predicted_profile_is_measured_on_the_pruned_network():
+    module = fitted("prune", 1)
+    net = network(module)
+    assert record_of(net).profile == trace.measure(net, next(iter(toy_data(0)[1]))[0][:2])
+
+
+def test_every_callback_has_an_order_and_knobs():
+    for cls in (ChannelPruning, QuantizationAwareTraining):
+        assert issubclass(cls, CompressionCallback)
+        assert cls.knobs
+        assert isinstance(cls.order, int)
