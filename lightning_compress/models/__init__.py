@@ -1,0 +1,1 @@
+"""CIFAR-style networks and the LightningModule that ``train.py`` and the recipes use."""

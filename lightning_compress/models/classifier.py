@@ -1,0 +1,74 @@
+"""An image classifier as a plain LightningModule. It knows nothing of compression: callbacks do that from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class ImageClassifier(LightningModule):
+    """Cross entropy, SGD with Nesterov momentum, one cycle of the learning rate.
+
+    Args:
+        net: ``(batch, channels, height, width) -> (batch, num_classes)``.
+        num_classes: of the data.
+        lr: peak learning rate.
+        weight_decay, momentum: of SGD.
+        label_smoothing: of the training loss.
+        warmup: share of the steps in which the learning rate rises.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int,
+        lr: float = 0.1,
+        weight_decay: float = 5e-4,
+        momentum: float = 0.9,
+        label_smoothing: float = 0.0,
+        warmup: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
+        self.label_smoothing, self.warmup = label_smoothing, warmup
+        self.accuracy = nn.ModuleDict(
+            {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("val", "test")}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self(x), y, label_smoothing=self.label_smoothing)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        x, y = batch
+        logits = self(x)
+        self.accuracy[stage].update(logits, y)
+        self.log(f"{stage}_loss", F.cross_entropy(logits, y), batch_size=len(y), prog_bar=True)
+        self.log(f"{stage}_acc", self.accuracy[stage], batch_size=len(y), prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.SGD(
+            self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+        )
+        steps = max(int(self.trainer.estimated_stepping_batches), 2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, steps, pct_start=self.warmup, cycle_momentum=False
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
