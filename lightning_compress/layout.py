@@ -11,7 +11,8 @@ from lightning_compress.profile import LayerProfile, Profile
 
 FLOAT_BYTES = 4
 HEADER_BYTES = 360  # safetensors header without the metadata of the layers, measured; see tests/test_layout.py
-LAYER_HEADER_BYTES = 34  # compressed plan and profile of one layer beside its name, measured on the test networks
+LAYER_HEADER_BYTES = 34  # compressed profile of one layer beside its name, measured on the test networks
+GRID_HEADER_BYTES = 36  # compressed plan and grids of a quantised layer
 
 
 def code_bytes(layer: LayerProfile) -> int:
@@ -36,4 +37,5 @@ def packed_bytes(profile: Profile) -> int:
     for layer in profile.folded():
         total += code_bytes(layer) + FLOAT_BYTES * sum(float_counts(layer).values())
         total += LAYER_HEADER_BYTES + len(layer.name) // 4
+        total += GRID_HEADER_BYTES * (layer.weight_bits < 32 or layer.act_bits < 32)
     return total

@@ -20,7 +20,8 @@ class LayerProfile:
 
     Attributes:
         name: its name in ``network.named_modules()``; for a parameter outside any leaf module, the parameter's name.
-        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel) or ``raw``.
+        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel), ``raw``, or ``folded``
+            (a batch norm that the layer before it has taken over).
         in_channels, out_channels, groups, kernel, stride: as in torch; ``raw`` and ``norm`` have in == out.
         positions: output positions per sample (height x width of a conv, tokens of a linear layer).
         extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).
@@ -65,6 +66,10 @@ class LayerProfile:
     def parameters(self) -> int:
         """Number of parameters, weights and all others."""
         return self.weights + self.extras * self.out_channels
+
+    def with_norm(self) -> LayerProfile:
+        """The layer after a batch norm is folded into it: it has a bias, and its scales are one per channel."""
+        return replace(self, extras=1, weight_scales=self.out_channels if self.weight_scales else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, fields at their default left out."""
@@ -121,10 +126,13 @@ class Profile:
         return self.update([replace(self.layers[name], **fields_)])
 
     def folded(self) -> Profile:
-        """The profile after each batch norm that follows a conv or linear layer is folded into it."""
-        pairs = {layer.follows: layer.name for layer in self if layer.follows}
-        kept = {n: replace(p, extras=1) if n in pairs else p for n, p in self.layers.items()}
-        return Profile({n: p for n, p in kept.items() if n not in pairs.values()})
+        """The profile after each batch norm that follows a conv or linear layer is folded into it.
+
+        The norm stays in the list, as kind ``folded`` with nothing of its own.
+        """
+        pairs = {layer.follows for layer in self if layer.follows}
+        gone = [replace(p, kind="folded", extras=0, buffers=0, follows="") for p in self if p.follows]
+        return self.update([*(p.with_norm() for p in self if p.name in pairs), *gone])
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Plain types for JSON, YAML and checkpoints; a list, to keep the order."""

@@ -161,23 +161,20 @@ def bake(net: nn.Module) -> nn.Module:
     return net
 
 
-def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> Tensor:
-    """Give ``layer`` the bias, and return the factor per output channel, that make it do the work of ``norm`` too.
+def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What makes ``layer`` do the work of the batch norm behind it too; neither is changed.
 
-    ``norm(layer(x)) == factor * W x + bias`` with the running statistics; the caller scales the weight (or its
-    quantisation scale, which keeps the codes) by the factor and replaces the norm by an identity.
+    ``norm(layer(x)) == factor * W x + bias`` with the running statistics.
 
     Returns:
-        The factor, shape ``(out,)``.
+        Factor and bias, both of shape ``(out,)``. Scaling the quantisation scale by the factor keeps the codes.
     """
-    shift, scale = -norm.running_mean, torch.rsqrt(norm.running_var + norm.eps)
+    factor = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
-        scale = scale * norm.weight
-    if layer.bias is not None:
-        shift = shift + layer.bias
-    bias = shift * scale if norm.bias is None else shift * scale + norm.bias
-    layer.bias = nn.Parameter(bias.detach().clone())
-    return scale.detach()
+        factor = factor * norm.weight
+    shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    bias = shift * factor if norm.bias is None else shift * factor + norm.bias
+    return factor.detach(), bias.detach()
 
 
 def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:

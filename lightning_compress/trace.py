@@ -85,7 +85,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
             if isinstance(module, CONV + LINEAR):
                 producer[id(out)] = name
                 uses.alive.append(out)
-            if isinstance(module, BATCH_NORM):
+            if isinstance(module, BATCH_NORM) and module.running_mean is not None:
                 reads[name] = id(args[0])
 
         return hook
@@ -102,7 +102,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     once = Counter(follows.values())  # a layer that runs twice before two norms cannot be folded into either
     follows = {norm: conv for norm, conv in follows.items() if once[conv] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
-    parts = (_layers(name, modules[name], calls.get(name, 0), follows.get(name, "")) for name in order)
+    parts = (layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, "")) for name in order)
     layers = [layer for part in parts for layer in part]
     if not any(layer.weights and layer.positions for layer in layers):
         raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
@@ -113,7 +113,7 @@ def _owns_parameters(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None or isinstance(module, BATCH_NORM)
 
 
-def _layers(name: str, module: nn.Module, positions: int, follows: str) -> list[LayerProfile]:
+def layer_profiles(name: str, module: nn.Module, positions: int = 1, follows: str = "") -> list[LayerProfile]:
     """The profile of one module; a module of an unknown type becomes one ``raw`` entry per parameter."""
     if isinstance(module, CONV):
         return [

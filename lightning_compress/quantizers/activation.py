@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
@@ -34,6 +35,24 @@ class ActivationQuantizer(Quantizer):
         levels = 2.0 ** int(self.bits)
         self.low.copy_(torch.where(signed, -levels / 2, 0.0))
         self.high.copy_(torch.where(signed, levels / 2 - 1, levels - 1))
+
+    @property
+    @abstractmethod
+    def number(self) -> Tensor:
+        """The one number that sets the grid, 0-dim."""
+
+    @final
+    def packed(self) -> Tensor:
+        """All that a packed file needs beside :meth:`config`, shape ``(2,)``: the number, and 1 for a signed grid."""
+        return torch.stack([self.number.detach().float().reshape(()), (self.low < 0).float()])
+
+    @final
+    @torch.no_grad()
+    def unpack(self, values: Tensor) -> None:
+        """The inverse of :meth:`packed`."""
+        self.set_sign(values[1] > 0)
+        self.number.copy_(values[0])
+        self.calibrated.fill_(True)
 
     @final
     def _calibrate(self, _module: torch.nn.Module, args: tuple[Any, ...]) -> None:

@@ -29,6 +29,10 @@ class LSQActivation(ActivationQuantizer):
         super().__init__(bits, shape)
         self.scale = nn.Parameter(torch.ones(self.shape))
 
+    @property
+    def number(self) -> Tensor:
+        return self.scale
+
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         start = (2 * x.abs().mean() / self.high.sqrt()) if x.numel() else x.new_zeros(())

@@ -32,6 +32,10 @@ class MinMaxActivation(ActivationQuantizer):
         super().__init__(bits, shape)
         self.register_buffer("largest", torch.ones(self.shape))
 
+    @property
+    def number(self) -> Tensor:
+        return self.largest
+
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         self.largest.copy_(x.abs().amax() if x.numel() else torch.zeros(()))

@@ -49,7 +49,6 @@ class Quantizer(Transform):
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))
 
-    @final
     def config(self) -> dict[str, Any]:
         return {"bits": int(self.bits), "shape": list(self.shape)}
 

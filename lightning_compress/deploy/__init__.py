@@ -1,0 +1,1 @@
+"""From a trained network to a small file, and what is said about it: packing, latency, report."""

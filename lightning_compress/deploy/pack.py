@@ -1,0 +1,311 @@
+"""``save`` and ``load``: a compressed network as a file that is really that small.
+
+A file holds the codes of quantised weights, bit-packed; as fp32 the weights that are not, scales, biases and what else
+a layer needs; and as metadata the plan, the profile and the grids. Batch norms are folded into the layer before them:
+the factor goes into the scale, so the codes stay. A network of the same architecture, made by its own code, gives the
+modules to load into; nothing in a file is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_compress import surgery, trace
+from lightning_compress.deploy import container
+from lightning_compress.deploy.bits import pack_bits, unpack_bits
+from lightning_compress.errors import CompressError, PackedFileError, did_you_mean
+from lightning_compress.layout import code_bytes, float_counts
+from lightning_compress.plan import Plan
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantizers.fixed_grid import FixedGrid
+from lightning_compress.quantizers.weight import WeightQuantizer
+from lightning_compress.record import Record, network, record_of, write_record
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """What a file says of itself.
+
+    Attributes:
+        plan: all that was applied.
+        profile: of the network, batch norms not yet folded.
+        bytes: size of the file.
+    """
+
+    plan: Plan
+    profile: Profile
+    bytes: int
+
+
+@torch.no_grad()
+def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path:
+    """Write the network of ``module`` as a packed file.
+
+    Args:
+        module: a LightningModule or a network; it is not changed.
+        path: of the file, usually ``*.safetensors``.
+        example_input: one input batch; needed only for a network that no callback was applied to.
+
+    Raises:
+        CompressError: the profile is not known, or an input quantiser has seen no batch yet.
+        PackedFileError: the file cannot be written.
+    """
+    net = network(module)
+    record = record_of(net) or Record(_measured(module, net, example_input))
+    codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
+    grids: dict[str, float] = {}
+    inputs: dict[str, Any] = {}
+    norms = {layer.follows: layer.name for layer in record.profile if layer.follows}
+    for layer in record.profile.folded():
+        stored = _parts(net, layer, norms.get(layer.name))
+        if "codes" in stored:
+            codes.append(pack_bits(stored["codes"].flatten().numpy(), layer.weight_bits))
+            grids[layer.name] = float(stored["zero"])
+        if layer.act_scales:
+            inputs[layer.name] = surgery.input_transform(net.get_submodule(layer.name)).spec()
+        for part, count in float_counts(layer).items():
+            value = stored.get(part, torch.empty(0)).flatten().float().cpu()
+            assert value.numel() == count, (layer.name, part, value.numel(), count)
+            floats.append(value)
+    tensors = {
+        "codes": torch.from_numpy(np.concatenate(codes)),
+        "floats": torch.cat(floats),
+        **_others(net, record.profile),
+    }
+    contents = {
+        "profile": record.profile.to_dict(),
+        "applied": {name: plan.to_dict() for name, plan in record.applied.items()},
+        "grids": grids,
+        "inputs": inputs,
+    }
+    container.write(Path(path), tensors, contents)
+    return Path(path)
+
+
+@torch.no_grad()
+def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Module:
+    """Give ``net`` the structure and weights of a packed file, in place, and return it.
+
+    Args:
+        path: of a file that :func:`save` wrote.
+        net: the same architecture, dense, freshly made: a LightningModule or a network.
+        dequantize: leave weights as plain fp32 parameters and inputs unquantised; otherwise inputs are rounded as in
+            training, and the network can be saved again.
+
+    Raises:
+        PackedFileError: the file is missing, foreign, truncated, corrupted, or made for another network.
+    """
+    tensors, contents = container.read(Path(path))
+    target = network(net)
+    if record_of(target) is not None:
+        raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")
+    profile = Profile.from_dict(contents["profile"])
+    _check(path, target, profile)
+    surgery.resize(target, dict(_shapes(profile)))
+    reader = _Reader(tensors["codes"].numpy(), tensors["floats"])
+    for layer in profile.folded():
+        weight, stored = reader.next(layer, contents["grids"].get(layer.name))
+        _fill(target, layer, weight, stored)
+        if not dequantize:
+            _attach(target, layer, stored, contents)
+    state = target.state_dict()
+    for name in tensors.keys() - {"codes", "floats"}:
+        state[name].copy_(tensors[name])
+    applied = {name: Plan(plan) for name, plan in contents["applied"].items()}
+    kept = profile.folded()
+    write_record(target, Record(_plain(kept) if dequantize else kept, applied))
+    return net.eval()
+
+
+def inspect(path: str | Path) -> PackedInfo:
+    """Plan, profile and size of a packed file, without a network.
+
+    Raises:
+        PackedFileError: as :func:`load`.
+    """
+    _, contents = container.read(Path(path))
+    applied = Record(Profile.from_dict(contents["profile"]), {n: Plan(p) for n, p in contents["applied"].items()})
+    return PackedInfo(applied.plan, applied.profile, Path(path).stat().st_size)
+
+
+def _measured(module: nn.Module, net: nn.Module, example: Any) -> Profile:
+    if example is None and isinstance(module, LightningModule):
+        example = module.example_input_array
+    if example is None:
+        raise CompressError(
+            f"save: no callback was applied to this {type(net).__name__}, so its shapes are not known; pass "
+            f"example_input=, one batch that it accepts"
+        )
+    return trace.measure(net, example)
+
+
+def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
+    """The tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes`` with ``zero``."""
+    if layer.kind == "raw":
+        return {"extras": net.get_parameter(layer.name)}
+    if layer.kind == "folded":
+        return {}
+    module = net.get_submodule(layer.name)
+    if layer.kind == "norm":
+        extras = [p for p in (module.weight, module.bias) if p is not None]
+        buffers = [module.running_mean, module.running_var] if layer.buffers else []
+        return {"extras": _cat(extras), "buffers": _cat(buffers)}
+    factor, bias = (None, module.bias) if norm is None else surgery.fold_batch_norm(module, net.get_submodule(norm))
+    stored = {} if bias is None else {"extras": bias}
+    quantizers = [t for t in surgery.weight_transforms(module) if isinstance(t, WeightQuantizer)]
+    if quantizers:
+        codes, scale = quantizers[0].codes(surgery.raw_weight(module))
+        scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
+        stored |= {"codes": codes.cpu(), "zero": quantizers[0].zero, "weight_scale": scale}
+    else:
+        stored["weight"] = module.weight if factor is None else module.weight * _columns(factor, module)
+    if layer.act_scales:
+        stored["act_scale"] = _input(module, layer).packed()
+    return stored
+
+
+def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
+    quantizer = surgery.input_transform(module)
+    if not quantizer.calibrated:
+        raise CompressError(
+            f"save: the input quantiser of layer {layer.name!r} has seen no batch, so it has no scale; train or "
+            f"validate the network first"
+        )
+    return quantizer
+
+
+def _columns(values: Tensor, module: nn.Module) -> Tensor:
+    """Values per output channel, shaped to scale the weight."""
+    return values.view(-1, *[1] * (surgery.raw_weight(module).dim() - 1))
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors]) if tensors else torch.empty(0)
+
+
+def _others(net: nn.Module, profile: Profile) -> dict[str, Tensor]:
+    """Buffers that no layer of the profile covers, under their own names; counters of batch norms are not needed."""
+    covered = {layer.name for layer in profile}
+    own = {id(t) for layer in surgery.transformed(net).values() for t in layer.modules() if t is not layer}
+    found = {}
+    for name, module in net.named_modules():
+        if name in covered or id(module) in own:
+            continue
+        for key, buffer in module.named_buffers(recurse=False):
+            if key not in module._non_persistent_buffers_set:
+                found[f"{name}.{key}" if name else key] = deepcopy(buffer.detach()).cpu().contiguous()
+    return found
+
+
+def _check(path: str | Path, net: nn.Module, profile: Profile) -> None:
+    """Raise unless every stored layer exists with the same kernel and at least the stored width."""
+    modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
+    for layer in profile:
+        known = parameters if layer.kind == "raw" else modules
+        if layer.name not in known:
+            raise PackedFileError(
+                f"{str(path)!r} was made for another network: it has a layer {layer.name!r}, {type(net).__name__} has "
+                f"not{did_you_mean(layer.name, known)}"
+            )
+        present = trace.layer_profiles(layer.name, modules[layer.name])[0] if layer.kind != "raw" else layer
+        same = present.kind == layer.kind.replace("folded", "norm") and present.kernel == layer.kernel
+        if not same or present.out_channels < layer.out_channels or present.in_channels < layer.in_channels:
+            raise PackedFileError(
+                f"{str(path)!r} was made for another network: layer {layer.name!r} is {_words(layer)} there, and "
+                f"{_words(present)} in this {type(net).__name__}"
+            )
+
+
+def _words(layer: LayerProfile) -> str:
+    return f"{layer.kind} {layer.in_channels}->{layer.out_channels} kernel {layer.kernel}"
+
+
+def _shapes(profile: Profile) -> Iterator[tuple[str, torch.Size]]:
+    for layer in profile:
+        if layer.kind in ("conv", "linear"):
+            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+            yield f"{layer.name}.weight", torch.Size(shape)
+            yield f"{layer.name}.bias", torch.Size(shape[:1])
+        elif layer.kind == "norm":
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                yield f"{layer.name}.{key}", torch.Size([layer.out_channels])
+
+
+class _Reader:
+    """Takes the layers off the two streams in order."""
+
+    def __init__(self, codes: np.ndarray, floats: Tensor) -> None:
+        self.codes, self.floats = codes, floats
+        self.byte = self.number = 0
+
+    def next(self, layer: LayerProfile, zero: float | None) -> tuple[Tensor | None, dict[str, Any]]:
+        """The weight (fp32, shaped) if the layer has one, and its stored parts."""
+        stored: dict[str, Any] = {}
+        for part, count in float_counts(layer).items():
+            stored[part] = self.floats[self.number : self.number + count].clone()
+            self.number += count
+        if layer.kind not in ("conv", "linear"):
+            return None, stored
+        shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+        if zero is None:
+            return stored["weight"].view(shape), stored
+        size = code_bytes(layer)
+        codes = unpack_bits(self.codes[self.byte : self.byte + size], layer.weight_bits, prod(shape))
+        self.byte += size
+        scale = stored["weight_scale"]
+        stored["grid"] = FixedGrid(
+            layer.weight_bits, () if scale.numel() == 1 else (len(scale), *[1] * (len(shape) - 1)), zero
+        )
+        stored["grid"].scale.copy_(scale.view(stored["grid"].scale.shape))
+        codes = torch.from_numpy(codes).view(shape)
+        return stored["grid"].decode(codes, stored["grid"].scale), stored
+
+
+def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
+    """Put the stored values into the parameters and buffers of one layer."""
+    if layer.kind == "folded":
+        surgery.replace_module(net, layer.name, nn.Identity())
+        return
+    if layer.kind == "raw":
+        parameter = net.get_parameter(layer.name)
+        parameter.copy_(stored["extras"].view(parameter.shape))
+        return
+    module = net.get_submodule(layer.name)
+    if layer.kind == "norm":
+        values = [p for p in (module.weight, module.bias) if p is not None]
+        for target, value in zip(values, stored["extras"].split(layer.out_channels), strict=True):
+            target.copy_(value)
+        if layer.buffers:
+            module.running_mean.copy_(stored["buffers"][: layer.out_channels])
+            module.running_var.copy_(stored["buffers"][layer.out_channels :])
+        return
+    module.weight.copy_(weight)
+    module.bias = nn.Parameter(stored["extras"].to(module.weight.device)) if layer.extras else None
+
+
+def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], contents: Mapping[str, Any]) -> None:
+    module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
+    if "grid" in stored:
+        surgery.attach_weight(module, stored["grid"].to(module.weight.device))
+    if layer.act_scales:
+        quantizer = surgery.Transform.build(contents["inputs"][layer.name])
+        quantizer.unpack(stored["act_scale"])
+        surgery.attach_input(module, quantizer.to(surgery.raw_weight(module).device))
+
+
+def _plain(profile: Profile) -> Profile:
+    """The profile without quantisation."""
+    for layer in profile.weighted:
+        profile = profile.change(layer.name, weight_bits=32, act_bits=32, weight_scales=0, act_scales=0)
+    return profile

@@ -1,0 +1,1 @@
+"""The outer loop: searchers propose plans, the evaluator scores them, the journal remembers."""

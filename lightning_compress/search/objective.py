@@ -1,0 +1,55 @@
+"""Objectives: score -> reward. The two forms of AMC (arXiv 1802.03494, section 3.4)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import log
+from typing import final
+
+from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.search.trial import Score
+
+
+class Objective(ABC):
+    """The one number that a searcher maximises."""
+
+    @abstractmethod
+    def __call__(self, score: Score) -> float:
+        """The reward of a score."""
+
+
+@final
+@dataclass(frozen=True)
+class AccuracyUnderBudget(Objective):
+    """The metric itself: the budget is met by every plan anyway. ``R = acc``."""
+
+    metric: str = "val_acc"
+
+    def __call__(self, score: Score) -> float:
+        return pick(score.metrics, self.metric)
+
+
+@final
+@dataclass(frozen=True)
+class AccuracyLogCost(Objective):
+    """Accuracy first, then cost: ``R = -(1 - acc) ln(cost)``, for a search with a loose budget."""
+
+    metric: str = "val_acc"
+    cost: str = "macs"
+
+    def __call__(self, score: Score) -> float:
+        return -(1 - pick(score.metrics, self.metric)) * log(max(pick(score.costs, self.cost), 1.0))
+
+
+def pick(values: dict[str, float], name: str) -> float:
+    """``values[name]``.
+
+    Raises:
+        CompressError: there is no such value.
+    """
+    if name not in values:
+        raise CompressError(
+            f"objective: the score has no {name!r}{did_you_mean(name, values)}; it has {sorted(values)}"
+        )
+    return values[name]

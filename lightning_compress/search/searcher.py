@@ -1,0 +1,77 @@
+"""What every searcher is: ``ask()`` proposes a plan, ``tell()`` hears its score.
+
+A searcher is a deterministic function of its problem, its seed and what it was told, so a journal of what it was told
+is its checkpoint: resume is replay. Several proposals may be open at a time, and scores may come in any order.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import final
+
+import numpy as np
+import torch
+
+from lightning_compress.search.objective import Objective
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.trial import Score, Trial
+
+
+class Searcher(ABC):
+    """Proposes plans that meet the budget.
+
+    Args:
+        problem: choices, budget and profiles.
+        seed: of all its random numbers.
+        objective: score -> reward.
+    """
+
+    def __init__(self, problem: Problem, seed: int, objective: Objective) -> None:
+        self.problem, self.seed, self.objective = problem, seed, objective
+        self.asked = 0
+
+    @final
+    def ask(self) -> Trial:
+        """The next proposal."""
+        number = self.asked
+        with own_randomness(self.seed, 2 * number):
+            indices = tuple(int(i) for i in self.propose(number))
+        self.asked += 1
+        return Trial(number, indices, self.problem.space.plan(indices))
+
+    @final
+    def tell(self, trial: Trial, score: Score | None) -> None:
+        """Hear the score of a proposal; None means that it could not be scored."""
+        with own_randomness(self.seed, 2 * trial.number + 1):
+            self.learn(trial, None if score is None else self.objective(score))
+
+    @abstractmethod
+    def propose(self, number: int) -> tuple[int, ...]:
+        """A point of the space that meets the budget. The global random numbers are this searcher's own here."""
+
+    @abstractmethod
+    def learn(self, trial: Trial, reward: float | None) -> None:
+        """Learn from the reward of an earlier proposal; None when it failed. Random numbers as in :meth:`propose`."""
+
+
+@contextmanager
+def own_randomness(seed: int, step: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's global generators from ``(seed, step)`` inside, and put them back after.
+
+    Libraries that a searcher drives draw from the global generators. Seeding at each step, rather than keeping a state,
+    makes a step independent of how many numbers the steps before it drew.
+    """
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    word = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    random.seed(word)
+    np.random.seed(word)
+    torch.random.default_generator.manual_seed(word)  # not manual_seed, which would also touch an accelerator's
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(cpu)

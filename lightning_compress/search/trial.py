@@ -1,0 +1,34 @@
+"""What a searcher proposes, and what it hears back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lightning_compress.plan import Plan
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A proposal: its number, its point in the space, and the plan that it stands for."""
+
+    number: int
+    indices: tuple[int, ...]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a candidate is worth: all metrics of validation, and all costs. An objective makes one number of it."""
+
+    metrics: Mapping[str, float]
+    costs: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Plain types."""
+        return {"metrics": dict(self.metrics), "costs": dict(self.costs)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, float]]) -> Score:
+        """The inverse of :meth:`to_dict`."""
+        return cls(dict(data["metrics"]), dict(data["costs"]))

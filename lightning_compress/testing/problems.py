@@ -1,0 +1,91 @@
+"""Search problems of pure arithmetic, on which searchers can be tried in a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import exp
+
+import numpy as np
+
+from lightning_compress.budget import Budget
+from lightning_compress.cost import Cost, MACs, WeightBits
+from lightning_compress.plan import Plan
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.trial import Score
+from lightning_compress.space import Choice, Space
+
+KEEP = tuple(round(0.1 * i, 1) for i in range(1, 11))
+BITS = (2, 3, 4, 5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A problem and its accuracy surface: each layer's damage grows with what is taken, by its own sensitivity.
+
+    Attributes:
+        problem: ``layers`` conv layers, one choice each.
+        sensitivity: shape ``(layers,)``.
+    """
+
+    problem: Problem
+    sensitivity: tuple[float, ...]
+
+    def __call__(self, plan: Plan) -> Score:
+        damage = 0.0
+        for choice, sensitivity in zip(self.problem.space.choices, self.sensitivity, strict=True):
+            value = plan.get(choice.layer, choice.knob)
+            taken = 1 - value if choice.knob == "channels" else 4.0 ** (2 - value)
+            damage += sensitivity * taken**2 if choice.knob == "channels" else sensitivity * taken
+        return Score({"val_acc": exp(-damage)}, {"cost": self.problem.budget.cost(plan)})
+
+    def key(self, plan: Plan) -> str:
+        """Each plan is a network of its own."""
+        return plan.digest
+
+
+def channels(layers: int = 14, budget: float = 0.5, seed: int = 0) -> Synthetic:
+    """Keep-ratios under a share of the MACs; each scales its own layer and the next one's input."""
+    return _synthetic("channels", KEEP, layers, budget, seed, MACs())
+
+
+def bits(layers: int = 14, budget: float = 0.5, seed: int = 0) -> Synthetic:
+    """Weight bits under a share of the bits at 8 each."""
+    return _synthetic("weight_bits", BITS, layers, budget, seed, WeightBits())
+
+
+def _synthetic(knob: str, values: tuple[float, ...], layers: int, share: float, seed: int, cost: Cost) -> Synthetic:
+    rng = np.random.default_rng(seed)
+    dense = _chain(layers)
+    space = Space(tuple(Choice(layer.name, knob, values) for layer in dense))
+
+    def predict(plan: Plan) -> Profile:
+        changed, before = [], 1.0
+        for layer in dense:
+            value = plan.get(layer.name, knob, values[-1])
+            if knob == "weight_bits":
+                changed.append(replace(layer, weight_bits=int(value)))
+            else:
+                kept = max(1, round(layer.out_channels * value))
+                changed.append(replace(layer, in_channels=max(1, round(layer.in_channels * before)), out_channels=kept))
+                before = value
+        return dense.update(changed)
+
+    def price(plan: Plan) -> float:
+        return cost(predict(plan))
+
+    limit = share * price(space.plan(space.largest)) if len(space) else 0.0
+    # Sensitivities over two orders of magnitude, as measured ones are, and unrelated to the size of the layer.
+    sensitivity = tuple(float(s) for s in 10 ** rng.uniform(-1.7, 0.3, layers) * (6 / max(layers, 1)))
+    return Synthetic(Problem(Budget(price, limit, space), dense, predict), sensitivity)
+
+
+def _chain(layers: int) -> Profile:
+    """Convolutions whose width doubles and whose area quarters at every third of the depth."""
+    found, before = {}, 3
+    for i in range(layers):
+        stage = min(3 * i // max(layers, 1), 2)
+        width, area = 16 * 2**stage, (32 // 2**stage) ** 2
+        found[f"conv{i}"] = LayerProfile(f"conv{i}", "conv", before, width, kernel=(3, 3), positions=area)
+        before = width
+    return Profile(found)
