@@ -1,0 +1,131 @@
+"""What a report shows, as plain data: the table of dense against compressed, the plan, and the search behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from lightning_compress.plan import Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of both networks.
+
+    Attributes:
+        name: what it is.
+        dense, compressed: the figure; a share of one when ``unit`` is ``%``.
+        unit: ``%`` (compared by difference), anything else (compared by ratio).
+    """
+
+    name: str
+    dense: float
+    compressed: float
+    unit: str = ""
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Name, dense, compressed, and the change.
+
+        >>> Row("file", 8000, 1000, "bytes").cells()
+        ('file', '8,000 bytes', '1,000 bytes', '8.00x less')
+        >>> Row("test accuracy", 0.98, 0.975, "%").cells()
+        ('test accuracy', '98.00 %', '97.50 %', '-0.50 points')
+        """
+        return self.name, self._text(self.dense), self._text(self.compressed), self._change()
+
+    def _text(self, value: float) -> str:
+        if self.unit == "%":
+            return f"{100 * value:.2f} %"
+        number = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+        return f"{number} {self.unit}".strip()
+
+    def _change(self) -> str:
+        if self.unit == "%":
+            return f"{100 * (self.compressed - self.dense):+.2f} points"
+        if self.dense == self.compressed:
+            return "same"
+        if not self.dense or not self.compressed:
+            return "-"
+        ratio = self.dense / self.compressed
+        return f"{ratio:.2f}x less" if ratio > 1 else f"{1 / ratio:.2f}x more"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial of a search; ``cost`` and ``reward`` are None when it failed, and ``failure`` says why."""
+
+    number: int
+    cost: float | None
+    reward: float | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """All trials of one stage.
+
+    Attributes:
+        name: of the stage.
+        cost: what the x axis of the trials is, with its unit.
+        reward: what the y axis is.
+        limit: the budget, in the unit of the cost.
+        points: by trial number.
+    """
+
+    name: str
+    cost: str
+    reward: str
+    limit: float
+    points: tuple[Point, ...]
+
+    @property
+    def scored(self) -> list[Point]:
+        """The trials that did not fail."""
+        return [point for point in self.points if point.reward is not None]
+
+    @property
+    def best(self) -> Point | None:
+        """The highest reward, the earliest of equals; None when every trial failed."""
+        return max(self.scored, key=lambda point: point.reward, default=None)
+
+    @property
+    def front(self) -> list[Point]:
+        """The Pareto front by rising cost: each point has a higher reward than every cheaper one."""
+        found: list[Point] = []
+        for point in sorted(self.scored, key=lambda p: (p.cost, -p.reward, p.number)):
+            if not found or point.reward > found[-1].reward:
+                found.append(point)
+        return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`~lightning_compress.deploy.report.write_report` writes.
+
+    Attributes:
+        title: of the page.
+        rows: dense against compressed.
+        plan: how much each layer was compressed.
+        facts: label -> text: the budget, the seed, the command, the seconds spent.
+        searches: one a stage that searched.
+        config: the whole configuration as text.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    plan: Plan
+    facts: Mapping[str, str] = field(default_factory=dict)
+    searches: Sequence[Search] = ()
+    config: str = ""
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The same rows for a terminal."""
+    found = Table()
+    for name in ("", "dense", "compressed", "change"):
+        found.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
+    for row in rows:
+        found.add_row(*row.cells())
+    return found

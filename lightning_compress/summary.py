@@ -1,0 +1,107 @@
+"""The last word of a run: what its folder holds, as a table in the terminal and as ``report.html``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import instantiate
+from rich.console import Console
+
+from lightning_compress.deploy.evidence import Point, Report, Row, Search, table
+from lightning_compress.deploy.report import write_report
+from lightning_compress.pipeline import PACKED, Result
+from lightning_compress.search.evaluator import COSTS
+from lightning_compress.search.journal import read
+from lightning_compress.search.objective import Objective
+
+REPORT = "report.html"
+
+
+def write_summary(result: Result, config: Mapping[str, Any], console: Console) -> None:
+    """Print the table, write the report.
+
+    Args:
+        config: the whole configuration, resolved.
+    """
+    made = rows(result)
+    searches = tuple(
+        search
+        for name, stage in config["compress"]["stages"].items()
+        if (search := search_of(name, result.folder / name, stage)) is not None
+    )
+    title = f"{_last(config['model']['net'])} on {_last(config['data'])}: {' then '.join(config['compress']['stages'])}"
+    text = yaml.safe_dump(dict(config), sort_keys=False)
+    write_report(result.folder / REPORT, Report(title, made, result.plan, _facts(result, config), searches, text))
+    console.print(table(made))
+    for file in (PACKED, "plan.yaml", REPORT):
+        console.print(str(result.folder / file), highlight=False, soft_wrap=True)
+
+
+def rows(result: Result) -> list[Row]:
+    """The figures of both networks side by side."""
+    names = {
+        "accuracy": ("test accuracy", "%"),
+        "bytes": ("file on disk", "bytes"),
+        "weight_bits": ("weights alone (papers' metric)", "bits"),
+        "macs": ("MACs per sample", ""),
+        "parameters": ("parameters", ""),
+        "latency_ms": ("latency, one sample, one thread", "ms"),
+    }
+    return [
+        Row(label, getattr(result.dense, key), getattr(result.compressed, key), unit)
+        for key, (label, unit) in names.items()
+    ]
+
+
+def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | None:
+    """What a stage's folder knows of its search; None when it did not search, or under a cost that is not journaled.
+
+    Args:
+        stage: its configuration, with ``objective`` and ``cost``.
+    """
+    settings = folder / "search.json"
+    if not settings.is_file():
+        return None
+    objective: Objective = instantiate(stage["objective"])
+    cost = instantiate(stage["cost"])
+    key = next((key for key, known in COSTS.items() if known == cost), None)
+    if key is None:
+        return None
+    points = tuple(
+        Point(entry.number, None, None, entry.failure or "")
+        if entry.score is None
+        else Point(entry.number, entry.score.costs[key], objective(entry.score))
+        for entry in read(folder / "trials.sqlite")
+    )
+    limit = json.loads(settings.read_text())["limit"]
+    return Search(name, f"{key} ({cost.unit})", _last(stage["objective"]), limit, points)
+
+
+def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
+    budgets = [
+        f"{name}: at most {stage['budget']:.4g} of the dense network's {_last(stage['cost'])}"
+        for name, stage in config["compress"]["stages"].items()
+        if stage.get("cost") and stage.get("budget") and stage.get("searcher") and config.get("plan") is None
+    ]
+    return {
+        "budget": "; ".join(budgets) or "none: nothing was searched",
+        "seed": str(config["seed"]),
+        "command": shlex.join(["python", *sys.argv]),
+        "seconds": f"{result.seconds:.1f} (of the last run of the command)",
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}",
+    }
+
+
+def _last(section: Mapping[str, Any]) -> str:
+    """The short name of what a section makes: of a partial inside it, when there is one."""
+    target = section["make"] if "make" in section else section
+    return target["_target_"].rsplit(".", 1)[-1]
