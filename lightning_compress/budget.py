@@ -41,6 +41,21 @@ class Budget:
                 f"Raise the limit, or allow smaller values in the search space."
             )
 
+    def level(self) -> float:
+        """The largest u in [0, 1] at which the plan that puts every choice at ``Choice.index(u)`` meets the budget."""
+        levels = sorted({i / len(c.values) for c in self.space.choices for i in range(len(c.values))})
+        low, high = 0, len(levels)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.meets(self.space.plan(self.at_level(levels[middle]))) else (low, middle)
+        # The last level leaves room up to 1; within a bin all levels are the same plan.
+        return levels[low] if levels else 1.0
+
+    def at_level(self, unit: float) -> tuple[int, ...]:
+        """Every choice at the same level."""
+        # The lower edge of a bin belongs to it; the small step keeps rounding from falling below the edge.
+        return tuple(choice.index(unit + 1e-12) for choice in self.space.choices)
+
     def meets(self, plan: Plan) -> bool:
         """Whether the plan costs at most the limit."""
         return self.cost(plan) <= self.limit

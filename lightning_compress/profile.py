@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -96,6 +97,11 @@ class Profile:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    @cached_property
+    def architecture(self) -> tuple[object, ...]:
+        """Equal for two profiles exactly when names and shapes of all layers are."""
+        return tuple((p.name, p.kind, p.in_channels, p.out_channels, p.groups, p.kernel, p.stride) for p in self)
 
     @property
     def weighted(self) -> list[LayerProfile]:

@@ -103,5 +103,5 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
 
 def _last(section: Mapping[str, Any]) -> str:
     """The short name of what a section makes: of a partial inside it, when there is one."""
-    target = section["make"] if "make" in section else section
+    target = section.get("make", section)
     return target["_target_"].rsplit(".", 1)[-1]

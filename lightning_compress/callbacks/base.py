@@ -81,6 +81,9 @@ class CompressionCallback(Callback, ABC):
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         """Apply a realised plan to a network to which it has not been applied yet."""
 
+    def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather what the callback needs of module and data, before its plan is applied for the first time."""
+
     @final
     def apply(self, net: nn.Module, example: Any) -> None:
         """Apply this callback's plan to a network, once: applying the same plan again changes nothing.
@@ -113,6 +116,9 @@ class CompressionCallback(Callback, ABC):
             known = frozenset().union(*(c.knobs for c in mates))
             self.plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
+        record = record_of(net)
+        if record is None or type(self).__name__ not in record.applied:
+            self.prepare(trainer, pl_module)
         self.apply(net, example_input(trainer, pl_module))
 
     def _same(self, record: Record) -> bool:

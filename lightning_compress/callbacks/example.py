@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def example_input(trainer: Trainer, module: LightningModule) -> Any:
     """
     example = module.example_input_array
     if example is None:
-        example = _first(_batch(trainer))
+        example = first_tensor(next(train_batches(trainer), None))
     if example is None:
         raise CompressError(
             f"no example input was found for {type(module).__name__}: set its example_input_array to a batch that its "
@@ -35,24 +36,27 @@ def example_input(trainer: Trainer, module: LightningModule) -> Any:
     return tree_map(lambda leaf: leaf[:SAMPLES].to(device) if isinstance(leaf, Tensor) else leaf, example)
 
 
-def _batch(trainer: Trainer) -> Any:
+def train_batches(trainer: Trainer) -> Iterator[Any]:
+    """The batches that the first loop with data would see, train before validation before test.
+
+    Reading them moves none of the random numbers of the training that follows.
+    """
     loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
     for loop in loops:
         source = loop._data_source  # Lightning has no public way to the loaders before the loop starts
-        if source.instance is None or not source.is_defined():
-            continue
-        # Reading a batch must not move the random numbers of the training that follows.
-        with isolate_rng():
-            loaders = source.dataloader()
-            if isinstance(loaders, dict):
-                loaders = list(loaders.values())
-            return next(iter(loaders[0] if isinstance(loaders, (list, tuple)) else loaders), None)
-    return None
+        if source.instance is not None and source.is_defined():
+            with isolate_rng():
+                loaders = source.dataloader()
+                if isinstance(loaders, dict):
+                    loaders = list(loaders.values())
+                yield from loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+            return
 
 
-def _first(batch: Any) -> Tensor | None:
+def first_tensor(batch: Any) -> Tensor | None:
+    """The first tensor of a batch: the ``x`` of ``x, y = batch``; None when there is none."""
     if isinstance(batch, Tensor):
         return batch
     if isinstance(batch, dict):
         batch = list(batch.values())
-    return _first(batch[0]) if isinstance(batch, (list, tuple)) and len(batch) else None
+    return first_tensor(batch[0]) if isinstance(batch, (list, tuple)) and len(batch) else None

@@ -27,32 +27,25 @@ class Axis:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
     @property
-    def ticks(self) -> list[float]:
-        """Three to ten round numbers inside the axis."""
+    def ticks(self) -> list[tuple[float, str]]:
+        """Three to ten round numbers inside the axis, each with its label: ``1.25M``, ``31k``, ``0.985``."""
         widest = (self.high - self.low) / 3.5
         power = 10.0 ** floor(log10(widest))
         step = next(power * factor for factor in (5, 2, 1) if power * factor <= widest)
         first, last = -floor(-self.low / step), floor(self.high / step)
-        return [index * step for index in range(first, last + 1)]
+        largest = max(abs(self.low), abs(self.high))
+        suffix, unit = next((s, u) for s, u in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 0)) if largest >= 2 * u)
+        decimals = max(0, -floor(log10(step / (unit or 1)) + 1e-9))
+        values = [index * step for index in range(first, last + 1)]
+        return [(value, f"{value / (unit or 1):.{decimals}f}{suffix if value else ''}") for value in values]
 
 
 def axis(values: Sequence[float], start: float, end: float) -> Axis:
     """An axis that shows all values, with a little room around them."""
     low, high = min(values), max(values)
-    room = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
+    size = max(abs(low), abs(high))
+    room = 0.06 * (high - low) if high - low > 1e-6 * size else 0.5 * size or 0.5
     return Axis(low - room, high + room, start, end)
-
-
-def short(value: float) -> str:
-    """Three significant digits: ``1.25M``, ``31k``, ``0.985``.
-
-    >>> short(1_250_000), short(31_000), short(0.985), short(0)
-    ('1.25M', '31k', '0.985', '0')
-    """
-    for suffix, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= unit:
-            return f"{value / unit:.3g}{suffix}"
-    return f"{value:.3g}"
 
 
 def bars(values: Mapping[str, float]) -> str:
@@ -92,7 +85,7 @@ def scatter(search: Search) -> str:
     x = axis([*(point.cost for point in search.scored), search.limit], LEFT, WIDTH - RIGHT)
     y = axis([point.reward for point in search.scored], HEIGHT - BOTTOM, TOP)
     limit = f'<line class="limit" x1="{x(search.limit)}" x2="{x(search.limit)}" y1="{y.start}" y2="{y.end}"/>'
-    labels = {p.number: f"{_label(p.number, p.reward)}, cost {short(p.cost)}" for p in search.scored}
+    labels = {p.number: f"{_label(p.number, p.reward)}, cost {p.cost:,.10g}" for p in search.scored}
     marks = [_mark("trial", x(p.cost), y(p.reward), labels[p.number]) for p in search.scored]
     front = "L".join(f"{x(p.cost)} {y(p.reward)}" for p in search.front)
     rings = [_mark("front", x(p.cost), y(p.reward), labels[p.number]) for p in search.front]
@@ -110,9 +103,9 @@ def _mark(kind: str, x: float, y: float, text: str) -> str:
 
 
 def _frame(x: Axis, y: Axis, x_name: str, y_name: str, content: Sequence[str]) -> str:
-    grid = [f'<line class="grid" x1="{x.start}" x2="{x.end}" y1="{y(v)}" y2="{y(v)}"/>' for v in y.ticks]
-    grid += [f'<text x="{LEFT - 6}" y="{y(v) + 4}" text-anchor="end">{short(v)}</text>' for v in y.ticks]
-    grid += [f'<text x="{x(v)}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{short(v)}</text>' for v in x.ticks]
+    grid = [f'<line class="grid" x1="{x.start}" x2="{x.end}" y1="{y(v)}" y2="{y(v)}"/>' for v, _ in y.ticks]
+    grid += [f'<text x="{LEFT - 6}" y="{y(v) + 4}" text-anchor="end">{text}</text>' for v, text in y.ticks]
+    grid += [f'<text x="{x(v)}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{text}</text>' for v, text in x.ticks]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     names = (
         f'<text class="axis" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>'

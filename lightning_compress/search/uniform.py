@@ -21,26 +21,11 @@ class Uniform(Searcher):
     """One level for all."""
 
     def propose(self, number: int) -> tuple[int, ...]:
-        level = self._level()
+        level = self.problem.budget.at_level(self.problem.budget.level())
         return level if number == 0 else self._filled(level)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         """Nothing to learn."""
-
-    def _level(self) -> tuple[int, ...]:
-        """The largest uniform level that fits, by bisection over the levels at which some choice changes."""
-        choices, budget = self.problem.space.choices, self.problem.budget
-        levels = sorted({i / len(c.values) for c in choices for i in range(len(c.values))})
-        low, high = 0, len(levels)
-
-        def at(k: int) -> tuple[int, ...]:
-            # A bin's lower edge belongs to it; the small step keeps rounding from falling below the edge.
-            return tuple(c.index(levels[k] + 1e-12) for c in choices)
-
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if budget.meets(self.problem.space.plan(at(middle))) else (low, middle)
-        return at(low) if levels else ()
 
     def _filled(self, indices: tuple[int, ...]) -> tuple[int, ...]:
         space, budget = self.problem.space, self.problem.budget

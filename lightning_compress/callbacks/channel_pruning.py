@@ -1,0 +1,151 @@
+"""Channel pruning: whole channels are removed for real, through everything they are coupled with.
+
+    keep the round(ratio x units) units of a group with the highest scores; slice all tensors that they reach
+
+Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal
+happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. It breaks nothing it
+cannot see through: what cannot be pruned is kept whole, and :meth:`ChannelPruning.kept_whole` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import nn
+
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.example import train_batches
+from lightning_compress.callbacks.gradients import gather_gradients
+from lightning_compress.criteria.criterion import Criterion
+from lightning_compress.criteria.l2 import L2
+from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.graph import ChannelGraph, ChannelGroup, remove
+from lightning_compress.graph_trace import trace_channels
+from lightning_compress.plan import Number, Plan, matching
+from lightning_compress.profile import Profile
+from lightning_compress.space import Choice
+
+
+@final
+class ChannelPruning(CompressionCallback):
+    """Removes channels; the knob ``channels`` is the keep-ratio, in (0, 1], at the leader of each group.
+
+    Args:
+        plan: see :class:`CompressionCallback`.
+        criterion: scores channels.
+        round_to: the leader's kept channels are rounded up to a multiple of this, where there are as many.
+        ignore: globs of layers whose output channels stay.
+        keep_first: also keep the output channels of the first layer.
+        lowest: smallest keep-ratio that a search may choose (AMC: 0.2).
+        gradient_batches: train batches that a criterion which needs gradients sees.
+
+    Raises:
+        CompressError: a layer of the plan cannot be pruned, or is not the leader of its group.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    order: ClassVar[int] = 20
+    knobs: ClassVar[frozenset[str]] = frozenset({"channels"})
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        criterion: Criterion | None = None,
+        round_to: int = 1,
+        ignore: Sequence[str] = (),
+        keep_first: bool = False,
+        lowest: float = 0.2,
+        gradient_batches: int = 4,
+    ) -> None:
+        super().__init__(plan)
+        if round_to < 1:
+            raise CompressError(f"ChannelPruning: round_to must be 1 or more, got {round_to}")
+        self.criterion = L2() if criterion is None else criterion
+        self.round_to, self.ignore, self.keep_first, self.lowest = round_to, tuple(ignore), keep_first, lowest
+        self.gradient_batches = gradient_batches
+        self._graphs: dict[object, ChannelGraph] = {}  # by architecture; shared by the copies of with_plan
+
+    def kept_whole(self, net: nn.Module, profile: Profile, example: Any) -> dict[str, str]:
+        """Layer -> why its output channels are not pruned, whatever the plan says."""
+        return dict(self._graph(net, profile, example).kept_whole)
+
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        groups = self._graph(net, profile, example).groups.values()
+        return [Choice(group.name, "channels", self._ratios(group)) for group in groups]
+
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        graph = self._graph(net, profile, example)
+        whole = {}
+        for layer, ratio in self.own(plan).knob("channels").items():
+            if layer not in graph.groups:
+                raise CompressError(_refusal(layer, graph))
+            if not 0 < ratio <= 1:
+                raise CompressError(f"pruning: channels of layer {layer!r} must be above 0 and at most 1, got {ratio}")
+            group = graph.groups[layer]
+            kept = self._kept(group, ratio)
+            if kept < group.units:
+                whole[layer] = {"channels": kept / group.units}
+        return Plan(whole)
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        if not plan.layers:
+            return profile
+        graph = self._graphs.get(profile.architecture)
+        if graph is None:
+            raise CompressError("pruning: predict needs the groups of the network; call choices or realise first")
+        kept = {name: round(ratio * graph.groups[name].units) for name, ratio in plan.knob("channels").items()}
+        return graph.shrink(profile, kept)
+
+    def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.criterion.needs_gradients:
+            gather_gradients(pl_module, islice(train_batches(trainer), self.gradient_batches))
+
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        graph = self._graph(net, profile, example)
+        keep = {}
+        for name, ratio in plan.knob("channels").items():
+            group = graph.groups[name]
+            scores = self.criterion(group, net)
+            # A stable sort, so that equal scores give the same channels everywhere.
+            best = torch.sort(scores, descending=True, stable=True).indices
+            keep[name] = best[: round(ratio * group.units)].sort().values
+        remove(net, graph, keep)
+        net.zero_grad()
+
+    def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
+        if profile.architecture not in self._graphs:
+            graph = trace_channels(net, profile, example)
+            names = [layer.name for layer in profile.weighted]
+            fixed = {name for pattern in self.ignore for name in matching(pattern, names)}
+            fixed |= {names[0]} if self.keep_first else set()
+            kept = {n: g for n, g in graph.groups.items() if not fixed & {m.layer for m in g.producers}}
+            reasons = {m.layer: "it is ignored" for n, g in graph.groups.items() if n not in kept for m in g.producers}
+            self._graphs[profile.architecture] = ChannelGraph(kept, {**graph.kept_whole, **reasons})
+        return self._graphs[profile.architecture]
+
+    def _step(self, group: ChannelGroup) -> int:
+        return max(1, self.round_to // group.width)
+
+    def _kept(self, group: ChannelGroup, ratio: Number) -> int:
+        step = self._step(group)
+        return min(group.units, ceil(max(1, round(ratio * group.units)) / step) * step)
+
+    def _ratios(self, group: ChannelGroup) -> tuple[float, ...]:
+        step, least = self._step(group), self._kept(group, self.lowest)
+        kept = sorted({*range(least, group.units, step), group.units})
+        return tuple(units / group.units for units in kept)
+
+
+def _refusal(layer: str, graph: ChannelGraph) -> str:
+    leader = graph.leader(layer)
+    if leader is not None:
+        return f"pruning: the channels of layer {layer!r} are coupled with those of {leader!r}; name {leader!r} instead"
+    if layer in graph.kept_whole:
+        return f"pruning: layer {layer!r} cannot be pruned: {graph.kept_whole[layer]}"
+    return f"pruning: layer {layer!r} has no channels to remove{did_you_mean(layer, graph.groups)}"

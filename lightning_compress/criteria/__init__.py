@@ -1,0 +1,1 @@
+"""How important a channel is: one frozen dataclass a file."""

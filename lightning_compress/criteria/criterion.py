@@ -1,0 +1,71 @@
+"""What every channel criterion is: a group of coupled channels -> a score for each removable unit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.errors import CompressError
+from lightning_compress.graph import ChannelGroup
+
+
+class Criterion(ABC):
+    """Scores units; the lowest are removed.
+
+    Attributes:
+        needs_gradients: whether parameters must hold gradients of the loss.
+    """
+
+    needs_gradients: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
+        """Scores of zero or more, shape ``(units,)``."""
+
+
+def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
+    """The mean over producers, each scaled to mean 1, of the sums of channel scores in a unit.
+
+    Layers of a group differ in fan-in and so in the size of their weights; unscaled, the largest would decide alone.
+
+    Args:
+        per_channel: producer -> a score for each output channel.
+
+    Returns:
+        Shape ``(units,)``.
+    """
+    scores = []
+    for member in group.producers:
+        if member.layer in per_channel:
+            found = per_channel[member.layer][member.index].sum(1)
+            scores.append(found / found.mean().clamp_min(1e-12))
+    return torch.stack(scores).mean(0)
+
+
+def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> weight of the conv and linear layers that make the channels of a group."""
+    modules = {
+        member.layer: net.get_submodule(member.layer) for member in group.producers if _is_module(net, member.layer)
+    }
+    return {name: m.weight for name, m in modules.items() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))}
+
+
+def norm_scales(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> weight of the batch norms in a group.
+
+    Raises:
+        CompressError: there is none.
+    """
+    modules = {m.layer: net.get_submodule(m.layer) for m in group.producers if _is_module(net, m.layer)}
+    found = {n: m.weight for n, m in modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine}
+    if not found:
+        raise CompressError(f"criterion: the channels of {group.name!r} go through no batch norm; use l2, or ignore it")
+    return found
+
+
+def _is_module(net: nn.Module, name: str) -> bool:
+    parent, _, key = name.rpartition(".")
+    return key in net.get_submodule(parent)._modules

@@ -1,0 +1,221 @@
+"""From torch-pruning's dependency graph to channel groups, each verified by execution before it is offered.
+
+A network that torch-pruning cannot trace as a whole (a channel shuffle, say) is traced part by part: inside its
+sub-modules there may be channels that can still be removed.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from lightning_compress import trace
+from lightning_compress.errors import CompressError
+from lightning_compress.graph import IN, OUT, ChannelGraph, ChannelGroup, Member
+from lightning_compress.graph_check import verified
+from lightning_compress.profile import LayerProfile, Profile
+
+Atom = tuple[int, int]  # number of the torch-pruning group, channel of its root
+
+
+def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
+    """The channel groups of a network, which is left as it is.
+
+    Args:
+        net: dense.
+        profile: of ``net``.
+        example: one input batch.
+
+    Raises:
+        CompressError: torch-pruning can trace no part of the network.
+    """
+    net = copy.deepcopy(net).eval().requires_grad_(True)  # torch-pruning follows autograd
+    failures: dict[str, str] = {}
+    sets = list(_coupled_sets(net, "", example, failures))
+    if not sets:
+        raise CompressError(
+            f"pruning: torch-pruning cannot trace {type(net).__name__} ({next(iter(failures.values()), 'no groups')}); "
+            f"leave ChannelPruning out for this network"
+        )
+    reasons: dict[str, str] = {}
+    groups = [group for parts in _merged(sets, profile) if (group := _group(parts, profile, reasons)) is not None]
+    kept, wrong = verified(net, groups, example)
+    reasons |= wrong
+    covered = {member.layer for group in kept for member in group.producers}
+    for layer in profile.weighted:
+        if layer.name not in covered:
+            reasons.setdefault(layer.name, _why(layer.name, failures))
+    return ChannelGraph({g.name: g for g in kept}, {k: v for k, v in reasons.items() if k not in covered})
+
+
+def _why(layer: str, failures: dict[str, str]) -> str:
+    inside = [part for part in failures if layer.startswith(f"{part}." if part else "")]
+    if not inside:
+        return "its output channels reach the network's output, or a place where channels cannot be removed"
+    deepest = max(inside, key=len)
+    return f"torch-pruning cannot trace {deepest or 'the network'!r}: {failures[deepest]}"
+
+
+def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: dict[str, str]) -> Iterator[list[Member]]:
+    """Members with ``index`` of shape (root channels, per channel), for each root; by parts where the whole fails."""
+    try:
+        graph = _dependencies(net, example)
+    except Exception as error:  # torch-pruning raises anything that its index arithmetic runs into
+        failures[prefix.rstrip(".")] = f"{type(error).__name__}: {error}"
+        inputs = _inputs_of_children(net, example)
+        for name, child in net.named_children():
+            if name in inputs and any(isinstance(m, trace.CONV + trace.LINEAR) for m in list(child.modules())[1:]):
+                yield from _coupled_sets(child, f"{prefix}{name}.", inputs[name], failures)
+        return
+    modules = {module: name for name, module in net.named_modules()}
+    parameters = {id(p): name for name, p in net.named_parameters()}
+    seen: set[str] = set()
+    for module, name in modules.items():
+        if not isinstance(module, trace.CONV + trace.LINEAR) or name in seen or module not in graph.module2node:
+            continue
+        pruner = graph.get_pruner_of_module(module)
+        channels = list(range(module.weight.shape[0]))
+        try:
+            found = graph.get_pruning_group(module, pruner.prune_out_channels, channels)
+        except Exception as error:
+            failures[f"{prefix}{name}"] = f"{type(error).__name__}: {error}"
+            continue
+        members = [m for item in found for m in _members(item, graph, modules, parameters, prefix)]
+        seen |= {m.layer.removeprefix(prefix) for m in members if m.side == OUT and m.index.shape[0] == len(channels)}
+        yield members
+
+
+def _dependencies(net: nn.Module, example: Any) -> torch_pruning.DependencyGraph:
+    if not any(isinstance(m, trace.CONV + trace.LINEAR) for m in net.modules()):
+        raise CompressError("it has no conv or linear layer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about layers that it does not know; what is not in a group is reported by us
+        return torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
+
+
+def _inputs_of_children(net: nn.Module, example: Any) -> dict[str, Any]:
+    """The first input of each child in a forward pass."""
+    found: dict[str, Any] = {}
+    handles = [child.register_forward_pre_hook(_remember(found, name)) for name, child in net.named_children()]
+    try:
+        with trace.evaluating(net):
+            trace.run(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _remember(found: dict[str, Any], name: str) -> Any:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            found.setdefault(name, args[0])
+
+    return hook
+
+
+def _members(
+    item: Any, graph: Any, modules: dict[nn.Module, str], parameters: dict[int, str], prefix: str
+) -> list[Member]:
+    target = item.dep.target.module
+    name = parameters.get(id(target)) if isinstance(target, nn.Parameter) else modules.get(target)
+    if name is None:  # an operation without parameters
+        return []
+    roots, positions = torch.tensor(list(item.root_idxs)), torch.tensor(list(item.idxs))
+    order = torch.argsort(roots, stable=True)
+    count = int(roots.max()) + 1
+    if len(roots) % count or not torch.equal(roots[order], torch.arange(count).repeat_interleave(len(roots) // count)):
+        return [Member(prefix + name, "irregular", positions[:, None])]
+    index = positions[order].view(count, -1)
+    if isinstance(target, nn.Parameter):
+        rows = any(parameter is target and dim == 0 for parameter, dim in graph.unwrapped_parameters)
+        return [Member(prefix + name, OUT if rows else "irregular", index)]
+    if not isinstance(target, trace.CONV + trace.LINEAR + trace.NORM):
+        return [Member(prefix + name, f"a {type(target).__name__}", index)]
+    side = IN if graph.is_in_channel_pruning_fn(item.dep.handler) else OUT
+    if isinstance(target, trace.NORM):
+        return [Member(prefix + name, OUT, index)]
+    depthwise = isinstance(target, trace.CONV) and target.groups > 1 and target.groups == target.out_channels
+    if depthwise and target.in_channels == target.out_channels:
+        return [Member(prefix + name, OUT, index), Member(prefix + name, IN, index)]
+    return [Member(prefix + name, side, index)]
+
+
+def _merged(sets: list[list[Member]], profile: Profile) -> list[list[Member]]:
+    """Sets joined where a grouped convolution couples inputs and outputs, as members over common units.
+
+    Union-find over single channels: all inputs and outputs of one conv-group end in one unit.
+    """
+    parent: dict[Atom, Atom] = {(s, c): (s, c) for s, part in enumerate(sets) for c in range(part[0].index.shape[0])}
+
+    def find(atom: Atom) -> Atom:
+        while parent[atom] != atom:
+            parent[atom] = parent[parent[atom]]
+            atom = parent[atom]
+        return atom
+
+    grouped = {p.name: p for p in profile.weighted if p.groups > 1 and not p.groups == p.out_channels == p.in_channels}
+    first: dict[tuple[str, int], Atom] = {}
+    for atom, layer, block in _blocks(sets, grouped):
+        parent[find(atom)] = find(first.setdefault((layer, block), atom))
+    units: dict[Atom, list[Atom]] = {}
+    for atom in sorted(parent):
+        units.setdefault(find(atom), []).append(atom)
+    joined: dict[frozenset[int], list[list[Atom]]] = {}
+    for atoms in units.values():
+        joined.setdefault(frozenset(s for s, _ in atoms), []).append(atoms)
+    return [_over_units(sets, sorted(group)) for group in joined.values()]
+
+
+def _blocks(sets: list[list[Member]], grouped: dict[str, LayerProfile]) -> Iterator[tuple[Atom, str, int]]:
+    """Each channel that is an input or output of a grouped convolution, with the layer and the conv-group it is in."""
+    for s, part in enumerate(sets):
+        for member in part:
+            if member.layer not in grouped or member.side not in (IN, OUT):
+                continue
+            layer = grouped[member.layer]
+            width = (layer.in_channels if member.side == IN else layer.out_channels) // layer.groups
+            for channel, positions in enumerate(member.index.tolist()):
+                yield from (((s, channel), layer.name, position // width) for position in positions)
+
+
+def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Member]:
+    """The members of the joined sets with one row of positions for each unit; ragged rows make a member irregular."""
+    rows: dict[tuple[str, str], list[list[int]]] = {}
+    for number in sorted({s for s, _ in units[0]}):
+        for member in sets[number]:
+            table = rows.setdefault((member.layer, member.side), [[] for _ in units])
+            if member.side == "irregular":
+                continue
+            for row, atoms in zip(table, units, strict=True):
+                row += [p for s, c in atoms if s == number for p in member.index[c].tolist()]
+    found = []
+    for (layer, side), table in rows.items():
+        table = [sorted(set(row)) for row in table]
+        ragged = len({len(row) for row in table}) > 1
+        found.append(Member(layer, "irregular" if ragged else side, torch.tensor([[]] if ragged else table)))
+    return found
+
+
+def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> ChannelGroup | None:
+    """A group, or None after its producers' reasons are noted."""
+    known = {layer.name: i for i, layer in enumerate(profile)}
+    producers = [m.layer for m in members if m.side == OUT and profile[m.layer].kind in ("conv", "linear")]
+    foreign = [m for m in members if m.side not in (IN, OUT) or m.layer not in known]
+    if foreign:
+        reason = f"its channels reach {foreign[0].layer!r}, which is {foreign[0].side}"
+    elif all(m.side != IN or m.layer in producers for m in members):
+        reason = "its channels reach the output of the network, or of the part of it that could be traced"
+    elif members[0].index.shape[0] < 2:
+        reason = "it has only one channel to remove"
+    else:
+        leader = min(producers, key=known.__getitem__)
+        return ChannelGroup(leader, members[0].index.shape[0], tuple(members))
+    reasons.update(dict.fromkeys(producers, reason))
+    return None

@@ -1,0 +1,213 @@
+"""The report: one well-formed file with every figure in it, nothing from outside, and all text escaped."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from lightning_compress.deploy import charts
+from lightning_compress.deploy.evidence import Point, Report, Row, Search, table
+from lightning_compress.deploy.report import write_report
+from lightning_compress.plan import Plan
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+EVIL = "<script>alert('x')</script> & \"so on\""
+
+ROWS = (
+    Row("test accuracy", 0.9889, 0.9861, "%"),
+    Row("file on disk", 316_220, 38_991, "bytes"),
+    Row("latency", 0.8, 0.6, "ms"),
+)
+POINTS = (
+    Point(0, 30.0, 0.7),
+    Point(1, None, None, EVIL),
+    Point(2, 20.0, 0.6),
+    Point(3, 35.0, 0.9),
+    Point(4, 35.0, 0.5),
+)
+SEARCH = Search("quantize", "bytes", "accuracy", 36.0, POINTS)
+REPORT = Report(
+    "resnet8 on digits",
+    ROWS,
+    Plan({"conv1": {"weight_bits": 4, "channels": 0.5}, "fc": {"weight_bits": 8}}),
+    {"seed": "0", "command": "python train.py +compress=drl_quant"},
+    (SEARCH,),
+    "seed: 0\n",
+)
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps tags, attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def named(self, tag, **attributes):
+        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in attributes.items())]
+
+
+@dataclass
+class Written:
+    """A report as source and as a parsed page."""
+
+    source: str
+    page: Page
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(report: Report) -> Written:
+        write_report(tmp_path / "report.html", report)
+        source = (tmp_path / "report.html").read_text(encoding="utf-8")
+        page = Page()
+        page.feed(source)
+        page.close()
+        assert page.open == []
+        return Written(source, page)
+
+    return written
+
+
+def classed(page: Page, name: str) -> list[dict]:
+    return page.named("circle", **{"class": name})
+
+
+def test_every_row_fact_layer_and_failure_is_on_the_page(write):
+    page = write(REPORT).page
+    for row in ROWS:
+        for cell in row.cells():
+            assert cell in page.text
+    for text in ("resnet8 on digits", "seed", "python train.py +compress=drl_quant", "conv1", "fc", "50 %"):
+        assert text in page.text
+    assert f"trial 1: {EVIL}" in page.text
+
+
+def test_text_is_escaped_wherever_it_comes_from(write):
+    report = Report(
+        EVIL,
+        [Row(EVIL, 2, 1, EVIL)],
+        Plan({EVIL: {EVIL: 1}}),
+        {EVIL: EVIL},
+        [Search(EVIL, EVIL, EVIL, 36.0, POINTS)],
+        EVIL,
+    )
+    page = write(report).page
+    assert page.named("script") == []
+    assert EVIL in "".join(page.text)
+
+
+def test_nothing_comes_from_outside(write):
+    written = write(REPORT)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", written.source)
+    for tag, attributes in written.page.tags:
+        assert tag not in {"script", "link", "img", "iframe", "object"}
+        assert not {"src", "href", "srcset", "onload"} & attributes.keys()
+
+
+def test_the_search_shows_each_trial_the_front_and_the_chosen_one(write):
+    page = write(REPORT).page
+    keys = 2  # of the two charts' legends, which show a trial each
+    assert len(classed(page, "trial")) == 2 * len(SEARCH.scored) + keys
+    assert len(classed(page, "failed")) == 1 + 1
+    assert len(classed(page, "front")) == 3 + 1
+    assert len(classed(page, "chosen")) == 1 + 1
+    assert "5 trials, 1 failed; trial 3 is the best, with 0.9000." in page.text
+
+
+def test_marks_lie_inside_the_chart(write):
+    for circle in write(REPORT).page.named("circle"):
+        assert 0 <= float(circle["cx"]) <= charts.WIDTH
+        assert 0 <= float(circle["cy"]) <= charts.HEIGHT
+
+
+@pytest.mark.parametrize("points", [POINTS[:1], POINTS[1:2], (), (Point(0, 0.0, 0.0), Point(1, 0.0, 0.0))])
+def test_short_failed_and_constant_searches_make_a_page_too(write, points):
+    assert "Search: quantize" in write(replace(REPORT, searches=[replace(SEARCH, points=points)])).page.text
+
+
+def test_empty_parts_are_left_out(write):
+    page = write(Report("t", ROWS, Plan({}))).page
+    assert page.named("svg") == []
+    assert [t for t, _ in page.tags if t == "h2"] == []
+
+
+def test_the_page_follows_the_scheme_and_the_width_of_the_screen(write):
+    source = write(REPORT).source
+    assert "prefers-color-scheme: dark" in source
+    assert '<meta name="viewport"' in source
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 9), st.floats(0, 1)).map(lambda t: (round(t[0]), round(t[1], 1))),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_the_front_is_what_no_trial_dominates(values):
+    points = tuple(Point(i, cost, reward) for i, (cost, reward) in enumerate(values))
+    front = {(p.cost, p.reward) for p in Search("s", "c", "r", 1.0, points).front}
+    expected = {(c, r) for c, r in values if not any(c2 <= c and r2 >= r and (c2, r2) != (c, r) for c2, r2 in values)}
+    assert front == expected
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9))
+def test_ticks_are_few_inside_the_axis_and_told_apart_by_their_labels(low, width):
+    axis = charts.axis([low, low + width], 0, 100)
+    values, labels = zip(*axis.ticks, strict=True)
+    assert 3 <= len(values) <= 10
+    assert all(-0.1 <= axis(value) <= 100.1 for value in values)
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(("values", "labels"), [
+    ([38_000, 39_000], ["38.0k", "38.2k", "38.4k", "38.6k", "38.8k", "39.0k"]),
+    ([0.97, 0.99], ["0.970", "0.975", "0.980", "0.985", "0.990"]),
+    ([0, 100], ["0", "20", "40", "60", "80", "100"]),
+    ([0, 3_000_000], ["0", "0.5M", "1.0M", "1.5M", "2.0M", "2.5M", "3.0M"]),
+])  # fmt: skip
+def test_tick_labels(values, labels):
+    assert [label for _, label in charts.axis(values, 0, 100).ticks] == labels
+
+
+def test_the_terminal_table_has_the_same_cells():
+    out = io.StringIO()
+    Console(file=out, width=120).print(table(ROWS))
+    for row in ROWS:
+        assert all(cell in out.getvalue() for cell in row.cells())
+
+
+@pytest.mark.parametrize(("row", "change"), [
+    (Row("a", 8, 2), "4.00x less"),
+    (Row("a", 2, 8), "4.00x more"),
+    (Row("a", 5, 5), "same"),
+    (Row("a", 5, 0), "-"),
+    (Row("a", 0.5, 0.75, "%"), "+25.00 points"),
+])  # fmt: skip
+def test_changes_are_ratios_and_of_shares_differences(row, change):
+    assert row.cells()[-1] == change
