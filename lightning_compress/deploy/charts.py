@@ -37,7 +37,7 @@ class Axis:
         suffix, unit = next((s, u) for s, u in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 0)) if largest >= 2 * u)
         decimals = max(0, -floor(log10(step / (unit or 1)) + 1e-9))
         values = [index * step for index in range(first, last + 1)]
-        return [(value, f"{value / (unit or 1):.{decimals}f}{suffix if value else ''}") for value in values]
+        return [(value, f"{value / (unit or 1):.{decimals}f}{suffix}" if value else "0") for value in values]
 
 
 def axis(values: Sequence[float], start: float, end: float) -> Axis:
