@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class ImageFolder(ImageDataModule):
         root: the folder. Other arguments as for :class:`ImageDataModule`.
 
     Raises:
-        CompressError: a part is missing or empty.
+        CompressError: a part is missing or empty, or has other classes than train.
     """
 
     def __init__(
@@ -31,16 +31,24 @@ class ImageFolder(ImageDataModule):
 
     def splits(self) -> dict[str, Split]:
         parts = [part for part in ("train", "val", "test") if part != "val" or (self.root / part).is_dir()]
-        return {part: self._read(self.root / part) for part in parts}
+        sources = {part: self._open(self.root / part) for part in parts}
+        for part, source in sources.items():
+            if source.classes != sources["train"].classes:
+                raise CompressError(
+                    f"data: {str(self.root / part)!r} must have the classes of train, {sources['train'].classes}; it "
+                    f"has {source.classes}"
+                )
+        return {part: self._read(source) for part, source in sources.items()}
 
-    def _read(self, folder: Path) -> Split:
+    def _open(self, folder: Path) -> Any:
         from torchvision import datasets
 
-        size = (self.image_size, self.image_size)
         try:
-            source = datasets.ImageFolder(folder)
+            return datasets.ImageFolder(folder)
         except (FileNotFoundError, OSError) as error:
             raise CompressError(f"data: {str(folder)!r} must hold one folder of images per class ({error})") from error
-        mode = "RGB" if self.in_channels == 3 else "L"
+
+    def _read(self, source: Any) -> Split:
+        size, mode = (self.image_size, self.image_size), "RGB" if self.in_channels == 3 else "L"
         images = np.stack([np.asarray(image.convert(mode).resize(size)) for image, _ in source])
         return Split(images, np.asarray(source.targets))

@@ -137,15 +137,16 @@ class ImageDataModule(LightningDataModule):
         splits = self.splits()
         if "val" not in splits:
             splits["train"], splits["val"] = carve(splits["train"], 0.1)
-        self.parts = {name: self._tensors(split) for name, split in splits.items()}
+        self.parts = {part: self._tensors(part, split) for part, split in splits.items()}
         pixels = self.parts["train"][0].float().div_(255)
         self.mean = pixels.mean((0, 2, 3)).view(1, -1, 1, 1)
         self.std = pixels.std((0, 2, 3)).clamp_min(1e-3).view(1, -1, 1, 1)
 
-    def _tensors(self, split: Split) -> tuple[Tensor, Tensor]:
+    def _tensors(self, part: str, split: Split) -> tuple[Tensor, Tensor]:
+        _check(part, split)
         images = torch.from_numpy(np.ascontiguousarray(split.images))
         images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(split.labels.astype(np.int64)).flatten()
+        labels = torch.from_numpy(split.labels.astype(np.int64))
         got = (images.shape[1], images.shape[2], int(labels.max()) + 1)
         if got[:2] != (self.in_channels, self.image_size) or got[2] > self.num_classes:
             raise CompressError(
@@ -174,10 +175,27 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(self._batches(part), None, sampler=[batch.tolist() for batch in batches])
 
 
+def _check(part: str, split: Split) -> None:
+    images, labels = split.images, split.labels
+    if images.ndim not in (3, 4) or images.shape[1] != images.shape[2] or images.dtype != np.uint8:
+        problem = (
+            f"must be uint8 of shape (n, size, size) or (n, size, size, channels), got {images.dtype} {images.shape}"
+        )
+    elif labels.shape != (len(images),):
+        problem = f"need one label each, got {len(images)} images and {labels.size} labels"
+    elif not len(images):
+        problem = "are none"
+    elif labels.dtype.kind not in "iu" or labels.min() < 0:
+        problem = f"need whole numbers from 0 as labels, got {labels.dtype} from {labels.min()}"
+    else:
+        return
+    raise CompressError(f"data: the {part} images {problem}")
+
+
 def carve(split: Split, share: float, seed: int = 0) -> tuple[Split, Split]:
     """Two parts of a split, the second with about ``share`` of each class; the same parts at each call."""
     rng = np.random.default_rng(seed)
-    labels = split.labels.flatten()
+    labels = split.labels
     second = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))

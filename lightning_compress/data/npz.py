@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class Npz(ImageDataModule):
         path: of the file; ``val_*`` may be missing. Other arguments as for :class:`ImageDataModule`.
 
     Raises:
-        CompressError: the file is missing, or has no train or test images.
+        CompressError: the file is missing or no ``.npz`` file, or has no train or test images.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class Npz(ImageDataModule):
     def splits(self) -> dict[str, Split]:
         if not self.path.is_file():
             raise CompressError(f"data: there is no file {str(self.path)!r}; set data.path")
-        with np.load(self.path) as arrays:
-            missing = [
-                key for part in ("train", "test") for key in (f"{part}_images", f"{part}_labels") if key not in arrays
-            ]
-            if missing:
-                raise CompressError(f"data: {str(self.path)!r} has no {missing}; it has {sorted(arrays)}")
-            parts = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
-            return {part: Split(arrays[f"{part}_images"], arrays[f"{part}_labels"].flatten()) for part in parts}
+        try:
+            with np.load(self.path) as stored:
+                arrays = {key: stored[key] for key in stored if key.rpartition("_")[0] in ("train", "val", "test")}
+        except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+            raise CompressError(f"data: {str(self.path)!r} is no .npz file of plain arrays ({error})") from error
+        parts = [part for part in ("train", "val", "test") if part != "val" or "val_images" in arrays]
+        missing = [key for part in parts for key in (f"{part}_images", f"{part}_labels") if key not in arrays]
+        if missing:
+            raise CompressError(f"data: {str(self.path)!r} has no {missing}; it has {sorted(arrays)}")
+        return {part: Split(arrays[f"{part}_images"], arrays[f"{part}_labels"].flatten()) for part in parts}
