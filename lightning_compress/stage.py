@@ -136,9 +136,9 @@ class Stage:
         problem = Problem(budget, composition.profile, composition.predict)
         with Journal(folder / "trials.sqlite", fingerprint) as journal:
             searcher = self.searcher(problem=problem, seed=run.seed, objective=self.objective)
-            result = search(searcher, evaluator, journal, self.trials)
+            best = search(searcher, evaluator, journal, self.trials)
         (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
-        return result.best.plan
+        return best.plan
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:

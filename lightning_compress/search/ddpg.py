@@ -154,6 +154,8 @@ class DDPG(Searcher):
 
     @torch.no_grad()
     def _act(self, observation: np.ndarray, number: int) -> float:
+        if number == 0:  # the uniform policy itself, so that a search never ends below it
+            return 0.5
         if number < self.warmup:
             return float(torch.rand(()))
         mean = (self.agent.policy.actor(torch.from_numpy(observation)[None])[0, 0] + 1) / 2
@@ -175,13 +177,14 @@ class BaselineReplay(ReplayBuffer):
     Subtracted when stored, as the average was then, an early poor trial would look better than a late good one.
     """
 
-    baseline, spread, count = 0.0, 1.0, 0
+    heard: tuple[float, ...] = ()
+    baseline, spread = 0.0, 1.0
 
     def hear(self, reward: float, step: float) -> None:
         """Follow the reward of one more trial: the average by ``step``, the spread over all trials."""
-        self.rewards_heard = [*getattr(self, "rewards_heard", []), reward]
-        self.baseline = reward if len(self.rewards_heard) == 1 else self.baseline + step * (reward - self.baseline)
-        self.spread = max(float(np.std(self.rewards_heard)), 1e-6)
+        self.baseline = self.baseline + step * (reward - self.baseline) if self.heard else reward
+        self.heard = (*self.heard, reward)
+        self.spread = max(float(np.std(self.heard)), 1e-6)
 
     def _get_samples(self, batch_inds: np.ndarray, env: object = None) -> ReplayBufferSamples:
         samples = super()._get_samples(batch_inds, env)

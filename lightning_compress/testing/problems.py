@@ -37,7 +37,7 @@ class Synthetic:
             value = plan.get(choice.layer, choice.knob)
             taken = 1 - value if choice.knob == "channels" else 4.0 ** (2 - value)
             damage += sensitivity * taken**2 if choice.knob == "channels" else sensitivity * taken
-        return Score({"val_acc": exp(-damage)}, {"cost": self.problem.budget.cost(plan)})
+        return Score({"val_acc": exp(-damage), "val_loss": damage}, {"cost": self.problem.budget.cost(plan)})
 
     def key(self, plan: Plan) -> str:
         """Each plan is a network of its own."""

@@ -1,0 +1,42 @@
+"""Give it a LightningModule and a budget; it finds how much to compress each layer, trains the compressed network, and
+hands back a file that is really that small.
+
+The names below load what they need at first use, so that ``import lightning_compress`` (which Hydra does at every start
+of every application, to read ``lightning_compress.conf``) imports neither torch nor lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_compress.callbacks.channel_pruning import ChannelPruning as ChannelPruning
+    from lightning_compress.callbacks.distillation import KnowledgeDistillation as KnowledgeDistillation
+    from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
+    from lightning_compress.deploy.pack import inspect as inspect
+    from lightning_compress.deploy.pack import load as load
+    from lightning_compress.deploy.pack import save as save
+    from lightning_compress.errors import CompressError as CompressError
+    from lightning_compress.mixin import CompressibleMixin as CompressibleMixin
+    from lightning_compress.pipeline import compress as compress
+    from lightning_compress.plan import Plan as Plan
+
+_HOMES = {
+    "ChannelPruning": "callbacks.channel_pruning",
+    "CompressError": "errors",
+    "CompressibleMixin": "mixin",
+    "KnowledgeDistillation": "callbacks.distillation",
+    "Plan": "plan",
+    "QuantizationAwareTraining": "callbacks.quantization",
+    "compress": "pipeline",
+    "inspect": "deploy.pack",
+    "load": "deploy.pack",
+    "save": "deploy.pack",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
