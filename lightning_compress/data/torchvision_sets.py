@@ -38,8 +38,8 @@ class TorchvisionImages(ImageDataModule):
             source = self.make(self.root, part, True)
         except (OSError, RuntimeError) as error:
             raise CompressError(
-                f"data: could not download to {str(self.root)!r} ({error}); put the files there by hand, or use "
-                f"data=npz data.path=FILE"
+                f"data: could not download to {str(self.root)!r} ({' '.join(str(error).split())}); put the files "
+                f"there by hand, unpacked as torchvision does, or use data=npz data.path=FILE"
             ) from error
         images = np.asarray(source.data)
         if images.ndim == 4 and images.shape[1] == 3:  # SVHN keeps channels first
