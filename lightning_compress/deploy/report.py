@@ -35,7 +35,8 @@ th, td { padding: .4rem .6rem .4rem 0; border-bottom: 1px solid var(--rule); tex
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 th:first-child { text-align: left; }
 tbody th { color: var(--text); font-size: 1rem; font-weight: 400; }
-td:last-child { font-weight: 600; padding-right: 0; }
+td:last-child { font-weight: 600; }
+td:last-child, th:last-child { padding-right: 0; }
 .grid-of { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 .panel { background: var(--panel); border: 1px solid var(--rule); border-radius: .5rem; padding: .8rem; margin: 0;
@@ -69,6 +70,7 @@ summary { cursor: pointer; color: var(--soft); }
   tbody th { grid-column: 1 / -1; }
   tbody th, td { border: 0; padding: 0 .4rem 0 0; text-align: left; }
   td { font-size: .88rem; }
+  svg text { font-size: 14px; } svg text.axis { font-size: 14.5px; }
   td::before { content: attr(data-name); display: block; color: var(--soft); font-size: .75rem; font-weight: 400; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }
 }
