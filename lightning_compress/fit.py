@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.errors import CompressError
+from lightning_compress.quiet import quiet
 from lightning_compress.record import load_structure
 
 FINAL = "final.ckpt"
@@ -43,16 +44,18 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     seed_everything(seed, workers=True, verbose=False)
     checkpoints = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
-    trainer = make_trainer(
-        max_epochs=epochs,
-        callbacks=[*callbacks, StopAtNaN(), checkpoints, RichProgressBar(leave=False)],
-        logger=CSVLogger(folder, name="", version="log"),
-        default_root_dir=folder,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
     last = folder / "last.ckpt"
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+    with quiet():
+        trainer = make_trainer(
+            max_epochs=epochs,
+            callbacks=[*callbacks, StopAtNaN(), checkpoints, RichProgressBar()],
+            logger=CSVLogger(folder, name="", version="log"),
+            default_root_dir=folder,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
     if trainer.interrupted:
         raise CompressError(f"interrupted at epoch {trainer.current_epoch}; run the same command again to go on")
     part = folder / "final.part"

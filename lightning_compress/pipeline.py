@@ -21,6 +21,7 @@ from lightning_compress.deploy.pack import load, save
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
+from lightning_compress.quiet import quiet
 from lightning_compress.record import network, record_of
 from lightning_compress.stage import Run, Stage
 
@@ -131,8 +132,9 @@ def _finish(student: LightningModule, run: Run, metric: str, began: float) -> Re
 
 
 def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, metric: str) -> Figures:
-    trainer = run.make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    found = trainer.test(module, datamodule=run.data, verbose=False)[0]
+    with quiet():
+        trainer = run.make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        found = trainer.test(module, datamodule=run.data, verbose=False)[0]
     if metric not in found:
         raise CompressError(f"test_step of {type(module).__name__} logs {sorted(found)}, not {metric!r}; set metric")
     return Figures(
@@ -141,5 +143,7 @@ def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, me
         weight_bits=int(WeightBits()(profile)),
         macs=int(MACs()(profile)),
         parameters=int(Parameters()(profile)),
-        latency_ms=latency(network(module), run.example[:1]).milliseconds,
+        latency_ms=latency(
+            network(load(file, copy.deepcopy(run.dense), dequantize=True)), run.example[:1]
+        ).milliseconds,
     )

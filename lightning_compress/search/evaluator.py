@@ -9,10 +9,7 @@ gets the same score; the test loader is never opened.
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -28,6 +25,7 @@ from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
 from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.plan import Plan
+from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.search.trial import Score
 
@@ -168,19 +166,3 @@ class Evaluator:
             accelerator=self.accelerator, devices=1, logger=False, enable_checkpointing=False, callbacks=callbacks,
             enable_progress_bar=False, enable_model_summary=False, inference_mode=False, barebones=False, **settings,
         )  # fmt: skip
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Lightning's messages, which a search would repeat for every trial."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
