@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -47,6 +48,8 @@ def run(cfg: DictConfig, console: Console) -> Result:
         raise CompressError(
             "say how to compress: +compress=drl_quant (python train.py --help lists the ways), or recipe="
         )
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data: LightningDataModule = instantiate(cfg.data)
     dense = dense_module(cfg, data)
@@ -82,6 +85,8 @@ def with_recipe(cfg: DictConfig) -> DictConfig:
     Raises:
         CompressError: there is no such recipe.
     """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     folder = Path(HydraConfig.get().runtime.cwd) / RECIPES
     file = folder / f"{cfg.recipe}.yaml"
     if not file.is_file():

@@ -26,8 +26,9 @@ def verified(net: nn.Module, groups: list[ChannelGroup], example: Any) -> tuple[
         torch.manual_seed(0)
         probe = _randomised(net)
         wrong: dict[str, str] = {}
-        kept = _bisect(probe, groups, example, wrong)
-        if len(kept) < len(groups) and kept and _difference(probe, kept, example) is not None:
+        plain = [group for group in groups if not _mixed(probe, group, wrong)]
+        kept = _bisect(probe, plain, example, wrong)
+        if len(kept) < len(plain) and kept and _difference(probe, kept, example) is not None:
             kept = _one_by_one(probe, kept, example, wrong)
     return kept, wrong
 
@@ -68,11 +69,19 @@ def _difference(net: nn.Module, groups: list[ChannelGroup], example: Any) -> str
         return f"removing its channels breaks the forward pass ({str(error).splitlines()[0][:120]})"
     if len(expected) == len(found) and all(_equal(a, b) for a, b in zip(expected, found, strict=True)):
         return None
-    modules = dict(net.named_modules())
-    across = {type(modules.get(m.layer)) for g in groups for m in g.members} & {nn.LayerNorm, nn.GroupNorm}
-    if across:
-        return f"{across.pop().__name__} mixes its channels, so that removing some changes the others"
     return "removing its channels is not the same as masking them (a reshape, shuffle or output that depends on them)"
+
+
+def _mixed(net: nn.Module, group: ChannelGroup, wrong: dict[str, str]) -> bool:
+    """Whether a norm over channels reads the group: then removing some changes the others, and no run is needed."""
+    modules = dict(net.named_modules())
+    for member in group.members:
+        if isinstance(modules.get(member.layer), (nn.LayerNorm, nn.GroupNorm)):
+            name = type(modules[member.layer]).__name__
+            reason = f"{name} {member.layer!r} mixes its channels, so that removing some changes the others"
+            wrong.update(dict.fromkeys((m.layer for m in group.producers), reason))
+            return True
+    return False
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -1,0 +1,58 @@
+"""What every channel criterion must do. Sub-class, and give the fixture ``criterion``."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_compress import trace
+from lightning_compress.criteria.criterion import Criterion
+from lightning_compress.graph import ChannelGroup
+from lightning_compress.graph_trace import trace_channels
+from lightning_compress.testing.toys import ToyNet
+
+
+class CriterionContract:
+    """Shape, purity, plain data."""
+
+    @pytest.fixture
+    def criterion(self) -> Criterion:
+        """The criterion under test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def scored(self) -> tuple[ChannelGroup, nn.Module]:
+        """A group that goes through a batch norm, and its network with gradients."""
+        torch.manual_seed(0)
+        net, example = ToyNet(), torch.randn(4, 1, 8, 8)
+        net(example).square().sum().backward()
+        graph = trace_channels(net, trace.measure(net, example), example)
+        return graph.groups["conv1"], net
+
+    def test_one_finite_score_of_zero_or_more_for_each_unit(self, criterion, scored):
+        scores = criterion(*scored)
+        assert scores.shape == (scored[0].units,)
+        assert scores.isfinite().all()
+        assert (scores >= 0).all()
+        assert not scores.requires_grad
+
+    def test_network_and_random_numbers_stay_as_they_were(self, criterion, scored):
+        group, net = scored
+        before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+        criterion(group, net)
+        assert torch.equal(state, torch.get_rng_state())
+        assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+    def test_the_same_scores_again(self, criterion, scored):
+        assert torch.equal(criterion(*scored), criterion(*scored))
+
+    def test_frozen_picklable_and_equal_when_made_again(self, criterion):
+        assert pickle.loads(pickle.dumps(criterion)) == criterion
+        for field in fields(criterion):
+            with pytest.raises(FrozenInstanceError):
+                setattr(criterion, field.name, None)

@@ -1,0 +1,186 @@
+"""Whole-program tests: ``train.py`` as a user runs it, on real data, in its own process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_compress as lc
+from lightning_compress.models.resnet_cifar import resnet8
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["epochs=6", "compress.stages.quantize.trials=8", "compress.stages.quantize.epochs=3"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(*overrides: str, cache: Path, folder: Path) -> list[str]:
+    return [sys.executable, "train.py", *overrides, f"cache_dir={cache}", f"run_dir={folder}"]
+
+
+def run(*overrides: str, cache: Path, folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    line = command(*overrides, cache=cache, folder=folder)
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory) -> Path:
+    """A short search for bits, run once."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    done = run("+compress=drl_quant", *SHORT, cache=cache, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_main_job_meets_its_budget_with_a_file_that_loads(finished):
+    result = json.loads((finished / "result.json").read_text())
+    packed = finished / "model.safetensors"
+    assert result["compressed"]["bytes"] == packed.stat().st_size
+    assert packed.stat().st_size <= 0.12 * 1.02 * result["dense"]["bytes"]
+    assert result["compressed"]["accuracy"] > 0.9
+    net = lc.load(packed, resnet8(in_channels=1))
+    assert not net.training
+    assert lc.inspect(packed).plan == lc.Plan.load(finished / "plan.yaml")
+    assert "<svg" in (finished / "report.html").read_text()
+
+
+def test_the_same_command_again_only_reads_what_is_there(finished, cache):
+    before = (finished / "quantize" / "final.ckpt").stat().st_mtime_ns
+    again = run("+compress=drl_quant", *SHORT, cache=cache, folder=finished)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (finished / "quantize" / "final.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_killed_search_goes_on_and_ends_with_the_same_plan(finished, cache, tmp_path):
+    folder = tmp_path / "killed"
+    journal = folder / "quantize" / "trials.sqlite"
+    line = command("+compress=drl_quant", *SHORT, cache=cache, folder=folder)
+    process = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    while process.poll() is None and trials(journal) < 3:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = rows(journal)
+    assert 3 <= len(killed_at) < 8
+    again = run("+compress=drl_quant", *SHORT, cache=cache, folder=folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert rows(journal)[: len(killed_at)] == killed_at  # seconds included: nothing was evaluated again
+    assert (folder / "plan.yaml").read_text() == (finished / "plan.yaml").read_text()
+
+
+def trials(journal: Path) -> int:
+    try:
+        return len(rows(journal))
+    except sqlite3.OperationalError:  # not made yet
+        return 0
+
+
+def rows(journal: Path) -> list[tuple]:
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as db:
+        return db.execute("SELECT number, indices, score, seconds FROM trials ORDER BY number").fetchall()
+
+
+@pytest.mark.parametrize("way", ["drl_prune", "drl_two_stage", "prune", "quant", "distill"])
+def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
+    shorter = {
+        "drl_prune": ["prune"], "drl_two_stage": ["prune", "quantize"], "prune": ["prune"], "quant": ["quantize"],
+        "distill": ["distill"],
+    }[way]  # fmt: skip
+    short = [f"compress.stages.{stage}.epochs=2" for stage in shorter]
+    short += [f"compress.stages.{stage}.trials=4" for stage in shorter if way.startswith("drl")]
+    done = run(f"+compress={way}", "epochs=6", *short, cache=cache, folder=tmp_path / way)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / way / "result.json").read_text())
+    if "prune" in shorter and way.startswith("drl"):
+        assert result["compressed"]["macs"] <= 0.5 * result["dense"]["macs"]
+    if "quantize" in shorter:
+        assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
+
+
+def test_a_plan_file_takes_the_place_of_the_search(finished, cache, tmp_path):
+    plan = finished / "plan.yaml"
+    done = run("+compress=quant", f"plan={plan}", "epochs=6", "compress.stages.quantize.epochs=1", cache=cache,
+               folder=tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lc.Plan.load(tmp_path / "run" / "plan.yaml") == lc.Plan.load(plan)
+
+
+def test_multirun_leaves_one_summary_table(cache, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    short = ["epochs=6", "compress.stages.quantize.epochs=1", f"cache_dir={cache}", f"+sweep_dir={tmp_path}"]
+    bits = "compress.stages.quantize.uniform.weight_bits=3,6"
+    line = [sys.executable, "train.py", "-m", "+compress=quant", bits, *short]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "summary.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["status"] for row in table] == ["completed", "completed"]
+    assert int(table[0]["bytes"]) < int(table[1]["bytes"])
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["+compress=drl_quant", "compress.stages.quantize.budget=0.01"], "smallest feasible one is"),
+    (["+compress=quant", "plan=nowhere.yaml"], "there is no file 'nowhere.yaml'"),
+    (["recipe=nowhere"], "recipe: there is no"),
+    ([], "+compress=drl_quant"),
+    (["+compress=quant", "data=npz", "data.path=nowhere.npz"], "there is no file 'nowhere.npz'"),
+])  # fmt: skip
+def test_bad_input_ends_with_one_sentence_and_a_status(overrides, message, cache, tmp_path):
+    done = run(*overrides, "epochs=6", cache=cache, folder=tmp_path / "run")
+    assert done.returncode == 1
+    assert message in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_folder_in_use_is_refused(finished, cache):
+    from filelock import FileLock
+
+    with FileLock(finished / ".lock"):
+        done = run("+compress=drl_quant", *SHORT, cache=cache, folder=finished)
+    assert done.returncode == 1
+    assert "another process is working in" in done.stdout
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(cache, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run("+compress=quant", "epochs=6", cache=cache, folder=tmp_path / "file" / "run")
+    assert done.returncode != 0
+    assert "file" in done.stdout + done.stderr
+
+
+def test_help_lists_the_ways():
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for way in ("drl_quant", "drl_prune", "drl_two_stage", "quant", "prune", "distill"):
+        assert f"+compress={way}" in done.stdout
+
+
+def test_another_hydra_application_gets_our_options(tmp_path):
+    """From the search-path plugin alone: the application imports nothing of ours."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("lr: 1\n")
+    (tmp_path / "app.py").write_text(
+        "import hydra\n"
+        "@hydra.main(version_base='1.3', config_path='conf', config_name='config')\n"
+        "def main(cfg):\n"
+        "    print(cfg.compress.stages.quantize.callbacks.quantization._target_)\n"
+        "main()\n"
+    )
+    line = [sys.executable, "app.py", "+compress=drl_quant"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "lightning_compress.callbacks.quantization.QuantizationAwareTraining"

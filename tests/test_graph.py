@@ -1,0 +1,161 @@
+"""Removing channels for real equals masking them, on the networks that people have."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_compress import trace
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.errors import CompressError
+from lightning_compress.graph import OUT, ChannelGraph
+from lightning_compress.graph_trace import trace_channels
+from lightning_compress.plan import Plan
+
+NETWORKS = {  # name -> arguments; 64 pixels where the network takes them
+    "resnet18": {}, "resnet50": {}, "vgg16_bn": {}, "mobilenet_v2": {}, "densenet121": {}, "efficientnet_b0": {},
+    "convnext_tiny": {}, "regnet_y_400mf": {}, "shufflenet_v2_x0_5": {},
+    "googlenet": {"aux_logits": False, "init_weights": False}, "alexnet": {}, "squeezenet1_1": {},
+}  # fmt: skip
+
+
+def random_statistics(net: nn.Module) -> nn.Module:
+    """Batch norms as after training: with fresh ones (mean 0, shift 0) many mistakes do not show."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return net.eval()
+
+
+def mask_by_hooks(net: nn.Module, graph: ChannelGraph, keep: dict[str, torch.Tensor]) -> nn.Module:
+    """Zero the removed channels of every producer's output in the forward pass; norms too, since they shift zeros."""
+    net = copy.deepcopy(net)
+    lost: dict[str, torch.Tensor] = {}
+    for name, kept in keep.items():
+        group = graph.groups[name]
+        dropped = torch.ones(group.units, dtype=torch.bool)
+        dropped[kept] = False
+        for member in group.members:
+            if member.side == OUT:
+                found = member.index[dropped].flatten()
+                lost[member.layer] = torch.cat([lost[member.layer], found]) if member.layer in lost else found
+    for layer, channels in lost.items():
+
+        def zero(module, _args, output, channels=channels):
+            dim = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+            return output.index_fill(dim, channels, 0)
+
+        net.get_submodule(layer).register_forward_hook(zero)
+    return net
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_removing_equals_masking_and_prediction(name):
+    torch.manual_seed(0)
+    net = random_statistics(getattr(torchvision.models, name)(num_classes=10, **NETWORKS[name]))
+    example = torch.randn(2, 3, 64, 64)
+    dense = trace.measure(net, example)
+    callback = ChannelPruning()
+    ratios = {c.layer: {"channels": float(0.1 + 0.9 * torch.rand(()))} for c in callback.choices(net, dense, example)}
+    plan = callback.realise(Plan(ratios), net, dense, example)
+    graph = trace_channels(net, dense, example)
+    thin = copy.deepcopy(net)
+    callback.with_plan(plan).apply(thin, example)
+    measured = trace.measure(thin, example)
+    assert callback.predict(plan, dense) == measured
+    assert measured.macs < dense.macs
+    assert min(min(layer.in_channels, layer.out_channels) for layer in measured) >= 1
+    with torch.no_grad():
+        keep = {n: kept_units(graph, net, n, r["channels"], callback) for n, r in plan.layers.items()}
+        expected, found = mask_by_hooks(net, graph, keep)(example), thin(example)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    explained = graph.kept_whole.keys() | {m.layer for g in graph.groups.values() for m in g.producers}
+    assert {layer.name for layer in dense.weighted} <= explained
+
+
+def kept_units(graph, net, name, ratio, callback) -> torch.Tensor:
+    scores = callback.criterion(graph.groups[name], net)
+    best = sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
+    return torch.tensor(sorted(best[: round(ratio * len(scores))]))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(x + self.b(x.relu()))
+
+
+class Concat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x):
+        return self.c(torch.cat([self.a(x), self.b(x)], 1).relu())
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 24, 3, groups=4), nn.Conv2d(24, 2, 1)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+class Flatten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(3, 5, 1), nn.Linear(5 * 16, 3)
+
+    def forward(self, x):
+        return self.fc(self.a(x).relu().flatten(1))
+
+
+class HardView(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.fc(self.b(self.a(x).relu()).relu().view(-1, 64))
+
+
+@pytest.mark.parametrize(("net", "groups"), [
+    (Residual(), {"a": 8}), (Concat(), {"a": 6, "b": 4}), (Grouped(), {"a": 4}), (Flatten(), {"a": 5}),
+])  # fmt: skip
+def test_groups_and_units_of_each_coupling(net, groups):
+    example = torch.randn(2, 3, 4, 4)
+    graph = trace_channels(net, trace.measure(net, example), example)
+    assert {name: group.units for name, group in graph.groups.items()} == groups
+
+
+def test_a_view_with_a_fixed_size_keeps_its_layer_whole_and_says_why():
+    net, example = HardView(), torch.randn(2, 3, 4, 4)
+    graph = trace_channels(net, trace.measure(net, example), example)
+    assert set(graph.groups) == {"a"}
+    assert "b" in graph.kept_whole
+    plan = Plan({"b": {"channels": 0.5}})
+    with pytest.raises(CompressError, match="layer 'b' cannot be pruned"):
+        ChannelPruning(plan).apply(net, example)
+
+
+def test_tracing_leaves_the_network_as_it_was():
+    net, example = Residual().train(), torch.randn(2, 3, 4, 4)
+    net.a.weight.requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    trace_channels(net, trace.measure(net, example), example)
+    assert net.training
+    assert not net.a.weight.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
