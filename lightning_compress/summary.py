@@ -82,12 +82,12 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
         for entry in read(folder / "trials.sqlite")
     )
     limit = json.loads(settings.read_text())["limit"]
-    return Search(name, f"{key} ({cost.unit})", _last(stage["objective"]), limit, points)
+    return Search(name, f"{key} ({cost.unit})", f"reward: {_last(stage['objective'])}", limit, points)
 
 
 def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     budgets = [
-        f"{name}: at most {stage['budget']:.4g} of the dense network's {_last(stage['cost'])}"
+        f"{name}: at most {100 * stage['budget']:.4g} % of the dense network's {_last(stage['cost'])}"
         for name, stage in config["compress"]["stages"].items()
         if stage.get("cost") and stage.get("budget") and stage.get("searcher") and config.get("plan") is None
     ]
@@ -95,7 +95,7 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
         "budget": "; ".join(budgets) or "none: nothing was searched",
         "seed": str(config["seed"]),
         "command": shlex.join(["python", *sys.argv]),
-        "seconds": f"{result.seconds:.1f} (of the last run of the command)",
+        "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}",
     }

@@ -1,0 +1,80 @@
+"""The report says what the run's folder holds: figures, budget, and every trial of the journal."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from lightning_compress.pipeline import Figures, Result
+from lightning_compress.plan import Plan
+from lightning_compress.search.journal import Entry, Journal
+from lightning_compress.search.trial import Score
+from lightning_compress.summary import search_of, write_summary
+
+STAGE = {
+    "objective": {
+        "_target_": "lightning_compress.search.objective.AccuracyLogCost", "metric": "val_acc", "cost": "packed_bytes"
+    },
+    "cost": {"_target_": "lightning_compress.cost.PackedBytes"},
+    "budget": 0.125,
+    "searcher": {"_target_": "lightning_compress.search.random.Random"},
+}  # fmt: skip
+CONFIG = {
+    "compress": {"stages": {"quantize": STAGE}},
+    "model": {"net": {"_target_": "lightning_compress.models.resnet_cifar.resnet8"}},
+    "data": {
+        "_target_": "lightning_compress.data.torchvision_sets.TorchvisionImages",
+        "make": {"_target_": "lightning_compress.data.torchvision_sets.cifar10"},
+    },
+    "seed": 3,
+    "plan": None,
+}
+
+
+@pytest.fixture
+def result(tmp_path) -> Result:
+    folder = tmp_path / "quantize"
+    folder.mkdir()
+    with Journal(folder / "trials.sqlite", {}) as journal:
+        journal.append(Entry(0, (0,), "a", Score({"val_acc": 1.0}, {"packed_bytes": 900.0, "macs": 5.0}), None, 1.0))
+        journal.append(Entry(1, (1,), "b", None, "the loss is not finite", 1.0))
+        journal.append(Entry(2, (2,), "c", Score({"val_acc": 0.5}, {"packed_bytes": 800.0, "macs": 5.0}), None, 1.0))
+    (folder / "search.json").write_text(json.dumps({"limit": 1000.0}))
+    dense, compressed = Figures(0.99, 8000, 64000, 500, 2000, 0.3), Figures(0.98, 1000, 8000, 500, 2000, 0.3)
+    return Result(dense, compressed, Plan({"fc": {"weight_bits": 4}}), 12.3, tmp_path)
+
+
+def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(result):
+    search = search_of("quantize", result.folder / "quantize", STAGE)
+    assert [(p.number, p.cost) for p in search.points] == [(0, 900.0), (1, None), (2, 800.0)]
+    assert search.points[0].reward == 0
+    assert search.points[2].reward == pytest.approx(-0.5 * 6.684611727667927)  # ln 800
+    assert search.points[1].failure == "the loss is not finite"
+    assert search.limit == 1000.0
+    assert search.cost == "packed_bytes (bytes)"
+
+
+def test_a_stage_that_did_not_search_has_no_trials(result):
+    assert search_of("prune", result.folder / "prune", STAGE) is None
+
+
+def test_the_page_and_the_terminal_say_the_same(result):
+    out = io.StringIO()
+    write_summary(result, CONFIG, Console(file=out, width=200))
+    page = (result.folder / "report.html").read_text()
+    for text in ("98.00 %", "-1.00 points", "1,000 bytes", "8.00x less"):
+        assert text in page
+        assert text in out.getvalue()
+    for text in ("resnet8 on cifar10: quantize", "at most 12.5 %", "3 trials, 1 failed", "the loss is not finite"):
+        assert text in page
+    assert "model.safetensors" in out.getvalue()
+
+
+def test_a_budget_that_was_not_used_is_not_claimed(result):
+    write_summary(result, {**CONFIG, "plan": "plan.yaml"}, Console(file=io.StringIO()))
+    page = (result.folder / "report.html").read_text()
+    assert "at most" not in page
+    assert "nothing was searched" in page
