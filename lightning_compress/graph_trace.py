@@ -94,7 +94,7 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: dict[str,
 def _dependencies(net: nn.Module, example: Any) -> torch_pruning.DependencyGraph:
     if not any(isinstance(m, trace.CONV + trace.LINEAR) for m in net.modules()):
         raise CompressError("it has no conv or linear layer")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         warnings.simplefilter("ignore")  # about layers that it does not know; what is not in a group is reported by us
         return torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
 

@@ -1,0 +1,264 @@
+"""The packed file: what comes back is what was saved, and anything else is refused with a sentence."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+import lightning_compress as lc
+from lightning_compress import trace
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.deploy import container
+from lightning_compress.errors import CompressError, PackedFileError
+from lightning_compress.layout import packed_bytes
+from lightning_compress.models.resnet_cifar import resnet8
+from lightning_compress.models.vgg_cifar import vgg16_bn
+from lightning_compress.plan import Plan
+from lightning_compress.quantizers.lsq import LSQ
+from lightning_compress.quantizers.lsq_activation import LSQActivation
+from lightning_compress.quantizers.min_max import MinMax
+from lightning_compress.quantizers.min_max_activation import MinMaxActivation
+from lightning_compress.record import record_of
+from lightning_compress.testing.toys import PlainModule, ToyNet
+
+NETS = {
+    "toy": (ToyNet, (4, 1, 8, 8)),
+    "resnet8": (partial(resnet8, in_channels=1), (4, 1, 8, 8)),
+    "vgg16": (vgg16_bn, (2, 3, 32, 32)),
+    "mobilenet": (partial(torchvision.models.mobilenet_v2, num_classes=10), (2, 3, 64, 64)),
+    "convnext": (partial(torchvision.models.convnext_tiny, num_classes=10), (2, 3, 64, 64)),
+}
+QUANTIZERS = {"lsq": (LSQ, LSQActivation), "min_max": (MinMax, MinMaxActivation)}
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """Statistics and scales as after training, some of them negative."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.normal_(module.weight, 1, 0.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return net.eval()
+
+
+def compressed(name: str, weight_bits, act_bits, quantizers="lsq", per_channel=True):
+    torch.manual_seed(0)
+    make, shape = NETS[name]
+    net, example = trained(make()), torch.randn(shape)
+    rng = random.Random(0)
+    names = [layer.name for layer in trace.measure(net, example).weighted]
+    plan = Plan({n: {"weight_bits": rng.choice(weight_bits), "act_bits": rng.choice(act_bits)} for n in names})
+    QuantizationAwareTraining(plan, *QUANTIZERS[quantizers], per_channel=per_channel).apply(net, example)
+    with torch.no_grad():
+        net(example)
+    return net, make, example
+
+
+def saved(net, tmp_path, example=None):
+    return lc.save(net, tmp_path / "net.safetensors", example)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("weight_bits", [[1, 2, 3, 4, 5, 6, 7, 8, 32], [32]], ids=["mixed", "fp32"])
+@torch.no_grad()
+def test_outputs_come_back_to_float_tolerance(name, weight_bits, tmp_path):
+    net, make, example = compressed(name, weight_bits, [32])
+    file = saved(net, tmp_path, example)
+    expected = net(example)
+    for dequantize in (False, True):
+        found = lc.load(file, make(), dequantize)(example)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("quantizers", QUANTIZERS)
+@pytest.mark.parametrize("per_channel", [True, False])
+@torch.no_grad()
+def test_quantised_inputs_come_back(quantizers, per_channel, tmp_path):
+    net, make, example = compressed("resnet8", [2, 3, 4, 8], [2, 4, 8, 32], quantizers, per_channel)
+    found = lc.load(saved(net, tmp_path), make())(example)
+    torch.testing.assert_close(found, net(example), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@torch.no_grad()
+def test_every_width_keeps_its_codes(bits, tmp_path):
+    net, make, _ = compressed("toy", [bits], [32])
+    loaded = lc.load(saved(net, tmp_path), make())
+    for name in ("conv1", "conv2", "fc"):
+        before, after = (n.get_submodule(name).parametrizations["weight"][0] for n in (net, loaded))
+        codes, _ = before.codes(net.get_submodule(name).parametrizations["weight"].original)
+        again, _ = after.codes(loaded.get_submodule(name).parametrizations["weight"].original)
+        assert torch.equal(codes, again)
+
+
+@torch.no_grad()
+def test_a_loaded_network_saves_to_an_equal_one(tmp_path):
+    net, make, example = compressed("resnet8", [2, 4, 8, 32], [4, 32])
+    first = lc.load(saved(net, tmp_path), make())
+    second = lc.load(lc.save(first, tmp_path / "again.safetensors"), make())
+    assert torch.equal(first(example), second(example))
+
+
+@torch.no_grad()
+def test_a_pruned_and_quantised_network_comes_back(tmp_path):
+    torch.manual_seed(0)
+    net, example = trained(ToyNet()), torch.randn(4, 1, 8, 8)
+    ChannelPruning({"conv1": {"channels": 0.5}, "stem.0": {"channels": 0.25}}).apply(net, example)
+    QuantizationAwareTraining({n: {"weight_bits": 4, "act_bits": 8} for n in ("conv1", "conv2", "fc")}).apply(
+        net, example
+    )
+    net(example)
+    loaded = lc.load(saved(net, tmp_path), ToyNet())
+    torch.testing.assert_close(loaded(example), net(example), rtol=1e-4, atol=1e-4)
+    assert record_of(loaded).plan == record_of(net).plan
+    assert lc.inspect(tmp_path / "net.safetensors").plan == record_of(net).plan
+
+
+def test_dequantised_is_a_plain_network(tmp_path):
+    net, make, _ = compressed("resnet8", [4], [8])
+    plain = lc.load(saved(net, tmp_path), make(), dequantize=True)
+    assert not any(m._forward_pre_hooks for m in plain.modules())
+    assert not any("parametrizations" in key for key in plain.state_dict())
+    assert isinstance(plain.bn1, nn.Identity)
+
+
+def test_saving_changes_nothing(tmp_path):
+    net, _, example = compressed("resnet8", [4], [8])
+    before, keys = net(example), list(net.state_dict())
+    saved(net, tmp_path)
+    assert torch.equal(net(example), before)
+    assert list(net.state_dict()) == keys
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("weight_bits", [[32], [1], [4], [2, 3, 5, 8, 32]], ids=str)
+@pytest.mark.parametrize("act_bits", [[32], [8]], ids=str)
+def test_predicted_bytes_bound_the_file_within_two_percent(name, weight_bits, act_bits, tmp_path):
+    net, _, example = compressed(name, weight_bits, act_bits)
+    size = os.path.getsize(saved(net, tmp_path, example))
+    predicted = packed_bytes(record_of(net).profile)
+    slack = 0.02 * size if size > 10_000 else 250  # a file of a few kB is mostly its header
+    assert size <= predicted <= size + slack
+
+
+def test_a_lightning_module_and_its_bare_network_share_a_file(tmp_path):
+    module = PlainModule()
+    module.example_input_array = torch.zeros(2, 1, 8, 8)
+    file = saved(module, tmp_path)
+    bare, other = lc.load(file, ToyNet()), lc.load(file, PlainModule())
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(bare(x), other(x))
+
+
+def test_a_network_of_unknown_shapes_asks_for_an_example(tmp_path):
+    with pytest.raises(CompressError, match="pass example_input="):
+        saved(ToyNet(), tmp_path)
+
+
+def test_an_input_quantiser_without_data_is_named(tmp_path):
+    net = ToyNet()
+    QuantizationAwareTraining({"conv1": {"act_bits": 4}}).apply(net, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(CompressError, match="layer 'conv1' has seen no batch"):
+        saved(net, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    net, _, _ = compressed("toy", [2, 4], [4])
+    return saved(net, tmp_path_factory.mktemp("small"))
+
+
+def test_another_network_is_named_by_its_layer(small):
+    with pytest.raises(PackedFileError, match=r"made for another network: it has a layer 'stem\.0'"):
+        lc.load(small, nn.Sequential(nn.Conv2d(1, 8, 3)))
+    with pytest.raises(PackedFileError, match=r"made for another network: layer 'stem\.0' is conv 1->8"):
+        lc.load(small, ToyNet(4))
+
+
+def test_a_compressed_network_is_not_a_target(small):
+    net = lc.load(small, ToyNet())
+    with pytest.raises(PackedFileError, match="pass a fresh one"):
+        lc.load(small, net)
+
+
+def test_foreign_missing_and_newer_files_are_told_apart(tmp_path, small):
+    with pytest.raises(PackedFileError, match="there is no file"):
+        lc.load(tmp_path / "none", ToyNet())
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(PackedFileError, match="not a whole safetensors file"):
+        lc.load(tmp_path / "text", ToyNet())
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(PackedFileError, match=r"not written by lightning_compress\.save"):
+        lc.load(tmp_path / "foreign", ToyNet())
+    tensors, contents = container.read(small)
+    original, container.FORMAT = container.FORMAT, "2"
+    container.write(tmp_path / "newer", tensors, contents)
+    container.FORMAT = original
+    with pytest.raises(PackedFileError, match="has format 2, and this version reads 1; update"):
+        lc.load(tmp_path / "newer", ToyNet())
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_flipped_bit_goes_unseen(data, small):
+    content = bytearray(small.read_bytes())
+    at = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[at // 8] ^= 1 << (at % 8)
+    broken = small.with_name("broken.safetensors")
+    broken.write_bytes(content)
+    try:
+        tensors, contents = container.read(broken)
+    except PackedFileError:
+        return
+    expected, described = container.read(small)  # a flip in what no reader uses
+    assert contents == described
+    assert all(torch.equal(tensors[k], v) for k, v in expected.items())
+
+
+@settings(max_examples=50, deadline=None)
+@given(share=st.floats(0, 0.999))
+def test_a_truncated_file_is_refused(share, small):
+    content = small.read_bytes()
+    short = small.with_name("short.safetensors")
+    short.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(PackedFileError, match="truncated"):
+        lc.load(short, ToyNet())
+
+
+def test_what_cannot_be_written_leaves_the_old_file(small, monkeypatch, tmp_path):
+    target = tmp_path / "net.safetensors"
+    target.write_bytes(b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(container.os, "fsync", full)
+    with pytest.raises(PackedFileError, match="No space left on device; nothing was changed"):
+        lc.save(lc.load(small, ToyNet()), target)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    monkeypatch.undo()
+    with pytest.raises(PackedFileError, match="cannot write"):
+        lc.save(lc.load(small, ToyNet()), tmp_path / "missing" / "net.safetensors")
+
+
+def test_a_file_names_no_code_to_run(small, tmp_path):
+    tensors, contents = container.read(small)
+    evil = copy.deepcopy(contents)
+    name = next(iter(evil["inputs"]))
+    evil["inputs"][name] = {"class": "os.system", "command": "true"}
+    container.write(tmp_path / "evil", tensors, evil)
+    with pytest.raises(CompressError, match=r"transform 'os\.system', which is not known"):
+        lc.load(tmp_path / "evil", ToyNet())
