@@ -1,0 +1,80 @@
+"""What every searcher must do. Sub-class, and give the fixture ``make``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.searcher import Searcher
+from lightning_compress.testing import problems
+from lightning_compress.testing.problems import Synthetic
+
+Make = Callable[[Problem, int], Searcher]
+
+
+def told(searcher: Searcher, problem: Synthetic, trials: int) -> list[tuple[int, ...]]:
+    """Run some trials; the points that were proposed."""
+    points = []
+    for _ in range(trials):
+        trial = searcher.ask()
+        searcher.tell(trial, problem(trial.plan))
+        points.append(trial.indices)
+    return points
+
+
+class SearcherContract:
+    """Feasible, deterministic, replayable, and quiet about the global random numbers."""
+
+    @pytest.fixture
+    def make(self) -> Make:
+        """``(problem, seed) -> searcher``."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
+    def test_every_proposal_is_on_the_grid_and_meets_the_budget(self, make, surface):
+        problem = surface(layers=6)
+        searcher = make(problem.problem, 0)
+        for _ in range(30):
+            trial = searcher.ask()
+            assert problem.problem.space.indices(trial.plan) == trial.indices
+            assert problem.problem.budget.meets(trial.plan)
+            searcher.tell(trial, problem(trial.plan))
+
+    def test_the_same_seed_proposes_the_same_and_replay_goes_on_the_same(self, make):
+        problem = problems.bits(layers=5)
+        whole = told(make(problem.problem, 3), problem, 45)
+        again = make(problem.problem, 3)
+        assert told(again, problem, 30) == whole[:30]
+        np.random.rand()
+        torch.rand(1)
+        assert told(again, problem, 15) == whole[30:]
+
+    def test_open_and_failed_trials_in_any_order(self, make):
+        problem = problems.channels(layers=4)
+        searcher = make(problem.problem, 0)
+        trials = [searcher.ask() for _ in range(25)]
+        for trial in reversed(trials):
+            searcher.tell(trial, None if trial.number % 3 == 0 else problem(trial.plan))
+        assert problem.problem.budget.meets(searcher.ask().plan)
+
+    @pytest.mark.parametrize("layers", [0, 1])
+    def test_nothing_and_one_thing_to_choose(self, make, layers):
+        problem = problems.bits(layers=layers)
+        assert all(len(point) == layers for point in told(make(problem.problem, 0), problem, 25))
+
+    def test_global_random_numbers_stay_as_they_were(self, make):
+        problem = problems.bits(layers=3)
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        expected = random.random(), np.random.rand(), float(torch.rand(()))
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        told(make(problem.problem, 0), problem, 25)
+        assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected

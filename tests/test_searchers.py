@@ -1,0 +1,104 @@
+"""The searchers' contract, collected from conf/, and what each of ours promises beyond it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import lightning_compress.conf
+from lightning_compress.search.ddpg import DDPG, BaselineReplay, truncated_normal
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.random import Random
+from lightning_compress.search.uniform import Uniform
+from lightning_compress.testing import problems
+from lightning_compress.testing.searchers import SearcherContract, told
+
+FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "searcher").glob("*.yaml"))
+OBJECTIVE = AccuracyUnderBudget()
+
+
+class TestContract(SearcherContract):
+    @pytest.fixture(params=FILES, ids=lambda file: file.stem)
+    def make(self, request):
+        made = instantiate(OmegaConf.load(request.param))
+        return lambda problem, seed: made(problem=problem, seed=seed, objective=OBJECTIVE)
+
+
+def best(searcher, problem, trials: int) -> float:
+    plans = [problem.problem.space.plan(point) for point in told(searcher, problem, trials)]
+    return max(problem(plan).metrics["val_acc"] for plan in plans)
+
+
+@pytest.mark.parametrize("surface", [problems.channels, problems.bits])
+def test_ddpg_beats_random_and_uniform_at_equal_evaluations(surface):
+    found = {DDPG: [], Random: [], Uniform: []}
+    for seed in range(5):
+        problem = surface(layers=14, seed=seed)
+        for cls, scores in found.items():
+            scores.append(best(cls(problem.problem, seed, OBJECTIVE), problem, 100))
+    assert mean(found[DDPG]) > mean(found[Random])
+    assert mean(found[DDPG]) > mean(found[Uniform])
+
+
+def test_ddpg_starts_at_the_uniform_policy():
+    problem = problems.bits(layers=6)
+    first = DDPG(problem.problem, 0, OBJECTIVE).ask()
+    assert first.plan == Uniform(problem.problem, 0, OBJECTIVE).ask().plan
+
+
+def test_ddpg_stores_the_projected_action():
+    problem = problems.bits(layers=6, budget=0.3)  # tight: the wall must act
+    searcher = DDPG(problem.problem, 0, OBJECTIVE, warmup=30)
+    for number in range(10):
+        trial = searcher.ask()
+        actions = searcher._open[number][1]
+        units = [searcher._unit(float(a)) for a in actions]
+        assert tuple(c.index(u) for c, u in zip(problem.problem.space.choices, units, strict=True)) == trial.indices
+        searcher.tell(trial, problem(trial.plan))
+        stored = (searcher.agent.replay_buffer.actions[6 * number : 6 * number + 6, 0, 0] + 1) / 2
+        np.testing.assert_allclose(stored, actions, atol=1e-6)
+
+
+def test_every_step_gets_the_final_reward_less_the_moving_average():
+    problem = problems.bits(layers=4)
+    searcher = DDPG(problem.problem, 0, OBJECTIVE, warmup=30, baseline=0.5)
+    rewards, average = [], None
+    for _ in range(4):
+        trial = searcher.ask()
+        searcher.tell(trial, problem(trial.plan))
+        rewards.append(OBJECTIVE(problem(trial.plan)))
+        average = rewards[-1] if average is None else 0.5 * average + 0.5 * rewards[-1]
+    replay: BaselineReplay = searcher.agent.replay_buffer
+    samples = replay._get_samples(np.arange(16))
+    expected = (np.repeat(rewards, 4) - average) / np.std(rewards)
+    np.testing.assert_allclose(samples.rewards[:, 0].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_exploration_decays_after_the_warm_up():
+    searcher = DDPG(problems.bits(layers=2).problem, 0, OBJECTIVE, warmup=10, sigma=0.5, decay=0.9)
+    assert searcher.width(10) == 0.5
+    assert searcher.width(12) == pytest.approx(0.5 * 0.81)
+
+
+def test_truncated_normal_against_rejection_sampling():
+    torch.manual_seed(0)
+    mean_, width = torch.tensor(0.9), 0.3
+    ours = torch.tensor([truncated_normal(mean_, width) for _ in range(4000)])
+    drawn = mean_ + width * torch.randn(20000)
+    reference = drawn[(drawn >= 0) & (drawn <= 1)]
+    assert ours.min() >= 0
+    assert ours.max() <= 1
+    assert abs(ours.mean() - reference.mean()) < 0.01
+    assert abs(ours.std() - reference.std()) < 0.01
+
+
+def test_uniform_is_the_largest_level_that_fits():
+    problem = problems.bits(layers=6, budget=0.5)
+    plan = Uniform(problem.problem, 0, OBJECTIVE).ask().plan
+    assert set(plan.knob("weight_bits").values()) == {4}
