@@ -1,0 +1,46 @@
+"""What every cost must do. Sub-class, and give the fixture ``cost``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lightning_compress.cost import Cost
+from lightning_compress.profile import LayerProfile, Profile
+
+CONV = LayerProfile("conv", "conv", 3, 8, kernel=(3, 3), positions=64)
+NORM = LayerProfile("bn", "norm", 8, 8, extras=2, buffers=2, follows="conv")
+LINEAR = LayerProfile("fc", "linear", 8, 10, extras=1)
+
+
+class CostContract:
+    """Additive, and never rising when a layer gets smaller."""
+
+    @pytest.fixture
+    def cost(self) -> Cost:
+        """The cost under test."""
+        raise NotImplementedError
+
+    def test_additive_over_layers(self, cost):
+        parts = [cost(profile(CONV, NORM)), cost(profile(LINEAR))]
+        assert cost(profile(CONV, NORM, LINEAR)) == sum(parts) - cost(Profile({}))
+
+    @pytest.mark.parametrize("change", [
+        {"out_channels": 4}, {"in_channels": 2}, {"kernel": (1, 1)}, {"weight_bits": 4, "weight_scales": 8},
+    ], ids=str)  # fmt: skip
+    def test_never_rises_when_a_layer_shrinks(self, cost, change):
+        assert cost(profile(replace(CONV, **change), LINEAR)) <= cost(profile(CONV, LINEAR))
+
+    def test_fewer_bits_never_cost_more(self, cost):
+        found = [cost(profile(replace(CONV, weight_bits=b, weight_scales=8))) for b in range(1, 9)]
+        assert found == sorted(found)
+
+    def test_the_same_again(self, cost):
+        assert cost(profile(CONV, NORM, LINEAR)) == cost(profile(CONV, NORM, LINEAR))
+        assert cost.unit
+
+
+def profile(*layers: LayerProfile) -> Profile:
+    """A profile of some layers."""
+    return Profile({layer.name: layer for layer in layers})

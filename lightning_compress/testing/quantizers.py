@@ -1,0 +1,146 @@
+"""What every quantiser must do. Sub-class, and give the fixture ``make``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_compress.errors import CompressError
+from lightning_compress.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantizers.quantizer import Quantizer
+from lightning_compress.quantizers.weight import WeightQuantizer
+from lightning_compress.surgery import Transform
+
+Make = Callable[..., Quantizer]
+
+
+def ready(make: Make, bits: int, x: Tensor) -> Quantizer:
+    """A quantiser set for ``x``, per channel where it quantises weights."""
+    cls = getattr(make, "func", make)
+    per_channel = issubclass(cls, WeightQuantizer)
+    quantizer = make(bits, (x.shape[0], *[1] * (x.dim() - 1)) if per_channel else ())
+    quantizer.initialise(x) if per_channel else quantizer(x)
+    return quantizer
+
+
+class QuantizerContract:
+    """Levels, rounding, gradients, state."""
+
+    @pytest.fixture
+    def make(self) -> Make:
+        """``(bits, shape) -> quantiser``."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def x(self) -> Tensor:
+        """A weight, or an activation with both signs."""
+        return torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    @pytest.fixture(params=range(1, 9), ids=lambda bits: f"{bits}bit")
+    def bits(self, request, make) -> int:
+        """All widths of the quantiser."""
+        least, most = getattr(make, "func", make).bit_range
+        if not least <= request.param <= most:
+            pytest.skip("out of its range")
+        return request.param
+
+    def test_at_most_two_to_the_bits_levels_for_each_scale(self, make, bits, x):
+        quantizer = ready(make, bits, x)
+        rows = quantizer(x).detach()
+        rows = rows if quantizer.shape else rows.flatten()[None]
+        assert max(len(row.unique()) for row in rows) <= 2**bits
+
+    def test_quantising_again_changes_nothing(self, make, bits, x):
+        quantizer = ready(make, bits, x).eval()
+        once = quantizer(x).detach()
+        torch.testing.assert_close(quantizer(once).detach(), once)
+
+    def test_monotone(self, make, bits):
+        x = torch.linspace(-3, 3, 200)[None]
+        assert (ready(make, bits, x)(x).detach().diff() >= 0).all()
+
+    def test_error_within_half_a_step_inside_the_grid(self, make, bits, x):
+        quantizer = ready(make, bits, x)
+        scale = quantizer.scale_for(x).detach()
+        offset = 0 if quantizer.offset is None else quantizer.offset
+        inside = (x >= (quantizer.low + offset) * scale) & (x <= (quantizer.high + offset) * scale)
+        error = (quantizer(x) - x).detach().abs()
+        assert (error <= scale / 2 * (1 + 1e-4) + 1e-6)[inside].all()
+
+    def test_gradient_passes_inside_and_stops_outside(self, make, bits, x):
+        quantizer = ready(make, bits, x)
+        x = x.clone().requires_grad_()
+        quantizer(x).sum().backward()
+        scale = quantizer.scale_for(x).detach()
+        offset = 0 if quantizer.offset is None else quantizer.offset
+        inside = (x >= (quantizer.low + offset) * scale) & (x <= (quantizer.high + offset) * scale)
+        assert torch.equal(x.grad, inside.float())
+
+    def test_a_learned_scale_is_a_parameter_with_a_gradient(self, make, bits, x):
+        quantizer = ready(make, bits, x)
+        quantizer(x.clone().requires_grad_()).square().sum().backward()
+        gradients = [p.grad for p in quantizer.parameters()]
+        assert len(gradients) == int(quantizer.learned)
+        assert all(g is not None and g.isfinite().all() for g in gradients)
+
+    @pytest.mark.parametrize("shape", [(3, 4), (1, 1), (2, 0), (1, 3, 2, 2)])
+    def test_zeros_single_and_no_elements_stay_finite(self, make, bits, shape):
+        x = torch.zeros(shape)
+        found = ready(make, bits, x)(x)
+        assert found.shape == shape
+        assert found.isfinite().all()
+
+    def test_eight_bits_are_nearer_than_two(self, make, x):
+        errors = [(ready(make, bits, x)(x) - x).detach().square().sum() for bits in (2, 8)]
+        assert errors[1] < errors[0]
+
+    @pytest.mark.parametrize("bits", [0, 9, 2.5])
+    def test_widths_out_of_range_are_refused(self, make, bits):
+        with pytest.raises(CompressError, match=f"must be a whole number from .* got {bits}"):
+            make(bits)
+
+    def test_half_precision_gives_the_same_codes(self, make, bits, x):
+        x = x.bfloat16()
+        quantizer = ready(make, bits, x.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(quantizer(x), quantizer(x.float()))
+
+    def test_config_and_state_make_it_again(self, make, bits, x):
+        quantizer = ready(make, bits, x).eval()
+        again = Transform.build(quantizer.spec()).eval()
+        again.load_state_dict(quantizer.state_dict())
+        assert torch.equal(again(x), quantizer(x))
+
+    def test_a_copy_is_independent(self, make, bits, x):
+        quantizer = ready(make, bits, x).eval()
+        before = quantizer(x).detach().clone()
+        other = copy.deepcopy(quantizer)
+        for state in (*other.parameters(), *other.buffers()):
+            state.data.zero_()
+        assert torch.equal(quantizer(x), before)
+
+    def test_codes_decode_to_what_the_forward_pass_gives(self, make, bits, x):
+        quantizer = ready(make, bits, x)
+        if isinstance(quantizer, WeightQuantizer):
+            codes, scale = quantizer.codes(x)
+            assert codes.dtype == torch.uint8
+            assert int(codes.max()) < 2**bits
+            assert torch.equal(quantizer.decode(codes, scale), quantizer(x))
+
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_the_first_batch_sets_sign_and_scale_of_activations(self, make, signed):
+        quantizer = make(4)
+        if isinstance(quantizer, ActivationQuantizer):
+            x = torch.rand(64) - (0.5 if signed else 0.0)
+            quantizer.eval()(x)
+            assert bool(quantizer.low < 0) is signed
+            before = quantizer.packed()
+            quantizer(100 * x)
+            assert torch.equal(quantizer.packed(), before)
+            again = make(4)
+            again.unpack(before)
+            assert torch.equal(again.eval()(x), quantizer(x))

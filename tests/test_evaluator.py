@@ -1,0 +1,110 @@
+"""The evaluator: the same plan, the same score; no trace between trials; never the test data."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.errors import CompressError, NoEffectError, TrialFailedError
+from lightning_compress.plan import Plan
+from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.testing.toys import PlainModule, toy_data
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+AGGRESSIVE = Plan({"conv1": {"channels": 0.25, "weight_bits": 2}, "stem.0": {"channels": 0.25}})
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    trained = PlainModule()
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_epochs=3, enable_model_summary=False, accelerator="cpu", **settings).fit(trained, *toy_data(0))
+    return trained
+
+
+def evaluator(module, **settings):
+    composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
+    return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), accelerator="cpu", **settings)
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_the_same_score_again_and_no_trace_of_other_trials(module, steps):
+    evaluate = evaluator(module, finetune_steps=steps)
+    dense = evaluate(Plan({}))
+    rough = evaluate(AGGRESSIVE)
+    assert evaluate(Plan({})) == dense
+    assert evaluate(AGGRESSIVE) == rough
+    assert rough.costs["macs"] < dense.costs["macs"]
+
+
+def test_the_dense_plan_scores_as_the_dense_network(module):
+    score = evaluator(module, recalibration_batches=0)(Plan({}))
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    found = trainer.validate(copy.deepcopy(module), toy_data(0)[1], verbose=False)[0]
+    assert score.metrics == pytest.approx(found)
+
+
+def test_recalibration_is_the_plain_average_of_batch_statistics(module):
+    evaluate = evaluator(module, recalibration_batches=3)
+    fresh = copy.deepcopy(module)
+    evaluate._recalibrate(fresh)
+    inputs = [batch[0] for batch in evaluate.recalibration]
+    first = [module.model.stem[0](x) for x in inputs]
+    expected = torch.stack([y.mean((0, 2, 3)) for y in first]).mean(0)
+    torch.testing.assert_close(fresh.model.stem[1].running_mean, expected)
+    assert fresh.model.stem[1].momentum == module.model.stem[1].momentum
+
+
+def test_plans_that_round_to_one_network_share_a_key(module):
+    evaluate = evaluator(module)
+    near = [Plan({"conv1": {"channels": ratio}}) for ratio in (0.5, 0.51, 0.75)]
+    keys = [evaluate.key(plan) for plan in near]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_fine_tuning_helps_a_rough_plan(module):
+    losses = [evaluator(module, finetune_steps=steps)(AGGRESSIVE).metrics["val_loss"] for steps in (0, 16)]
+    assert losses[1] < losses[0]
+
+
+def test_a_loss_that_is_not_a_number_fails_the_trial(module):
+    class Diverging(PlainModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * float("nan")
+
+    broken = Diverging()
+    broken.load_state_dict(module.state_dict())
+    with pytest.raises(TrialFailedError, match="training loss became nan"):
+        evaluator(broken, finetune_steps=2)(AGGRESSIVE)
+
+
+def test_a_metric_that_is_not_logged_is_named(module):
+    with pytest.raises(CompressError, match=r"logs \['val_acc', 'val_loss'\], not 'accuracy'"):
+        evaluator(module, monitor="accuracy")(Plan({}))
+
+
+def test_settings_tell_networks_apart(module):
+    other = copy.deepcopy(module)
+    assert evaluator(module).settings() == evaluator(other).settings()
+    with torch.no_grad():
+        other.model.fc.bias[0] += 1
+    assert evaluator(module).settings() != evaluator(other).settings()
+
+
+def test_the_space_runs_in_the_order_of_layers(module):
+    space = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE).space()
+    assert [c.layer for c in space.choices if c.knob == "weight_bits"] == ["stem.0", "conv1", "conv2", "fc"]
+
+
+def test_nothing_to_choose_is_an_error(module):
+    callback = QuantizationAwareTraining(weight_bits=[], act_bits=[])
+    with pytest.raises(NoEffectError, match="leave nothing to choose"):
+        Composition([callback], module.model, EXAMPLE).space()

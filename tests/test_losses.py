@@ -1,0 +1,42 @@
+"""The distillation losses' contract, collected from conf/, and reference values."""
+
+from __future__ import annotations
+
+from math import exp, log
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import lightning_compress.conf
+from lightning_compress.errors import CompressError
+from lightning_compress.losses.hinton import Hinton
+from lightning_compress.losses.logit_mse import LogitMSE
+from lightning_compress.testing.losses import LossContract
+
+FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "loss").glob("*.yaml"))
+
+
+class TestContract(LossContract):
+    @pytest.fixture(params=FILES, ids=lambda file: file.stem)
+    def loss(self, request):
+        return instantiate(OmegaConf.load(request.param))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_hinton_by_hand(temperature):
+    p = 1 / (1 + exp(-1.0 / temperature))  # teacher's first class: logits 1, 0; student's: 0, 0
+    expected = temperature**2 * (p * log(p / 0.5) + (1 - p) * log((1 - p) / 0.5))
+    value = Hinton(temperature)(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_logit_mse_by_hand():
+    assert float(LogitMSE()(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))) == 2.5
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(CompressError, match="temperature must be above 0, got 0"):
+        Hinton(0)

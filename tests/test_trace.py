@@ -1,0 +1,71 @@
+"""Profiles measured on networks, against numbers known from elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_compress import trace
+from lightning_compress.errors import CompressError
+from lightning_compress.profile import Profile
+
+
+@pytest.mark.parametrize(("name", "macs", "parameters"), [
+    ("resnet18", 1_814_073_344, 11_689_512), ("mobilenet_v2", 300_774_272, 3_504_872),
+])  # fmt: skip
+def test_macs_and_parameters_at_224_pixels(name, macs, parameters):
+    profile = trace.measure(getattr(torchvision.models, name)(), torch.zeros(1, 3, 224, 224))
+    assert (profile.macs, profile.parameters) == (macs, parameters)
+
+
+def test_every_parameter_of_an_unusual_network_is_counted():
+    net = torchvision.models.convnext_tiny(num_classes=10)
+    profile = trace.measure(net, torch.zeros(1, 3, 64, 64))
+    assert profile.parameters == sum(p.numel() for p in net.parameters())
+
+
+def test_a_norm_follows_a_layer_only_when_nothing_else_reads_it():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.bn_a = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+            self.b, self.bn_b = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            x = self.bn_a(self.a(x))
+            y = self.b(x)
+            return self.bn_b(y) + y
+
+    profile = trace.measure(Net(), torch.zeros(2, 1, 3, 3))
+    assert profile["bn_a"].follows == "a"
+    assert profile["bn_b"].follows == ""
+
+
+def test_a_layer_that_runs_twice_does_twice_the_work():
+    layer = nn.Linear(3, 3)
+    assert trace.measure(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3)).macs == 2 * 9
+
+
+def test_modes_statistics_and_gradients_stay():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).train()
+    net[1].eval()
+    trace.measure(net, torch.randn(2, 1, 3, 3))
+    assert net.training
+    assert net[0].training
+    assert not net[1].training
+    assert int(net[1].num_batches_tracked) == 0
+    assert not net[0]._forward_hooks
+
+
+def test_a_network_without_weights_is_refused():
+    with pytest.raises(CompressError, match="runs no conv or linear layer"):
+        trace.measure(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))
+
+
+def test_profiles_survive_plain_types():
+    profile = trace.measure(torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64))
+    assert Profile.from_dict(profile.to_dict()) == profile
+    with pytest.raises(CompressError, match="expected a list of layers"):
+        Profile.from_dict([{"what": 1}])
