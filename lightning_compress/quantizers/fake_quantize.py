@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,13 @@ class FakeQuantize(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, offset: Tensor | None, gain: Tensor | float
     ):
         x = x.float()
+        ctx.gain, ctx.ends = gain, None
+        if offset is None and _few_numbers(x, scale):
+            step, ends = scale.item(), (low.item(), high.item())
+            quantised = (x * (1 / step)).clamp_(*ends).round_().mul_(step)
+            ctx.ends = _just_outside(ends[0] * step, -np.inf), _just_outside(ends[1] * step, np.inf)
+            ctx.save_for_backward(x, quantised, scale, low, high)
+            return quantised
         grid = x * scale.reciprocal()
         if offset is not None:
             grid = grid.sub_(offset)
@@ -37,17 +45,32 @@ class FakeQuantize(torch.autograd.Function):
             low, high = low + offset, high + offset
         quantised = quantised.mul_(scale)
         ctx.save_for_backward(x, quantised, scale, low, high)
-        ctx.gain = gain
         return quantised
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         x, quantised, scale, low, high = ctx.saved_tensors
-        grad_x = grad.masked_fill((x < low * scale) | (x > high * scale), 0)
+        if ctx.ends is None:
+            grad_x = grad.masked_fill((x < low * scale) | (x > high * scale), 0)
+        else:
+            grad_x = torch.ops.aten.hardtanh_backward(grad, x, *ctx.ends)
         grad_scale = None
         if ctx.needs_input_grad[1]:
             grad_scale = (_sum_like(scale, grad, quantised) - _sum_like(scale, grad_x, x)) * (ctx.gain / scale)
         return grad_x, grad_scale, None, None, None, None
+
+
+def _few_numbers(x: Tensor, scale: Tensor) -> bool:
+    """Whether to use plain numbers for one scale in all: on the CPU torch is three to ten times faster with them.
+
+    On an accelerator they would wait for it, and in a compiled step each new width would compile again.
+    """
+    return scale.dim() == 0 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _just_outside(end: float, towards: float) -> float:
+    """The fp32 number next to an end of the grid: the kernel's bounds are exclusive, the grid's ends are inside."""
+    return float(np.nextafter(np.float32(end), np.float32(towards)))
 
 
 def _sum_like(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,58 @@
+"""Searchers at equal evaluations on synthetic problems: ``python benchmarks/searchers.py``.
+
+The problems of ``lightning_compress.testing.problems``, 14 layers, budget 50 %; best reward after 60, 120, 200 trials:
+mean and standard deviation over ten seeds (each seed is another problem too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import mean, stdev
+
+import torch
+
+from lightning_compress.search.ddpg import DDPG
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.random import Random
+from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.uniform import Uniform
+from lightning_compress.testing import problems
+
+MARKS, SEEDS, OBJECTIVE = (60, 120, 200), range(10), AccuracyUnderBudget()
+
+
+def best_after(searcher: Searcher, problem: problems.Synthetic) -> list[float]:
+    best, found = 0.0, []
+    for number in range(1, MARKS[-1] + 1):
+        trial = searcher.ask()
+        score = problem(trial.plan)
+        searcher.tell(trial, score)
+        best = max(best, score.metrics["val_acc"])
+        if number in MARKS:
+            found.append(best)
+    return found
+
+
+def ablated(problem: problems.Problem, seed: int, objective: AccuracyUnderBudget) -> DDPG:
+    """DDPG without the imitation of its best trials."""
+    return DDPG(problem, seed, objective, imitation=0)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    makers: dict[str, Callable[..., Searcher]] = {
+        "Uniform": Uniform, "Random": Random, "DDPG": DDPG, "DDPG, no imitation": ablated,
+    }  # fmt: skip
+    for surface in (problems.channels, problems.bits):
+        print(f"{surface.__name__:20}" + "".join(f"{mark:>18} trials" for mark in MARKS))
+        for name, make in makers.items():
+            rows = []
+            for seed in SEEDS:
+                problem = surface(layers=14, seed=seed)
+                rows.append(best_after(make(problem.problem, seed, OBJECTIVE), problem))
+            cells = (f"{mean(column):.4f} +- {stdev(column):.4f}" for column in zip(*rows, strict=True))
+            print(f"{name:20}" + "".join(f"{cell:>25}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
