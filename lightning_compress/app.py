@@ -12,10 +12,12 @@ import torch
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningDataModule, LightningModule, seed_everything
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.text import Text
 
 from lightning_compress.errors import CompressError, did_you_mean
 from lightning_compress.fit import fit, load_checkpoint
@@ -29,6 +31,8 @@ RECIPES = "recipes"
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Run one configuration; bad input ends the process with one sentence and exit status 1.
 
+    A job of a multirun raises instead, so that the jobs after it still run.
+
     Returns:
         The result as plain types, for sweeps.
     """
@@ -36,7 +40,9 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     try:
         return run(cfg, console).to_dict()
     except CompressError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        console.print("[bold red]error:[/]", Text(str(error)), soft_wrap=True)
         sys.exit(1)
 
 

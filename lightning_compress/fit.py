@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -38,10 +39,22 @@ def fit(
         seed: set before training.
         callbacks: applied in order.
     """
-    final = folder / FINAL
-    if final.is_file():
-        return load_checkpoint(module, final)
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
+        if (folder / FINAL).is_file():
+            return load_checkpoint(module, folder / FINAL)
+        return _train(module, data, make_trainer, folder, epochs, seed, callbacks)
+
+
+def _train(
+    module: LightningModule,
+    data: LightningDataModule,
+    make_trainer: Callable[..., Trainer],
+    folder: Path,
+    epochs: int,
+    seed: int,
+    callbacks: Sequence[Callback],
+) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
     checkpoints = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
     last = folder / "last.ckpt"
@@ -60,7 +73,7 @@ def fit(
         raise CompressError(f"interrupted at epoch {trainer.current_epoch}; run the same command again to go on")
     part = folder / "final.part"
     trainer.save_checkpoint(part, weights_only=True)
-    os.replace(part, final)
+    os.replace(part, folder / FINAL)
     last.unlink(missing_ok=True)
     return module
 

@@ -41,6 +41,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     text = yaml.safe_dump(dict(config), sort_keys=False)
     write_report(result.folder / REPORT, Report(title, made, result.plan, _facts(result, config), searches, text))
     console.print(table(made))
+    console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
     for file in (PACKED, "plan.yaml", REPORT):
         console.print(str(result.folder / file), highlight=False, soft_wrap=True)
 

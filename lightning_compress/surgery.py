@@ -178,9 +178,12 @@ def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` where the sub-module ``name`` is."""
-    parent, _, key = name.rpartition(".")
-    net.get_submodule(parent)._modules[key] = new
+    """Put ``new`` where the sub-module ``name`` is, under each name that it has."""
+    old = net.get_submodule(name)
+    for parent in list(net.modules()):
+        for key, child in parent._modules.items():
+            if child is old:
+                parent._modules[key] = new
 
 
 def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:

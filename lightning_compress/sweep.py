@@ -27,21 +27,28 @@ class SweepSummary(Callback):
             row |= {f"dense_{c}": result["dense"][c] for c in COLUMNS}
             row |= {c: result["compressed"][c] for c in COLUMNS} | {"seconds": result["seconds"]}
         self.rows.append(row)
+        self.write(config)  # after each job, so that a sweep that is stopped leaves what it has
+
+    def write(self, config: DictConfig) -> Path:
+        """Write the table."""
+        file = Path(config.hydra.sweep.dir) / "summary.csv"
+        with file.open("w", newline="") as out:
+            writer = csv.DictWriter(out, self._names())
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return file
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Write and print the table."""
+        """Print the table."""
         from rich.console import Console
         from rich.table import Table
 
-        names = list(max(self.rows, key=len, default={}))
-        file = Path(config.hydra.sweep.dir) / "summary.csv"
-        with file.open("w", newline="") as out:
-            writer = csv.DictWriter(out, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        table = Table(title=str(file))
-        for name in names:
+        table = Table(title=str(self.write(config)))
+        for name in self._names():
             table.add_column(name, overflow="fold")
         for row in self.rows:
-            table.add_row(*(str(row.get(name, "")) for name in names))
+            table.add_row(*(str(row.get(name, "")) for name in self._names()))
         Console().print(table)
+
+    def _names(self) -> list[str]:
+        return list(max(self.rows, key=len, default={}))

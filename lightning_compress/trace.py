@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_compress.errors import CompressError
 from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.surgery import Transform, weight_transforms
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LINEAR = (nn.Linear,)
@@ -69,10 +70,11 @@ def measure(net: nn.Module, example: Any) -> Profile:
         example: one input batch (tensor, tuple or dict), of which the first dimension counts the samples.
 
     Raises:
-        CompressError: the network has no conv or linear layer that runs.
+        CompressError: the network has no conv or linear layer that runs, or one with a weight that is no parameter.
     """
     samples = next(leaf.shape[0] for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
     calls: dict[str, int] = {}
+    times: Counter[str] = Counter()
     producer: dict[int, str] = {}
     reads: dict[str, int] = {}
     uses = _Uses()
@@ -82,31 +84,66 @@ def measure(net: nn.Module, example: Any) -> Profile:
             out = output if isinstance(output, Tensor) else next(iter(tree_leaves(output)))
             width = out.shape[1] if isinstance(module, CONV) else out.shape[-1]
             calls[name] = calls.get(name, 0) + out.numel() // (width * samples)
-            if isinstance(module, CONV + LINEAR):
+            times[name] += 1
+            if _can_take_a_norm(module, out):
                 producer[id(out)] = name
                 uses.alive.append(out)
-            if isinstance(module, BATCH_NORM) and module.running_mean is not None:
+            if _can_be_folded(module):
                 reads[name] = id(args[0])
 
         return hook
 
     owners = [(name, module) for name, module in net.named_modules() if _owns_parameters(module)]
     handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
+    for name, module in owners:
+        _check_weight(name, module)
     try:
         with evaluating(net), uses:
-            run(net, example)
+            output = run(net, example)
     finally:
         for handle in handles:
             handle.remove()
-    follows = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t] == 1}
-    once = Counter(follows.values())  # a layer that runs twice before two norms cannot be folded into either
-    follows = {norm: conv for norm, conv in follows.items() if once[conv] == 1}
+    uses.counts.update(id(leaf) for leaf in tree_leaves(output))  # the caller reads them
+    pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t] == 1}
+    # What runs twice has more than one neighbour, and folding serves only one of them.
+    follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
     parts = (layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, "")) for name in order)
     layers = [layer for part in parts for layer in part]
     if not any(layer.weights and layer.positions for layer in layers):
         raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
     return Profile({layer.name: layer for layer in layers})
+
+
+def _check_weight(name: str, module: nn.Module) -> None:
+    """Raise for a layer whose weight is not a parameter of its own: what is stored of it would not be what runs."""
+    transforms = weight_transforms(module)
+    foreign = next((type(t).__name__ for t in transforms if not isinstance(t, Transform)), None)
+    if isinstance(module, CONV + LINEAR) and (foreign or not (transforms or "weight" in module._parameters)):
+        raise CompressError(
+            f"profile: the weight of layer {name!r} is computed from other parameters ({foreign or 'by a hook'}); take "
+            f"that off first, with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') or, for the old "
+            f"hooks, torch.nn.utils.remove_weight_norm or remove_spectral_norm"
+        )
+
+
+def _can_take_a_norm(module: nn.Module, out: Tensor) -> bool:
+    """Whether a factor on the weight is a factor on the output: not where the layer has a forward pass of its own.
+
+    Of a linear layer's output with more than two dimensions, a batch norm reads another dimension as the channels.
+    """
+    if isinstance(module, CONV):
+        return any(type(module).forward is cls.forward for cls in CONV)
+    return isinstance(module, LINEAR) and type(module).forward is nn.Linear.forward and out.dim() == 2
+
+
+def _can_be_folded(module: nn.Module) -> bool:
+    """Whether the module is a batch norm and nothing more: some sub-classes apply an activation too."""
+    return (
+        isinstance(module, BATCH_NORM)
+        and type(module).forward is nn.BatchNorm2d.forward
+        and module.running_mean is not None
+    )
 
 
 def _owns_parameters(module: nn.Module) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lightning_compress.quantizers.weight import WeightQuantizer
 
+TINY = 1e-30
+
 
 @final
 class FixedGrid(WeightQuantizer):
@@ -39,4 +41,5 @@ class FixedGrid(WeightQuantizer):
         """Nothing to set: the grid is given."""
 
     def scale_for(self, x: Tensor) -> Tensor:
-        return self.scale
+        # A norm with weight zero makes a scale of zero, and a tiny one has no finite reciprocal.
+        return torch.where(self.scale.abs() < TINY, TINY, self.scale)
