@@ -8,10 +8,10 @@ reward, less its moving average, is given to every step of an episode; the actio
 (AMC's code stores the raw one, and so teaches the critic about actions that were not taken). gamma is 0: each step
 then regresses the outcome. Exploration is a truncated normal whose width decays.
 
-Two additions of ours, without which it lost to random search at 200 trials (benchmarks/results/searchers.txt): action
-1/2 stands for the uniform policy that just meets the budget, so that an untrained actor starts there rather than where
-the wall starves the last layers; and after each trial the actor also takes some steps towards the actions of the best
-trials (self-imitation, Oh et al. 2018, arXiv 1806.05635). Use it from about 50 trials on.
+Two additions of ours: action 1/2 stands for the uniform policy that just meets the budget, so that an untrained actor
+starts there rather than where the wall starves the last layers; and after each trial the actor also takes some steps
+towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635). What they are worth beside
+Random and Uniform: benchmarks/results/searchers.txt. Use it from about 50 trials on.
 """
 
 from __future__ import annotations
