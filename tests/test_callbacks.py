@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import get_class
 from lightning import Trainer, seed_everything
+from omegaconf import OmegaConf
 
+import lightning_compress.conf
 from lightning_compress import surgery, trace
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
@@ -216,3 +220,9 @@ def test_every_callback_has_an_order_and_knobs():
         assert issubclass(cls, CompressionCallback)
         assert cls.knobs
         assert isinstance(cls.order, int)
+
+
+def test_every_callback_in_conf_is_among_those_tested_here():
+    folder = Path(lightning_compress.conf.__file__).parent / "compress" / "callback"
+    listed = {get_class(OmegaConf.load(file)["_target_"]) for file in folder.glob("*.yaml")}
+    assert listed == {type(callback) for callback in all_three(fresh())}
