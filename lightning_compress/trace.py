@@ -94,9 +94,9 @@ def measure(net: nn.Module, example: Any) -> Profile:
         return hook
 
     owners = [(name, module) for name, module in net.named_modules() if _owns_parameters(module)]
-    handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
     for name, module in owners:
         _check_weight(name, module)
+    handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
     try:
         with evaluating(net), uses:
             output = run(net, example)
@@ -150,26 +150,37 @@ def _owns_parameters(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None or isinstance(module, BATCH_NORM)
 
 
+def all_layers(net: nn.Module) -> list[LayerProfile]:
+    """The layers of a network that is not run: as :func:`measure` gives them, but for order, positions and pairs."""
+    owners = [(name, module) for name, module in net.named_modules() if _owns_parameters(module)]
+    return [layer for name, module in owners for layer in layer_profiles(name, module)]
+
+
 def layer_profiles(name: str, module: nn.Module, positions: int = 1, follows: str = "") -> list[LayerProfile]:
-    """The profile of one module; a module of an unknown type becomes one ``raw`` entry per parameter."""
+    """The profile of one module, then one ``raw`` entry for each parameter that is no part of that."""
+    layer = _known_layer(name, module, positions, follows)
+    taken = () if layer is None else ("weight", "bias")
+    prefix = f"{name}." if name else ""
+    rest = [_raw(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
+    return rest if layer is None else [layer, *rest]
+
+
+def _known_layer(name: str, module: nn.Module, positions: int, follows: str) -> LayerProfile | None:
     if isinstance(module, CONV):
-        return [
-            LayerProfile(
-                name, "conv", module.in_channels, module.out_channels, module.groups, tuple(module.kernel_size),
-                module.stride[0], positions, extras=int(module.bias is not None),
-            )
-        ]  # fmt: skip
+        return LayerProfile(
+            name, "conv", module.in_channels, module.out_channels, module.groups, tuple(module.kernel_size),
+            module.stride[0], positions, extras=int(module.bias is not None),
+        )  # fmt: skip
     if isinstance(module, LINEAR):
         bias = int(module.bias is not None)
-        return [LayerProfile(name, "linear", module.in_features, module.out_features, positions=positions, extras=bias)]
+        return LayerProfile(name, "linear", module.in_features, module.out_features, positions=positions, extras=bias)
     if isinstance(module, NORM) and (module.weight is None or module.weight.dim() == 1):
         running = getattr(module, "running_mean", None)
         width = next((t.shape[0] for t in (module.weight, running) if t is not None), 0)
         extras = sum(p is not None for p in (module.weight, module.bias))
         buffers = 0 if running is None else 2
-        return [LayerProfile(name, "norm", width, width, extras=extras, buffers=buffers, follows=follows)]
-    prefix = f"{name}." if name else ""
-    return [_raw(prefix + key, parameter) for key, parameter in module.named_parameters(recurse=False)]
+        return LayerProfile(name, "norm", width, width, extras=extras, buffers=buffers, follows=follows)
+    return None
 
 
 def _raw(name: str, parameter: Tensor) -> LayerProfile:

@@ -8,8 +8,7 @@ modules to load into; nothing in a file is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,9 +20,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress import surgery, trace
-from lightning_compress.deploy import container
+from lightning_compress.deploy import container, fitting
 from lightning_compress.deploy.bits import pack_bits, unpack_bits
-from lightning_compress.errors import CompressError, PackedFileError, did_you_mean
+from lightning_compress.deploy.description import Description
+from lightning_compress.errors import CompressError, PackedFileError
 from lightning_compress.layout import code_bytes, float_counts
 from lightning_compress.plan import Plan
 from lightning_compress.profile import LayerProfile, Profile
@@ -77,19 +77,14 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
         for part, count in float_counts(layer).items():
             value = stored.get(part, torch.empty(0)).flatten().float().cpu()
             assert value.numel() == count, (layer.name, part, value.numel(), count)
+            _check_finite(layer, value)
             floats.append(value)
     tensors = {
         "codes": torch.from_numpy(np.concatenate(codes)),
         "floats": torch.cat(floats),
-        **_others(net, record.profile),
+        **{k: v.detach().cpu().contiguous() for k, v in fitting.other_buffers(net, record.profile).items()},
     }
-    contents = {
-        "profile": record.profile.to_dict(),
-        "applied": {name: plan.to_dict() for name, plan in record.applied.items()},
-        "grids": grids,
-        "inputs": inputs,
-    }
-    container.write(Path(path), tensors, contents)
+    container.write(Path(path), tensors, Description(record.profile, record.applied, grids, inputs).to_dict())
     return Path(path)
 
 
@@ -107,24 +102,22 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
         PackedFileError: the file is missing, foreign, truncated, corrupted, or made for another network.
     """
     tensors, contents = container.read(Path(path))
-    target = network(net)
+    described = Description.from_dict(contents)
+    target, buffers = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
     if record_of(target) is not None:
         raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")
-    profile = Profile.from_dict(contents["profile"])
-    _check(path, target, profile)
-    surgery.resize(target, dict(_shapes(profile)))
-    reader = _Reader(tensors["codes"].numpy(), tensors["floats"])
-    for layer in profile.folded():
-        weight, stored = reader.next(layer, contents["grids"].get(layer.name))
+    fitting.check(path, target, described.profile, buffers)
+    inputs = {name: surgery.Transform.build(spec) for name, spec in described.inputs.items()}
+    fitting.resize(target, described.profile)
+    for name, value in fitting.other_buffers(target, described.profile).items():
+        value.copy_(buffers[name])
+    reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"]), described.profile.folded()
+    for layer in kept:
+        weight, stored = reader.next(layer, described.grids.get(layer.name))
         _fill(target, layer, weight, stored)
         if not dequantize:
-            _attach(target, layer, stored, contents)
-    state = target.state_dict()
-    for name in tensors.keys() - {"codes", "floats"}:
-        state[name].copy_(tensors[name])
-    applied = {name: Plan(plan) for name, plan in contents["applied"].items()}
-    kept = profile.folded()
-    write_record(target, Record(_plain(kept) if dequantize else kept, applied))
+            _attach(target, layer, stored, inputs.get(layer.name))
+    write_record(target, Record(_plain(kept) if dequantize else kept, dict(described.applied)))
     return net.eval()
 
 
@@ -135,8 +128,9 @@ def inspect(path: str | Path) -> PackedInfo:
         PackedFileError: as :func:`load`.
     """
     _, contents = container.read(Path(path))
-    applied = Record(Profile.from_dict(contents["profile"]), {n: Plan(p) for n, p in contents["applied"].items()})
-    return PackedInfo(applied.plan, applied.profile, Path(path).stat().st_size)
+    described = Description.from_dict(contents)
+    plan = Record(described.profile, dict(described.applied)).plan
+    return PackedInfo(plan, described.profile, Path(path).stat().st_size)
 
 
 def _measured(module: nn.Module, net: nn.Module, example: Any) -> Profile:
@@ -165,6 +159,7 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     stored = {} if bias is None else {"extras": bias}
     quantizers = [t for t in surgery.weight_transforms(module) if isinstance(t, WeightQuantizer)]
     if quantizers:
+        _check_finite(layer, surgery.raw_weight(module))
         codes, scale = quantizers[0].codes(surgery.raw_weight(module))
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
         stored |= {"codes": codes.cpu(), "zero": quantizers[0].zero, "weight_scale": scale}
@@ -173,6 +168,13 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     if layer.act_scales:
         stored["act_scale"] = _input(module, layer).packed()
     return stored
+
+
+def _check_finite(layer: LayerProfile, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise CompressError(
+            f"save: layer {layer.name!r} holds NaN or infinity: its training diverged; save an earlier checkpoint"
+        )
 
 
 def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
@@ -192,54 +194,6 @@ def _columns(values: Tensor, module: nn.Module) -> Tensor:
 
 def _cat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors]) if tensors else torch.empty(0)
-
-
-def _others(net: nn.Module, profile: Profile) -> dict[str, Tensor]:
-    """Buffers that no layer of the profile covers, under their own names; counters of batch norms are not needed."""
-    covered = {layer.name for layer in profile}
-    own = {id(t) for layer in surgery.transformed(net).values() for t in layer.modules() if t is not layer}
-    found = {}
-    for name, module in net.named_modules():
-        if name in covered or id(module) in own:
-            continue
-        for key, buffer in module.named_buffers(recurse=False):
-            if key not in module._non_persistent_buffers_set:
-                found[f"{name}.{key}" if name else key] = deepcopy(buffer.detach()).cpu().contiguous()
-    return found
-
-
-def _check(path: str | Path, net: nn.Module, profile: Profile) -> None:
-    """Raise unless every stored layer exists with the same kernel and at least the stored width."""
-    modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
-    for layer in profile:
-        known = parameters if layer.kind == "raw" else modules
-        if layer.name not in known:
-            raise PackedFileError(
-                f"{str(path)!r} was made for another network: it has a layer {layer.name!r}, {type(net).__name__} has "
-                f"not{did_you_mean(layer.name, known)}"
-            )
-        present = trace.layer_profiles(layer.name, modules[layer.name])[0] if layer.kind != "raw" else layer
-        same = present.kind == layer.kind.replace("folded", "norm") and present.kernel == layer.kernel
-        if not same or present.out_channels < layer.out_channels or present.in_channels < layer.in_channels:
-            raise PackedFileError(
-                f"{str(path)!r} was made for another network: layer {layer.name!r} is {_words(layer)} there, and "
-                f"{_words(present)} in this {type(net).__name__}"
-            )
-
-
-def _words(layer: LayerProfile) -> str:
-    return f"{layer.kind} {layer.in_channels}->{layer.out_channels} kernel {layer.kernel}"
-
-
-def _shapes(profile: Profile) -> Iterator[tuple[str, torch.Size]]:
-    for layer in profile:
-        if layer.kind in ("conv", "linear"):
-            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
-            yield f"{layer.name}.weight", torch.Size(shape)
-            yield f"{layer.name}.bias", torch.Size(shape[:1])
-        elif layer.kind == "norm":
-            for key in ("weight", "bias", "running_mean", "running_var"):
-                yield f"{layer.name}.{key}", torch.Size([layer.out_channels])
 
 
 class _Reader:
@@ -283,23 +237,24 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
         return
     module = net.get_submodule(layer.name)
     if layer.kind == "norm":
-        values = [p for p in (module.weight, module.bias) if p is not None]
-        for target, value in zip(values, stored["extras"].split(layer.out_channels), strict=True):
-            target.copy_(value)
+        width = layer.out_channels
+        for i, target in enumerate(p for p in (module.weight, module.bias) if p is not None):
+            target.copy_(stored["extras"][i * width : (i + 1) * width])
         if layer.buffers:
             module.running_mean.copy_(stored["buffers"][: layer.out_channels])
             module.running_var.copy_(stored["buffers"][layer.out_channels :])
         return
+    if layer.weight_bits < 32:  # of its own, where it is tied: another layer may hold it with other bits
+        module.weight = nn.Parameter(module.weight.new_empty(weight.shape), module.weight.requires_grad)
     module.weight.copy_(weight)
-    module.bias = nn.Parameter(stored["extras"].to(module.weight.device)) if layer.extras else None
+    module.bias = nn.Parameter(stored["extras"].to(module.weight)) if layer.extras else None
 
 
-def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], contents: Mapping[str, Any]) -> None:
+def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
     module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
     if "grid" in stored:
         surgery.attach_weight(module, stored["grid"].to(module.weight.device))
     if layer.act_scales:
-        quantizer = surgery.Transform.build(contents["inputs"][layer.name])
         quantizer.unpack(stored["act_scale"])
         surgery.attach_input(module, quantizer.to(surgery.raw_weight(module).device))
 
