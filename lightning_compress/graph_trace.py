@@ -96,6 +96,8 @@ def _dependencies(net: nn.Module, example: Any) -> torch_pruning.DependencyGraph
         raise CompressError("it has no conv or linear layer")
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         warnings.simplefilter("ignore")  # about layers that it does not know; what is not in a group is reported by us
+        # After this warning (Swin's shifted windows) it takes all memory there is.
+        warnings.filterwarnings("error", message="Maximum recursive depth")
         return torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
 
 
