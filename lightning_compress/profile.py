@@ -20,13 +20,15 @@ class LayerProfile:
     """One layer that owns parameters.
 
     Attributes:
-        name: its name in ``network.named_modules()``; for a parameter outside any leaf module, the parameter's name.
-        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel), ``raw``, or ``folded``
-            (a batch norm that the layer before it has taken over).
+        name: its name in ``network.named_modules()``; of a ``raw`` or ``table`` entry, the name of the tensor.
+        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel), ``raw`` (any other
+            parameter), ``table`` (any other buffer that checkpoints hold), or ``folded`` (a batch norm that the layer
+            before it has taken over).
         in_channels, out_channels, groups, kernel, stride: as in torch; ``raw`` and ``norm`` have in == out.
         positions: output positions per sample (height x width of a conv, tokens of a linear layer).
         extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).
-        buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm).
+        buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm); of a table, its
+            size in units of 4 bytes.
         follows: for a batch norm, the conv or linear layer whose output goes to it and nowhere else: the pair that
             is folded when the network is materialised.
         density: share of the weights that are not zero.

@@ -24,6 +24,8 @@ LINEAR = (nn.Linear,)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NORM = (*BATCH_NORM, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
 
+NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")
+
 
 class _Uses(TorchFunctionMode):
     """Counts, for each tensor, the operations that read it; the tensors are kept alive, so that ids stay unique."""
@@ -81,10 +83,13 @@ def measure(net: nn.Module, example: Any) -> Profile:
 
     def after(name: str, module: nn.Module):
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
-            out = output if isinstance(output, Tensor) else next(iter(tree_leaves(output)))
-            width = out.shape[1] if isinstance(module, CONV) else out.shape[-1]
-            calls[name] = calls.get(name, 0) + out.numel() // (width * samples)
             times[name] += 1
+            calls.setdefault(name, 0)
+            if not isinstance(module, CONV + LINEAR + NORM):
+                return
+            out = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+            width = out.shape[1] if isinstance(module, CONV) else out.shape[-1]
+            calls[name] += out.numel() // (width * samples)
             if _can_take_a_norm(module, out):
                 producer[id(out)] = name
                 uses.alive.append(out)
@@ -93,7 +98,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
 
         return hook
 
-    owners = [(name, module) for name, module in net.named_modules() if _owns_parameters(module)]
+    owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
     for name, module in owners:
         _check_weight(name, module)
     handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
@@ -146,22 +151,24 @@ def _can_be_folded(module: nn.Module) -> bool:
     )
 
 
-def _owns_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None or isinstance(module, BATCH_NORM)
+def _owns_state(module: nn.Module) -> bool:
+    return next((t for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))), None) is not None
 
 
 def all_layers(net: nn.Module) -> list[LayerProfile]:
     """The layers of a network that is not run: as :func:`measure` gives them, but for order, positions and pairs."""
-    owners = [(name, module) for name, module in net.named_modules() if _owns_parameters(module)]
+    owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
     return [layer for name, module in owners for layer in layer_profiles(name, module)]
 
 
 def layer_profiles(name: str, module: nn.Module, positions: int = 1, follows: str = "") -> list[LayerProfile]:
-    """The profile of one module, then one ``raw`` entry for each parameter that is no part of that."""
+    """The profile of one module, then an entry for each parameter and saved buffer that is no part of that."""
     layer = _known_layer(name, module, positions, follows)
     taken = () if layer is None else ("weight", "bias")
     prefix = f"{name}." if name else ""
     rest = [_raw(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
+    passing = {*module._non_persistent_buffers_set, *(NORM_STATE if isinstance(module, NORM) else ())}
+    rest += [_table(prefix + key, b) for key, b in module.named_buffers(recurse=False) if key not in passing]
     return rest if layer is None else [layer, *rest]
 
 
@@ -181,6 +188,10 @@ def _known_layer(name: str, module: nn.Module, positions: int, follows: str) -> 
         buffers = 0 if running is None else 2
         return LayerProfile(name, "norm", width, width, extras=extras, buffers=buffers, follows=follows)
     return None
+
+
+def _table(name: str, buffer: Tensor) -> LayerProfile:
+    return LayerProfile(name, "table", 1, 1, buffers=-(-buffer.nbytes // 4))
 
 
 def _raw(name: str, parameter: Tensor) -> LayerProfile:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import lightning_compress.conf
 from lightning_compress.cost import BitOperations, MACs, PackedBytes, Parameters, WeightBits
-from lightning_compress.layout import HEADER_BYTES, LAYER_HEADER_BYTES
+from lightning_compress.layout import HEADER_BYTES, OTHER_ENTRY_BYTES, WEIGHT_ENTRY_BYTES
 from lightning_compress.testing.costs import CONV, LINEAR, NORM, CostContract, profile
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "cost").glob("*.yaml"))
@@ -30,12 +30,13 @@ def test_closed_forms():
     assert WeightBits()(net) == 32 * (3 * 8 * 9 + 80)
     assert BitOperations()(net) == 32 * 32 * (3 * 8 * 9 * 64 + 80)
     # the norm is folded: its 4 x 8 numbers become 8 biases
-    assert PackedBytes()(net) == HEADER_BYTES + 3 * LAYER_HEADER_BYTES + 4 * (3 * 8 * 9 + 8 + 80 + 10)
+    header = HEADER_BYTES + 2 * WEIGHT_ENTRY_BYTES + OTHER_ENTRY_BYTES
+    assert PackedBytes()(net) == header + 4 * (3 * 8 * 9 + 8 + 80 + 10)
 
 
 def test_three_bit_codes_end_on_a_byte():
     odd = replace(LINEAR, in_channels=3, out_channels=1, weight_bits=3, weight_scales=1)
-    assert PackedBytes()(profile(odd)) == HEADER_BYTES + LAYER_HEADER_BYTES + 2 + 4 * (1 + 1)
+    assert PackedBytes()(profile(odd)) == HEADER_BYTES + WEIGHT_ENTRY_BYTES + 2 + 4 * (1 + 1)
 
 
 def test_zero_weights_do_no_work():

@@ -187,6 +187,147 @@ def test_another_network_is_named_by_its_layer(small):
         lc.load(small, ToyNet(4))
 
 
+def test_a_network_with_more_layers_or_other_buffers_is_refused(tmp_path):
+    def net(width=3, *more):
+        made = nn.Sequential(nn.Conv2d(1, 2, 3), *more)
+        made.register_buffer("table", torch.zeros(width))
+        return made
+
+    file = saved(net(), tmp_path, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(PackedFileError, match="Sequential has a layer '1', the file has not"):
+        lc.load(file, net(3, nn.Conv2d(2, 2, 1)))
+    with pytest.raises(PackedFileError, match="layer 'table' is table"):
+        lc.load(file, net(1))
+    other = net()
+    other[0] = nn.PReLU(2)
+    with pytest.raises(PackedFileError, match="it has a layer '0', Sequential has not"):
+        lc.load(file, other)
+
+
+class Standardised(nn.Conv2d):
+    """A layer with a forward pass, a parameter and a buffer of its own."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.rand(()))
+        self.register_buffer("shift", torch.rand(2))
+
+    def forward(self, x):
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return nn.functional.conv2d(x, weight * self.gain, self.bias) + self.shift.sum()
+
+
+class NormRelu(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Wired(nn.Module):
+    """Layers wired by a function, and known under a second name."""
+
+    def __init__(self, wire):
+        super().__init__()
+        self.conv, self.other, self.bn = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
+        self.first = nn.Conv2d(1, 1, 3, padding=1)
+        self.block = nn.Sequential(self.conv, self.bn)
+        self.wire = wire
+
+    def forward(self, x):
+        return self.wire(self, x)
+
+
+UNUSUAL = {
+    "own forward": lambda: nn.Sequential(Standardised(1, 2, 3), nn.BatchNorm2d(2)),
+    "norm and activation": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), NormRelu(2)),
+    "two names": lambda: Wired(lambda net, x: net.block(x)),
+    "shared norm": lambda: Wired(lambda net, x: net.bn(net.other(net.bn(net.conv(x))))),
+    "shared layer": lambda: Wired(lambda net, x: net.bn(net.conv(net.first(net.first(x))))),
+    "output read by the caller": lambda: Wired(lambda net, x: (y := net.conv(x), net.bn(y))),
+    "norm over tokens": lambda: nn.Sequential(nn.Flatten(1, 2), nn.Linear(8, 8), nn.BatchNorm1d(8)),
+    "norm without weight": lambda: nn.Sequential(
+        nn.BatchNorm2d(1, affine=False), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False)
+    ),
+    "group and instance norm": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.PReLU(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    ),
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)),
+    "one dimension": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4)),
+    "attention": lambda: nn.Sequential(nn.Flatten(1, 2), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+@torch.no_grad()
+def test_unusual_networks_come_back(name, tmp_path):
+    torch.manual_seed(0)
+    make, example = UNUSUAL[name], torch.randn(4, 1, 8, 8)
+    net = trained_norms(make())
+    layers = [layer.name for layer in trace.measure(net, example).weighted if layer.positions]
+    QuantizationAwareTraining({layer: {"weight_bits": 3} for layer in layers}).apply(net, example)
+    expected = net(example)
+    file = saved(net, tmp_path)
+    for dequantize in (False, True):
+        torch.testing.assert_close(lc.load(file, make(), dequantize)(example), expected, rtol=1e-4, atol=1e-5)
+
+
+def trained_norms(net: nn.Module) -> nn.Module:
+    """Statistics far from those of a fresh norm, of any kind."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            if module.weight is not None:
+                nn.init.normal_(module.weight, 1, 0.5)
+                nn.init.normal_(module.bias)
+    return net.eval()
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+@torch.no_grad()
+def test_a_norm_with_weight_zero_gives_zeros_not_nan(bits, tmp_path):
+    def make():
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+
+    net, example = make().eval(), torch.randn(2, 1, 8, 8)
+    net[1].weight[:2] = 0
+    QuantizationAwareTraining({"0": {"weight_bits": bits}}).apply(net, example)
+    torch.testing.assert_close(lc.load(saved(net, tmp_path), make())(example), net(example), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tied_layers_keep_their_own_bits(tmp_path):
+    def make():
+        net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        net[2].weight = net[0].weight
+        return net
+
+    net, example = make(), torch.randn(3, 8)
+    QuantizationAwareTraining({"0": {"weight_bits": 2}}).apply(net, example)
+    file = saved(net, tmp_path)
+    for dequantize in (False, True):
+        torch.testing.assert_close(lc.load(file, make(), dequantize)(example), net(example))
+
+
+@torch.no_grad()
+def test_precision_and_frozen_weights_of_the_target_stay(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).double().eval()
+    file = saved(net, tmp_path, torch.zeros(2, 1, 8, 8, dtype=torch.float64))
+    target = copy.deepcopy(net).requires_grad_(False)
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(lc.load(file, target)(x), net(x), rtol=1e-5, atol=1e-6)
+    assert not target[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_nan_is_not_saved(bits, tmp_path):
+    net, example = nn.Sequential(nn.Conv2d(1, 2, 3)), torch.zeros(2, 1, 8, 8)
+    QuantizationAwareTraining({"0": {"weight_bits": bits}}).apply(net, example)
+    with torch.no_grad():
+        net.get_parameter("0.bias" if bits == 32 else "0.parametrizations.weight.original").flatten()[0] = float("nan")
+    with pytest.raises(CompressError, match="layer '0' holds NaN"):
+        saved(net, tmp_path, example)
+
+
 def test_a_compressed_network_is_not_a_target(small):
     net = lc.load(small, ToyNet())
     with pytest.raises(PackedFileError, match="pass a fresh one"):
@@ -257,8 +398,7 @@ def test_what_cannot_be_written_leaves_the_old_file(small, monkeypatch, tmp_path
 def test_a_file_names_no_code_to_run(small, tmp_path):
     tensors, contents = container.read(small)
     evil = copy.deepcopy(contents)
-    name = next(iter(evil["inputs"]))
-    evil["inputs"][name] = {"class": "os.system", "command": "true"}
+    evil["kinds"][0] = {"class": "os.system", "command": "true"}
     container.write(tmp_path / "evil", tensors, evil)
     with pytest.raises(CompressError, match=r"transform 'os\.system', which is not known"):
         lc.load(tmp_path / "evil", ToyNet())

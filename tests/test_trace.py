@@ -43,6 +43,28 @@ def test_a_norm_follows_a_layer_only_when_nothing_else_reads_it():
     assert profile["bn_b"].follows == ""
 
 
+@pytest.mark.parametrize("wrap", [
+    torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm,
+    torch.nn.utils.spectral_norm,
+])  # fmt: skip
+def test_a_weight_that_is_no_parameter_is_refused(wrap):
+    net = nn.Sequential(wrap(nn.Conv2d(1, 2, 1)))
+    with pytest.raises(CompressError, match="the weight of layer '0' is computed from other parameters"):
+        trace.measure(net, torch.zeros(2, 1, 3, 3))
+    assert not net[0]._forward_hooks
+
+
+def test_parameters_and_buffers_that_a_layer_has_beside_its_own_are_counted():
+    layer = nn.Conv2d(1, 2, 1)
+    layer.register_parameter("gain", nn.Parameter(torch.ones(2, 5)))
+    layer.register_buffer("table", torch.zeros(3, dtype=torch.int64))
+    layer.register_buffer("passing", torch.zeros(3), persistent=False)
+    profile = trace.measure(nn.Sequential(layer, nn.BatchNorm2d(2)), torch.zeros(2, 1, 3, 3))
+    assert list(profile.layers) == ["0", "0.gain", "0.table", "1"]
+    assert profile.parameters == 4 + 10 + 4
+    assert profile["0.table"].buffers == 6
+
+
 def test_a_layer_that_runs_twice_does_twice_the_work():
     layer = nn.Linear(3, 3)
     assert trace.measure(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3)).macs == 2 * 9

@@ -1,7 +1,8 @@
 """What a packed file says of its network, in as few bytes as plain JSON allows.
 
 One list per field rather than one mapping per layer: neighbouring layers resemble each other field by field, so the
-compressed text is about half as long. Ratios such as 5/8 are written as fractions where that is exact.
+compressed text is about half as long. Ratios such as 5/8 are written as fractions where that is exact. What follows
+from the profile is not said again: plans whose numbers it holds, the bits of input quantisers, and the usual grid.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from lightning_compress.plan import Number, Plan
 from lightning_compress.profile import LayerProfile, Profile
 
+AS_PROFILED = "profile"
 LARGEST_DENOMINATOR = 1 << 16  # more channels than any layer has
 
 
@@ -36,29 +38,40 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
         names = list(self.profile.layers)
-        kinds: list[Mapping[str, Any]] = []
-        for spec in self.inputs.values():
-            if spec not in kinds:
-                kinds.append(spec)
+        specs = {name: _without_bits(spec, self.profile[name]) for name, spec in self.inputs.items()}
+        kinds = [spec for i, spec in enumerate(specs.values()) if spec not in [*specs.values()][:i]]
+        unusual = {name: zero for name, zero in self.grids.items() if zero != _usual_zero(self.profile[name])}
         return {
             "names": names,
             "layers": _layer_columns(list(self.profile), names),
-            "applied": {name: _plan_columns(plan, names) for name, plan in self.applied.items()},
-            "grids": [self.grids.get(name) for name in names],
+            "applied": {name: _plan_columns(plan, self.profile) for name, plan in self.applied.items()},
+            "grids": [unusual.get(name) for name in names],
             "kinds": kinds,
-            "inputs": [kinds.index(self.inputs[name]) if name in self.inputs else None for name in names],
+            "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Description:
         """The inverse of :meth:`to_dict`."""
-        names = data["names"]
+        names, kinds = data["names"], data["kinds"]
+        profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
+        zeros = zip(profile, data["grids"], strict=True)
+        inputs = zip(profile, data["inputs"], strict=True)
         return cls(
-            Profile({layer.name: layer for layer in _layers(names, data["layers"])}),
-            {name: _plan(names, columns) for name, columns in data["applied"].items()},
-            {name: zero for name, zero in zip(names, data["grids"], strict=True) if zero is not None},
-            {name: data["kinds"][i] for name, i in zip(names, data["inputs"], strict=True) if i is not None},
+            profile,
+            {name: _plan(profile, columns) for name, columns in data["applied"].items()},
+            {p.name: _usual_zero(p) if zero is None else zero for p, zero in zeros if p.weight_bits < 32},
+            {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
         )
+
+
+def _usual_zero(layer: LayerProfile) -> float:
+    """The level of code 0 on the grid of two's complement, and of one bit."""
+    return -0.5 if layer.weight_bits == 1 else -(2.0 ** (layer.weight_bits - 1))
+
+
+def _without_bits(spec: Mapping[str, Any], layer: LayerProfile) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if (key, value) != ("bits", layer.act_bits)}
 
 
 def _layer_columns(layers: Sequence[LayerProfile], names: Sequence[str]) -> dict[str, list[Any]]:
@@ -81,21 +94,32 @@ def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[
     return layers
 
 
-def _plan_columns(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
+def _plan_columns(plan: Plan, profile: Profile) -> dict[str, Any]:
     """Knob -> its number at each layer, None where the plan says nothing; layers that have no profile come last."""
-    others = [layer for layer in plan.layers if layer not in names]
-    order = [*names, *others]
-    columns = {knob: [_short(plan.get(layer, knob)) for layer in order] for knob in sorted(plan.knobs)}
+    others = [layer for layer in plan.layers if layer not in profile.layers]
+    columns: dict[str, Any] = {}
+    for knob in sorted(plan.knobs):
+        numbers = [plan.get(layer, knob) for layer in (*profile.layers, *others)]
+        columns[knob] = AS_PROFILED if numbers == _profiled(knob, profile) else [_short(n) for n in numbers]
     return {"knobs": columns, "others": others} if others else {"knobs": columns}
 
 
-def _plan(names: Sequence[str], data: Mapping[str, Any]) -> Plan:
+def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
     layers: dict[str, dict[str, Number]] = {}
     for knob, column in data["knobs"].items():
-        for layer, value in zip([*names, *data.get("others", ())], column, strict=True):
+        numbers = _profiled(knob, profile) if column == AS_PROFILED else column
+        for layer, value in zip([*profile.layers, *data.get("others", ())], numbers, strict=True):
             if value is not None:
                 layers.setdefault(layer, {})[knob] = float(Fraction(value)) if isinstance(value, str) else value
     return Plan(layers)
+
+
+def _profiled(knob: str, profile: Profile) -> list[Number | None] | None:
+    """What the profile says of a knob at each layer, None where that is nothing; None if it is no field of it."""
+    default = next((f.default for f in fields(LayerProfile) if f.name == knob), None)
+    if default is None:
+        return None
+    return [value if (value := getattr(layer, knob)) != default else None for layer in profile]
 
 
 def _short(value: Number | None) -> Number | str | None:

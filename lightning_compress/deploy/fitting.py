@@ -12,30 +12,37 @@ from lightning_compress import surgery, trace
 from lightning_compress.errors import PackedFileError, did_you_mean
 from lightning_compress.profile import LayerProfile, Profile
 
-NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")  # in the profile, or of no use after training
 
-
-def check(path: str | Path, net: nn.Module, profile: Profile, buffers: Mapping[str, Tensor]) -> None:
+def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[str, Tensor]) -> None:
     """Raise unless file and network have the same layers and buffers, each at least as wide in the network.
 
     Raises:
         PackedFileError: naming the first layer or buffer that differs.
     """
     known, foreign = {p.name: p for p in trace.all_layers(net)}, f"{str(path)!r} was made for another network"
-    _same_names(foreign, net, "layer", known, profile.layers)
     for layer in profile:
+        if layer.name not in known:
+            raise PackedFileError(
+                f"{foreign}: it has a layer {layer.name!r}, {type(net).__name__} has "
+                f"not{did_you_mean(layer.name, known)}"
+            )
         if not _fits(known[layer.name], layer):
             raise PackedFileError(
                 f"{foreign}: layer {layer.name!r} is {_words(layer)} there, and {_words(known[layer.name])} in this "
                 f"{type(net).__name__}"
             )
-    own = other_buffers(net, profile)
-    _same_names(foreign, net, "buffer", own, buffers)
-    for name, value in buffers.items():
-        if value.shape != own[name].shape or value.dtype != own[name].dtype:
+    for name in known:
+        if name not in profile.layers:
             raise PackedFileError(
-                f"{foreign}: buffer {name!r} is {value.dtype} of shape {tuple(value.shape)} there, and "
-                f"{own[name].dtype} of shape {tuple(own[name].shape)} in this {type(net).__name__}"
+                f"{foreign}: {type(net).__name__} has a layer {name!r}, the file has not"
+                f"{did_you_mean(name, profile.layers)}"
+            )
+    for name, value in tables.items():
+        own = net.get_buffer(name)
+        if (value.shape, value.dtype) != (own.shape, own.dtype):
+            raise PackedFileError(
+                f"{foreign}: buffer {name!r} is {value.dtype} of shape {tuple(value.shape)} there, and {own.dtype} of "
+                f"shape {tuple(own.shape)} in this {type(net).__name__}"
             )
 
 
@@ -44,50 +51,18 @@ def resize(net: nn.Module, profile: Profile) -> None:
     surgery.resize(net, dict(_shapes(net, profile)))
 
 
-def other_buffers(net: nn.Module, profile: Profile) -> dict[str, Tensor]:
-    """Buffers that a checkpoint would hold and no layer of the profile covers, by their names."""
-    own = {id(m) for layer in surgery.transformed(net).values() for t in transforms(layer) for m in t.modules()}
-    found = {}
-    for name, module in net.named_modules():
-        norm = name in profile.layers and profile[name].kind in ("norm", "folded")
-        for key, buffer in module.named_buffers(recurse=False):
-            covered = id(module) in own or key in module._non_persistent_buffers_set or (norm and key in NORM_STATE)
-            if not covered:
-                found[f"{name}.{key}" if name else key] = buffer
-    return found
-
-
-def transforms(layer: nn.Module) -> list[surgery.Transform]:
-    """All transforms of a layer, of its weight and of its input."""
-    at_input = surgery.input_transform(layer)
-    return [*surgery.weight_transforms(layer), *([] if at_input is None else [at_input])]
-
-
-def _same_names(foreign: str, net: nn.Module, what: str, own: Mapping[str, object], stored: Mapping[str, object]):
-    for name in stored:
-        if name not in own:
-            raise PackedFileError(
-                f"{foreign}: it has a {what} {name!r}, {type(net).__name__} has not{did_you_mean(name, own)}"
-            )
-    for name in own:
-        if name not in stored:
-            raise PackedFileError(
-                f"{foreign}: it has no {what} {name!r}, {type(net).__name__} has{did_you_mean(name, stored)}"
-            )
-
-
 def _fits(present: LayerProfile, stored: LayerProfile) -> bool:
     if (present.kind, present.kernel) != (stored.kind.replace("folded", "norm"), stored.kernel):
         return False
-    if stored.kind in ("norm", "raw") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
+    if stored.kind in ("norm", "raw", "table") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
         return False
     return present.out_channels >= stored.out_channels and present.in_channels >= stored.in_channels
 
 
 def _words(layer: LayerProfile) -> str:
-    each = {"raw": f", {layer.extras} values for each", "norm": f", {layer.extras + layer.buffers} values for each"}
     kernel = f" kernel {layer.kernel}" if layer.kernel else ""
-    return f"{layer.kind} {layer.in_channels}->{layer.out_channels}{kernel}{each.get(layer.kind, '')}"
+    each = f", {layer.extras + layer.buffers} values for each" if layer.kind in ("norm", "raw", "table") else ""
+    return f"{layer.kind} {layer.in_channels}->{layer.out_channels}{kernel}{each}"
 
 
 def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]]:

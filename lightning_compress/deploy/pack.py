@@ -82,7 +82,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
     tensors = {
         "codes": torch.from_numpy(np.concatenate(codes)),
         "floats": torch.cat(floats),
-        **{k: v.detach().cpu().contiguous() for k, v in fitting.other_buffers(net, record.profile).items()},
+        **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in record.profile if p.kind == "table"},
     }
     container.write(Path(path), tensors, Description(record.profile, record.applied, grids, inputs).to_dict())
     return Path(path)
@@ -103,14 +103,14 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     """
     tensors, contents = container.read(Path(path))
     described = Description.from_dict(contents)
-    target, buffers = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
+    target, tables = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
     if record_of(target) is not None:
         raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")
-    fitting.check(path, target, described.profile, buffers)
+    fitting.check(path, target, described.profile, tables)
     inputs = {name: surgery.Transform.build(spec) for name, spec in described.inputs.items()}
     fitting.resize(target, described.profile)
-    for name, value in fitting.other_buffers(target, described.profile).items():
-        value.copy_(buffers[name])
+    for name, value in tables.items():
+        target.get_buffer(name).copy_(value)
     reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"]), described.profile.folded()
     for layer in kept:
         weight, stored = reader.next(layer, described.grids.get(layer.name))
@@ -148,7 +148,7 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     """The tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes`` with ``zero``."""
     if layer.kind == "raw":
         return {"extras": net.get_parameter(layer.name)}
-    if layer.kind == "folded":
+    if layer.kind in ("folded", "table"):
         return {}
     module = net.get_submodule(layer.name)
     if layer.kind == "norm":
@@ -230,6 +230,8 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
     """Put the stored values into the parameters and buffers of one layer."""
     if layer.kind == "folded":
         surgery.replace_module(net, layer.name, nn.Identity())
+        return
+    if layer.kind == "table":
         return
     if layer.kind == "raw":
         parameter = net.get_parameter(layer.name)
