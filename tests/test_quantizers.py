@@ -11,8 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.quantizers.fake_quantize import least_squares_scale
+from lightning_compress.quantizers.fake_quantize import FakeQuantize, least_squares_scale
+from lightning_compress.quantizers.fixed_grid import FixedGrid
 from lightning_compress.quantizers.lsq import LSQ
+from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.min_max import MinMax
 from lightning_compress.testing.quantizers import QuantizerContract
 
@@ -39,6 +41,48 @@ def test_lsq_gradient_of_the_scale_is_equation_3(bits):
     derivative = torch.where((v > low) & (v < high), levels - v, levels)
     expected = (upstream * derivative).sum(1, keepdim=True) / (30 * max(2 ** (bits - 1) - 1, 1)) ** 0.5
     torch.testing.assert_close(quantizer.scale.grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_lsq_activation_gradient_of_the_scale_is_equation_3(bits, signed):
+    torch.manual_seed(0)
+    x, upstream = torch.randn(6, 50, dtype=torch.float64), torch.randn(6, 50, dtype=torch.float64)
+    x = (x if signed else x.abs()).float().double()
+    quantizer = LSQActivation(bits)
+    quantizer(x.float())
+    (quantizer(x.float()) * upstream.float()).sum().backward()
+    s = quantizer.scale.detach().double()
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    v = x / s
+    levels = torch.where(v <= low, low, torch.where(v >= high, high, v.round()))
+    derivative = torch.where((v > low) & (v < high), levels - v, levels)
+    expected = (upstream * derivative).sum() / (50 * high) ** 0.5  # 50 features, whatever the batch
+    torch.testing.assert_close(quantizer.scale.grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_scale_in_all_gives_what_many_equal_ones_give():
+    torch.manual_seed(0)
+    low, high, upstream = torch.tensor(-4.0), torch.tensor(3.0), torch.randn(5, 40)
+    found = []
+    for shape in ((), (5, 1)):
+        x = torch.linspace(-2, 2, 200).view(5, 40).requires_grad_()
+        scale = torch.full(shape, 0.3, requires_grad=True)
+        (FakeQuantize.apply(x, scale, low, high, None, 0.5) * upstream).sum().backward()
+        found.append((FakeQuantize.apply(x, scale, low, high, None, 0.5).detach(), x.grad, scale.grad.sum()))
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(one, many)
+
+
+def test_a_fixed_grid_takes_scales_of_any_sign_and_zero():
+    grid = FixedGrid(3, (3, 1), -4.0)
+    grid.scale.copy_(torch.tensor([[0.5], [-0.5], [0.0]]))
+    codes = torch.arange(8, dtype=torch.uint8).expand(3, 8)
+    weight = grid.decode(codes, grid.scale)
+    torch.testing.assert_close(weight[0], torch.arange(-4, 4) * 0.5)
+    torch.testing.assert_close(weight[1], -weight[0])
+    torch.testing.assert_close(grid(weight), weight)
+    assert torch.equal(grid.codes(weight)[0][:2], codes[:2])
 
 
 def test_min_max_reference_values():
