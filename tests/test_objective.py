@@ -58,7 +58,8 @@ def test_a_network_that_costs_nothing_has_a_reward():
 
 
 @pytest.mark.parametrize(
-    "objective", [AccuracyUnderBudget(metric="val_ac"), AccuracyUnderBudget(loss="val_los"), AccuracyLogCost(cost="mac")]
+    "objective",
+    [AccuracyUnderBudget(metric="val_ac"), AccuracyUnderBudget(loss="val_los"), AccuracyLogCost(cost="mac")],
 )
 def test_a_missing_value_is_named(objective):
     with pytest.raises(CompressError, match=r"the score has no .*did you mean"):
