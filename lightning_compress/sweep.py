@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 COLUMNS = ("accuracy", "bytes", "weight_bits", "macs", "parameters", "latency_ms")
@@ -20,7 +21,9 @@ class SweepSummary(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Note the result of a job; a failed one has empty columns."""
+        """Note the result of a multirun's job; a failed one has empty columns."""
+        if config.hydra.mode is not RunMode.MULTIRUN:  # Hydra calls this for single runs too
+            return
         row: dict[str, Any] = {"job": ",".join(job_return.overrides or []), "status": job_return.status.name.lower()}
         if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, dict):
             result = job_return.return_value
