@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_compress import trace
 from lightning_compress.graph import ChannelGraph, ChannelGroup, remove
@@ -26,9 +26,9 @@ def verified(net: nn.Module, groups: list[ChannelGroup], example: Any) -> tuple[
         torch.manual_seed(0)
         probe = _randomised(net)
         wrong: dict[str, str] = {}
-        plain = [group for group in groups if not _mixed(probe, group, wrong)]
-        kept = _bisect(probe, plain, example, wrong)
-        if len(kept) < len(plain) and kept and _difference(probe, kept, example) is not None:
+        example = tree_map(_noise, example)
+        kept = _bisect(probe, groups, example, wrong)
+        if len(kept) < len(groups) and kept and _difference(probe, kept, example) is not None:
             kept = _one_by_one(probe, kept, example, wrong)
     return kept, wrong
 
@@ -72,16 +72,9 @@ def _difference(net: nn.Module, groups: list[ChannelGroup], example: Any) -> str
     return "removing its channels is not the same as masking them (a reshape, shuffle or output that depends on them)"
 
 
-def _mixed(net: nn.Module, group: ChannelGroup, wrong: dict[str, str]) -> bool:
-    """Whether a norm over channels reads the group: then removing some changes the others, and no run is needed."""
-    modules = dict(net.named_modules())
-    for member in group.members:
-        if isinstance(modules.get(member.layer), (nn.LayerNorm, nn.GroupNorm)):
-            name = type(modules[member.layer]).__name__
-            reason = f"{name} {member.layer!r} mixes its channels, so that removing some changes the others"
-            wrong.update(dict.fromkeys((m.layer for m in group.producers), reason))
-            return True
-    return False
+def _noise(leaf: Any) -> Any:
+    """Random numbers in place of a floating-point input: an all-zero example would hide differences."""
+    return torch.randn_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -101,7 +94,9 @@ def _mask(net: nn.Module, groups: list[ChannelGroup], keep: dict[str, Tensor]) -
         for member in group.producers:
             lost = member.index[dropped].flatten()
             module = modules.get(member.layer)
-            tensors = [parameters[member.layer]] if module is None else [module.weight, module.bias]
+            # The mean of a norm without shift: zeros would leave it as something else.
+            keys = ("weight", "bias", "running_mean")
+            tensors = [parameters[member.layer]] if module is None else [getattr(module, key, None) for key in keys]
             for tensor in tensors:
                 if tensor is not None:
                     tensor.data[lost] = 0

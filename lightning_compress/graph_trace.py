@@ -51,7 +51,8 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     for layer in profile.weighted:
         if layer.name not in covered:
             reasons.setdefault(layer.name, _why(layer.name, failures))
-    return ChannelGraph({g.name: g for g in kept}, {k: v for k, v in reasons.items() if k not in covered})
+    weighted = [layer.name for layer in profile.weighted if layer.name not in covered]
+    return ChannelGraph({g.name: g for g in kept}, {name: reasons[name] for name in weighted})
 
 
 def _why(layer: str, failures: dict[str, str]) -> str:
@@ -86,7 +87,7 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: dict[str,
         except Exception as error:
             failures[f"{prefix}{name}"] = f"{type(error).__name__}: {error}"
             continue
-        members = [m for item in found for m in _members(item, graph, modules, parameters, prefix)]
+        members = [m for item in found for m in _members(item, len(channels), graph, modules, parameters, prefix)]
         seen |= {m.layer.removeprefix(prefix) for m in members if m.side == OUT and m.index.shape[0] == len(channels)}
         yield members
 
@@ -123,23 +124,29 @@ def _remember(found: dict[str, Any], name: str) -> Any:
 
 
 def _members(
-    item: Any, graph: Any, modules: dict[nn.Module, str], parameters: dict[int, str], prefix: str
+    item: Any, width: int, graph: Any, modules: dict[nn.Module, str], parameters: dict[int, str], prefix: str
 ) -> list[Member]:
+    """One item of a torch-pruning group whose root has ``width`` channels."""
     target = item.dep.target.module
     name = parameters.get(id(target)) if isinstance(target, nn.Parameter) else modules.get(target)
     if name is None:  # an operation without parameters
         return []
     roots, positions = torch.tensor(list(item.root_idxs)), torch.tensor(list(item.idxs))
     order = torch.argsort(roots, stable=True)
-    count = int(roots.max()) + 1
-    if len(roots) % count or not torch.equal(roots[order], torch.arange(count).repeat_interleave(len(roots) // count)):
-        return [Member(prefix + name, "irregular", positions[:, None])]
-    index = positions[order].view(count, -1)
+    each = torch.arange(width).repeat_interleave(len(roots) // width)
+    if not torch.equal(roots[order], each):  # a slice or a split that torch-pruning lost track of
+        return [Member(prefix + name, "irregular", torch.zeros(width, 1, dtype=torch.long))]
+    index = positions[order].view(width, -1)
     if isinstance(target, nn.Parameter):
         rows = any(parameter is target and dim == 0 for parameter, dim in graph.unwrapped_parameters)
         return [Member(prefix + name, OUT if rows else "irregular", index)]
-    if not isinstance(target, trace.CONV + trace.LINEAR + trace.NORM):
-        return [Member(prefix + name, f"a {type(target).__name__}", index)]
+    if not any(value.dim() and len(value) > 1 for value in target.state_dict().values()) and not _mixes(target):
+        return []  # a norm without parameters, one slope for all channels: any number of channels fits
+    if isinstance(target, nn.PReLU):
+        return [Member(f"{prefix}{name}.weight", OUT, index)]
+    if _mixes(target) or not isinstance(target, trace.CONV + trace.LINEAR + trace.NORM):
+        mixing = ", which mixes its channels, so that removing some changes the others" if _mixes(target) else ""
+        return [Member(prefix + name, f"a {type(target).__name__}{mixing}", index)]
     side = IN if graph.is_in_channel_pruning_fn(item.dep.handler) else OUT
     if isinstance(target, trace.NORM):
         return [Member(prefix + name, OUT, index)]
@@ -147,6 +154,10 @@ def _members(
     if depthwise and target.in_channels == target.out_channels:
         return [Member(prefix + name, OUT, index), Member(prefix + name, IN, index)]
     return [Member(prefix + name, side, index)]
+
+
+def _mixes(module: nn.Module) -> bool:
+    return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 
 def _merged(sets: list[list[Member]], profile: Profile) -> list[list[Member]]:
@@ -208,8 +219,9 @@ def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Membe
 def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> ChannelGroup | None:
     """A group, or None after its producers' reasons are noted."""
     known = {layer.name: i for i, layer in enumerate(profile)}
-    producers = [m.layer for m in members if m.side == OUT and profile[m.layer].kind in ("conv", "linear")]
     foreign = [m for m in members if m.side not in (IN, OUT) or m.layer not in known]
+    weighted = {layer.name for layer in profile.weighted}
+    producers = [m.layer for m in members if m.side == OUT and m.layer in weighted]
     if foreign:
         reason = f"its channels reach {foreign[0].layer!r}, which is {foreign[0].side}"
     elif all(m.side != IN or m.layer in producers for m in members):

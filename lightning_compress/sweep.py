@@ -1,8 +1,9 @@
-"""One table for a multirun: what every job of ``python train.py -m ...`` came to."""
+"""What a run of ``train.py`` does before and after its jobs: the folder is tried, and a multirun gets one table."""
 
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,30 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 COLUMNS = ("accuracy", "bytes", "weight_bits", "macs", "parameters", "latency_ms")
+
+
+class CheckFolder(Callback):
+    """A Hydra callback that tries the run's folder before Hydra makes it, whose own error would be a stack trace."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Of a single run."""
+        _check(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Of a multirun."""
+        _check(Path(config.hydra.sweep.dir))
+
+
+def _check(folder: Path) -> None:
+    """End the process with one sentence if nothing can be written to ``folder``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        print(f"error: cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir=")
+        sys.exit(1)
 
 
 class SweepSummary(Callback):
