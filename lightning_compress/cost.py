@@ -47,7 +47,7 @@ class WeightBits(Cost):
     unit: ClassVar[str] = "bits"
 
     def __call__(self, profile: Profile) -> float:
-        return sum(round(layer.weights * layer.density) * layer.weight_bits for layer in profile)
+        return sum(layer.nonzeros * layer.weight_bits for layer in profile)
 
 
 @dataclass(frozen=True)

@@ -2,33 +2,74 @@
 
 A packed file holds two tensors: ``codes`` (uint8), the quantised weights of all layers, each layer starting on a byte;
 and ``floats`` (fp32), everything else a layer needs, in the order of :func:`float_counts`. One header entry for each
-would cost more than the weights of a small layer.
+would cost more than the weights of a small layer. The codes of a masked layer are those of the kept weights alone, and
+their positions come before them, unless storing the zeros like other weights is smaller.
+
+Positions take ``n H(k / n)`` bits, the entropy of ``k`` of ``n``, from a range coder with the fixed probability k / n:
+what gap coding with ideal codes would take, and the same for every mask of that density, so that it can be predicted.
 """
 
 from __future__ import annotations
+
+from math import log2
 
 from lightning_compress.profile import LayerProfile, Profile
 
 FLOAT_BYTES = 4
 # The header is compressed text, so its size cannot be known by arithmetic. These bound it for networks of 1 to 240
 # layers, each with its own width, ratio and bits (tests/test_layout.py): in all, for a layer with a weight, for its
-# input quantiser, for another layer, and for a tensor under its own name.
+# input quantiser, for its mask, for another layer, and for a tensor under its own name.
 HEADER_BYTES = 700
 WEIGHT_ENTRY_BYTES = 15
 INPUT_ENTRY_BYTES = 12
+MASK_ENTRY_BYTES = 8
 OTHER_ENTRY_BYTES = 5
 TENSOR_ENTRY_BYTES = 120
 
 
 def code_bytes(layer: LayerProfile) -> int:
-    """Bytes of the packed codes of a layer: its weights x bits, rounded up to a byte; 0 when not quantised."""
-    return -(-layer.weights * layer.weight_bits // 8) if layer.weight_bits < 32 else 0
+    """Bytes of the packed codes of a layer: its stored weights x bits, rounded up; 0 when not quantised."""
+    return -(-stored_weights(layer) * layer.weight_bits // 8) if layer.weight_bits < 32 else 0
+
+
+def stored_weights(layer: LayerProfile) -> int:
+    """How many weights are stored: of a masked layer those that are kept, where that is smaller."""
+    return layer.nonzeros if is_sparse(layer) else layer.weights
+
+
+def is_sparse(layer: LayerProfile) -> bool:
+    """Whether positions and kept weights are stored, rather than all weights with zeros among them."""
+    if not layer.mask_unit:
+        return False
+    return 8 * mask_bytes(layer) + layer.nonzeros * layer.weight_bits < layer.weights * layer.weight_bits
+
+
+def mask_bytes(layer: LayerProfile) -> int:
+    """Bytes of a layer's positions: as a bitmask or by :func:`entropy_bytes`, whichever is smaller."""
+    units, kept = mask_units(layer)
+    return min(-(-units // 8), entropy_bytes(units, kept))
+
+
+def mask_units(layer: LayerProfile) -> tuple[int, int]:
+    """Units of a layer's mask, and how many of them are kept."""
+    return layer.weights // layer.mask_unit, layer.nonzeros // layer.mask_unit
+
+
+def entropy_bytes(units: int, kept: int) -> int:
+    """Bytes in which the range coder can write which ``kept`` of ``units`` are kept: whole words of 4 bytes."""
+    rare = min(kept, units - kept)
+    bits = 0.0
+    if rare:
+        share = rare / units
+        bits = -rare * log2(share) - (units - rare) * log2(1 - share)
+    # The coder rounds probabilities to 24 bits and ends on a word (measured for up to 25 million units).
+    return 4 * int(-(-(bits / 8 + units / 50_000 + 12) // 4))
 
 
 def float_counts(layer: LayerProfile) -> dict[str, int]:
     """Number of fp32 values of each part of a layer, in the order in which they are stored."""
     return {
-        "weight": layer.weights if layer.weight_bits == 32 else 0,
+        "weight": stored_weights(layer) if layer.weight_bits == 32 else 0,
         "weight_scale": layer.weight_scales,
         "act_scale": layer.act_scales,
         "extras": layer.extras * layer.out_channels,
@@ -39,7 +80,8 @@ def float_counts(layer: LayerProfile) -> dict[str, int]:
 def entry_bytes(layer: LayerProfile) -> int:
     """Bytes that a layer takes in the header, at most; of a table, with its tensor."""
     if layer.kind in ("conv", "linear"):
-        return WEIGHT_ENTRY_BYTES + (INPUT_ENTRY_BYTES if layer.act_scales else 0)
+        masked = MASK_ENTRY_BYTES if layer.mask_unit else 0
+        return WEIGHT_ENTRY_BYTES + (INPUT_ENTRY_BYTES if layer.act_scales else 0) + masked
     return OTHER_ENTRY_BYTES if layer.kind != "table" else TENSOR_ENTRY_BYTES + FLOAT_BYTES * layer.buffers
 
 
@@ -55,5 +97,5 @@ def packed_bytes(profile: Profile) -> int:
         if layer.name in with_norm:  # what LayerProfile.with_norm adds; searches ask too often to build it
             numbers += (1 - layer.extras) * layer.out_channels
             numbers += layer.out_channels - layer.weight_scales if layer.weight_scales else 0
-        total += code_bytes(layer) + FLOAT_BYTES * numbers
+        total += code_bytes(layer) + FLOAT_BYTES * numbers + (mask_bytes(layer) if is_sparse(layer) else 0)
     return total

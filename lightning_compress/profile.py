@@ -31,7 +31,8 @@ class LayerProfile:
             size in units of 4 bytes.
         follows: for a batch norm, the conv or linear layer whose output goes to it and nowhere else: the pair that
             is folded when the network is materialised.
-        density: share of the weights that are not zero.
+        density: share of the weights that are not masked.
+        mask_unit: weights that the mask keeps or drops together; 0 without a mask.
         weight_bits, act_bits: 32 means floating point.
         weight_scales, act_scales: fp32 values stored beside the quantised weight and for the input quantiser.
     """
@@ -48,6 +49,7 @@ class LayerProfile:
     buffers: int = 0
     follows: str = ""
     density: float = 1.0
+    mask_unit: int = 0
     weight_bits: int = 32
     act_bits: int = 32
     weight_scales: int = 0
@@ -61,9 +63,14 @@ class LayerProfile:
         return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
 
     @property
+    def nonzeros(self) -> int:
+        """Number of weights that are not masked."""
+        return round(self.weights * self.density)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates per sample; zero weights count in proportion to ``density``."""
-        return round(self.weights * self.density) * self.positions
+        return self.nonzeros * self.positions
 
     @property
     def parameters(self) -> int:
@@ -109,6 +116,11 @@ class Profile:
     def weighted(self) -> list[LayerProfile]:
         """The conv and linear layers: those that have weights to compress."""
         return [layer for layer in self if layer.kind in ("conv", "linear")]
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of weights that are not masked."""
+        return round(self.weights * self.density)
 
     @property
     def macs(self) -> int:

@@ -47,7 +47,7 @@ class Transform(nn.Module):
         """
         path, arguments = spec["class"], {k: v for k, v in spec.items() if k != "class"}
         module = path.rpartition(".")[0]
-        if module.startswith("lightning_compress.quantizers."):
+        if module.startswith("lightning_compress."):
             import_module(module)
         known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Transform)}
         if path not in known:
@@ -87,6 +87,16 @@ def weight_transforms(layer: nn.Module) -> list[Transform]:
 def input_transform(layer: nn.Module) -> Transform | None:
     """The transform of the layer's input, if one is attached."""
     return layer._modules.get(INPUT)
+
+
+def weight_before(layer: nn.Module, transform: Transform) -> Tensor:
+    """What reaches one of the layer's weight transforms: the raw weight through those before it."""
+    weight = raw_weight(layer)
+    for earlier in weight_transforms(layer):
+        if earlier is transform:
+            return weight
+        weight = earlier(weight)
+    raise CompressError(f"{type(transform).__name__} is not attached to this {type(layer).__name__}")
 
 
 def raw_weight(layer: nn.Module) -> nn.Parameter:

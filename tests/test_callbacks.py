@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import get_class
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
+import lightning_compress as lc
 import lightning_compress.conf
 from lightning_compress import surgery, trace
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.cost import PackedBytes
 from lightning_compress.errors import CompressError
 from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of
+from lightning_compress.schedules.cubic import Cubic
 from lightning_compress.testing.toys import PlainModule, toy_data
 
 
@@ -43,21 +49,32 @@ def prune_plan(module) -> Plan:
     return Plan({choice.layer: {"channels": 0.5} for choice in choices})
 
 
-def all_three(module) -> list:
-    teacher = PlainModule()
-    return [
-        ChannelPruning(prune_plan(module)),
-        KnowledgeDistillation(teacher),
-        QuantizationAwareTraining(quant_plan(module)),
-    ]
+def sparse_plan(module) -> Plan:
+    return Plan({layer: {"density": 0.3} for layer in quant_plan(module).layers})
+
+
+SINGLE = {
+    "prune": lambda m: ChannelPruning(prune_plan(m)),
+    "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
+    "distill": lambda m: KnowledgeDistillation(PlainModule()),
+    "quantize": lambda m: QuantizationAwareTraining(quant_plan(m)),
+}  # in the order in which a Trainer must list them
+
+
+def everything(module) -> list:
+    return [make(module) for make in SINGLE.values()]
+
+
+def together(*kinds: str):
+    return lambda module: [SINGLE[kind](module) for kind in kinds]
 
 
 MAKERS = {
-    "prune": lambda m: [ChannelPruning(prune_plan(m))],
-    "quantize": lambda m: [QuantizationAwareTraining(quant_plan(m))],
-    "distill": lambda m: [KnowledgeDistillation(PlainModule())],
-    "all": all_three,
+    **{kind: together(kind) for kind in SINGLE},
+    **{"+".join(pair): together(*pair) for pair in combinations(SINGLE, 2)},
+    "all": everything,
 }
+CHANGING = [kind for kind in MAKERS if kind != "distill"]  # those that leave something else than the dense network
 
 
 def trainer(epochs: int, callbacks: list, **settings) -> Trainer:
@@ -76,7 +93,8 @@ def fitted(kind: str, epochs: int, folder=None, ckpt=None, cls=PlainModule):
     callbacks = MAKERS[kind](module)
     seed_everything(2, verbose=False)
     train, val = toy_data(0)
-    run = trainer(epochs, callbacks)
+    saving = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1) if folder is not None else None
+    run = trainer(epochs, callbacks if saving is None else [*callbacks, saving], enable_checkpointing=bool(saving))
     run.fit(module, train, val, ckpt_path=ckpt)
     if folder is not None:
         run.save_checkpoint(folder / "a.ckpt")
@@ -92,9 +110,8 @@ def assert_equal_states(a, b):
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("cls", [PlainModule, MixedModule])
 def test_resumed_training_equals_uninterrupted_training(kind, cls, tmp_path):
-    whole = fitted(kind, 4, cls=cls)
-    fitted(kind, 2, tmp_path, cls=cls)
-    resumed = fitted(kind, 4, ckpt=tmp_path / "a.ckpt", cls=cls)
+    whole = fitted(kind, 4, tmp_path, cls=cls)
+    resumed = fitted(kind, 4, ckpt=tmp_path / "epoch=1.ckpt", cls=cls)
     assert_equal_states(whole.state_dict(), resumed.state_dict())
 
 
@@ -107,7 +124,7 @@ def test_the_optimizer_holds_exactly_the_live_parameters(kind):
     assert held == {id(p) for p in module.parameters()}
 
 
-@pytest.mark.parametrize("kind", ["prune", "quantize", "all"])
+@pytest.mark.parametrize("kind", CHANGING)
 def test_validate_with_a_checkpoint_gives_the_metrics_of_training(kind, tmp_path):
     module = fitted(kind, 2, tmp_path)
     _, val = toy_data(0)
@@ -120,7 +137,7 @@ def test_validate_with_a_checkpoint_gives_the_metrics_of_training(kind, tmp_path
 @pytest.mark.parametrize("weights_only", [False, True], ids=["full", "save_weights_only"])
 def test_load_from_checkpoint_rebuilds_the_structure_with_the_mixin(weights_only, tmp_path):
     module = fresh(MixedModule)
-    run = trainer(1, all_three(module))
+    run = trainer(1, everything(module))
     run.fit(module, *toy_data(0))
     run.save_checkpoint(tmp_path / "w.ckpt", weights_only=weights_only)
     loaded = MixedModule.load_from_checkpoint(tmp_path / "w.ckpt", weights_only=True)
@@ -138,7 +155,7 @@ def test_a_checkpoint_of_another_plan_is_refused_by_name(tmp_path):
         trainer(2, [QuantizationAwareTraining(other)]).fit(module, *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
 
 
-@pytest.mark.parametrize("kind", ["prune", "quantize"])
+@pytest.mark.parametrize("kind", CHANGING)
 def test_setup_again_changes_nothing(kind):
     module = fitted(kind, 1)
     before = copy.deepcopy(module.state_dict())
@@ -148,12 +165,12 @@ def test_setup_again_changes_nothing(kind):
     assert_equal_states(before, module.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["prune", "quantize"])
+@pytest.mark.parametrize("kind", ["prune", "sparsify", "quantize"])
 def test_another_plan_on_a_compressed_network_is_refused(kind):
     module = fitted(kind, 1)
     (callback,) = MAKERS[kind](fresh())
     knob = next(iter(callback.plan.knobs))
-    changed = Plan({layer: {knob: 1.0 if knob == "channels" else 8} for layer in callback.plan.layers})
+    changed = Plan({layer: {knob: 8 if knob == "weight_bits" else 1.0} for layer in callback.plan.layers})
     with pytest.raises(CompressError, match="already applied"):
         trainer(1, [callback.with_plan(changed)]).validate(module, toy_data(0)[1], verbose=False)
 
@@ -216,13 +233,24 @@ def test_predicted_profile_is_measured_on_the_pruned_network():
 
 
 def test_every_callback_has_an_order_and_knobs():
-    for cls in (ChannelPruning, QuantizationAwareTraining):
-        assert issubclass(cls, CompressionCallback)
-        assert cls.knobs
-        assert isinstance(cls.order, int)
+    found = [c for c in everything(fresh()) if isinstance(c, CompressionCallback)]
+    assert len({c.order for c in found}) == len(found)
+    knobs = [knob for c in found for knob in c.knobs]
+    assert len(set(knobs)) == len(knobs) >= len(found)
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_what_was_trained_packs_and_loads(kind, tmp_path):
+    module = fitted(kind, 1).eval()
+    file = lc.save(module, tmp_path / "a.safetensors")
+    loaded = lc.load(file, fresh())
+    x = next(iter(toy_data(0)[1]))[0]
+    torch.testing.assert_close(loaded(x), module(x), rtol=1e-3, atol=1e-3)
+    assert lc.inspect(file).profile == record_of(network(module)).profile
+    assert PackedBytes()(record_of(network(module)).profile) >= file.stat().st_size
 
 
 def test_every_callback_in_conf_is_among_those_tested_here():
     folder = Path(lightning_compress.conf.__file__).parent / "compress" / "callback"
     listed = {get_class(OmegaConf.load(file)["_target_"]) for file in folder.glob("*.yaml")}
-    assert listed == {type(callback) for callback in all_three(fresh())}
+    assert listed == {type(callback) for callback in everything(fresh())}

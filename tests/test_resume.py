@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of a training with all three callbacks on, and go on: the same tensors in the end."""
+"""Kill -9 in the middle of a training with all callbacks on, and go on: the same tensors in the end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_callbacks import all_three, fresh, toy_data
+from test_callbacks import everything, fresh, toy_data
 folder, last = {folder!r}, {folder!r} + "/last.ckpt"
 module = fresh()
-callbacks = all_three(module)
+callbacks = everything(module)
 seed_everything(2, verbose=False)
 saving = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
 trainer = Trainer(max_epochs=4, callbacks=[*callbacks, saving], logger=False, enable_progress_bar=False,

@@ -90,6 +90,11 @@ class QuantizationAwareTraining(CompressionCallback):
                         f"quantization: {knob} of layer {layer!r} must be a whole number from {least} to {most}, or 32 "
                         f"for floating point, got {bits}"
                     )
+            if values.get("weight_bits") == 1 and profile[layer].density < 1:
+                raise CompressError(
+                    f"quantization: layer {layer!r} is pruned to a density of {profile[layer].density:.3g}, and one "
+                    f"bit has no zero; give it 2 weight_bits or more"
+                )
         kept = self.own(plan).layers.items()
         whole = {layer: {k: int(bits) for k, bits in values.items() if bits != 32} for layer, values in kept}
         return Plan({layer: values for layer, values in whole.items() if values})
@@ -111,7 +116,7 @@ class QuantizationAwareTraining(CompressionCallback):
         for name, bits in plan.layers.items():
             layer = net.get_submodule(name)
             if "weight_bits" in bits:
-                weight = raw_weight(layer)
+                weight = layer.weight  # masked, where it is pruned
                 shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
                 quantizer.initialise(weight.detach())

@@ -8,7 +8,7 @@ from the profile is not said again: plans whose numbers it holds, the bits of in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -80,7 +80,9 @@ def _layer_columns(layers: Sequence[LayerProfile], names: Sequence[str]) -> dict
     index = {name: i for i, name in enumerate(names)}
     # How many layers back, which is the same number throughout a network; 0 for none.
     columns["follows"] = [i - index[layer.follows] if layer.follows else 0 for i, layer in enumerate(layers)]
-    blank = {f.name: f.default for f in fields(LayerProfile)} | {"follows": 0}
+    # A density is a ratio of integers, whose digits are many; the dropped weights are few.
+    columns["density"] = [layer.weights - layer.nonzeros for layer in layers]
+    blank = {f.name: f.default for f in fields(LayerProfile)} | {"follows": 0, "density": 0}
     return {key: values for key, values in columns.items() if any(value != blank[key] for value in values)}
 
 
@@ -89,8 +91,10 @@ def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[
     for i, name in enumerate(names):
         values = {key: column[i] for key, column in columns.items()}
         back = values.pop("follows", 0)
+        dropped = values.pop("density", 0)
         values["kernel"] = tuple(values.get("kernel", ()))
-        layers.append(LayerProfile(name, follows=names[i - back] if back else "", **values))
+        layer = LayerProfile(name, follows=names[i - back] if back else "", **values)
+        layers.append(replace(layer, density=(layer.weights - dropped) / layer.weights) if dropped else layer)
     return layers
 
 

@@ -1,16 +1,15 @@
 """``save`` and ``load``: a compressed network as a file that is really that small.
 
-A file holds the codes of quantised weights, bit-packed; as fp32 the weights that are not, scales, biases and what else
-a layer needs; and as metadata the plan, the profile and the grids. Batch norms are folded into the layer before them:
-the factor goes into the scale, so the codes stay. A network of the same architecture, made by its own code, gives the
-modules to load into; nothing in a file is run.
+A file holds the codes of quantised weights, bit-packed, and of masked layers only the kept ones and their positions;
+as fp32 the weights that are not quantised, scales, biases and what else a layer needs; and as metadata the plan, the
+profile and the grids. Batch norms are folded into the layer before them: the factor goes into the scale, so the codes
+stay. A network of the same architecture, made by its own code, gives the modules to fill; nothing in a file is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from lightning_compress import surgery, trace
 from lightning_compress.deploy import container, fitting
 from lightning_compress.deploy.bits import pack_bits, unpack_bits
 from lightning_compress.deploy.description import Description
+from lightning_compress.deploy.positions import read_positions, write_positions
 from lightning_compress.errors import CompressError, PackedFileError
-from lightning_compress.layout import code_bytes, float_counts
+from lightning_compress.layout import code_bytes, float_counts, is_sparse, mask_bytes, mask_units, stored_weights
+from lightning_compress.mask import Mask, mask_of, measured
 from lightning_compress.plan import Plan
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.quantizers.activation import ActivationQuantizer
@@ -63,12 +64,15 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
     """
     net = network(module)
     record = record_of(net) or Record(_measured(module, net, example_input))
+    profile = measured(net, record.profile)  # a schedule may not have reached the plan's density yet
     codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
     grids: dict[str, float] = {}
     inputs: dict[str, Any] = {}
-    norms = {layer.follows: layer.name for layer in record.profile if layer.follows}
-    for layer in record.profile.folded():
+    norms = {layer.follows: layer.name for layer in profile if layer.follows}
+    for layer in profile.folded():
         stored = _parts(net, layer, norms.get(layer.name))
+        if is_sparse(layer):
+            codes.append(write_positions(_units(stored.pop("mask"), layer), mask_bytes(layer)))
         if "codes" in stored:
             codes.append(pack_bits(stored["codes"].flatten().numpy(), layer.weight_bits))
             grids[layer.name] = float(stored["zero"])
@@ -82,9 +86,9 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
     tensors = {
         "codes": torch.from_numpy(np.concatenate(codes)),
         "floats": torch.cat(floats),
-        **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in record.profile if p.kind == "table"},
+        **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
     }
-    container.write(Path(path), tensors, Description(record.profile, record.applied, grids, inputs).to_dict())
+    container.write(Path(path), tensors, Description(profile, record.applied, grids, inputs).to_dict())
     return Path(path)
 
 
@@ -158,16 +162,26 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     factor, bias = (None, module.bias) if norm is None else surgery.fold_batch_norm(module, net.get_submodule(norm))
     stored = {} if bias is None else {"extras": bias}
     quantizers = [t for t in surgery.weight_transforms(module) if isinstance(t, WeightQuantizer)]
+    kept = mask_of(module) if is_sparse(layer) else ...
     if quantizers:
-        _check_finite(layer, surgery.raw_weight(module))
-        codes, scale = quantizers[0].codes(surgery.raw_weight(module))
+        weight = surgery.weight_before(module, quantizers[0])
+        _check_finite(layer, weight)
+        codes, scale = quantizers[0].codes(weight)
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
-        stored |= {"codes": codes.cpu(), "zero": quantizers[0].zero, "weight_scale": scale}
+        stored |= {"codes": codes[kept].cpu(), "zero": quantizers[0].zero, "weight_scale": scale}
     else:
-        stored["weight"] = module.weight if factor is None else module.weight * _columns(factor, module)
+        weight = module.weight if factor is None else module.weight * _columns(factor, module)
+        stored["weight"] = weight[kept]
+    if is_sparse(layer):
+        stored["mask"] = kept
     if layer.act_scales:
         stored["act_scale"] = _input(module, layer).packed()
     return stored
+
+
+def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:
+    """Which units are kept: of each the first weight stands for all."""
+    return mask.reshape(-1, layer.mask_unit)[:, 0].cpu().numpy()
 
 
 def _check_finite(layer: LayerProfile, values: Tensor) -> None:
@@ -212,18 +226,25 @@ class _Reader:
         if layer.kind not in ("conv", "linear"):
             return None, stored
         shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+        mask = torch.ones(shape, dtype=torch.bool)
+        if is_sparse(layer):
+            kept = read_positions(self._take(mask_bytes(layer)), *mask_units(layer))
+            mask = torch.from_numpy(kept)[:, None].expand(-1, layer.mask_unit).reshape(shape)
+            stored["mask"] = mask
         if zero is None:
-            return stored["weight"].view(shape), stored
-        size = code_bytes(layer)
-        codes = unpack_bits(self.codes[self.byte : self.byte + size], layer.weight_bits, prod(shape))
-        self.byte += size
+            return torch.zeros(shape).masked_scatter_(mask, stored["weight"]), stored
+        codes = unpack_bits(self._take(code_bytes(layer)), layer.weight_bits, stored_weights(layer))
         scale = stored["weight_scale"]
         stored["grid"] = FixedGrid(
             layer.weight_bits, () if scale.numel() == 1 else (len(scale), *[1] * (len(shape) - 1)), zero
         )
         stored["grid"].scale.copy_(scale.view(stored["grid"].scale.shape))
-        codes = torch.from_numpy(codes).view(shape)
-        return stored["grid"].decode(codes, stored["grid"].scale), stored
+        codes = torch.zeros(shape, dtype=torch.uint8).masked_scatter_(mask, torch.from_numpy(codes))
+        return stored["grid"].decode(codes, stored["grid"].scale) * mask, stored
+
+    def _take(self, size: int) -> np.ndarray:
+        self.byte += size
+        return self.codes[self.byte - size : self.byte]
 
 
 def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
@@ -254,6 +275,10 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
 
 def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
     module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
+    if layer.mask_unit:  # without stored positions, what was masked is among the zeros
+        mask = Mask(module.weight.shape).to(module.weight.device)
+        mask.mask.copy_(stored.get("mask", module.weight != 0))
+        surgery.attach_weight(module, mask)
     if "grid" in stored:
         surgery.attach_weight(module, stored["grid"].to(module.weight.device))
     if layer.act_scales:
@@ -262,7 +287,8 @@ def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quan
 
 
 def _plain(profile: Profile) -> Profile:
-    """The profile without quantisation."""
+    """The profile without quantisation and masks."""
+    blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0, "density": 1.0, "mask_unit": 0}
     for layer in profile.weighted:
-        profile = profile.change(layer.name, weight_bits=32, act_bits=32, weight_scales=0, act_scales=0)
+        profile = profile.change(layer.name, **blank)
     return profile

@@ -1,0 +1,171 @@
+"""Weight pruning: single weights, or whole ``k x k`` slices of them, become zero and stay zero.
+
+    y = layer(x; mask * w),     mask: the round(density x units) units of the largest magnitude
+
+Sources: Han et al. 2015 (arXiv 1506.02626) for magnitudes, Zhu and Gupta 2017 (arXiv 1710.01878) for the gradual
+schedule. Shapes stay, so it takes bytes off the packed file (kept values, and positions as a bitmask or entropy-coded,
+whichever is smaller) and MACs only where the hardware skips zeros: reports name both. Structure is set up front and
+only the values of the mask change during training, by the step number alone. At densities below a few per cent use
+NetworkWide, variational dropout, or JointSparsityQuantization rather than the same density everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isinf
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import nn
+
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.errors import CompressError
+from lightning_compress.mask import Mask
+from lightning_compress.patterns.element import Element
+from lightning_compress.patterns.pattern import Pattern
+from lightning_compress.plan import Number, Plan, matching
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.record import network, record_of
+from lightning_compress.schedules.one_shot import OneShot
+from lightning_compress.schedules.schedule import Schedule
+from lightning_compress.scopes.per_layer import PerLayer
+from lightning_compress.scopes.scope import Scope
+from lightning_compress.space import Choice
+from lightning_compress.surgery import attach_weight, raw_weight, weight_transforms
+
+
+@final
+class WeightPruning(CompressionCallback):
+    """Masks weights; the knob ``density`` is the share of a layer's weights that stay, in (0, 1].
+
+    Args:
+        plan: see :class:`CompressionCallback`.
+        pattern: which weights are dropped together.
+        schedule: how density falls during a training.
+        scope: whether weights compete within their layer or in the whole network.
+        every: optimizer steps between two updates of the masks.
+        densities: what a search may choose from.
+        ignore: globs of layers that a search leaves dense.
+
+    Raises:
+        CompressError: a layer has no weight, or a density that the pattern cannot have.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    order: ClassVar[int] = 25
+    knobs: ClassVar[frozenset[str]] = frozenset({"density"})
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        pattern: Pattern | None = None,
+        schedule: Schedule | None = None,
+        scope: Scope | None = None,
+        every: int = 10,
+        densities: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan)
+        if every < 1:
+            raise CompressError(f"WeightPruning: every must be 1 step or more, got {every}")
+        self.pattern = Element() if pattern is None else pattern
+        self.schedule = OneShot() if schedule is None else schedule
+        self.scope = PerLayer() if scope is None else scope
+        self.every, self.densities, self.ignore = every, tuple(densities), tuple(ignore)
+
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        layers = [layer for layer in profile.weighted if layer.positions]
+        ignored = {n for pattern in self.ignore for n in matching(pattern, [layer.name for layer in layers])}
+        found = [(layer, self._possible(layer)) for layer in layers if layer.name not in ignored]
+        return [Choice(layer.name, "density", values) for layer, values in found if len(values) > 1]
+
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        layers = {layer.name: layer for layer in profile.weighted}
+        kept, units, scores = {}, {}, {}
+        for name, density in self.own(plan).knob("density").items():
+            if name not in layers:
+                raise CompressError(
+                    f"pruning: layer {name!r} is a {type(net.get_submodule(name)).__name__}, with no weight to prune; "
+                    f"the plan may name {sorted(layers)}"
+                )
+            if not 0 < density <= 1:
+                raise CompressError(f"pruning: density of layer {name!r} must be above 0 and at most 1, got {density}")
+            kept[name], units[name] = self.pattern.kept(layers[name], density), self.pattern.unit(layers[name])
+            scores[name] = self._unit_scores(net, layers[name])
+        shares = {name: self._share(layers[name], count) for name, count in self.scope(kept, scores, units).items()}
+        return Plan({name: {"density": share} for name, share in shares.items() if share < 1})
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        found = {name: profile[name] for name in plan.layers}
+        return profile.update(
+            replace(layer, density=plan.get(name, "density"), mask_unit=self.pattern.unit(layer))
+            for name, layer in found.items()
+        )
+
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        for name, density in plan.knob("density").items():
+            layer = net.get_submodule(name)
+            if weight_transforms(layer):
+                raise CompressError(
+                    f"pruning: the weight of layer {name!r} already goes through "
+                    f"{[type(t).__name__ for t in weight_transforms(layer)]}; prune before that"
+                )
+            weight = layer.weight.detach()
+            mask = Mask(weight.shape).to(weight.device)
+            mask.mask.copy_(self.pattern.mask(profile[name], weight.abs(), self.pattern.kept(profile[name], density)))
+            attach_weight(layer, mask)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Move the masks on to where the schedule is at this step."""
+        total = trainer.estimated_stepping_batches
+        if isinf(total):
+            raise CompressError(
+                "WeightPruning: its schedule needs the number of steps; give the Trainer max_epochs or max_steps"
+            )
+        share = self._scheduled(trainer.global_step, int(total))
+        if not trainer.global_step or share != self._scheduled(trainer.global_step - 1, int(total)):
+            self._prune(network(pl_module), share, from_dense=not trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave with the plan's density, also when training was stopped early."""
+        self._prune(network(pl_module), 1.0, from_dense=False)
+
+    def _scheduled(self, step: int, total: int) -> float:
+        return self.schedule(min(step // self.every * self.every / max(total, 1), 1.0))
+
+    @torch.no_grad()
+    def _prune(self, net: nn.Module, share: float, from_dense: bool) -> None:
+        record = record_of(net)
+        for name, density in record.applied[type(self).__name__].knob("density").items():
+            module, layer = net.get_submodule(name), record.profile[name]
+            (mask,) = (t for t in weight_transforms(module) if isinstance(t, Mask))
+            scores = raw_weight(module).abs() + torch.finfo(torch.float32).tiny  # an exact zero may be kept
+            units = layer.weights // self.pattern.unit(layer)
+            kept = units - round((units - self.pattern.kept(layer, density)) * share)
+            mask.mask.copy_(self.pattern.mask(layer, scores if from_dense else scores * mask.mask, kept))
+
+    def _unit_scores(self, net: nn.Module, layer: LayerProfile) -> torch.Tensor:
+        weight = net.get_submodule(layer.name).weight.detach()
+        if weight.numel() != layer.weights and not isinstance(self.scope, PerLayer):
+            raise CompressError(
+                f"pruning: {type(self.scope).__name__} ranks the weights of layer {layer.name!r}, which another "
+                f"callback of this stage makes smaller first; prune weights in a stage after it"
+            )
+        return self.pattern.unit_scores(layer, weight.abs()) if weight.numel() == layer.weights else weight.new_empty(0)
+
+    def _share(self, layer: LayerProfile, kept: int) -> Number:
+        return min(kept * self.pattern.unit(layer) / max(layer.weights, 1), 1)
+
+    def _possible(self, layer: LayerProfile) -> tuple[float, ...]:
+        """The densities of a search that the pattern can have at this layer."""
+        found = []
+        for density in self.densities:
+            try:
+                self.pattern.kept(layer, density)
+            except CompressError:
+                continue
+            found.append(density)
+        return tuple(found)

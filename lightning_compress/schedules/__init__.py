@@ -1,0 +1,1 @@
+"""How density falls during training, one class a file."""

@@ -1,0 +1,1 @@
+"""Whether weights compete within their layer or in the whole network, one class a file."""

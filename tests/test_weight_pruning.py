@@ -1,0 +1,278 @@
+"""Masks: which weights they keep, when, that nothing brings a weight back, and how many bytes they take."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning import Trainer, seed_everything
+from omegaconf import OmegaConf
+from torch import nn
+
+import lightning_compress as lc
+import lightning_compress.conf
+from lightning_compress import layout, trace
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.cost import PackedBytes, WeightBits
+from lightning_compress.deploy.positions import read_positions, write_positions
+from lightning_compress.errors import CompressError
+from lightning_compress.mask import mask_of, measured
+from lightning_compress.patterns.element import Element
+from lightning_compress.patterns.kernel import Kernel
+from lightning_compress.patterns.n_of_m import NofM
+from lightning_compress.profile import LayerProfile
+from lightning_compress.record import record_of
+from lightning_compress.schedules.cubic import Cubic
+from lightning_compress.schedules.iterative import Iterative
+from lightning_compress.scopes.network_wide import NetworkWide
+from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+
+CONF = Path(lightning_compress.conf.__file__).parent / "compress"
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+LAYERS = ("stem.0", "conv1", "conv2", "fc")
+
+
+def everywhere(density: float, layers=LAYERS) -> dict[str, dict[str, float]]:
+    return {name: {"density": density} for name in layers}
+
+
+def files(kind: str) -> list[Path]:
+    return sorted((CONF / kind).glob("*.yaml"))
+
+
+def pruned(callback: WeightPruning, net: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    net = ToyNet().eval() if net is None else net
+    callback.apply(net, EXAMPLE)
+    return net
+
+
+@given(units=st.integers(1, 3000), seed=st.integers(0, 9), share=st.floats(0, 1))
+@settings(deadline=None, max_examples=200)
+def test_positions_come_back_and_take_the_predicted_bytes(units, seed, share):
+    kept = np.random.default_rng(seed).random(units) < share
+    layer = LayerProfile("a", "linear", units, 1, density=kept.sum() / units, mask_unit=1)
+    size = layout.mask_bytes(layer)
+    stream = write_positions(kept, size)
+    assert len(stream) == size <= -(-units // 8)
+    np.testing.assert_array_equal(read_positions(stream, units, int(kept.sum())), kept)
+
+
+@pytest.mark.parametrize("share", [1e-5, 1e-3, 0.05, 0.5, 0.95])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_positions_of_a_million_are_near_the_entropy_whatever_the_mask(share, clustered):
+    units = 1_000_000
+    kept = np.arange(units) < share * units
+    if not clustered:
+        np.random.default_rng(0).shuffle(kept)
+    count = int(kept.sum())
+    size = layout.entropy_bytes(units, count)
+    assert len(write_positions(kept, size)) == size
+    p = count / units
+    entropy = -units * (p * np.log2(p) + (1 - p) * np.log2(1 - p)) / 8
+    assert size <= 1.001 * entropy + 40
+
+
+@pytest.mark.parametrize("file", files("pattern"), ids=lambda f: f.stem)
+class TestPatterns:
+    def test_keeps_the_promised_number_of_whole_units_nested(self, file):
+        pattern = instantiate(OmegaConf.load(file))
+        layer = LayerProfile("a", "conv", 8, 16, kernel=(3, 3))
+        scores = torch.rand(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+        unit, before = pattern.unit(layer), None
+        for density in [0.5] if isinstance(pattern, NofM) else [0.9, 0.5, 0.1, 1e-6]:
+            kept = pattern.kept(layer, density)
+            mask = pattern.mask(layer, scores, kept)
+            assert mask.dtype == torch.bool
+            assert mask.shape == scores.shape
+            assert int(mask.sum()) == kept * unit
+            assert kept == max(1, round(density * layer.weights / unit))
+            groups = mask.reshape(-1, unit)
+            assert torch.equal(groups.any(1), groups.all(1))
+            assert before is None or not (mask & ~before).any()
+            before = mask
+            # Swapping any kept unit for a dropped one would not raise the score, within what competes.
+            if not isinstance(pattern, NofM):
+                units = pattern.unit_scores(layer, scores)
+                chosen = groups[:, 0]
+                assert units[chosen].min() >= units[~chosen].max()
+
+
+def test_two_of_four_along_the_inputs_keeps_the_two_largest():
+    weight = torch.randn(6, 8, 3, 3)
+    layer = LayerProfile("a", "conv", 8, 6, kernel=(3, 3))
+    mask = NofM().mask(layer, weight.abs(), NofM().kept(layer, 0.5))
+    for o, i, y, x in [(0, 0, 0, 0), (5, 4, 2, 1), (3, 4, 1, 1)]:
+        largest = set(weight.abs()[o, i : i + 4, y, x].topk(2).indices.tolist())
+        assert set(mask[o, i : i + 4, y, x].nonzero().flatten().tolist()) == largest
+
+
+@pytest.mark.parametrize("file", files("schedule"), ids=lambda f: f.stem)
+def test_schedules_rise_to_one(file):
+    schedule = instantiate(OmegaConf.load(file))
+    shares = [schedule(i / 1000) for i in range(1001)]
+    assert shares == sorted(shares)
+    assert shares[0] >= 0
+    assert shares[-1] == 1
+
+
+def test_schedules_by_formula():
+    assert Cubic(0.2, 0.6)(0.4) == pytest.approx(1 - 0.5**3)
+    assert [Iterative(4, 0.6)(p) for p in (0, 0.19, 0.2, 0.4, 0.6)] == [0.25, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_network_wide_is_one_threshold_over_all_layers():
+    net = pruned(WeightPruning(everywhere(0.3), scope=NetworkWide()))
+    weights = {n: net.get_submodule(n).parametrizations["weight"].original.abs() for n in LAYERS}
+    kept = torch.cat([weights[n][mask_of(net.get_submodule(n))] for n in LAYERS])
+    lost = torch.cat([weights[n][~mask_of(net.get_submodule(n))] for n in LAYERS])
+    assert kept.min() >= lost.max()
+    total = sum(w.numel() for w in weights.values())
+    assert abs(len(kept) - 0.3 * total) <= len(LAYERS)
+    assert len({round(p.density, 3) for p in record_of(net).profile.weighted}) > 1
+
+
+@pytest.mark.parametrize("callback", [
+    WeightPruning(everywhere(0.3)), WeightPruning(everywhere(0.37), Kernel()),
+    WeightPruning(everywhere(0.5, LAYERS[1:]), NofM()),
+    WeightPruning(everywhere(0.1), scope=NetworkWide()),
+], ids=["element", "kernel", "2:4", "network-wide"])  # fmt: skip
+@pytest.mark.parametrize("bits", [None, 2, 5])
+def test_the_packed_file_brings_back_masks_and_values_and_has_the_predicted_size(callback, bits, tmp_path):
+    net = pruned(callback, ToyNet(24).eval() if bits else None)
+    if bits:
+        QuantizationAwareTraining({key: {"weight_bits": bits} for key in LAYERS}).apply(net, EXAMPLE)
+    profile = record_of(net).profile
+    x = torch.randn(4, 1, 8, 8)
+    expected = net(x)
+    file = lc.save(net, tmp_path / "a")
+    loaded = lc.load(file, type(net)(24 if bits else 8))
+    torch.testing.assert_close(loaded(x), expected, rtol=1e-4, atol=1e-4)
+    plain = lc.load(file, type(net)(24 if bits else 8), dequantize=True)
+    torch.testing.assert_close(plain(x), expected, rtol=1e-4, atol=1e-4)
+    assert file.stat().st_size <= PackedBytes()(profile) <= 1.02 * file.stat().st_size + 500
+    again = lc.save(loaded, tmp_path / "b")
+    torch.testing.assert_close(lc.load(again, type(net)(24 if bits else 8))(x), expected, rtol=1e-4, atol=1e-4)
+    assert lc.inspect(file).profile.macs == profile.macs == measured(net, profile).macs
+    assert WeightBits()(profile) == sum(
+        int(mask_of(net.get_submodule(n)).sum() if n in callback.plan.layers else net.get_submodule(n).weight.numel())
+        * (bits or 32) for n in LAYERS
+    )  # fmt: skip
+
+
+def test_a_twentieth_of_the_weights_is_about_a_tenth_of_the_file(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(500, 400), nn.ReLU(), nn.Linear(400, 10)).eval()
+    dense = lc.save(net, tmp_path / "dense", example_input=torch.zeros(1, 500)).stat().st_size
+    WeightPruning({"0": {"density": 0.05}, "2": {"density": 0.05}}).apply(net, torch.zeros(1, 500))
+    small = lc.save(net, tmp_path / "sparse").stat().st_size
+    # 5 % of the values, each with 0.286 / 0.05 bits of position (the entropy of 5 %), biases, and the header.
+    assert small < (0.05 + 0.286 / 32) * dense + 1640 + 700
+
+
+def train(callback, epochs, ckpt=None, optimizer=None, limit=1.0):
+    seed_everything(1, verbose=False)
+    module = PlainModule()
+    if optimizer is not None:
+        module.configure_optimizers = lambda: optimizer(module.parameters())
+    seed_everything(2, verbose=False)
+    trainer = Trainer(
+        max_epochs=epochs, callbacks=[callback], logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", enable_checkpointing=False, limit_train_batches=limit,
+    )  # fmt: skip
+    trainer.fit(module, *toy_data(0), ckpt_path=ckpt)
+    return module, trainer
+
+
+@pytest.mark.parametrize("optimizer", [
+    lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.95, weight_decay=0.1),
+    lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5),
+], ids=["sgd", "adamw"])  # fmt: skip
+@pytest.mark.parametrize("file", files("schedule"), ids=lambda f: f.stem)
+def test_what_is_pruned_stays_zero_under_momentum_and_weight_decay(optimizer, file):
+    seen = []
+
+    class Watch(WeightPruning):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            layer = pl_module.model.conv1
+            seen.append((mask_of(layer).clone(), layer.weight.detach().clone()))
+
+    Watch.order = WeightPruning.order
+    callback = Watch(everywhere(0.2), schedule=instantiate(OmegaConf.load(file)), every=2)
+    module, _ = train(callback, 3, optimizer=optimizer)
+    for (before, _), (after, weight) in itertools.pairwise(seen):
+        assert not (after & ~before).any()
+        assert (weight[~after] == 0).all()
+    assert int(mask_of(module.model.conv1).sum()) == round(0.2 * module.model.conv1.weight.numel())
+
+
+def test_a_schedule_starts_dense_and_ends_at_the_plan():
+    shares = []
+
+    class Watch(WeightPruning):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            shares.append(float(mask_of(pl_module.model.conv1).float().mean()))
+
+    train(Watch({"conv1": {"density": 0.1}}, schedule=Cubic(0, 0.5), every=1), 2)
+    assert shares[0] == 1.0
+    assert shares == sorted(shares, reverse=True)
+    steps = len(shares)
+    expected = [1 - 0.9 * Cubic(0, 0.5)(i / steps) for i in range(steps)]
+    np.testing.assert_allclose(shares, expected, atol=0.001)
+
+
+def test_a_file_saved_before_the_schedule_ended_says_what_it_holds(tmp_path):
+    module, _trainer = train(WeightPruning({"conv1": {"density": 0.1}}, schedule=Cubic(0, 1.0), every=1), 1)
+    assert lc.inspect(lc.save(module, tmp_path / "end")).profile["conv1"].density == pytest.approx(0.1, abs=1e-3)
+    layer = module.model.conv1
+    mask_of(layer).fill_(True)
+    assert lc.inspect(lc.save(module, tmp_path / "early")).profile["conv1"].density == 1
+
+
+@pytest.mark.parametrize(("callback", "message"), [
+    (WeightPruning({"bn1": {"density": 0.5}}), "layer 'bn1' is a BatchNorm2d, with no weight to prune"),
+    (WeightPruning({"conv1": {"density": 0}}), "density of layer 'conv1' must be above 0"),
+    (WeightPruning({"stem.0": {"density": 0.5}}, NofM()), "layer 'stem.0' has 1 inputs for each output"),
+    (WeightPruning({"conv1": {"density": 0.4}}, NofM()), "must be 0.5 or 1 with 2:4"),
+])  # fmt: skip
+def test_bad_plans_are_named(callback, message):
+    with pytest.raises(CompressError, match=message):
+        callback.apply(ToyNet(), EXAMPLE)
+
+
+def test_one_bit_has_no_zero_for_pruned_weights():
+    net = pruned(WeightPruning({"conv1": {"density": 0.5}}))
+    with pytest.raises(CompressError, match=r"pruned to a density of 0.5, and one bit has no zero"):
+        QuantizationAwareTraining({"conv1": {"weight_bits": 1}}).apply(net, EXAMPLE)
+
+
+def test_channels_cannot_be_removed_after_masks():
+    net = pruned(WeightPruning({"conv1": {"density": 0.5}}))
+    with pytest.raises(CompressError, match="WeightPruning was already applied to this network, and must come after"):
+        ChannelPruning({"conv1": {"channels": 0.5}}).apply(net, EXAMPLE)
+
+
+def test_masks_after_channels_are_of_the_thin_network():
+    net = ToyNet().eval()
+    dense = trace.measure(net, EXAMPLE)
+    ChannelPruning({"conv1": {"channels": 0.5}}).apply(net, EXAMPLE)
+    WeightPruning({"conv1": {"density": 0.25}}).apply(net, EXAMPLE)
+    assert int(mask_of(net.conv1).sum()) == net.conv1.weight.numel() // 4
+    assert record_of(net).profile["conv1"].nonzeros == dense["conv1"].weights // 8
+
+
+def test_magnitudes_of_the_trained_network_decide():
+    net = ToyNet().eval()
+    weight = copy.deepcopy(net.conv1.weight.detach())
+    pruned(WeightPruning({"conv1": {"density": 0.1}}, Element()), net)
+    threshold = weight.abs().flatten().sort(descending=True).values[round(0.1 * weight.numel()) - 1]
+    assert torch.equal(net.conv1.weight, torch.where(weight.abs() >= threshold, weight, 0))
