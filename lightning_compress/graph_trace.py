@@ -20,6 +20,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.graph import IN, OUT, ChannelGraph, ChannelGroup, Member
 from lightning_compress.graph_check import verified
 from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.surgery import bake
 
 Atom = tuple[int, int]  # number of the torch-pruning group, channel of its root
 
@@ -35,7 +36,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     Raises:
         CompressError: torch-pruning can trace no part of the network.
     """
-    net = copy.deepcopy(net).eval().requires_grad_(True)  # torch-pruning follows autograd
+    net = bake(copy.deepcopy(net)).eval().requires_grad_(True)  # torch-pruning follows autograd
     failures: dict[str, str] = {}
     sets = list(_coupled_sets(net, "", example, failures))
     if not sets:

@@ -7,7 +7,7 @@ own function breaks the original; hooks must be bound methods, because a closure
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -17,14 +17,14 @@ from torch.nn.utils import parametrize
 
 from lightning_compress.errors import CompressError, did_you_mean
 
-INPUT = "input_transform"
+INPUT, OUTPUT = "input_transform", "output_transform"
 
 
 class Transform(nn.Module):
-    """Something that a weight or an input goes through: a quantiser, a mask, a noise.
+    """Something that a weight, an input or an output goes through: a quantiser, a mask, a noise.
 
     Sub-classes implement ``forward(x) -> x``, same shape, and :meth:`config`. All state is buffers and parameters, so
-    that checkpoints hold it.
+    that checkpoints hold it. One that needs layer, input and output together overrides :meth:`after_forward`.
     """
 
     def config(self) -> dict[str, Any]:
@@ -61,6 +61,10 @@ class Transform(nn.Module):
         """Forward pre-hook of the layer whose input this transforms: the first argument goes through it."""
         return (self(args[0]), *args[1:])
 
+    def after_forward(self, _layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Forward hook of the layer whose output this transforms."""
+        return self(output)
+
 
 def _subclasses(cls: type) -> Iterator[type]:
     for sub in cls.__subclasses__():
@@ -71,12 +75,29 @@ def _subclasses(cls: type) -> Iterator[type]:
 def attach_weight(layer: nn.Module, transform: Transform) -> None:
     """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter."""
     parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    if type(transform).after_forward is not Transform.after_forward:
+        layer.register_forward_hook(transform.after_forward)
 
 
 def attach_input(layer: nn.Module, transform: Transform) -> None:
     """Let the first input of ``layer`` go through a transform, which becomes its sub-module ``input_transform``."""
     layer.add_module(INPUT, transform)
     layer.register_forward_pre_hook(transform.before_forward)
+
+
+def attach_output(layer: nn.Module, transform: Transform) -> None:
+    """Let the output of ``layer`` go through a transform, which becomes its sub-module ``output_transform``.
+
+    Raises:
+        CompressError: there is one already.
+    """
+    if OUTPUT in layer._modules:
+        raise CompressError(
+            f"this {type(layer).__name__} already has a {type(layer._modules[OUTPUT]).__name__} on its output; one "
+            f"noise at a layer"
+        )
+    layer.add_module(OUTPUT, transform)
+    layer.register_forward_hook(transform.after_forward)
 
 
 def weight_transforms(layer: nn.Module) -> list[Transform]:
@@ -87,6 +108,25 @@ def weight_transforms(layer: nn.Module) -> list[Transform]:
 def input_transform(layer: nn.Module) -> Transform | None:
     """The transform of the layer's input, if one is attached."""
     return layer._modules.get(INPUT)
+
+
+def output_transform(layer: nn.Module) -> Transform | None:
+    """The transform of the layer's output, if one is attached."""
+    return layer._modules.get(OUTPUT)
+
+
+def check_plain(name: str, layer: nn.Module, callback: str) -> None:
+    """Raise if the layer's weight already goes through something, and a callback needs the weight itself.
+
+    Raises:
+        CompressError: naming the layer and what its weight goes through.
+    """
+    if weight_transforms(layer):
+        raise CompressError(
+            f"{callback}: the weight of layer {name!r} already goes through "
+            f"{[type(t).__name__ for t in weight_transforms(layer)]}; apply {callback} before that, or leave the layer "
+            f"out of its plan"
+        )
 
 
 def weight_before(layer: nn.Module, transform: Transform) -> Tensor:
@@ -105,8 +145,12 @@ def raw_weight(layer: nn.Module) -> nn.Parameter:
 
 
 def transformed(net: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have a weight or input transform, by name."""
-    return {n: m for n, m in net.named_modules() if weight_transforms(m) or input_transform(m) is not None}
+    """The layers that have a weight, input or output transform, by name."""
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if weight_transforms(module) or {INPUT, OUTPUT} & module._modules.keys()
+    }
 
 
 def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
@@ -114,7 +158,7 @@ def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "weight": [t.spec() for t in weight_transforms(layer)],
-            "input": None if input_transform(layer) is None else input_transform(layer).spec(),
+            **{key: layer._modules[key].spec() for key in (INPUT, OUTPUT) if key in layer._modules},
         }
         for name, layer in transformed(net).items()
     }
@@ -139,8 +183,10 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
             continue
         for weight in spec["weight"]:
             attach_weight(modules[name], Transform.build(weight))
-        if spec["input"] is not None:
-            attach_input(modules[name], Transform.build(spec["input"]))
+        if INPUT in spec:
+            attach_input(modules[name], Transform.build(spec[INPUT]))
+        if OUTPUT in spec:
+            attach_output(modules[name], Transform.build(spec[OUTPUT]))
 
 
 def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
@@ -149,6 +195,7 @@ def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
         return
     weight = (layer.weight if value is None else value).detach().clone()
     requires_grad = layer.parametrizations["weight"].original.requires_grad
+    _drop_hooks(layer._forward_hooks, weight_transforms(layer))
     # torch's remove_parametrizations deletes the property from the dynamic class, which deepcopies share.
     layer.__class__ = type(layer).__bases__[0]
     del layer._modules["parametrizations"]
@@ -157,17 +204,27 @@ def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
 
 def drop_input(layer: nn.Module) -> None:
     """Take the input transform off a layer."""
-    transform = layer._modules.pop(INPUT, None)
-    for key, hook in list(layer._forward_pre_hooks.items()):
-        if getattr(hook, "__self__", None) is transform and transform is not None:
-            del layer._forward_pre_hooks[key]
+    _drop_hooks(layer._forward_pre_hooks, [layer._modules.pop(INPUT, None)])
+
+
+def drop_output(layer: nn.Module) -> None:
+    """Take the output transform off a layer."""
+    _drop_hooks(layer._forward_hooks, [layer._modules.pop(OUTPUT, None)])
+
+
+def _drop_hooks(hooks: dict[int, Any], owners: Sequence[Transform | None]) -> None:
+    """Remove the hooks that are methods of the owners."""
+    for key, hook in list(hooks.items()):
+        if any(getattr(hook, "__self__", None) is owner for owner in owners if owner is not None):
+            del hooks[key]
 
 
 def bake(net: nn.Module) -> nn.Module:
-    """Turn a network with transforms into a plain one, in place: weights as transformed, inputs in floating point."""
+    """Turn a network with transforms into a plain one, in place: weights as transformed, nothing else."""
     for layer in transformed(net).values():
         bake_weight(layer)
         drop_input(layer)
+        drop_output(layer)
     return net
 
 

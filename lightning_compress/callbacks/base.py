@@ -101,12 +101,6 @@ class CompressionCallback(Callback, ABC):
                     f"{name}: another plan was already applied to this network; start again from a fresh one"
                 )
             return
-        later = [known for known in record.applied if _order(known) > self.order]
-        if later:
-            raise CompressError(
-                f"{name}: {later[0]} was already applied to this network, and must come after {name}; start again from "
-                f"a network without it"
-            )
         plan = self.realise(self.plan, net, record.profile, example)
         self.attach(plan, net, record.profile, example)
         applied = {**record.applied, name: plan}
@@ -137,11 +131,6 @@ class CompressionCallback(Callback, ABC):
         """The part of a plan that this callback understands."""
         kept = {layer: {k: v for k, v in knobs.items() if k in self.knobs} for layer, knobs in plan.layers.items()}
         return Plan({layer: knobs for layer, knobs in kept.items() if knobs})
-
-
-def _order(name: str) -> int:
-    """The order of a callback by its class name; 0 for one that this program has not imported."""
-    return next((cls.order for cls in CompressionCallback.__subclasses__() if cls.__name__ == name), 0)
 
 
 def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:

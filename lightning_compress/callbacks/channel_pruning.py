@@ -30,6 +30,7 @@ from lightning_compress.graph_trace import trace_channels
 from lightning_compress.plan import Number, Plan, matching
 from lightning_compress.profile import Profile
 from lightning_compress.space import Choice
+from lightning_compress.surgery import check_plain, drop_output, transformed
 
 
 @final
@@ -115,6 +116,9 @@ class ChannelPruning(CompressionCallback):
             # A stable sort, so that equal scores give the same channels everywhere.
             best = torch.sort(scores, descending=True, stable=True).indices
             keep[name] = best[: round(ratio * group.units)].sort().values
+        for name, layer in transformed(net).items():
+            check_plain(name, layer, "ChannelPruning")
+            drop_output(layer)  # learned noise has given its scores, and has the widths of before
         remove(net, graph, keep)
         net.zero_grad()
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isinf
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -22,6 +21,7 @@ from lightning import LightningModule, Trainer
 from torch import nn
 
 from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.progress import progress
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import Mask
 from lightning_compress.patterns.element import Element
@@ -34,7 +34,7 @@ from lightning_compress.schedules.schedule import Schedule
 from lightning_compress.scopes.per_layer import PerLayer
 from lightning_compress.scopes.scope import Scope
 from lightning_compress.space import Choice
-from lightning_compress.surgery import attach_weight, raw_weight, weight_transforms
+from lightning_compress.surgery import attach_weight, check_plain, raw_weight, weight_transforms
 
 
 @final
@@ -108,11 +108,7 @@ class WeightPruning(CompressionCallback):
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name, density in plan.knob("density").items():
             layer = net.get_submodule(name)
-            if weight_transforms(layer):
-                raise CompressError(
-                    f"pruning: the weight of layer {name!r} already goes through "
-                    f"{[type(t).__name__ for t in weight_transforms(layer)]}; prune before that"
-                )
+            check_plain(name, layer, "WeightPruning")
             weight = layer.weight.detach()
             mask = Mask(weight.shape).to(weight.device)
             mask.mask.copy_(self.pattern.mask(profile[name], weight.abs(), self.pattern.kept(profile[name], density)))
@@ -120,21 +116,17 @@ class WeightPruning(CompressionCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Move the masks on to where the schedule is at this step."""
-        total = trainer.estimated_stepping_batches
-        if isinf(total):
-            raise CompressError(
-                "WeightPruning: its schedule needs the number of steps; give the Trainer max_epochs or max_steps"
-            )
-        share = self._scheduled(trainer.global_step, int(total))
-        if not trainer.global_step or share != self._scheduled(trainer.global_step - 1, int(total)):
-            self._prune(network(pl_module), share, from_dense=not trainer.global_step)
+        step = trainer.global_step
+        share = self._scheduled(trainer, step)
+        if not step or share != self._scheduled(trainer, step - 1):
+            self._prune(network(pl_module), share, from_dense=not step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with the plan's density, also when training was stopped early."""
         self._prune(network(pl_module), 1.0, from_dense=False)
 
-    def _scheduled(self, step: int, total: int) -> float:
-        return self.schedule(min(step // self.every * self.every / max(total, 1), 1.0))
+    def _scheduled(self, trainer: Trainer, step: int) -> float:
+        return self.schedule(progress(trainer, "WeightPruning", step // self.every * self.every))
 
     @torch.no_grad()
     def _prune(self, net: nn.Module, share: float, from_dense: bool) -> None:

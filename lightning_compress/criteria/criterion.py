@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import CompressError
 from lightning_compress.graph import ChannelGroup
+from lightning_compress.noise.noise import Noise
+from lightning_compress.surgery import output_transform
 
 
 class Criterion(ABC):
@@ -51,6 +53,25 @@ def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parame
         member.layer: net.get_submodule(member.layer) for member in group.producers if _is_module(net, member.layer)
     }
     return {name: m.weight for name, m in modules.items() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))}
+
+
+NoiseT = TypeVar("NoiseT", bound=Noise)
+
+
+def noises(group: ChannelGroup, net: nn.Module, kind: type[NoiseT], callback: str) -> dict[str, NoiseT]:
+    """Name -> learned noise on the outputs of a group's producers.
+
+    Raises:
+        CompressError: none has any, or it is still on.
+    """
+    found = {m.layer: output_transform(net.get_submodule(m.layer)) for m in group.producers if _is_module(net, m.layer)}
+    found = {name: noise for name, noise in found.items() if isinstance(noise, kind) and noise.ended}
+    if not found:
+        raise CompressError(
+            f"criterion: the channels of {group.name!r} have no noise of {callback}; train with it in a stage before, "
+            f"or leave the layer out"
+        )
+    return found
 
 
 def norm_scales(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,0 +1,57 @@
+"""Information dropout: noise on activations, as strong as each input allows; its KL says what a channel has to tell.
+
+Source: Achille and Soatto 2018 (arXiv 1611.01353). It regularises while it is on; afterwards
+``ChannelPruning(criterion=Information())`` removes, in a later stage, the channels that told least: our reading of
+"pruning via information dropout" in paper 1 (arXiv 1912.02254), a reconstruction. It costs a second layer of the same
+shape while it is on. Start with a small strength: the KL is summed over units, and there are many.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+from lightning import LightningModule, Trainer
+from torch import nn
+
+from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
+from lightning_compress.noise.information import InformationNoise
+from lightning_compress.noise.noise import Noise
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.record import network
+from lightning_compress.surgery import attach_output, output_transform
+
+
+@final
+class InformationDropout(LearnedNoise):
+    """Noise on units; the knob ``information`` is 1 for layers that have it.
+
+    Arguments as for :class:`LearnedNoise`.
+    """
+
+    order: ClassVar[int] = 23
+    knobs: ClassVar[frozenset[str]] = frozenset({"information"})
+
+    def eligible(self, profile: Profile) -> list[LayerProfile]:
+        """All but the last layer, whose outputs are the network's answer."""
+        return super().eligible(profile)[:-1]
+
+    def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
+        module = net.get_submodule(layer.name)
+        weight = module.weight
+        convolution: tuple[Any, ...] = ()
+        if layer.kind == "conv":
+            padding = module.padding if isinstance(module.padding, str) else list(module.padding)
+            convolution = (list(module.stride), padding, list(module.dilation), module.groups)
+        attach_output(module, InformationNoise(weight.shape, convolution, salt(layer.name)).to(weight.device))
+
+    def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
+        host = net.get_submodule(layer)
+        return output_transform(host), host
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        for noise, *_ in self._noises(network(pl_module)):
+            noise.strength.fill_(self._beta(trainer) / trainer.accumulate_grad_batches)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Nothing: this KL depends on the data, and is part of the backward pass."""

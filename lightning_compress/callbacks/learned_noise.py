@@ -1,0 +1,165 @@
+"""What the callbacks of learned noise share: layers get a noise, its KL warms up, and at some point it ends for good.
+
+    loss + beta(step) / N sum of KL,      beta: 0 before warmup[0], linear, ``strength`` from warmup[1] on
+
+N is the number of train images: without it the penalty prunes everything in the first epoch. The KL of weight and
+channel noise depends on no data, so its gradient is simply added before each optimizer step; the user's loss is not
+touched. After ``end`` the network trains on without noise, as fine-tuning, with what was found made permanent.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+from zlib import crc32
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
+from torch import nn
+
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.progress import progress
+from lightning_compress.errors import CompressError
+from lightning_compress.mask import measured
+from lightning_compress.noise.noise import Noise
+from lightning_compress.plan import Plan, matching
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.record import Record, network, record_of, write_record
+from lightning_compress.space import Choice
+from lightning_compress.surgery import raw_weight
+
+
+class LearnedNoise(CompressionCallback):
+    """Trains noise on the layers that the plan names; the sub-class has one knob, which is 1 for them.
+
+    Args:
+        plan: see :class:`CompressionCallback`.
+        strength: factor on the KL; above 1 more is dropped.
+        warmup: shares of the training between which the KL rises from 0 to its strength.
+        end: share of the training after which there is no noise.
+        ignore: globs of layers that get none.
+
+    Raises:
+        CompressError: not ``0 <= warmup[0] <= warmup[1] <= end <= 1``, or a layer without a weight in the plan.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        strength: float = 1.0,
+        warmup: Sequence[float] = (0.0, 0.3),
+        end: float = 0.7,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan)
+        begin, full = warmup
+        if not 0 <= begin <= full <= end <= 1:
+            raise CompressError(
+                f"{type(self).__name__}: needs 0 <= warmup[0] <= warmup[1] <= end <= 1, got warmup {list(warmup)} and "
+                f"end {end}"
+            )
+        self.strength, self.warmup, self.end, self.ignore = strength, (begin, full), end, tuple(ignore)
+
+    @abstractmethod
+    def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
+        """Attach the noise of one layer."""
+
+    @abstractmethod
+    def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
+        """The noise that :meth:`add_noise` attached, and the module that it is attached to."""
+
+    def eligible(self, profile: Profile) -> list[LayerProfile]:
+        """The layers that may have this noise."""
+        return [layer for layer in profile.weighted if layer.positions]
+
+    @final
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        """One value for each layer: there is nothing to search, a uniform plan names them all."""
+        names = [layer.name for layer in self.eligible(profile)]
+        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        (knob,) = self.knobs
+        return [Choice(name, knob, (1,)) for name in names if name not in ignored]
+
+    @final
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        (knob,) = self.knobs
+        names = {layer.name for layer in self.eligible(profile)}
+        for layer, value in self.own(plan).knob(knob).items():
+            if layer not in names:
+                raise CompressError(
+                    f"{type(self).__name__}: layer {layer!r} cannot have this noise; the plan may name {sorted(names)}"
+                )
+            if value not in (0, 1):
+                raise CompressError(f"{type(self).__name__}: {knob} of layer {layer!r} must be 0 or 1, got {value}")
+        return Plan({layer: {knob: 1} for layer, value in self.own(plan).knob(knob).items() if value})
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        """The profile as it is: what noise will drop is not known before it was trained."""
+        return profile
+
+    @final
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        for name in plan.layers:
+            self.add_noise(net, profile[name], profile)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """End the noise when its time has come."""
+        if progress(trainer, type(self).__name__) >= self.end:
+            self._end(network(pl_module))
+
+    @torch.enable_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Add the gradient of the KL to that of the loss."""
+        active = [(noise, weight) for noise, _, weight in self._noises(network(pl_module)) if not noise.ended]
+        beta = self._beta(trainer)
+        if not active or not beta:
+            return
+        kl = sum(noise.kl(weight) for noise, weight in active)
+        pl_module.log("kl", kl.detach())
+        wanted = [p for noise, weight in active for p in (*noise.parameters(), weight) if p.requires_grad]
+        for parameter, gradient in zip(wanted, torch.autograd.grad(kl * beta, wanted, allow_unused=True), strict=True):
+            if gradient is not None:
+                gradient = gradient.to(parameter.dtype)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave without noise, also when training was stopped early."""
+        self._end(network(pl_module))
+
+    def _beta(self, trainer: Trainer) -> float:
+        """Weight of the KL at this step, divided by the number of train images."""
+        begin, full = self.warmup
+        now = progress(trainer, type(self).__name__)
+        share = 1.0 if now >= full else max(now - begin, 0.0) / max(full - begin, 1e-12)
+        return self.strength * share / _samples(trainer)
+
+    def _noises(self, net: nn.Module) -> list[tuple[Noise, nn.Module, nn.Parameter]]:
+        """Of each layer its noise, the module that the noise is attached to, and the layer's raw weight."""
+        record = record_of(net)
+        names = record.applied[type(self).__name__].layers
+        return [(*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names]
+
+    def _end(self, net: nn.Module) -> None:
+        found = [(noise, host) for noise, host, _ in self._noises(net) if not noise.ended]
+        for noise, host in found:
+            noise.end(host)
+        if found:
+            record = record_of(net)
+            write_record(net, Record(measured(net, record.profile), record.applied, record.asked))
+
+
+def salt(layer: str) -> int:
+    """A number of the layer's own, to seed its noise."""
+    return crc32(layer.encode())
+
+
+def _samples(trainer: Trainer) -> int:
+    """Number of train images."""
+    loader = trainer.train_dataloader
+    if hasattr(getattr(loader, "dataset", None), "__len__"):
+        return len(loader.dataset)
+    return int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))

@@ -1,0 +1,48 @@
+"""Log-normal dropout: training finds how much noise each output channel can bear; pruning then asks for their SNR.
+
+Source: Neklyudov et al. 2017 (arXiv 1705.07283); our reading of paper 1's channel-wise variational scores (arXiv
+1912.02254): a reconstruction. It removes nothing itself: train with it in one stage, then prune channels in the next
+with ``ChannelPruning(criterion=SignalToNoise())``. It breaks where channels are joined by residual sums, whose noise is
+the noise of all summands.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+from torch import nn
+
+from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
+from lightning_compress.noise.log_normal import LogNormalNoise
+from lightning_compress.noise.noise import Noise
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.surgery import attach_output, output_transform
+
+
+@final
+class LogNormalDropout(LearnedNoise):
+    """Noise on output channels; the knob ``log_normal`` is 1 for layers that have it.
+
+    Arguments as for :class:`LearnedNoise`.
+    """
+
+    order: ClassVar[int] = 22
+    knobs: ClassVar[frozenset[str]] = frozenset({"log_normal"})
+
+    def eligible(self, profile: Profile) -> list[LayerProfile]:
+        """All but the last layer, whose channels are the network's answer."""
+        return super().eligible(profile)[:-1]
+
+    def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
+        module = net.get_submodule(_end_of(layer.name, profile))
+        noise = LogNormalNoise(layer.out_channels, layer.kind == "linear", salt(layer.name))
+        attach_output(module, noise.to(net.get_submodule(layer.name).weight.device))
+
+    def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
+        host = net.get_submodule(_end_of(layer, profile))
+        return output_transform(host), host
+
+
+def _end_of(layer: str, profile: Profile) -> str:
+    """The batch norm behind a layer, which would take noise before it for a change of scale; or the layer."""
+    return next((norm.name for norm in profile if norm.follows == layer), layer)

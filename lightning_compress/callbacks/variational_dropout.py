@@ -1,0 +1,69 @@
+"""Variational dropout: training finds which weights (or k x k slices) can be noise, and those are dropped.
+
+    prune where log alpha >= threshold,     loss + KL(q || log-uniform) / N       (noise/gaussian.py has the formulas)
+
+Sources: Molchanov et al. 2017 (arXiv 1701.05369); it is how we read "element-wise and kernel-wise variational pruning"
+of paper 1 (arXiv 1912.02254), whose text gives no formula: a reconstruction. The density of each layer is an outcome,
+not a choice: a search has nothing to vary here, and the profile is measured after training. Use it after channel
+pruning, with 20 or more epochs; it breaks with short trainings (the noise has no time to grow) and with a large weight
+decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from torch import nn
+
+from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
+from lightning_compress.noise.gaussian import GaussianNoise
+from lightning_compress.noise.noise import Noise
+from lightning_compress.patterns.element import Element
+from lightning_compress.patterns.pattern import Pattern
+from lightning_compress.plan import Plan
+from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.surgery import attach_weight, check_plain, weight_transforms
+
+
+@final
+class VariationalDropout(LearnedNoise):
+    """Noise on weights; the knob ``variational`` is 1 for layers that have it.
+
+    Args:
+        plan, strength, warmup, end, ignore: see :class:`LearnedNoise`.
+        pattern: what one variance is for: ``Element`` or ``Kernel``.
+        threshold: of log alpha, above which a weight is dropped.
+    """
+
+    order: ClassVar[int] = 26
+    knobs: ClassVar[frozenset[str]] = frozenset({"variational"})
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        pattern: Pattern | None = None,
+        threshold: float = 3.0,
+        strength: float = 1.0,
+        warmup: Sequence[float] = (0.0, 0.3),
+        end: float = 0.7,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan, strength, warmup, end, ignore)
+        self.pattern, self.threshold = Element() if pattern is None else pattern, threshold
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        return profile.update(replace(profile[n], mask_unit=self.pattern.unit(profile[n])) for n in plan.layers)
+
+    def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
+        module = net.get_submodule(layer.name)
+        check_plain(layer.name, module, "VariationalDropout")
+        shape = module.weight.shape
+        grain = shape if self.pattern.unit(layer) == 1 else (*shape[:2], *[1] * len(layer.kernel))
+        attach_weight(module, GaussianNoise(shape, grain, self.threshold, salt(layer.name)).to(module.weight.device))
+
+    def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
+        host = net.get_submodule(layer)
+        return next(t for t in weight_transforms(host) if isinstance(t, GaussianNoise)), host

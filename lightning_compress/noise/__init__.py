@@ -1,0 +1,1 @@
+"""Noise whose strength is learned: what survives much of it carries no information. One class a file."""

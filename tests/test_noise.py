@@ -1,0 +1,232 @@
+"""Learned noise: its formulas against integrals and sampling, what it drops, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from scipy.integrate import quad
+from scipy.stats import truncnorm
+from torch import nn
+
+import lightning_compress as lc
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.information_dropout import InformationDropout
+from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
+from lightning_compress.callbacks.variational_dropout import VariationalDropout
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.criteria.information import Information
+from lightning_compress.criteria.signal_to_noise import SignalToNoise
+from lightning_compress.errors import CompressError
+from lightning_compress.mask import mask_of
+from lightning_compress.noise.gaussian import GaussianNoise
+from lightning_compress.noise.information import ALPHA_MAX, InformationNoise
+from lightning_compress.noise.log_normal import HIGH, LOW, LogNormalNoise
+from lightning_compress.patterns.kernel import Kernel
+from lightning_compress.record import record_of
+from lightning_compress.surgery import attach_output, attach_weight, output_transform
+from lightning_compress.testing.toys import PlainModule, toy_data
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+LAYERS = ("stem.0", "conv1", "conv2", "fc")
+
+
+def exact_kl(alpha: float) -> float:
+    """KL(N(1, alpha) || log-uniform) up to its constant: E log|eps| - log(alpha) / 2."""
+
+    def term(z: float) -> float:
+        return np.log(abs(1 + np.sqrt(alpha) * z) + 1e-300) * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+
+    pole = -1 / np.sqrt(alpha)
+    parts = [(-12, pole), (pole, 12)] if -12 < pole < 12 else [(-12, 12)]
+    return sum(quad(term, a, b, limit=200)[0] for a, b in parts) - 0.5 * np.log(alpha)
+
+
+def test_the_kl_of_gaussian_noise_is_the_integral():
+    noise = GaussianNoise((1, 1), (1, 1))
+    limit = exact_kl(1e6)  # where the noise is everything, and the approximation is zero
+    for log_alpha in (-6.0, -3.0, -1.0, 0.0, 1.0, 3.0, 6.0):
+        with torch.no_grad():
+            noise.raw_log_variance.fill_(log_alpha / noise.speed)
+        found = float(noise.kl(torch.ones(1, 1)))
+        assert found == pytest.approx(exact_kl(np.exp(log_alpha)) - limit, abs=0.012)
+
+
+@pytest.mark.parametrize("grain", [(6, 4, 3, 3), (6, 4, 1, 1)], ids=["element", "kernel"])
+def test_noise_on_outputs_is_noise_on_weights(grain):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, padding=1, stride=2)
+    noise = GaussianNoise(layer.weight.shape, grain)
+    attach_weight(layer, noise)
+    with torch.no_grad():
+        noise.raw_log_variance.copy_((torch.randn(grain) - 3) / noise.speed)
+    x, weight = torch.randn(1, 4, 7, 7), layer.parametrizations["weight"].original.detach()
+    std = (noise.raw_log_variance.detach() * noise.speed / 2).exp().expand(weight.shape)
+    drawn = torch.stack([
+        nn.functional.conv2d(x, weight + std * torch.randn_like(weight), layer.bias, 2, 1) for _ in range(4000)
+    ])  # fmt: skip
+    layer.train()
+    with torch.no_grad():
+        local = torch.stack([layer(x) for _ in range(4000)])
+    assert ((local.mean(0) - drawn.mean(0)).abs() < 5 * (2 / 4000) ** 0.5 * drawn.std(0)).all()
+    torch.testing.assert_close(local.std(0), drawn.std(0), atol=0, rtol=0.12)
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), [(0.0, -3.0), (-2.0, 0.0), (-5.0, 1.5), (1.0, -1.0)])
+def test_the_kl_and_snr_of_log_normal_noise_are_those_of_scipys_distribution(mean, log_scale):
+    noise = LogNormalNoise(1)
+    with torch.no_grad():
+        noise.raw_mean.fill_(mean / noise.speed)
+        noise.raw_log_scale.fill_(log_scale / noise.speed)
+    scale = float(np.exp(log_scale))
+    z = truncnorm((LOW - mean) / scale, (HIGH - mean) / scale, mean, scale)
+    entropy = float(z.entropy())
+    assert float(noise.kl(torch.empty(0))) == pytest.approx(np.log(HIGH - LOW) - entropy, abs=1e-5)
+    first, second = (z.expect(lambda v, k=k: np.exp(k * v)) for k in (1, 2))
+    assert float(noise.snr()) == pytest.approx(first / np.sqrt(second - first**2), rel=1e-3)
+
+
+def test_log_normal_noise_has_its_moments():
+    torch.manual_seed(0)
+    noise = LogNormalNoise(3).train()
+    with torch.no_grad():
+        noise.raw_mean.copy_(torch.tensor([0.0, -1.0, -2.0]) / noise.speed)
+        noise.raw_log_scale.copy_(torch.tensor([-2.0, 0.0, 0.5]) / noise.speed)
+        drawn = noise(torch.ones(40_000, 3, 1, 1)).flatten(1)
+    mean, variance = noise.moments()
+    torch.testing.assert_close(drawn.mean(0), mean.float(), atol=0, rtol=0.03)
+    torch.testing.assert_close(drawn.var(0), variance.float(), atol=0, rtol=0.1)
+    torch.testing.assert_close(noise.snr(), (mean / variance.sqrt()).float())
+
+
+@pytest.mark.parametrize("host", [nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, bias=False)])
+def test_ending_log_normal_noise_leaves_its_gate_in_the_parameters(host):
+    noise = LogNormalNoise(3)
+    attach_output(host, noise)
+    with torch.no_grad():
+        noise.raw_mean.copy_(torch.tensor([0.0, -0.1, -0.2]))
+    x = torch.randn(4, 3, 5, 5)
+    before = host.eval()(x)
+    noise.end(host)
+    torch.testing.assert_close(host(x), before)
+
+
+def test_information_noise_has_mean_one_and_adds_its_kl_to_the_loss():
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(5, 2, 6, 6)
+    noise = InformationNoise(layer.weight.shape, ([1, 1], [1, 1], [1, 1], 1))
+    attach_output(layer, noise)
+    with torch.no_grad():
+        noise.weight.normal_(0, 0.3)
+        clean = layer.eval()(x)
+        mean = torch.stack([layer.train()(x) for _ in range(3000)]).mean(0)
+    torch.testing.assert_close(mean, clean, atol=0.1, rtol=0.1)
+    noise.strength.fill_(0.25)
+    noise.draws.fill_(7)
+    layer(x).sum().backward()
+    noise.draws.fill_(7)
+    drawn = torch.randn(5, 3, 6, 6, generator=noise.generator(x.device))
+    u = nn.functional.conv2d(x, noise.weight, noise.bias, padding=1).clamp_min(-7)
+    alpha = ALPHA_MAX * torch.sigmoid(u)
+    noisy = layer.eval()(x).detach() * (alpha * drawn - alpha.square() / 2).exp()
+    loss = noisy.sum() + 0.25 * -(alpha / ALPHA_MAX).log().sum() / len(x)
+    expected = torch.autograd.grad(loss, [noise.weight, noise.bias])
+    torch.testing.assert_close(noise.weight.grad, expected[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(noise.bias.grad, expected[1], rtol=1e-3, atol=1e-3)
+
+
+def train(callbacks, epochs=30, lr=0.05):
+    seed_everything(1, verbose=False)
+    module = PlainModule()
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9)
+    trainer = Trainer(
+        max_epochs=epochs, callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", enable_checkpointing=False, gradient_clip_val=5.0,
+    )  # fmt: skip
+    trainer.fit(module, *toy_data(0))
+    return module, float(trainer.callback_metrics["val_acc"])
+
+
+@pytest.mark.parametrize("pattern", [None, Kernel()], ids=["element", "kernel"])
+def test_variational_dropout_drops_most_weights_and_keeps_the_accuracy(pattern, tmp_path):
+    _, dense = train([])
+    module, accuracy = train([VariationalDropout({name: {"variational": 1} for name in LAYERS}, pattern)])
+    profile = record_of(module.model).profile
+    assert accuracy >= dense - 0.05
+    assert sum(p.nonzeros for p in profile.weighted) < 0.6 * sum(p.weights for p in profile.weighted)
+    mask = mask_of(module.model.conv1)
+    assert (module.model.conv1.weight[~mask] == 0).all()
+    if pattern is not None:
+        slices = mask.flatten(2)
+        assert torch.equal(slices.any(2), slices.all(2))
+    file = lc.save(module.eval(), tmp_path / "a")
+    x = next(iter(toy_data(0)[1]))[0]
+    torch.testing.assert_close(lc.load(file, PlainModule())(x), module(x), rtol=1e-4, atol=1e-4)
+    assert lc.inspect(file).profile.macs == profile.macs
+
+
+def test_a_stronger_kl_drops_more():
+    plan = {"conv1": {"variational": 1}, "conv2": {"variational": 1}}
+    densities = []
+    for strength in (0.1, 3.0):
+        module, _ = train([VariationalDropout(plan, strength=strength)], epochs=15)
+        densities.append(record_of(module.model).profile["conv1"].density)
+    assert densities[1] < densities[0]
+
+
+def test_a_channel_that_nobody_reads_falls_below_an_snr_of_one_and_is_pruned():
+    seed_everything(1, verbose=False)
+    module = PlainModule()
+    module.model = net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    )
+    with torch.no_grad():
+        net[3].weight[:, 4] = 0
+    net[3].weight.register_hook(lambda g: g * (net[3].weight != 0))
+    trainer = Trainer(
+        max_epochs=15, callbacks=[LogNormalDropout({"0": {"log_normal": 1}}, strength=0.1)], logger=False,
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, *toy_data(0))
+    snr = output_transform(net[1]).snr()
+    assert snr[4] < 1
+    assert snr.max() > 10
+    keeper = net[0].weight.detach()[snr.argsort(descending=True)[:3].sort().values]
+    ChannelPruning({"0": {"channels": 0.5}}, SignalToNoise()).apply(net, EXAMPLE)
+    assert torch.equal(net[0].weight, keeper)
+    assert output_transform(net[1]) is None
+
+
+def test_information_ranks_channels_for_pruning():
+    module, _ = train([InformationDropout({"conv1": {"information": 1}}, strength=0.01)], epochs=6)
+    net = module.model
+    information = output_transform(net.conv1).information
+    assert information.min() > 0
+    keeper = net.conv1.weight.detach()[information.argsort(descending=True)[:4].sort().values]
+    ChannelPruning({"conv1": {"channels": 0.25}}, Information()).apply(net, EXAMPLE)
+    assert torch.equal(net.conv1.weight, keeper)
+
+
+def test_criteria_without_their_noise_say_what_to_train_with():
+    with pytest.raises(CompressError, match=r"no noise of LogNormalDropout; train with it in a stage before"):
+        ChannelPruning({"conv1": {"channels": 0.5}}, SignalToNoise()).apply(PlainModule().model, EXAMPLE)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: VariationalDropout({"bn1": {"variational": 1}}), "layer 'bn1' cannot have this noise"),
+    (lambda: VariationalDropout({"conv1": {"variational": 0.5}}), "must be 0 or 1, got 0.5"),
+    (lambda: LogNormalDropout({"fc": {"log_normal": 1}}), "layer 'fc' cannot have this noise"),
+    (lambda: VariationalDropout(end=0.1), r"needs 0 <= warmup\[0\] <= warmup\[1\] <= end <= 1"),
+])  # fmt: skip
+def test_bad_settings_are_named(make, message):
+    with pytest.raises(CompressError, match=message):
+        make().apply(PlainModule().model, EXAMPLE)
+
+
+def test_a_weight_is_pruned_one_way():
+    net = PlainModule().model
+    WeightPruning({"conv1": {"density": 0.5}}).apply(net, EXAMPLE)
+    with pytest.raises(CompressError, match="apply VariationalDropout before that"):
+        VariationalDropout({"conv1": {"variational": 1}}).apply(net, EXAMPLE)
