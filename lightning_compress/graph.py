@@ -95,6 +95,31 @@ def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
     return replace(layer, in_channels=layer.in_channels - lost_in, out_channels=out, groups=groups)
 
 
+def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
+    """Layer, in the order in which they run -> the positions of one side that stay; only layers that lose some.
+
+    Args:
+        graph: the groups.
+        profile: of the network before the removal.
+        keep: leader -> indices of the kept units.
+        side: ``in`` or ``out``.
+    """
+    gone: dict[str, list[Tensor]] = {}
+    for name, kept in keep.items():
+        dropped = torch.ones(graph.groups[name].units, dtype=torch.bool)
+        dropped[kept.cpu()] = False
+        for member in graph.groups[name].members:
+            if member.side == side and dropped.any():
+                gone.setdefault(member.layer, []).append(member.index[dropped].flatten())
+    found = {}
+    for layer in profile.weighted:
+        if layer.name in gone:
+            stays = torch.ones(layer.in_channels if side == IN else layer.out_channels, dtype=torch.bool)
+            stays[torch.cat(gone[layer.name])] = False
+            found[layer.name] = stays.nonzero().flatten()
+    return found
+
+
 @torch.no_grad()
 def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> None:
     """Shrink a network in place to the units that are kept.

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_compress import trace
-from lightning_compress.callbacks.example import first_tensor
+from lightning_compress.batches import first_tensor
 from lightning_compress.cost import MACs, Parameters, WeightBits
 from lightning_compress.deploy.latency import latency
 from lightning_compress.deploy.pack import load, save

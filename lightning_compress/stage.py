@@ -124,6 +124,8 @@ class Stage:
         budget = Budget(
             lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
         )
+        for callback in composition.callbacks:
+            callback.prepare(module, run.data.train_dataloader())
         evaluator = Evaluator(
             partial(copy.deepcopy, module), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, self.finetune_steps, self.recalibration_batches, seed=run.seed,

@@ -101,7 +101,7 @@ def test_taylor_keeps_the_channels_whose_removal_changes_the_loss_most():
     torch.manual_seed(0)
     module = PlainModule()
     plan = {"conv1": {"channels": 0.5}}
-    callback = ChannelPruning(plan, Taylor(), gradient_batches=2)
+    callback = ChannelPruning(plan, Taylor(), batches=2)
     weight = module.model.conv1.weight.detach().clone()
     grad = torch.zeros_like(weight)
     module.model.train()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MethodType
@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_compress import trace
-from lightning_compress.callbacks.example import example_input
+from lightning_compress.callbacks.example import example_input, train_batches
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
@@ -81,8 +81,13 @@ class CompressionCallback(Callback, ABC):
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         """Apply a realised plan to a network to which it has not been applied yet."""
 
-    def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather what the callback needs of module and data, before its plan is applied for the first time."""
+    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        """Gather what the callback needs of module and data, before its plan is applied for the first time.
+
+        Args:
+            module: with its trained weights; what was gathered is kept on its network, and copies share it.
+            batches: of train data; only as many are read as are needed.
+        """
 
     @final
     def apply(self, net: nn.Module, example: Any) -> None:
@@ -118,7 +123,7 @@ class CompressionCallback(Callback, ABC):
         keep_structure_in_checkpoints(pl_module)
         record = record_of(net)
         if record is None or type(self).__name__ not in record.applied:
-            self.prepare(trainer, pl_module)
+            self.prepare(pl_module, train_batches(trainer))
         self.apply(net, example_input(trainer, pl_module))
 
     def _same(self, record: Record) -> bool:

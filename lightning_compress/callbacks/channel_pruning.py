@@ -9,26 +9,26 @@ cannot see through: what cannot be pruned is kept whole, and :meth:`ChannelPruni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from torch import nn
 
 from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.callbacks.example import train_batches
-from lightning_compress.callbacks.gradients import gather_gradients
 from lightning_compress.criteria.criterion import Criterion
 from lightning_compress.criteria.l2 import L2
 from lightning_compress.errors import CompressError, did_you_mean
-from lightning_compress.graph import ChannelGraph, ChannelGroup, remove
+from lightning_compress.gathered import forget
+from lightning_compress.graph import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
 from lightning_compress.graph_trace import trace_channels
 from lightning_compress.plan import Number, Plan, matching
 from lightning_compress.profile import Profile
+from lightning_compress.refits.refit import Refit
 from lightning_compress.space import Choice
 from lightning_compress.surgery import check_plain, drop_output, transformed
 
@@ -44,7 +44,8 @@ class ChannelPruning(CompressionCallback):
         ignore: globs of layers whose output channels stay.
         keep_first: also keep the output channels of the first layer.
         lowest: smallest keep-ratio that a search may choose (AMC: 0.2).
-        gradient_batches: train batches that a criterion which needs gradients sees.
+        refit: gives the layers that read removed channels new weights in closed form; None leaves them.
+        batches: train batches that a criterion or a refit which needs data sees.
 
     Raises:
         CompressError: a layer of the plan cannot be pruned, or is not the leader of its group.
@@ -62,14 +63,15 @@ class ChannelPruning(CompressionCallback):
         ignore: Sequence[str] = (),
         keep_first: bool = False,
         lowest: float = 0.2,
-        gradient_batches: int = 4,
+        refit: Refit | None = None,
+        batches: int = 8,
     ) -> None:
         super().__init__(plan)
         if round_to < 1:
             raise CompressError(f"ChannelPruning: round_to must be 1 or more, got {round_to}")
         self.criterion = L2() if criterion is None else criterion
         self.round_to, self.ignore, self.keep_first, self.lowest = round_to, tuple(ignore), keep_first, lowest
-        self.gradient_batches = gradient_batches
+        self.refit, self.batches = refit, batches
         self._graphs: dict[object, ChannelGraph] = {}  # by architecture; shared by the copies of with_plan
 
     def kept_whole(self, net: nn.Module, profile: Profile, example: Any) -> dict[str, str]:
@@ -103,9 +105,11 @@ class ChannelPruning(CompressionCallback):
         kept = {name: round(ratio * graph.groups[name].units) for name, ratio in plan.knob("channels").items()}
         return graph.shrink(profile, kept)
 
-    def prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.criterion.needs_gradients:
-            gather_gradients(pl_module, islice(train_batches(trainer), self.gradient_batches))
+    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        seen = _Replayed(batches, self.batches)
+        self.criterion.gather(module, seen)
+        if self.refit is not None:
+            self.refit.gather(module, seen)
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph = self._graph(net, profile, example)
@@ -119,7 +123,13 @@ class ChannelPruning(CompressionCallback):
         for name, layer in transformed(net).items():
             check_plain(name, layer, "ChannelPruning")
             drop_output(layer)  # learned noise has given its scores, and has the widths of before
+        inputs, outputs = (kept_positions(graph, profile, keep, side) for side in (IN, OUT))
+        if self.refit is not None:
+            self.refit.before(net, inputs)
         remove(net, graph, keep)
+        if self.refit is not None:
+            self.refit.after(net, inputs, outputs)
+        forget(net)
         net.zero_grad()
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
@@ -144,6 +154,19 @@ class ChannelPruning(CompressionCallback):
         step, least = self._step(group), self._kept(group, self.lowest)
         kept = sorted({*range(least, group.units, step), group.units})
         return tuple(units / group.units for units in kept)
+
+
+class _Replayed:
+    """The first batches of a source, read when they are first needed, and the same each time."""
+
+    def __init__(self, source: Iterable[Any], limit: int) -> None:
+        self.source, self.limit = source, limit
+        self.batches: list[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.batches is None:
+            self.batches = list(islice(self.source, self.limit))
+        return iter(self.batches)
 
 
 def _refusal(layer: str, graph: ChannelGraph) -> str:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from lightning_compress.batches import first_tensor
 from lightning_compress.errors import CompressError
 
 SAMPLES = 2  # batch norms of 1x1 maps need more than one sample, and no result depends on how many there are
@@ -51,12 +52,3 @@ def train_batches(trainer: Trainer) -> Iterator[Any]:
                     loaders = list(loaders.values())
                 yield from loaders[0] if isinstance(loaders, (list, tuple)) else loaders
             return
-
-
-def first_tensor(batch: Any) -> Tensor | None:
-    """The first tensor of a batch: the ``x`` of ``x, y = batch``; None when there is none."""
-    if isinstance(batch, Tensor):
-        return batch
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    return first_tensor(batch[0]) if isinstance(batch, (list, tuple)) and len(batch) else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
+from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.errors import CompressError
@@ -15,13 +17,16 @@ from lightning_compress.surgery import output_transform
 
 
 class Criterion(ABC):
-    """Scores units; the lowest are removed.
+    """Scores units; the lowest are removed."""
 
-    Attributes:
-        needs_gradients: whether parameters must hold gradients of the loss.
-    """
+    def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        """Keep on the network what the criterion needs to know of the data; most need nothing.
 
-    needs_gradients: ClassVar[bool] = False
+        Args:
+            module: dense, with its trained weights.
+            batches: of train data.
+        """
+        return
 
     @abstractmethod
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:

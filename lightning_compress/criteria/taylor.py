@@ -2,20 +2,27 @@
 
     score = ( sum over the channel's weights of w dL/dw )^2
 
-Source: Molchanov et al. 2019 (arXiv 1906.10771, eq. 8). Needs gradients, which ``ChannelPruning`` gathers over some
+Source: Molchanov et al. 2019 (arXiv 1906.10771, eq. 8). Needs gradients, gathered once over some
 train batches. It breaks on a network trained to zero loss, whose gradients vanish.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, final
 
+from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.criteria.criterion import Criterion, over_units, producer_weights
 from lightning_compress.errors import CompressError
+from lightning_compress.gathered import gathered, keep
+from lightning_compress.gradients import gather_gradients
 from lightning_compress.graph import ChannelGroup
+from lightning_compress.record import network
+
+KEY = "gradients"
 
 
 @final
@@ -27,13 +34,19 @@ class Taylor(Criterion):
         CompressError: a weight has no gradient.
     """
 
-    needs_gradients: ClassVar[bool] = True
+    def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        net = network(module)
+        if gathered(net, KEY) is None:
+            gather_gradients(module, batches)
+            keep(net, KEY, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None})
+            module.zero_grad()
 
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
-        weights = producer_weights(group, net)
-        missing = [name for name, weight in weights.items() if weight.grad is None]
+        weights, known = producer_weights(group, net), gathered(net, KEY) or {}
+        slopes = {name: known.get(f"{name}.weight", weight.grad) for name, weight in weights.items()}
+        missing = [name for name, slope in slopes.items() if slope is None]
         if missing:
             raise CompressError(
                 f"Taylor: the weight of layer {missing[0]!r} has no gradient; run a backward pass first, or use l2"
             )
-        return over_units(group, {n: (w.detach() * w.grad).flatten(1).sum(1).square() for n, w in weights.items()})
+        return over_units(group, {n: (w.detach() * slopes[n]).flatten(1).sum(1).square() for n, w in weights.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import FrozenInstanceError, fields
+from itertools import islice
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from lightning_compress import trace
 from lightning_compress.criteria.criterion import Criterion
 from lightning_compress.graph import ChannelGroup
 from lightning_compress.graph_trace import trace_channels
-from lightning_compress.testing.toys import ToyNet
+from lightning_compress.noise.information import InformationNoise
+from lightning_compress.noise.log_normal import LogNormalNoise
+from lightning_compress.surgery import attach_output
+from lightning_compress.testing.toys import PlainModule, toy_data
 
 
 class CriterionContract:
@@ -26,12 +30,17 @@ class CriterionContract:
         raise NotImplementedError
 
     @pytest.fixture
-    def scored(self) -> tuple[ChannelGroup, nn.Module]:
-        """A group that goes through a batch norm, and its network with gradients."""
+    def scored(self, criterion) -> tuple[ChannelGroup, nn.Module]:
+        """A group that goes through a batch norm, and its network, with all that criteria gather or need before."""
         torch.manual_seed(0)
-        net, example = ToyNet(), torch.randn(4, 1, 8, 8)
-        net(example).square().sum().backward()
+        module, example = PlainModule(), torch.randn(4, 1, 8, 8)
+        net = module.model
         graph = trace_channels(net, trace.measure(net, example), example)
+        criterion.gather(module, islice(toy_data(0)[0], 2))
+        attach_output(net.conv1, InformationNoise(net.conv1.weight.shape))
+        attach_output(net.bn1, LogNormalNoise(16))
+        for noise in (net.conv1.output_transform, net.bn1.output_transform):
+            noise.ended.fill_(True)
         return graph.groups["conv1"], net
 
     def test_one_finite_score_of_zero_or_more_for_each_unit(self, criterion, scored):

@@ -1,4 +1,4 @@
-"""Gathering gradients of the user's own loss, for criteria that need them, before a training starts."""
+"""Gradients of the user's own loss, for criteria that need them, before a training starts."""
 
 from __future__ import annotations
 

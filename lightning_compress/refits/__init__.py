@@ -1,0 +1,1 @@
+"""Refitting the weights of layers whose inputs were removed, one way a file."""

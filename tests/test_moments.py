@@ -1,0 +1,195 @@
+"""Gram matrices and least squares: against the direct error, and against torch.linalg.lstsq on the real inputs."""
+
+from __future__ import annotations
+
+import copy
+from itertools import combinations, islice
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+import lightning_compress.conf
+from lightning_compress import moments, trace
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.criteria.gram import Gram, unit_gram
+from lightning_compress.criteria.l2 import L2
+from lightning_compress.criteria.taylor import Taylor
+from lightning_compress.errors import CompressError
+from lightning_compress.gathered import gathered
+from lightning_compress.graph_trace import trace_channels
+from lightning_compress.moments import KEY, gather_moments, removal_error, removal_order
+from lightning_compress.plan import Plan
+from lightning_compress.refits.asymmetric import Asymmetric
+from lightning_compress.refits.symmetric import Symmetric, refitted
+from lightning_compress.testing.toys import PlainModule, toy_data
+
+EVERYWHERE = 10_000  # places of an image: all of them
+LAYERS = {
+    "conv": (nn.Conv2d(6, 5, 3, padding=1), (3, 6, 7, 7)),
+    "strided": (nn.Conv2d(6, 5, 3, stride=2, dilation=2), (3, 6, 9, 9)),
+    "same": (nn.Conv2d(6, 5, (1, 3), padding="same"), (3, 6, 7, 7)),
+    "reflect": (nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), (3, 6, 7, 7)),
+    "pointwise": (nn.Conv2d(6, 5, 1), (3, 6, 7, 7)),
+    "linear": (nn.Linear(6, 5), (40, 6)),
+    "tokens": (nn.Linear(6, 5), (3, 11, 6)),
+}
+
+
+def direct_error(layer: nn.Module, x: torch.Tensor, dropped: torch.Tensor) -> float:
+    cut = copy.deepcopy(layer)
+    cut.weight.data[:, dropped] = 0
+    return float((layer(x) - cut(x)).double().square().sum())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("widest", [moments.WIDEST, 0], ids=["features", "channels"])
+def test_the_quadratic_form_is_the_error_of_the_outputs(name, widest, monkeypatch):
+    monkeypatch.setattr(moments, "WIDEST", widest)
+    torch.manual_seed(0)
+    layer, shape = LAYERS[name]
+    x = torch.randn(shape)
+    net = nn.Sequential(layer)
+    gather_moments(net, [x[:1], x[1:]], EVERYWHERE)
+    gram = gathered(net, KEY)["0"].channel_gram(layer.weight)
+    if gram.dim() == 1:  # of a wide linear layer only single channels are known
+        sets = [(c,) for c in range(6)]
+    else:
+        sets = [s for k in (1, 2, 5) for s in combinations(range(6), k)]
+    with torch.no_grad():
+        for dropped in sets:
+            mask = torch.zeros(6).index_fill(0, torch.tensor(dropped), 1)
+            expected = direct_error(layer, x, mask.bool())
+            assert float(removal_error(gram, mask)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_backward_elimination_takes_the_cheapest_each_time():
+    torch.manual_seed(0)
+    gram = torch.randn(9, 20, dtype=torch.float64)
+    gram = gram @ gram.T
+    dropped = torch.zeros(9, dtype=torch.float64)
+    for channel in removal_order(gram):
+        left = [c for c in range(9) if not dropped[c]]
+        errors = [float(removal_error(gram, dropped.index_fill(0, torch.tensor(c), 1))) for c in left]
+        assert left[errors.index(min(errors))] == channel
+        dropped[channel] = 1
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
+    torch.manual_seed(0)
+    layer, shape = LAYERS[name]
+    x, kept = torch.randn(shape), torch.tensor([0, 2, 3])
+    net = nn.Sequential(layer)
+    gather_moments(net, [x], EVERYWHERE)
+    rows = moments.sampled_rows(layer, x, EVERYWHERE, torch.Generator().manual_seed(0)).double()
+    size = layer.weight[0, 0].numel()
+    columns = (kept[:, None] * size + torch.arange(size)).flatten()
+    target = rows @ layer.weight.detach().double().flatten(1).T
+    expected = torch.linalg.lstsq(rows[:, columns], target).solution.T
+    found = refitted(layer.weight.detach().double(), gathered(net, KEY)["0"], kept)
+    torch.testing.assert_close(found.flatten(1), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_wide_convolution_gets_the_best_factor_for_each_channel(monkeypatch):
+    monkeypatch.setattr(moments, "WIDEST", 0)
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(4, 5, 3), torch.randn(6, 4, 6, 6) + 1
+    net, kept = nn.Sequential(layer), torch.tensor([0, 1, 3])
+    gather_moments(net, [x], EVERYWHERE)
+    weight = refitted(layer.weight.detach(), gathered(net, KEY)["0"], kept)
+    with torch.no_grad():
+        single = [nn.functional.conv2d(x[:, [c]], layer.weight[:, [c]]).flatten() for c in range(4)]
+        columns = torch.stack([single[c] for c in kept], 1).double()
+        expected = torch.linalg.lstsq(columns, sum(single)[:, None].double()).solution.flatten()
+    torch.testing.assert_close(weight, layer.weight[:, kept] * expected.float().view(1, -1, 1, 1), rtol=1e-3, atol=1e-4)
+
+
+def pruned(refit, ratio=0.5, criterion=None):
+    torch.manual_seed(0)
+    module = PlainModule()
+    net, x = module.model, toy_data(0)[0].dataset.images
+    with torch.no_grad():
+        for _ in range(20):
+            module.train()(x)
+    dense = copy.deepcopy(net).eval()
+    callback = ChannelPruning(
+        {"conv1": {"channels": ratio}, "stem.0": {"channels": 0.75}}, criterion or L2(), refit=refit
+    )
+    callback.prepare(module, toy_data(0)[0])
+    callback.apply(net.eval(), x[:2])
+    with torch.no_grad():
+        return dense, net, float((dense(x) - net(x)).square().sum() / dense(x).square().sum())
+
+
+def test_refits_bring_the_outputs_back():
+    errors = [pruned(refit)[2] for refit in (None, Symmetric(EVERYWHERE), Asymmetric(EVERYWHERE))]
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[2] < errors[1]
+
+
+def test_the_asymmetric_refit_is_least_squares_on_the_thin_inputs():
+    dense, net, _ = pruned(Asymmetric(EVERYWHERE))
+    inputs, targets = [], []
+    handles = [
+        net.fc.register_forward_pre_hook(lambda _m, a: inputs.append(a[0])),
+        dense.fc.register_forward_hook(lambda _m, _a, out: targets.append(out - dense.fc.bias)),
+    ]
+    with torch.no_grad():
+        for x, _ in toy_data(0)[0]:
+            net(x), dense(x)
+    for handle in handles:
+        handle.remove()
+    expected = torch.linalg.lstsq(torch.cat(inputs).double(), torch.cat(targets).double()).solution.T
+    torch.testing.assert_close(net.fc.weight.double(), expected, rtol=5e-2, atol=5e-3)
+
+
+def test_gram_ranks_a_dead_and_a_doubled_channel_first():
+    torch.manual_seed(0)
+    module = PlainModule()
+    net = module.model
+    with torch.no_grad():
+        net.conv2.weight[:, 7] = 0
+        net.conv1.weight[3], net.conv1.bias[3] = net.conv1.weight[2], net.conv1.bias[2]
+        net.conv2.weight[:, 3] = -net.conv2.weight[:, 2]  # the two cancel: without both, nothing changes
+    graph = trace_channels(net, trace.measure(net, torch.zeros(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8))
+    Gram(EVERYWHERE).gather(module, islice(toy_data(0)[0], 2))
+    order = Gram()(graph.groups["conv1"], net).argsort()
+    assert int(order[0]) == 7
+    gram = unit_gram(graph.groups["conv1"], net)
+    pair = torch.zeros(16).index_fill(0, torch.tensor([2, 3]), 1)
+    assert float(removal_error(gram, pair)) < 1e-6 * float(gram.diagonal()[2])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(lightning_compress.conf.__file__).parent / "compress/refit").glob("*.yaml"))
+)
+@pytest.mark.parametrize("criterion", [Gram(), Taylor(), L2()], ids=lambda c: type(c).__name__)
+def test_candidates_of_a_search_share_what_was_gathered(file, criterion):
+    module, example = PlainModule(), torch.zeros(2, 1, 8, 8)
+    callback = ChannelPruning(criterion=criterion, refit=instantiate(OmegaConf.load(file)))
+    composition = Composition([callback], module.model, example)
+    callback.prepare(module, toy_data(0)[0])
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    outputs = []
+    for ratio in (0.5, 0.25, 0.5):
+        copied = copy.deepcopy(module)
+        composition.apply(copied.model, Plan({"conv1": {"channels": ratio}}))
+        outputs.append(copied.eval()(toy_data(0)[0].dataset.images[:4]))
+    assert torch.equal(outputs[0], outputs[2])
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_what_was_not_gathered_is_said():
+    with pytest.raises(CompressError, match="refit: no inputs were gathered for this network"):
+        ChannelPruning({"conv1": {"channels": 0.5}}, refit=Symmetric()).apply(
+            PlainModule().model, torch.zeros(2, 1, 8, 8)
+        )
+    with pytest.raises(CompressError, match="Gram: no inputs were gathered"):
+        ChannelPruning({"conv1": {"channels": 0.5}}, Gram()).apply(PlainModule().model, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(CompressError, match="there is no batch to gather inputs of ToyNet from"):
+        Gram().gather(PlainModule(), [])
