@@ -24,7 +24,8 @@ from torch import Tensor
 from lightning_compress.errors import CompressError, InfeasibleBudgetError
 
 UNITS = 1 << 16  # a bit in the integers that sizes are counted in; index bits are rounded up to them
-BRACKET = 4096  # weights between two thresholds, few enough to be sorted
+BRACKET = 1 << 16  # weights between two thresholds, few enough to be sorted
+SAMPLE = 1 << 20  # weights from which the threshold is guessed before any are counted
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ def project_sparsity(
             f"sparsity projection: the limit of {limit:,.0f} bits cannot be met; {least} weights in each layer take "
             f"{ceil(needed / UNITS):,} bits. Raise the limit, or keep fewer at least"
         )
-    tau, below = _bracket(weights, sizes, floors, limit)
-    thresholds = {name: tau * sqrt(sizes[name]) for name in weights}
-    counts = {name: max(floors[name], _count(w, thresholds[name])) for name, w in weights.items()}
-    used = sum(counts[name] * size for name, size in sizes.items())
-    if below < tau:
-        _fill(weights, sizes, thresholds, counts, floor(limit * UNITS) - used)
-    masks = {name: _largest(w.abs(), thresholds[name], counts[name]) for name, w in weights.items()}
+    tau, lower = _bracket(weights, sizes, floors, limit)
+    counts = {name: max(floors[name], _count(w, tau * sqrt(sizes[name]))) for name, w in weights.items()}
+    room = floor(limit * UNITS) - sum(counts[name] * size for name, size in sizes.items()) if lower < tau else 0
+    for high, low in ((tau, lower), (lower, 0.0)):
+        room -= _fill({n: w for n, w in weights.items() if sizes[n] <= room}, sizes, high, low, counts, room)
+    bounds = {name: (tau * sqrt(size), lower * sqrt(size)) for name, size in sizes.items()}
+    masks = {name: _largest(w.abs(), *bounds[name], counts[name]) for name, w in weights.items()}
     return Kept(counts, masks, sum(counts[name] * size for name, size in sizes.items()) / UNITS)
 
 
@@ -106,17 +107,31 @@ def _bracket(
     def fits(size: int) -> bool:
         return size <= limit * UNITS
 
-    size, many = found(0.0)
-    if fits(size):
-        return 0.0, 0.0
     low, high, few = 0.0, 2 * _largest_score(weights, sizes), 0
+    size, many = found(low)
+    if fits(size):
+        return low, low
+    guesses = _guesses(weights, sizes, limit) if many > SAMPLE else []
     while many - few > BRACKET:
         middle = (low + high) / 2
         if not low < middle < high:  # neighbouring floats: what is between them are equal weights
             break
+        if guesses:
+            middle = min(max(guesses.pop(), low), high)
         size, count = found(middle)
         low, high, many, few = (low, middle, many, count) if fits(size) else (middle, high, count, few)
     return high, low
+
+
+def _guesses(weights: Mapping[str, Tensor], sizes: Mapping[str, int], limit: float) -> list[float]:
+    """Two values that ``tau`` is probably between, from every so many-th weight."""
+    step = max(1, sum(w.numel() for w in weights.values()) // SAMPLE)
+    parts = {name: w.flatten()[::step].abs().double().cpu() / sqrt(sizes[name]) for name, w in weights.items()}
+    scores, order = torch.cat(list(parts.values())).sort(descending=True)
+    size = torch.cat([torch.full((len(part),), sizes[name] * step) for name, part in parts.items()])[order]
+    at = int((size.cumsum(0) <= limit * UNITS).count_nonzero())
+    margin = 2 * int(sqrt(at)) + 1
+    return [float(scores[min(at + margin, len(scores) - 1)]), float(scores[max(at - margin, 0)])]
 
 
 def _largest_score(weights: Mapping[str, Tensor], sizes: Mapping[str, int]) -> float:
@@ -130,22 +145,20 @@ def _largest_score(weights: Mapping[str, Tensor], sizes: Mapping[str, int]) -> f
 
 
 def _fill(
-    weights: Mapping[str, Tensor],
-    sizes: Mapping[str, int],
-    thresholds: Mapping[str, float],
-    counts: dict[str, int],
-    room: int,
-) -> None:
-    """Raise the counts by the largest weights per bit that still fit into ``room``."""
-    names, values = list(weights), []
+    weights: Mapping[str, Tensor], sizes: Mapping[str, int], high: float, low: float, counts: dict[str, int], room: int
+) -> int:
+    """Raise the counts by the weights between two ``tau`` that still fit, best first; returns what they take."""
+    if not weights:
+        return 0
+    names, values, before = list(weights), [], room
     for name in names:
-        rest = _below(weights[name].abs(), thresholds[name])
-        skip = counts[name] - _count(weights[name], thresholds[name])  # kept already, by the floor
+        root = sqrt(sizes[name])
+        rest = _between(weights[name].abs(), low * root, high * root)
+        skip = counts[name] - _count(weights[name], high * root)  # kept already, by the floor
         top = rest.topk(min(room // sizes[name] + skip, rest.numel())).values[skip:]
         values.append(top.double().square().cpu() / sizes[name])
     layer = torch.repeat_interleave(torch.arange(len(names)), torch.tensor([len(v) for v in values]))
-    order = torch.cat(values).sort(descending=True, stable=True).indices if values else layer
-    layer = layer[order]
+    layer = layer[torch.cat(values).sort(descending=True, stable=True).indices]
     size = torch.tensor([sizes[name] for name in names], dtype=torch.int64)[layer]
     while len(layer):
         taken = int((size.cumsum(0) <= room).count_nonzero())
@@ -154,18 +167,23 @@ def _fill(
         room -= int(size[:taken].sum())
         fitting = size[taken:] <= room
         layer, size = layer[taken:][fitting], size[taken:][fitting]
+    return before - room
 
 
-def _below(size: Tensor, threshold: float) -> Tensor:
-    return size[(size < threshold) & (size > 0)]
+def _between(size: Tensor, low: float, high: float) -> Tensor:
+    return size[(size >= low) & (size < high) & (size > 0)]
 
 
-def _largest(size: Tensor, threshold: float, count: int) -> Tensor:
-    """A mask of all that reach the threshold and the largest below it, ``count`` in all; equal ones from the front."""
-    mask = ((size >= threshold) & (size > 0)).contiguous()
+def _largest(size: Tensor, high: float, low: float, count: int) -> Tensor:
+    """A mask of all that reach ``high`` and the largest below it, ``count`` in all; equal ones from the front.
+
+    The largest below are looked for above ``low`` first, which is faster.
+    """
+    mask = ((size >= high) & (size > 0)).contiguous()
     missing = count - int(mask.count_nonzero())
     if missing > 0:
-        least = _below(size, threshold).topk(missing).values[-1]
+        rest = _between(size, low, high)
+        least = (rest if len(rest) >= missing else _between(size, 0.0, high)).topk(missing).values[-1]
         larger = (size > least) & ~mask
         ties = ((size == least) & ~mask).flatten().nonzero().flatten()
         mask |= larger
