@@ -16,8 +16,10 @@ from lightning_compress import surgery, trace
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
+from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.errors import CompressError
+from lightning_compress.losses.feature_mse import FeatureMSE
 from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of
@@ -48,6 +50,7 @@ def all_three(module) -> list:
     return [
         ChannelPruning(prune_plan(module)),
         KnowledgeDistillation(teacher),
+        FeatureDistillation(teacher, ["stem", "bn2"], FeatureMSE()),
         QuantizationAwareTraining(quant_plan(module)),
     ]
 
@@ -56,6 +59,7 @@ MAKERS = {
     "prune": lambda m: [ChannelPruning(prune_plan(m))],
     "quantize": lambda m: [QuantizationAwareTraining(quant_plan(m))],
     "distill": lambda m: [KnowledgeDistillation(PlainModule())],
+    "features": lambda m: [FeatureDistillation(PlainModule(), ["stem", "bn2"])],
     "all": all_three,
 }
 
