@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_compress.callbacks.channel_pruning import ChannelPruning as ChannelPruning
     from lightning_compress.callbacks.distillation import KnowledgeDistillation as KnowledgeDistillation
+    from lightning_compress.callbacks.feature_distillation import FeatureDistillation as FeatureDistillation
     from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_compress.deploy.pack import inspect as inspect
     from lightning_compress.deploy.pack import load as load
@@ -24,6 +25,7 @@ _HOMES = {
     "ChannelPruning": "callbacks.channel_pruning",
     "CompressError": "errors",
     "CompressibleMixin": "mixin",
+    "FeatureDistillation": "callbacks.feature_distillation",
     "KnowledgeDistillation": "callbacks.distillation",
     "Plan": "plan",
     "QuantizationAwareTraining": "callbacks.quantization",

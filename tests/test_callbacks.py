@@ -21,12 +21,14 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
+from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.cost import PackedBytes
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import measured
+from lightning_compress.losses.feature_mse import FeatureMSE
 from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of
@@ -68,6 +70,7 @@ SINGLE = {
     "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
     "variational": lambda m: VariationalDropout(noise("variational", "stem.0", "conv2")),
     "distill": lambda m: KnowledgeDistillation(PlainModule()),
+    "features": lambda m: FeatureDistillation(PlainModule(), ["stem", "bn2"], FeatureMSE()),
     "quantize": lambda m: QuantizationAwareTraining(quant_plan(m)),
 }  # in the order in which a Trainer must list them
 
@@ -85,7 +88,8 @@ MAKERS = {
     **{"+".join(pair): together(*pair) for pair in combinations(SINGLE, 2)},
     "all": everything,
 }
-CHANGING = [kind for kind in MAKERS if kind != "distill"]  # those that leave something else than the dense network
+TEACHING = ("distill", "features", "distill+features")
+CHANGING = [kind for kind in MAKERS if kind not in TEACHING]  # those that leave something else than the dense network
 
 
 def trainer(epochs: int, callbacks: list, **settings) -> Trainer:
@@ -177,7 +181,7 @@ def test_setup_again_changes_nothing(kind):
     assert_equal_states(before, module.state_dict())
 
 
-@pytest.mark.parametrize("kind", [k for k in SINGLE if k != "distill"])
+@pytest.mark.parametrize("kind", [k for k in SINGLE if k not in TEACHING])
 def test_another_plan_on_a_compressed_network_is_refused(kind):
     module = fitted(kind, 1)
     (callback,) = MAKERS[kind](fresh())

@@ -25,10 +25,12 @@ from lightning_compress.layout import packed_bytes
 from lightning_compress.models.resnet_cifar import resnet8
 from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
+from lightning_compress.quantizers.dorefa import DoReFa
 from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.min_max import MinMax
 from lightning_compress.quantizers.min_max_activation import MinMaxActivation
+from lightning_compress.quantizers.pact import PACT
 from lightning_compress.record import record_of
 from lightning_compress.testing.toys import PlainModule, ToyNet
 
@@ -39,7 +41,7 @@ NETS = {
     "mobilenet": (partial(torchvision.models.mobilenet_v2, num_classes=10), (2, 3, 64, 64)),
     "convnext": (partial(torchvision.models.convnext_tiny, num_classes=10), (2, 3, 64, 64)),
 }
-QUANTIZERS = {"lsq": (LSQ, LSQActivation), "min_max": (MinMax, MinMaxActivation)}
+QUANTIZERS = {"lsq": (LSQ, LSQActivation), "min_max": (MinMax, MinMaxActivation), "dorefa": (DoReFa, PACT)}
 
 
 def trained(net: nn.Module) -> nn.Module:

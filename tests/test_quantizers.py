@@ -11,11 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
+from lightning_compress.quantizers.dorefa import DoReFa
 from lightning_compress.quantizers.fake_quantize import FakeQuantize, least_squares_scale
 from lightning_compress.quantizers.fixed_grid import FixedGrid
 from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.min_max import MinMax
+from lightning_compress.quantizers.pact import PACT
 from lightning_compress.testing.quantizers import QuantizerContract
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "quantizer").glob("*.yaml"))
@@ -83,6 +85,86 @@ def test_a_fixed_grid_takes_scales_of_any_sign_and_zero():
     torch.testing.assert_close(weight[1], -weight[0])
     torch.testing.assert_close(grid(weight), weight)
     assert torch.equal(grid.codes(weight)[0][:2], codes[:2])
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("shape", [(), (4, 1)])
+def test_dorefa_is_equation_9(bits, shape):
+    w = 3 * torch.randn(4, 200, generator=torch.Generator().manual_seed(bits))
+    wide = torch.tanh(w.double())
+    largest = wide.abs().amax(1, keepdim=True) if shape else wide.abs().max()
+    n = 2**bits - 1
+    place = n * (wide / (2 * largest) + 0.5)
+    expected = 2 * place.round() / n - 1
+    clear = (place - place.floor() - 0.5).abs() > 1e-4  # fp32 may round the other way in the middle between levels
+    found = DoReFa(bits, shape)(w)
+    torch.testing.assert_close(found[clear], expected[clear].float())
+    assert found.min() == pytest.approx(-1)
+    assert found.max() == pytest.approx(1)
+
+
+def test_dorefa_of_one_bit_is_equation_7():
+    w = torch.tensor([[-1.0, 0.5, 0.3], [2.0, -4.0, 6.0]])
+    torch.testing.assert_close(DoReFa(1)(w), w.sign() * w.abs().mean())
+    torch.testing.assert_close(DoReFa(1, (2, 1))(w), w.sign() * w.abs().mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_dorefa_gradient_is_that_of_the_squashing(bits):
+    w = torch.randn(50, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    upstream = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    (DoReFa(bits)(w) * upstream).sum().backward()
+    with torch.no_grad():
+        t = torch.tanh(w)
+        at, m = int(t.abs().argmax()), t.abs().max()
+        expected = upstream * (1 - t**2) / m
+        expected[at] -= t[at].sign() * (upstream * t).sum() / m**2 * (1 - t[at] ** 2)
+    torch.testing.assert_close(w.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("alpha", [0.1, 0.7, 1.0, 3.3333, 6.0, 11.7])
+def test_pact_is_equations_1_to_3(bits, alpha):
+    x = (alpha * torch.linspace(0, 2, 41)).requires_grad_()  # 20 of them clipped, one at alpha itself
+    quantizer = PACT(bits)
+    quantizer(x.detach())
+    with torch.no_grad():
+        quantizer.alpha.fill_(alpha)
+    found = quantizer(x)
+    found.sum().backward()
+    y = 0.5 * (x.abs() - (x - alpha).abs() + alpha).detach().double()
+    place = y * (2**bits - 1) / alpha
+    clear = (place - place.floor() - 0.5).abs() > 1e-4
+    expected = place.round() * alpha / (2**bits - 1)
+    torch.testing.assert_close(found.detach()[clear], expected.float()[clear])
+    off = torch.arange(41) != 20
+    assert torch.equal(x.grad[off], (x < alpha).float()[off])
+    assert 20 - 1e-6 <= float(quantizer.alpha.grad) <= 21 + 1e-6
+
+
+def test_pact_clips_both_ends_of_inputs_with_both_signs():
+    quantizer = PACT(3)
+    quantizer(torch.linspace(-1, 1, 50))
+    with torch.no_grad():
+        quantizer.alpha.fill_(3.0)
+    x = torch.tensor([-9.0, -4.2, -1.2, 0.0, 2.2, 5.0], requires_grad=True)
+    found = quantizer(x)
+    torch.testing.assert_close(found, torch.tensor([-4.0, -4.0, -1.0, 0.0, 2.0, 3.0]))
+    found.sum().backward()
+    assert x.grad.tolist() == [0, 0, 1, 1, 1, 0]
+    assert float(quantizer.alpha.grad) == pytest.approx(1 - 2 * 4 / 3)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 8])
+def test_a_fixed_grid_takes_levels_between_the_multiples_of_its_scale(bits):
+    w = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    quantizer = DoReFa(bits, (6, 1))
+    codes, scale = quantizer.codes(w)
+    grid = FixedGrid(bits, (6, 1), float(quantizer.zero))
+    grid.scale.copy_(scale)
+    assert torch.equal(grid.decode(codes, scale), quantizer(w))
+    assert torch.equal(grid(quantizer(w)), quantizer(w))
+    assert torch.equal(grid.codes(quantizer(w))[0], codes)
 
 
 def test_min_max_reference_values():

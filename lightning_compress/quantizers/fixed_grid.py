@@ -30,6 +30,7 @@ class FixedGrid(WeightQuantizer):
 
     def __init__(self, bits: int, shape: Sequence[int] = (), zero: float = 0.0) -> None:
         super().__init__(bits, shape)
+        self.shift.fill_(zero % 1)  # the levels of one bit, and DoReFa's, lie between the multiples of the scale
         self.low.fill_(zero - float(self.shift))
         self.high.fill_(float(self.low) + 2**bits - 1)
         self.register_buffer("scale", torch.ones(self.shape))

@@ -58,7 +58,7 @@ class Quantizer(Transform):
 
     @abstractmethod
     def scale_for(self, x: Tensor) -> Tensor:
-        """The distance between neighbouring levels, :attr:`shape`, positive."""
+        """The distance between neighbouring levels for a preconditioned tensor, :attr:`shape`, positive."""
 
     @property
     def offset(self) -> Tensor | None:
@@ -69,11 +69,20 @@ class Quantizer(Transform):
         """Factor on the gradient of a learned scale."""
         return 1.0
 
+    def precondition(self, x: Tensor) -> Tensor:
+        """What is rounded in place of ``x``, same shape: ``x`` itself, unless a method squashes or clips it first."""
+        return x
+
+    @final
+    def on_grid(self, x: Tensor) -> Tensor:
+        """What is preconditioned already, rounded: the levels are where this changes nothing."""
+        return FakeQuantize.apply(x, self.scale_for(x), self.low, self.high, self.offset, self.gain(x))
+
     @final
     def forward(self, x: Tensor) -> Tensor:
         """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes)."""
         with torch.autocast(x.device.type, enabled=False):
-            return FakeQuantize.apply(x, self.scale_for(x), self.low, self.high, self.offset, self.gain(x))
+            return self.on_grid(self.precondition(x))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={int(self.bits)}, shape={self.shape})"

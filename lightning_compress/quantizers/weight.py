@@ -12,7 +12,12 @@ from lightning_compress.quantizers.quantizer import Quantizer
 
 
 class WeightQuantizer(Quantizer):
-    """A quantiser of weights, 1 to 8 bits; one bit means the two levels ``-scale / 2`` and ``scale / 2``."""
+    """A quantiser of weights, 1 to 8 bits; one bit means the two levels ``-scale / 2`` and ``scale / 2``.
+
+    Attributes:
+        shift: the part of a step by which the levels miss the multiples of the scale: 0, or 1/2 for levels that lie
+            around zero in pairs.
+    """
 
     bit_range: ClassVar[tuple[int, int]] = (1, 8)
 
@@ -36,6 +41,7 @@ class WeightQuantizer(Quantizer):
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (uint8, shape of ``weight``, below ``2 ** bits``) and scale; ``decode`` of them is ``q(weight)``."""
+        weight = self.precondition(weight)
         scale = self.scale_for(weight)
         levels = (weight.float() * scale.reciprocal() - self.shift).clamp_(self.low, self.high).round_()
         return (levels - self.low).to(torch.uint8), scale

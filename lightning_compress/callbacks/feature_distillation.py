@@ -1,0 +1,116 @@
+"""Feature distillation: a loss term that draws features inside the student to those of a teacher on the same inputs.
+
+    loss = training_step's loss + weight sum_j distance(student's layer j, teacher's layer j)
+
+Sources: FitNets (Romero et al. 2015, arXiv 1412.6550, section 2.2), attention transfer (Zagoruyko and Komodakis 2017,
+arXiv 1612.03928, section 3.1). How the term reaches the loss: loss_term.py. The features are the outputs of the named
+layers, whatever their widths; of a layer that is called several times in one pass, the last output. Use it where the
+student has fewer layers or channels than the teacher; beside ``KnowledgeDistillation``, list it second, so that this
+one's share is taken of the module's own loss alone. It breaks when the layers do different work, such as the first
+stage of one and the last of the other: the term then stays high and harms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_compress.callbacks.loss_term import TeacherTerm
+from lightning_compress.errors import CompressError, NoEffectError, did_you_mean
+from lightning_compress.losses.attention_transfer import AttentionTransfer
+from lightning_compress.losses.feature_loss import FeatureLoss
+
+
+@final
+class FeatureDistillation(TeacherTerm):
+    """Adds a feature term to the loss of an unedited LightningModule.
+
+    Args:
+        teacher: see :class:`TeacherTerm`.
+        layers: names of the student's layers -> the teacher's; a list where the names are equal.
+        loss: ``(student features, teacher features) -> scalar``, two lists of equal length.
+        weight: factor on the term, above 0.
+
+    Raises:
+        NoEffectError: no layers.
+        CompressError: a layer that the student or the teacher does not have or does not run, the weight is out of
+            range, or as for :class:`TeacherTerm`.
+    """
+
+    term_name: ClassVar[str] = "feature_distillation"
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        layers: Mapping[str, str] | Sequence[str],
+        loss: FeatureLoss | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        if not weight > 0:
+            raise CompressError(f"FeatureDistillation: weight must be above 0, got {weight}")
+        if not layers:
+            raise NoEffectError("FeatureDistillation: no layers are given; name those to compare, such as ['layer1']")
+        super().__init__(teacher, weight)
+        self.layers = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
+        self.loss = AttentionTransfer() if loss is None else loss
+        self._features: dict[str, Tensor] = {}
+
+    @property
+    def own_weight(self) -> float:
+        return 1.0
+
+    def check(self, net: nn.Module) -> None:
+        for who, owner, names in (("student", net, self.layers), ("teacher", self.teacher, self.layers.values())):
+            present = dict(owner.named_modules())
+            for name in names:
+                if name not in present:
+                    raise CompressError(
+                        f"FeatureDistillation: the {who} {type(owner).__name__} has no layer {name!r}"
+                        f"{did_you_mean(name, present)}"
+                    )
+
+    def watch(self, net: nn.Module) -> list[RemovableHandle]:
+        # A layer that this pass does not run must not answer with what it gave in another.
+        cleared = net.register_forward_pre_hook(lambda _net, _args: self._features.clear())
+        return [cleared, *_capture(net, self.layers, self._features)]
+
+    def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
+        features: dict[str, Tensor] = {}
+        handles = _capture(self.teacher, self.layers.values(), features)
+        try:
+            with torch.no_grad():
+                self.teacher(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        mine = [_taken(self._features, name, "student") for name in self.layers]
+        theirs = [_taken(features, name, "teacher") for name in self.layers.values()]
+        self._features.clear()
+        return self.loss(mine, theirs)
+
+
+def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Tensor]) -> list[RemovableHandle]:
+    """Hooks that keep the last output of each named layer in ``into``."""
+
+    def keep(name: str) -> RemovableHandle:
+        return net.get_submodule(name).register_forward_hook(lambda _layer, _args, out: into.update({name: out}))
+
+    return [keep(name) for name in dict.fromkeys(names)]
+
+
+def _taken(features: Mapping[str, Tensor], name: str, who: str) -> Tensor:
+    if name not in features:
+        raise CompressError(
+            f"FeatureDistillation: the {who} did not run its layer {name!r} in this forward pass; name a layer that it "
+            f"calls"
+        )
+    if not isinstance(features[name], Tensor):
+        raise CompressError(
+            f"FeatureDistillation: layer {name!r} of the {who} gives a {type(features[name]).__name__}; name one that "
+            f"gives a tensor"
+        )
+    return features[name]
