@@ -74,7 +74,10 @@ class OptunaSearcher(Searcher):
         self._open: dict[int, Any] = {}
 
     def propose(self, number: int) -> tuple[int, ...]:
-        self._open[number] = asked = self.study.ask(self.ranges)
+        try:
+            self._open[number] = asked = self.study.ask(self.ranges)
+        except ImportError as error:  # CMA-ES loads its library when it first needs it
+            raise CompressError(f"searcher: this sampler of Optuna needs another package: {error}") from error
         point = scale(self.problem.budget, [asked.params[name] for name in self.ranges])
         # One order for all trials: a suggestion must stand for one plan, or the sampler hears noise.
         return spend(self.problem.budget, point, np.random.default_rng(self.seed)) if self.binds else point
