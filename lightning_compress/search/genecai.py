@@ -29,7 +29,7 @@ from lightning_compress.search.repair import scale, spend
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.trial import Trial
 
-REDRAWS = 100  # children that may turn out to be known plans before one is moved by force
+REDRAWS = 30  # children that may turn out to be known plans before one is tried again: a small space has no others
 
 
 @final
@@ -43,7 +43,8 @@ class GeneCAI(Searcher):
         p_mutate, p_tweak: of a child to mutate, and then of each of its genes.
         sigma: width of a ratio's mutation as a share of its range.
         p_spend: probability that a proposal spends what it leaves of a budget that binds.
-        probes: trials per choice for its boundary, at most.
+        probes: trials per choice for its boundary, at most; those first whose removal saves most.
+        most_probes: trials for all boundaries, at most.
         tolerance: loss of reward up to which a choice alone counts as harmless (paper: one point of accuracy).
         drop: first individuals whose reward is further below the start's are drawn again ...
         tries: ... up to this many draws per place in the population.
@@ -66,6 +67,7 @@ class GeneCAI(Searcher):
         sigma: float = 0.2,
         p_spend: float = 1.0,
         probes: int = 2,
+        most_probes: int = 30,
         tolerance: float = 0.01,
         drop: float = 0.1,
         tries: int = 2,
@@ -79,7 +81,10 @@ class GeneCAI(Searcher):
         budget = problem.budget
         self.start = budget.at_level(budget.level())
         self.binds = self.start != problem.space.largest
-        self.boundary = Boundary(self.start, probes, tolerance)
+        without = ((*self.start[:i], 0, *self.start[i + 1 :]) for i in range(len(self.start)))
+        left = [budget.cost(problem.space.plan(point)) for point in without]
+        order = sorted(range(len(left)), key=lambda i: left[i])
+        self.boundary = Boundary(self.start, order, probes, most_probes, tolerance)
         self.known: dict[Genome, float] = {}
         self.parents: list[Genome] = []  # best first; empty before the first generation
         self.children: dict[Genome, float] = {}

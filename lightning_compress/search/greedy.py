@@ -4,11 +4,11 @@
     next  = the pair (i down until one step of j up fits) with the largest  g_j - steps_i g_i > 0
     heard = R:  g += (R - predicted) s / (s's),  s = steps of the exchange;  the point moves when R is the best so far
 
-The textbook greedy walks down from the uncompressed network until the budget is met, so that all its trials but the last
-break the budget. Every proposal of ours must meet it, so the walk starts at the largest uniform plan instead, and what
-one choice gives up another takes: the same marginal rule, on the budget's surface. This form is ours; the correction of
-the slopes is a projection onto what was heard (Kaczmarz 1937). When no exchange promises a gain, slopes are measured
-again at the new point; when the point did not move either, random exchanges follow.
+The textbook greedy walks down from the uncompressed network until the budget is met, so that all its trials but the
+last break the budget. Every proposal of ours must meet it, so the walk starts at the largest uniform plan instead, and
+what one choice gives up another takes: the same marginal rule, on the budget's surface. This form is ours; the
+correction of the slopes is a projection onto what was heard (Kaczmarz 1937). When no exchange promises a gain, slopes
+are measured again at the new point; when the point did not move either, random exchanges follow.
 
 Deterministic up to that point. Use it as a strong baseline with at least two trials per choice. It assumes that choices
 act alone and stops in local optima; noise in the reward above one step's effect leads it astray.

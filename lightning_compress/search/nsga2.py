@@ -2,9 +2,9 @@
 
     minimise (-reward, cost / cost of the uncompressed point);  survival by non-dominated rank, then by crowding
 
-Source: Deb et al. 2002 (IEEE TEC 6(2)); the algorithm is pymoo's, driven by its ask and tell. The genome is one index per
-choice; rounding and fitting to the budget are a ``Repair``. Where the budget excludes the uncompressed point, the first
-population lies around the largest uniform plan, at most at its level. Costs are computed from the plan, not heard.
+Source: Deb et al. 2002 (IEEE TEC 6(2)); the algorithm is pymoo's, driven by its ask and tell. The genome is one index
+per choice; rounding and fitting to the budget are a ``Repair``. The first population lies around the largest uniform
+plan, which is the uncompressed one unless the budget excludes it, and below. Costs are computed, not heard.
 
 Use it when the trade-off itself is wanted: of the journal's trials ``pareto_front`` gives the result. It spends its
 trials on the whole front, so for one budget a searcher of one objective is ahead at equal trials. A generation advances
@@ -17,12 +17,16 @@ from typing import final
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2 as Algorithm
+from pymoo.algorithms.moo.nsga2 import binary_tournament
+from pymoo.core.duplicate import DefaultDuplicateElimination
+from pymoo.core.mating import Mating
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem as Variables
 from pymoo.core.repair import Repair
 from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
+from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 
 from lightning_compress.budget import Budget
@@ -33,6 +37,7 @@ from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.trial import Trial
 
 FAILED = 1e9  # in both objectives: pymoo sorts no NaN and no infinity
+MATINGS = 3  # rounds in search of children that are no copies: in a small space there may be none
 Genome = tuple[int, ...]
 
 
@@ -65,13 +70,17 @@ class NSGA2(Searcher):
         top = problem.space.largest
         binds = not problem.budget.meets(problem.space.plan(top))
         self.dense = max(problem.budget.cost(problem.space.plan(top)), 1.0)
-        self.algorithm = Algorithm(
-            pop_size=population,
-            sampling=self._first(population),
-            crossover=SBX(prob=crossover, eta=eta_crossover),
-            mutation=PM(prob=p_mutate, eta=eta_mutation),
-            repair=OnBudget(problem.budget, p_spend if binds else 0.0),
+        repair = OnBudget(problem.budget, p_spend if binds else 0.0)
+        mating = Mating(
+            TournamentSelection(func_comp=binary_tournament),
+            SBX(prob=crossover, eta=eta_crossover),
+            PM(prob=p_mutate, eta=eta_mutation),
+            repair=repair,
+            eliminate_duplicates=DefaultDuplicateElimination(),
+            n_max_iterations=MATINGS,
         )
+        first = self._first(population)
+        self.algorithm = Algorithm(pop_size=population, sampling=first, mating=mating, repair=repair)
         variables = Variables(n_var=len(top), n_obj=2, xl=np.zeros(len(top)), xu=np.array(top, dtype=float))
         self.algorithm.setup(variables, termination=NoTermination(), seed=seed)
         self._waiting: list[Genome] = []  # of this generation, not yet proposed

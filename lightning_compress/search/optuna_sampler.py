@@ -2,9 +2,9 @@
 
     choice i  <->  an integer parameter 0 .. n_i - 1;    plan = the suggestion scaled onto the budget, the rest spent
 
-Source: Akiba et al. 2019 (arXiv 1907.10902); its ask and tell. The sampler hears the reward of what it suggested, not of
-the point after scaling: a sampler that keeps its own state per trial (CMA-ES) cannot be told of another point. The first
-suggestion is the largest uniform plan. Optuna is an optional dependency, imported when the first searcher is made.
+Source: Akiba et al. 2019 (arXiv 1907.10902); its ask and tell. The sampler hears the reward of what it suggested, not
+of the point after scaling: a sampler that keeps its own state per trial (CMA-ES) cannot be told of another point. The
+first suggestion is the largest uniform plan. Optuna is an optional dependency, imported when a searcher is made.
 
 Use it for small spaces (up to some 20 choices) and the 50 to 200 trials that TPE was made for.
 """
@@ -49,11 +49,14 @@ class OptunaSearcher(Searcher):
             import optuna
         except ImportError as error:
             raise CompressError(
-                "searcher: OptunaSearcher needs Optuna, which is not installed: pip install 'lightning-compress[optuna]'"
+                "searcher: OptunaSearcher needs Optuna, which is not installed; "
+                "install it with: pip install 'lightning-compress[optuna]'"
             ) from error
         if not hasattr(optuna.samplers, sampler):
             known = [name for name in optuna.samplers.__all__ if name.endswith("Sampler")]
-            raise CompressError(f"searcher: Optuna has no sampler {sampler!r}{did_you_mean(sampler, known)}; it has {known}")
+            raise CompressError(
+                f"searcher: Optuna has no sampler {sampler!r}{did_you_mean(sampler, known)}; it has {known}"
+            )
         try:
             made = getattr(optuna.samplers, sampler)(**dict(settings or {}), seed=seed)
         except (TypeError, ValueError, ImportError) as error:

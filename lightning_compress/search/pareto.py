@@ -1,6 +1,7 @@
 """The Pareto front of plans: those that no other plan beats in cost and score at once.
 
-    (c, s) is dominated  <=>  some (c', s') has c' <= c and s' >= s, and differs from it
+(c, s) is dominated  <=>  some (c', s') differs from it and has c' <= c and s' >= s
+front = by rising cost, those with a higher score than all before
 """
 
 from __future__ import annotations

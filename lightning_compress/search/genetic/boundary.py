@@ -8,6 +8,7 @@ start does. The tolerance is in the unit of the objective, the only thing that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -17,7 +18,9 @@ class Boundary:
 
     Args:
         start: indices of the starting point.
+        order: positions of the choices, the one that it matters most to know about first.
         probes: trials per choice at most; 0 asks for none.
+        most: trials in all at most.
         tolerance: how far the reward of a probe may be below that of the start.
 
     Attributes:
@@ -25,7 +28,9 @@ class Boundary:
     """
 
     start: tuple[int, ...]
+    order: Sequence[int]
     probes: int
+    most: int
     tolerance: float
     reference: float | None = None
     _bad: list[int] = field(init=False)  # the largest index that is known to lose too much
@@ -38,16 +43,16 @@ class Boundary:
 
     def ask(self) -> tuple[int, tuple[int, ...]] | None:
         """The next choice to probe, and the point to probe it at; None when there is nothing to ask (for) now."""
-        if self.reference is None:
+        if self.reference is None or sum(self._asked) >= self.most:
             return None
         able = [
             i
-            for i in range(len(self.start))
+            for i in self.order
             if i not in self._open and self._asked[i] < self.probes and self._good[i] - self._bad[i] > 1
         ]
         if not able:
             return None
-        i = min(able, key=lambda i: (self._asked[i], i))  # one round of all choices after the other
+        i = min(able, key=lambda i: self._asked[i])  # one round of all choices after the other
         self._open[i] = (self._good[i] + self._bad[i]) // 2
         self._asked[i] += 1
         return i, (*self.start[:i], self._open[i], *self.start[i + 1 :])

@@ -70,9 +70,7 @@ def crossover(one: Genome, other: Genome, p_cross: float, p_swap: float, rng: np
     return tuple(b if take else a for a, b, take in zip(one, other, taken, strict=True))
 
 
-def mutate(
-    genome: Genome, genes: Sequence[Gene], p_mutate: float, p_tweak: float, rng: np.random.Generator
-) -> Genome:
+def mutate(genome: Genome, genes: Sequence[Gene], p_mutate: float, p_tweak: float, rng: np.random.Generator) -> Genome:
     """``genome`` with some genes moved."""
     if rng.random() >= p_mutate:
         return genome
