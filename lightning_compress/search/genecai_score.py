@@ -9,8 +9,9 @@ worth 0.7 points of saving, and each point under the threshold about one. Two ch
 of accuracy (an absolute value), here a gain costs nothing; and a plan dearer than the dense network goes on along the
 formula, where the code gives it a score of 0, whose logarithm no searcher can work with.
 
-For a search with a budget that does not bind (1.0) and a ``threshold`` to keep. Without one the formula is ruled by the
-saving: the cheapest plan wins, whatever its accuracy.
+For a search with a budget that does not bind (1.0). The threshold is a soft one: a point of accuracy under it is worth
+a point of saving, so where a point of accuracy buys several of cost, the best score lies far below. Look at the
+accuracy of the winner, and use a budget with ``AccuracyUnderBudget`` where a limit must be met.
 """
 
 from __future__ import annotations
