@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from statistics import mean
 
+import numpy as np
 import pytest
 
 from lightning_compress.errors import CompressError
@@ -12,11 +13,26 @@ from lightning_compress.search.genecai import GeneCAI
 from lightning_compress.search.genecai_score import GeneCAIScore
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.random import Random
+from lightning_compress.search.repair import scale, spend
+from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.trial import Trial
 from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 
 OBJECTIVE = AccuracyUnderBudget()
+
+
+class Spent(Searcher):
+    """Random search that fits its draws to the budget as GeneCAI does: what is left of the lead is the algorithm's."""
+
+    def propose(self, number: int) -> tuple[int, ...]:
+        rng, choices = np.random.default_rng([self.seed, number]), self.problem.space.choices
+        drawn = [int(rng.integers(len(choice.values))) for choice in choices]
+        return spend(self.problem.budget, scale(self.problem.budget, drawn), rng)
+
+    def learn(self, trial: Trial, reward: float | None) -> None:
+        pass
 
 
 def best(searcher, problem, trials: int) -> float:
@@ -26,12 +42,13 @@ def best(searcher, problem, trials: int) -> float:
 
 @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
 def test_it_beats_random_and_uniform_at_equal_evaluations(surface):
-    found = {GeneCAI: [], Random: [], Uniform: []}
+    found = {GeneCAI: [], Random: [], Spent: [], Uniform: []}
     for seed in range(3):
         problem = surface(layers=14, seed=seed)
         for cls, scores in found.items():
             scores.append(best(cls(problem.problem, seed, OBJECTIVE), problem, 100))
     assert mean(found[GeneCAI]) > mean(found[Random])
+    assert mean(found[GeneCAI]) > mean(found[Spent])
     assert mean(found[GeneCAI]) > mean(found[Uniform])
 
 

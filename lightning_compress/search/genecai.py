@@ -80,7 +80,7 @@ class GeneCAI(Searcher):
         self.sigma, self.p_spend = sigma, p_spend
         budget = problem.budget
         self.start = budget.at_level(budget.level())
-        self.binds = self.start != problem.space.largest
+        self.binds = not budget.meets(problem.space.plan(problem.space.largest))
         without = ((*self.start[:i], 0, *self.start[i + 1 :]) for i in range(len(self.start)))
         left = [budget.cost(problem.space.plan(point)) for point in without]
         order = sorted(range(len(left)), key=lambda i: left[i])
