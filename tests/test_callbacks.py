@@ -19,16 +19,16 @@ from lightning_compress import surgery, trace
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
+from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
-from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.cost import PackedBytes
 from lightning_compress.errors import CompressError
-from lightning_compress.mask import measured
 from lightning_compress.losses.feature_mse import FeatureMSE
+from lightning_compress.mask import measured
 from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of

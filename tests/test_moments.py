@@ -31,7 +31,7 @@ from lightning_compress.testing.toys import PlainModule, toy_data
 EVERYWHERE = 10_000  # places of an image: all of them
 LAYERS = {
     "conv": (nn.Conv2d(6, 5, 3, padding=1), (3, 6, 7, 7)),
-    "strided": (nn.Conv2d(6, 5, 3, stride=2, dilation=2), (3, 6, 9, 9)),
+    "strided": (nn.Conv2d(6, 5, 3, stride=2, dilation=2), (12, 6, 9, 9)),
     "same": (nn.Conv2d(6, 5, (1, 3), padding="same"), (3, 6, 7, 7)),
     "reflect": (nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), (3, 6, 7, 7)),
     "pointwise": (nn.Conv2d(6, 5, 1), (3, 6, 7, 7)),
@@ -56,10 +56,8 @@ def test_the_quadratic_form_is_the_error_of_the_outputs(name, widest, monkeypatc
     net = nn.Sequential(layer)
     gather_moments(net, [x[:1], x[1:]], EVERYWHERE)
     gram = gathered(net, KEY)["0"].channel_gram(layer.weight)
-    if gram.dim() == 1:  # of a wide linear layer only single channels are known
-        sets = [(c,) for c in range(6)]
-    else:
-        sets = [s for k in (1, 2, 5) for s in combinations(range(6), k)]
+    sizes = (1,) if gram.dim() == 1 else (1, 2, 5)  # of a wide linear layer only single channels are known
+    sets = [s for k in sizes for s in combinations(range(6), k)]
     with torch.no_grad():
         for dropped in sets:
             mask = torch.zeros(6).index_fill(0, torch.tensor(dropped), 1)
