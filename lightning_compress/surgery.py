@@ -72,9 +72,18 @@ def _subclasses(cls: type) -> Iterator[type]:
         yield from _subclasses(sub)
 
 
-def attach_weight(layer: nn.Module, transform: Transform) -> None:
-    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter."""
+def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -> None:
+    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter.
+
+    Args:
+        layer: any module with a weight.
+        transform: comes after those that are there, or before them if ``first``.
+    """
     parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    if first:
+        chain = layer.parametrizations["weight"]
+        for key, later in enumerate([transform, *list(chain)[:-1]]):
+            chain[key] = later
     if type(transform).after_forward is not Transform.after_forward:
         layer.register_forward_hook(transform.after_forward)
 
