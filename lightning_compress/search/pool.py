@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import ClassVar
 
+import torch
+
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.search.executor import Evaluate, Executor, Outcome
@@ -150,6 +152,17 @@ class Pool(Executor):
             raise CompressError(
                 f"executor: workers cannot be started: {loss.reason}. What they printed above may say why; {self.hint}"
             )
+
+
+def lost_or_raise(error: Exception) -> Lost:
+    """What an error of the evaluator means: without memory, another attempt may do better; all else is a mistake.
+
+    Raises:
+        Exception: the error, if it is not about memory.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return Lost(f"it ran out of memory ({error})" if str(error) else "it ran out of memory")
+    raise error
 
 
 def _given_up(reasons: list[str]) -> Outcome:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
-import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -21,10 +19,10 @@ from typing import ClassVar, Literal, final
 import cloudpickle
 import torch
 
-from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.search.executor import Evaluate, Outcome, outcome_of
-from lightning_compress.search.pool import Lost, Pool, Ready, Worker
+from lightning_compress.search.pickling import packed, portable
+from lightning_compress.search.pool import Lost, Pool, Ready, Worker, lost_or_raise
 
 
 @final
@@ -70,10 +68,7 @@ class Processes(Pool):
         by_connection = {worker.connection: worker for worker in workers}
         heard = [by_connection[connection] for connection in wait(list(by_connection), timeout)]
         found = [(worker, worker.hear()) for worker in heard]
-        for _, answer in found:
-            if isinstance(answer, BaseException):
-                raise answer
-        return [(worker, answer) for worker, answer in found if answer is not None]
+        return [(w, lost_or_raise(a) if isinstance(a, Exception) else a) for w, a in found if a is not None]
 
 
 class _Process(Worker):
@@ -86,7 +81,7 @@ class _Process(Worker):
         with suppress(OSError):  # it died while idle: hear() will say so
             self.connection.send(plan)
 
-    def hear(self) -> Ready | Outcome | Lost | BaseException | None:
+    def hear(self) -> Ready | Outcome | Lost | Exception | None:
         """The next message; None when it was only the request for the evaluator."""
         try:
             message = self.connection.recv()
@@ -105,21 +100,6 @@ class _Process(Worker):
         self.connection.close()
 
 
-def packed(evaluate: Evaluate) -> bytes:
-    """The evaluator as bytes.
-
-    Raises:
-        CompressError: it cannot be pickled.
-    """
-    try:
-        return cloudpickle.dumps(evaluate)
-    except Exception as error:
-        raise CompressError(
-            f"executor: the evaluator cannot be sent to workers ({type(error).__name__}: {error}); make what it holds "
-            f"picklable, or use compress/executor=serial"
-        ) from error
-
-
 def _work(connection: Connection, threads: int) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
@@ -131,22 +111,10 @@ def _work(connection: Connection, threads: int) -> None:
         connection.send(Ready())
         while True:
             connection.send(outcome_of(evaluate, connection.recv()))
-    except (MemoryError, torch.OutOfMemoryError):
-        raise  # the process ends, which frees its memory, and the plan is tried again
     except Exception as error:
-        connection.send(_portable(error))
+        connection.send(portable(error))
 
 
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or one with its words if it cannot be pickled; with the worker's traceback as a note."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(f"in a worker process:\n{traceback.format_exc()}")
-    return error

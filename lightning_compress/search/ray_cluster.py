@@ -15,8 +15,8 @@ import torch
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.search.executor import Evaluate, Outcome, outcome_of
-from lightning_compress.search.pool import Lost, Pool, Ready, Worker
-from lightning_compress.search.process import packed
+from lightning_compress.search.pickling import packed, portable
+from lightning_compress.search.pool import Lost, Pool, Ready, Worker, lost_or_raise
 
 try:
     import ray
@@ -107,7 +107,7 @@ class _Actor(Worker):
         except ray.exceptions.RayActorError as error:
             return Lost(f"its Ray actor died ({str(error).splitlines()[0]})")
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+            return lost_or_raise(error.cause)
 
     def kill(self) -> None:
         ray.kill(self.actor)
@@ -118,12 +118,19 @@ class _Remote:
 
     def __init__(self, payload: bytes, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.evaluator = cloudpickle.loads(payload)
+        self.payload = payload
 
     def ready(self) -> Ready:
-        """Answers once the evaluator is there."""
+        """Unpack the evaluator; not in the constructor, whose errors Ray reports as a death."""
+        try:
+            self.evaluator = cloudpickle.loads(self.payload)
+        except Exception as error:
+            raise portable(error) from None
         return Ready()
 
     def evaluate(self, plan: Plan) -> Outcome:
         """The outcome of one plan."""
-        return outcome_of(self.evaluator, plan)
+        try:
+            return outcome_of(self.evaluator, plan)
+        except Exception as error:
+            raise portable(error) from None
