@@ -71,7 +71,7 @@ def test_a_search_is_the_same_with_any_number_of_workers(file, tmp_path):
 
 
 def test_more_workers_than_open_trials_are_refused(tmp_path):
-    with pytest.raises(CompressError, match="3 workers, but only 2 trials are open at a time; set batch to 3 or more"):
+    with pytest.raises(CompressError, match="with a batch of 2; set batch to 3 or more"):
         run(SEARCHERS[0], tmp_path / "j", 4, partial(Processes, workers=3), 2)
 
 

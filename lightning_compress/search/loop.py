@@ -91,8 +91,8 @@ def search(
     with executor(evaluate) as pool, _bar() as bar:
         if pool.workers > batch:
             raise CompressError(
-                f"search: {pool.workers} workers, but only {batch} trials are open at a time; set batch to "
-                f"{pool.workers} or more (it is part of the search: another batch finds another plan)"
+                f"search: of {pool.workers} workers some would never have anything to do with a batch of {batch}; set "
+                f"batch to {pool.workers} or more (it is part of the search: another batch finds another plan)"
             )
         with kept_randomness():
             while (coming := _coming(searcher, batch, trials)) and all(number in finished for number in coming):
