@@ -94,8 +94,9 @@ class Pool(Executor):
 
     def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
         queue, losses = deque(plans), defaultdict[int, list[str]](list)
+        self._hand_out(queue, plans)
         while queue or self._busy:
-            self._hand_out(queue, plans)
+            done: list[tuple[int, Outcome]] = []
             for worker, answer in self._listen():
                 job = self._busy.pop(worker, None)
                 if isinstance(answer, Lost):
@@ -103,13 +104,15 @@ class Pool(Executor):
                 else:
                     self._welcome(worker)
                 if isinstance(answer, Outcome):
-                    yield job.number, answer
+                    done.append((job.number, answer))
                 elif job is not None:
                     losses[job.number].append(answer.reason)
                     if len(losses[job.number]) > self.retries:
-                        yield job.number, _given_up(losses[job.number])
+                        done.append((job.number, _given_up(losses[job.number])))
                     else:
                         queue.appendleft(job.number)
+            self._hand_out(queue, plans)  # first, so that no worker waits while the caller writes down what is done
+            yield from done
 
     def close(self) -> None:
         for worker in [*self._starting, *self._idle, *self._busy]:
