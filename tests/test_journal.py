@@ -223,6 +223,15 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
     assert read(tmp_path / "j")[: len(written)] == written
 
 
+def test_a_file_that_another_program_holds_is_named_so(tmp_path):
+    run(tmp_path / "j", 2)
+    with Journal(tmp_path / "j", {"seed": 0}) as journal, closing(sqlite3.connect(tmp_path / "j")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        journal._db.execute("PRAGMA busy_timeout = 1")
+        with pytest.raises(CompressError, match=r"trial 2 could not be written .* close the program that has it open"):
+            journal.append(Entry(2, (), "k", SCORE, None, 0.0))
+
+
 def test_a_disk_that_is_full_from_the_start_is_named_so(tmp_path):
     report = tmp_path / "report"
     if not (child := os.fork()):

@@ -74,6 +74,11 @@ def test_the_order_in_which_workers_finish_changes_nothing(cls, tmp_path):
     assert rows(tmp_path / "backwards") == rows(tmp_path / "forwards")
 
 
+def test_a_searcher_that_learns_nothing_does_not_depend_on_the_batch(tmp_path):
+    best, _ = run(tmp_path / "one", Random, 30)
+    assert run(tmp_path / "seven", Random, 30, batch=7)[0] == best
+
+
 @pytest.mark.parametrize("first", [1, 6, 9])
 def test_a_search_in_parts_that_cut_a_batch_equals_one_in_whole(first, tmp_path):
     whole, _ = run(tmp_path / "whole", DDPG, 27, batch=4)

@@ -30,6 +30,8 @@ ROWS = "SELECT number, indices, key, score, failure, seconds FROM trials ORDER B
 NO_SPACE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_SHMSIZE"}
 NO_ACCESS = {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY_DIRECTORY"}
 
+LOCKED = {"SQLITE_BUSY", "SQLITE_LOCKED"}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -129,8 +131,7 @@ class Journal:
             self._db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?)", values)
         except sqlite3.Error as error:
             raise CompressError(
-                f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error}). All trials "
-                f"before it are safe: make room on the disk and give the same command again"
+                f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error}): {_remedy(error)}"
             ) from error
 
     def __iter__(self) -> Iterator[Entry]:
@@ -188,11 +189,15 @@ def _foreign(path: Path, what: str) -> CompressError:
 
 
 def _unusable(path: Path, error: sqlite3.Error) -> CompressError:
+    return CompressError(f"journal: {str(path)!r} cannot be used ({error}): {_remedy(error)}")
+
+
+def _remedy(error: sqlite3.Error) -> str:
     name = getattr(error, "sqlite_errorname", "")
     if name in NO_SPACE:
-        remedy = "make room on the disk and give the same command again; what was written is safe"
-    elif name in NO_ACCESS:
-        remedy = "check the permissions of the file and its folder, or choose another run_dir"
-    else:
-        remedy = "it is damaged or no journal of a search: move it away to start anew"
-    return CompressError(f"journal: {str(path)!r} cannot be used ({error}): {remedy}")
+        return "make room on the disk and give the same command again; what was written before is safe"
+    if name in NO_ACCESS:
+        return "check the permissions of the file and its folder, or choose another run_dir"
+    if name in LOCKED:
+        return "close the program that has it open, and give the same command again"
+    return "it is damaged or no journal of a search: move it away to start anew"

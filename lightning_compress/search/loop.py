@@ -4,9 +4,9 @@
 
 What a searcher is told, and when, follows from its seed and the batch ``b`` alone: not from the number of workers, not
 from which of them was fastest, and not from where an earlier run was killed. A batch of 1 tells every score before the
-next proposal. In a larger one, proposals are made with what was known when the batch began: the same for Random and
-Uniform, which learn nothing, and for methods of generations if b divides their generation; DDPG and others that learn
-from each score find other plans, usually after more trials.
+next proposal. In a larger one, proposals are made with what was known when the batch began. That changes nothing for
+Random and Uniform, which learn nothing, nor for a method that learns once a generation if b divides the generation;
+DDPG, which learns from each score, hears it up to b - 1 proposals later and finds another plan.
 """
 
 from __future__ import annotations

@@ -64,8 +64,7 @@ _kept = False
 def kept_randomness() -> Iterator[None]:
     """Put Python's, numpy's and torch's global generators back after; steps inside are then spared to do so one by one.
 
-    Saving and restoring numpy's generator takes longer than many a step: a replay of 100,000 trials in one such block
-    takes a quarter of the time (benchmarks/journal.py).
+    Saving and restoring numpy's generator takes longer than many a step, which a long replay would feel.
     """
     global _kept
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
