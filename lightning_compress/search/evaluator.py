@@ -105,7 +105,19 @@ class Evaluator:
         with isolate_rng(), quiet():
             seed_everything(seed, verbose=False)
             self.recalibration = Batches(train, recalibration_batches)
-            self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
+            self._make_trainers()
+
+    def _make_trainers(self) -> None:
+        self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker makes its own trainers: these hold the last candidate.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_validator", "_recalibrator")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with quiet():
+            self._make_trainers()
 
     def key(self, plan: Plan) -> str:
         """Digest of the network that the plan materialises to: equal keys need only one evaluation."""
