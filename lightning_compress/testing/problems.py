@@ -35,8 +35,7 @@ class Synthetic:
         damage = 0.0
         for choice, sensitivity in zip(self.problem.space.choices, self.sensitivity, strict=True):
             value = plan.get(choice.layer, choice.knob)
-            taken = 1 - value if choice.knob == "channels" else 4.0 ** (2 - value)
-            damage += sensitivity * taken**2 if choice.knob == "channels" else sensitivity * taken
+            damage += sensitivity * (4.0 ** (2 - value) if choice.knob == "weight_bits" else (1 - value) ** 2)
         return Score({"val_acc": exp(-damage), "val_loss": damage}, {"cost": self.problem.budget.cost(plan)})
 
     def key(self, plan: Plan) -> str:
@@ -54,6 +53,11 @@ def bits(layers: int = 14, budget: float = 0.5, seed: int = 0) -> Synthetic:
     return _synthetic("weight_bits", BITS, layers, budget, seed, WeightBits())
 
 
+def removal(layers: int = 14, budget: float = 0.5, seed: int = 0) -> Synthetic:
+    """Which layers to keep under a share of the MACs."""
+    return _synthetic("keep", (0, 1), layers, budget, seed, MACs())
+
+
 def _synthetic(knob: str, values: tuple[float, ...], layers: int, share: float, seed: int, cost: Cost) -> Synthetic:
     rng = np.random.default_rng(seed)
     dense = _chain(layers)
@@ -65,6 +69,8 @@ def _synthetic(knob: str, values: tuple[float, ...], layers: int, share: float, 
             value = plan.get(layer.name, knob, values[-1])
             if knob == "weight_bits":
                 changed.append(replace(layer, weight_bits=int(value)))
+            elif knob == "keep":
+                changed.append(replace(layer, density=float(value)))
             else:
                 kept = max(1, round(layer.out_channels * value))
                 changed.append(replace(layer, in_channels=max(1, round(layer.in_channels * before)), out_channels=kept))
