@@ -81,10 +81,13 @@ class Reinforce(Searcher):
         entropy: float = 0.01,
         anneal: int = 100,
         baseline: float = 0.5,
+        imitation: int = 10,
+        elite: int = 5,
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
         self.rollouts, self.entropy, self.anneal, self.baseline_step = rollouts, entropy, anneal, baseline
+        self.imitation, self.elite = imitation, elite
         self.course = Course(problem)
         self.keep = min(keep, max(self.course.features.affordable, 0.05))
         choices = problem.space.choices
@@ -102,6 +105,7 @@ class Reinforce(Searcher):
         self.baseline: float | None = None
         self._heard: list[float] = []
         self._open: dict[int, _Rollout] = {}
+        self._best: list[tuple[_Rollout, float, int]] = []
         self._batch: list[tuple[_Rollout, float]] = []
 
     @torch.no_grad()
@@ -138,6 +142,7 @@ class Reinforce(Searcher):
             return
         self._heard.append(reward)
         self._batch.append((rollout, reward))
+        self._best = sorted([*self._best, (rollout, reward, trial.number)], key=lambda e: (-e[1], e[2]))[: self.elite]
         if len(self._batch) == self.rollouts:
             self._update(self.entropy * max(1 - trial.number / self.anneal, 0.0))
             self._batch.clear()
@@ -151,7 +156,12 @@ class Reinforce(Searcher):
         advantages = (rewards - self.baseline) / max(float(np.std(self._heard)), 1e-6)
         self.baseline += self.baseline_step * (average - self.baseline)
         chosen, spread = self._likelihood([rollout for rollout, _ in self._batch])
-        loss = -(advantages * chosen).mean() - entropy * spread
+        self._step(-(advantages * chosen).mean() - entropy * spread)
+        for _ in range(self.imitation):
+            chosen, spread = self._likelihood([rollout for rollout, *_ in self._best])
+            self._step(-chosen.mean() / len(self.problem.space) - entropy * spread)
+
+    def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._policies.parameters(), 1.0)
