@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
-from math import comb, log
+from itertools import pairwise, product
+from math import log
 from statistics import mean
 
 import pytest
@@ -52,9 +52,9 @@ def likelihoods(searcher: Reinforce, trials: int) -> dict[tuple[int, ...], float
 @pytest.mark.parametrize("budget", [0.45, 0.7, 1.0])
 def test_the_likelihoods_of_all_plans_sum_to_one_also_behind_the_wall(budget):
     searcher = Reinforce(mixed(budget), 0, OBJECTIVE, width=1.0, keep=0.5)
-    found = likelihoods(searcher, 600)
-    feasible = [p for p in product(*(range(len(c.values)) for c in searcher.problem.space.choices))]
-    feasible = [p for p in feasible if searcher.problem.budget.meets(searcher.problem.space.plan(p))]
+    found = likelihoods(searcher, 400)
+    points = product(*(range(len(choice.values)) for choice in searcher.problem.space.choices))
+    feasible = [p for p in points if searcher.problem.budget.meets(searcher.problem.space.plan(p))]
     assert set(found) <= set(feasible)
     assert sum(torch.tensor(list(found.values())).exp()) == pytest.approx(1, abs=0.02)
 
@@ -62,11 +62,11 @@ def test_the_likelihoods_of_all_plans_sum_to_one_also_behind_the_wall(budget):
 def test_the_likelihood_is_how_often_a_plan_is_drawn():
     searcher = Reinforce(mixed(0.6), 0, OBJECTIVE, width=0.5, keep=0.5)
     searcher.ask()  # the likeliest, not drawn
-    drawn = [searcher.ask() for _ in range(2000)]
+    drawn = [searcher.ask() for _ in range(800)]
     plan = max({trial.indices for trial in drawn}, key=lambda point: sum(trial.indices == point for trial in drawn))
     share = mean(trial.indices == plan for trial in drawn)
     rollout = next(searcher._open[trial.number] for trial in drawn if trial.indices == plan)
-    assert share == pytest.approx(float(searcher._likelihood([rollout])[0].exp()), abs=0.04)
+    assert share == pytest.approx(float(searcher._likelihood([rollout])[0].detach().exp()), abs=0.05)
 
 
 def test_a_loose_budget_starts_by_keeping_most():
@@ -131,20 +131,19 @@ def test_an_update_comes_when_a_batch_was_told():
     for trial in trials:
         searcher.tell(trial, problem(trial.plan))
         weights.append(searcher.shrinkage.head.weight.detach().clone())
-    changed = [not torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False)]
+    changed = [not torch.equal(a, b) for a, b in pairwise(weights)]
     assert [i for i, moved in enumerate(changed, start=1) if moved] == [4, 8]
 
 
 def test_removal_finds_the_best_layers_of_a_small_network():
     layers, found = 8, []
-    for seed in range(3):
+    for seed in range(2):
         problem = problems.removal(layers=layers, budget=0.6, seed=seed)
         space, budget = problem.problem.space, problem.problem.budget
         plans = [space.plan(point) for point in product((0, 1), repeat=layers)]
         optimum = max(problem(plan).metrics["val_acc"] for plan in plans if budget.meets(plan))
-        points = told(Reinforce(problem.problem, seed, OBJECTIVE), problem, 120)
+        points = told(Reinforce(problem.problem, seed, OBJECTIVE), problem, 80)
         found.append(max(problem(space.plan(point)).metrics["val_acc"] for point in points) / optimum)
-    assert len(plans) == sum(comb(layers, k) for k in range(layers + 1))
     assert mean(found) > 0.97
 
 

@@ -91,7 +91,7 @@ def test_a_policy_of_another_searcher_or_agent_is_refused(tmp_path):
 def test_a_policy_of_other_features_is_refused(tmp_path, monkeypatch):
     learned(Reinforce).save(tmp_path)
     monkeypatch.setattr(policy_file, "SCHEMA", 99)
-    with pytest.raises(CompressError, match="features of schema .*99"):
+    with pytest.raises(CompressError, match=r"features of schema .*99"):
         warm(tmp_path)
 
 

@@ -45,13 +45,7 @@ class Features:
         for i, choice in enumerate(space.choices):
             position, layer = i / max(len(space) - 1, 1), problem.dense[choice.layer]
             first = float(choice.knob == knobs[0])
-            self.static[i, :-LIVE] = (
-                position,
-                *_layer(layer),
-                _rel(layer.weights / weights * len(problem.dense.weighted)),
-                _rel(layer.macs / macs * len(problem.dense.weighted)),
-                first,
-            )
+            self.static[i, :-LIVE] = (position, *_layer(layer), layer.weights / weights, layer.macs / macs, first)
         self._floor = budget.cost(space.plan(space.smallest))
         self._slack = max(budget.limit - self._floor, 1e-9)
         # Demand of each choice alone, above the floor: linear where costs multiply, which is enough for a feature.
@@ -85,7 +79,3 @@ def _layer(layer: LayerProfile) -> tuple[float, ...]:
         min(prod(layer.kernel) ** 0.5 / 7, 1.0),
         min(layer.stride / 2, 1.0),
     )
-
-
-def _rel(x: float) -> float:
-    return min(max(0.5 + log2(x + 1e-9) / 16, 0.0), 1.0)
