@@ -49,26 +49,14 @@ def test_ddpg_beats_random_and_uniform_at_equal_evaluations(surface):
     assert mean(found[DDPG]) > mean(found[Uniform])
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-@pytest.mark.parametrize(
-    "objective", [AccuracyLogCost(cost="cost"), AccuracyUnderBudget(weight=0), N2NReward(cost="cost")], ids=repr
-)
-def test_every_objective_drives_every_searcher(file, objective):
-    problem = problems.bits(layers=5, budget=0.9)
-    searcher = instantiate(OmegaConf.load(file))(problem=problem.problem, seed=0, objective=objective)
-    plans = [problem.problem.space.plan(point) for point in told(searcher, problem, 30)]
-    assert all(problem.problem.budget.meets(plan) for plan in plans)
-    assert len({round(objective(problem(plan)), 9) for plan in plans}) > 1
-
-
 @pytest.mark.parametrize("make", [DDPG, Reinforce])
-def test_under_the_log_cost_the_plans_get_better_than_where_they_start(make):
-    problem, objective = problems.bits(layers=6, budget=1.0), AccuracyLogCost(cost="cost")
-    rewards = [
-        objective(problem(problem.problem.space.plan(point)))
-        for point in told(make(problem.problem, 0, objective), problem, 60)
-    ]
-    assert max(rewards) > rewards[0]
+@pytest.mark.parametrize(
+    "objective", [AccuracyUnderBudget(weight=0), AccuracyLogCost(cost="cost"), N2NReward(cost="cost")], ids=repr
+)
+def test_later_plans_are_better_than_earlier_ones_under_every_objective(make, objective):
+    problem = problems.bits(layers=6, budget=0.9)
+    points = told(make(problem.problem, 0, objective), problem, 60)
+    rewards = [objective(problem(problem.problem.space.plan(point))) for point in points]
     assert mean(rewards[-15:]) > mean(rewards[1:16])
 
 

@@ -61,6 +61,11 @@ def test_a_searcher_that_learns_no_policy_writes_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    with pytest.raises(CompressError, match="cannot be written"):
+        learned(Reinforce, 1).save(tmp_path / "missing")
+
+
 def warm(path, make=Reinforce):
     return make(problems.bits(layers=3).problem, 0, OBJECTIVE, warm_start=path)
 

@@ -26,10 +26,16 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        CompressError: it cannot be written.
     """
     path = Path(folder) / NAME
     tensors = {key: value.detach().contiguous() for key, value in policy.state_dict().items()}
-    save_file(tensors, path, {"kind": kind, "features": str(SCHEMA)})
+    try:
+        save_file(tensors, path, {"kind": kind, "features": str(SCHEMA)})
+    except (OSError, SafetensorError) as error:
+        raise CompressError(f"policy: {str(path)!r} cannot be written ({error})") from error
     return path
 
 

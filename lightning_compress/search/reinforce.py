@@ -5,12 +5,13 @@
 Source: N2N learning (arXiv 1709.06030): a removal policy for choices of two values, a shrinkage policy for the others,
 Adam, a few rollouts per update. Its released code gives every rollout of a batch the same advantage (batch mean less
 baseline), with which nothing is learned; here each has its own. Reconstructions: the budget's wall (N2N punishes plans
-that are too large instead), the entropy bonus that fades, gradient clipping, and rewards in units of their spread. Ours,
-as in ``ddpg.py``: steps towards the best trials after each update (self-imitation, Oh et al. 2018, arXiv 1806.05635),
-since 100 trials are only 20 updates. Use it from about 50 trials on.
+that are too large instead), the entropy bonus that fades, gradient clipping, and rewards in units of their spread. The
+steps towards the best trials after each update are ours, as in ``ddpg.py`` (self-imitation, Oh et al. 2018, arXiv
+1806.05635): 100 trials are only 20 updates. Use it from about 50 trials on.
 
 What the wall cuts down counts with the probability of everything that would have been cut to it, so that the gradient
-is that of what was carried out. Rollouts drawn before an update and told after it count as if drawn after it.
+is that of what was carried out. Rollouts drawn before an update and told after it count as if drawn after it. Trials
+that failed are left out.
 """
 
 from __future__ import annotations
