@@ -1,7 +1,9 @@
 """A learned policy in a file: its tensors (safetensors), with the kind of the policy and the schema of its features.
 
 Features mean the same for every network, so a policy learned on one network can start a search on another. A policy of
-another schema would read them wrongly, and is refused.
+another schema would read them wrongly, and is refused. A policy helps where layers of the same kind and depth are alike
+in how much they bear; one that had not learned much, or had settled on a poor plan, holds the new search back
+(``python benchmarks/transfer.py``).
 """
 
 from __future__ import annotations
