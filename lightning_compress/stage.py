@@ -146,6 +146,7 @@ class Stage:
         with Journal(folder / "trials.sqlite", fingerprint) as journal:
             searcher = self.searcher(problem=problem, seed=run.seed, objective=self.objective)
             best = search(searcher, evaluator, journal, self.trials, executor=self.executor, batch=self.batch)
+        searcher.save(folder)
         (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
         return best.plan
 

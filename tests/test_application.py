@@ -54,6 +54,7 @@ def test_the_main_job_meets_its_budget_with_a_file_that_loads(finished):
     assert not net.training
     assert lc.inspect(packed).plan == lc.Plan.load(finished / "plan.yaml")
     assert "<svg" in (finished / "report.html").read_text()
+    assert (finished / "quantize" / "policy.safetensors").is_file()
 
 
 def test_the_same_command_again_only_reads_what_is_there(finished, cache):

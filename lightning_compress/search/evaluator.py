@@ -25,6 +25,7 @@ from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
 from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.search.trial import Score
@@ -67,6 +68,10 @@ class _Recalibrate(Callback):
         for norm, momentum in self.norms:
             norm.momentum = momentum
             norm.eval()
+
+
+def _costs(profile: Profile) -> dict[str, float]:
+    return {name: float(cost(profile)) for name, cost in COSTS.items()}
 
 
 class Evaluator:
@@ -162,8 +167,9 @@ class Evaluator:
         broken = [name for name, value in metrics.items() if not isfinite(value)]
         if broken:
             raise TrialFailedError(f"the metrics {broken} are not finite")
-        profile = self.composition.predict(self.composition.realise(plan))
-        return Score(metrics, {name: float(cost(profile)) for name, cost in COSTS.items()})
+        return Score(
+            metrics, _costs(self.composition.predict(self.composition.realise(plan))), _costs(self.composition.profile)
+        )
 
     def _recalibrate(self, module: LightningModule) -> None:
         if len(self.recalibration):

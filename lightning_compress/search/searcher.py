@@ -10,6 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.trial import Score, Trial
+
+START = 2**32  # the step of the random numbers of first weights; trials count up from 0
 
 
 class Searcher(ABC):
@@ -46,7 +49,11 @@ class Searcher(ABC):
     def tell(self, trial: Trial, score: Score | None) -> None:
         """Hear the score of a proposal; None means that it could not be scored."""
         with own_randomness(self.seed, 2 * trial.number + 1):
-            self.learn(trial, None if score is None else self.objective(score))
+            self.learn(trial, None if score is None else self.objective.during(score, trial.number))
+
+    def save(self, folder: Path) -> Path | None:
+        """Write what was learned into a folder, for the start of another search; the file, or None if nothing was."""
+        return None
 
     @abstractmethod
     def propose(self, number: int) -> tuple[int, ...]:
