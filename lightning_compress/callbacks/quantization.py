@@ -19,6 +19,7 @@ from torch import nn
 
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.errors import CompressError
+from lightning_compress.mask import Mask
 from lightning_compress.plan import Plan, matching
 from lightning_compress.profile import Profile
 from lightning_compress.quantizers.codebook import Codebook
@@ -26,7 +27,7 @@ from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.quantizer import Quantizer
 from lightning_compress.space import Choice
-from lightning_compress.surgery import attach_input, attach_weight, raw_weight
+from lightning_compress.surgery import attach_input, attach_weight, raw_weight, weight_transforms
 
 ACT_SCALES = 2  # a packed input quantiser: its scale, and whether its grid is signed
 
@@ -112,6 +113,12 @@ class QuantizationAwareTraining(CompressionCallback):
         for name, bits in plan.layers.items():
             layer = net.get_submodule(name)
             if "weight_bits" in bits:
+                others = [type(t).__name__ for t in weight_transforms(layer) if not isinstance(t, Mask)]
+                if others:
+                    raise CompressError(
+                        f"quantization: the weight of layer {name!r} is already quantised by {others[0]}; leave its "
+                        f"weight_bits out of the plan"
+                    )
                 weight = layer.weight  # masked, where it is pruned
                 shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)

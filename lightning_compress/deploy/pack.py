@@ -165,7 +165,7 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     stored = {} if bias is None else {"extras": bias}
     quantizers = [t for t in surgery.weight_transforms(module) if isinstance(t, (WeightQuantizer, Codebook))]
     kept = mask_of(module) if is_sparse(layer) else ...
-    if quantizers:
+    if quantizers and layer.weight_bits < 32:
         codes, scale, own = _quantised(layer, module, quantizers[0])
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
         stored |= {"codes": codes[kept].cpu(), "weight_scale": scale if layer.weight_scales else torch.empty(0), **own}
@@ -184,8 +184,8 @@ def _quantised(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Codes, the scale of their values, and what else a reader needs: the level of code 0, or the codebook."""
     if isinstance(quantizer, Codebook):
-        _check_finite(layer, quantizer.values)
-        return quantizer.codes, quantizer.scale, {"codebook": quantizer.values}
+        _check_finite(layer, quantizer.used)
+        return quantizer.codes, quantizer.scale, {"codebook": quantizer.used}
     weight = surgery.weight_before(module, quantizer)
     _check_finite(layer, weight)
     return (*quantizer.codes(weight), {"zero": quantizer.zero})

@@ -12,7 +12,7 @@ wants a uniform grid instead. It breaks on layers with fewer weights than values
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from lightning_compress.kmeans import SortedValues
 from lightning_compress.surgery import Transform
 
 
-@final
 class Codebook(Transform):
     """Values shared by the weights of a layer.
 
@@ -49,10 +48,20 @@ class Codebook(Transform):
         least, most = self.bit_range
         if bits != int(bits) or not least <= bits <= most:
             raise CompressError(f"Codebook: bits must be a whole number from {least} to {most}, got {bits}")
-        self.bits, self.shape = int(bits), tuple(shape)
-        self.values = nn.Parameter(torch.zeros(2**self.bits))
+        self.shape = tuple(shape)
+        self.values = nn.Parameter(torch.zeros(2**bits))
         self.register_buffer("codes", torch.zeros(tuple(weight_shape), dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(self.shape))
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return len(self.values).bit_length() - 1
+
+    @property
+    def used(self) -> Tensor:
+        """The values that codes may point to, shape ``(2 ** bits,)``."""
+        return self.values
 
     def config(self) -> dict[str, Any]:
         return {"bits": self.bits, "shape": list(self.shape), "weight_shape": list(self.codes.shape)}
@@ -88,4 +97,4 @@ class Codebook(Transform):
         return (self.values[self.codes.long()] * self.scale).to(weight.dtype)
 
     def __repr__(self) -> str:
-        return f"Codebook(bits={self.bits})"
+        return f"{type(self).__name__}(bits={self.bits})"
