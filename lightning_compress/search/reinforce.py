@@ -76,7 +76,7 @@ class Reinforce(Searcher):
         seed: int,
         objective: Objective,
         rollouts: int = 5,
-        removal_rate: float = 0.003,
+        removal_rate: float = 0.01,
         shrinkage_rate: float = 0.01,
         hidden: int = 30,
         depth: int = 2,
