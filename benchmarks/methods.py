@@ -3,8 +3,8 @@
     python benchmarks/methods.py digits --seeds 0 1 2
     python benchmarks/methods.py cifar --seeds 0 --npz /path/cifar10.npz
 
-Each row is one run of train.py; finished runs are not run again. Accuracies are of the test set, of the packed file that
-was loaded again; sizes are of that file. Rows of one block have equal costs or say what they cost.
+Each row is one run of train.py; finished runs are not run again. Accuracies are of the test set, of the packed file
+that was loaded again; sizes are of that file. Rows of one block have equal costs or say what they cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ EPOCHS = {"digits": 20, "cifar": 2}
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
 BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     "a tenth of the weights (variational: as many as it leaves)": {
-        "same density, one-shot (baseline)": ("sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=one_shot"]),
+        "same density, one-shot (baseline)": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=one_shot"]),
         "same density, cubic": ("sparsify", [f"{SPARSE}.uniform.density=0.1"]),
         "network-wide magnitude, cubic (baseline)": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide"]),
