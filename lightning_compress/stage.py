@@ -103,12 +103,7 @@ class Stage:
             plan = self._plan(composition, module, run, folder)
             plan.save(folder / "plan.yaml")
             bound = composition.bound(plan)
-        for key, value in self.attributes.items():
-            if not hasattr(student, key):
-                raise CompressError(
-                    f"stage {name}: {type(student).__name__} has no attribute {key!r} to set for fine-tuning"
-                )
-            setattr(student, key, value)
+        set_attributes(student, self.attributes, name)
         extra = [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
         fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, [*bound, *extra])
         return student
@@ -141,6 +136,20 @@ class Stage:
             best = search(searcher, evaluator, journal, self.trials)
         (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
         return best.plan
+
+
+def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:
+    """Set what differs in the fine-tuning of a stage, such as the learning rate.
+
+    Raises:
+        CompressError: the module has no such attribute.
+    """
+    for key, value in attributes.items():
+        if not hasattr(module, key):
+            raise CompressError(
+                f"stage {stage}: {type(module).__name__} has no attribute {key!r} to set for fine-tuning"
+            )
+        setattr(module, key, value)
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
