@@ -7,13 +7,16 @@ mean and standard deviation over ten seeds (each seed is another problem too).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import mean, stdev
 
 import torch
+from stable_baselines3 import SAC, TD3
 
 from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.random import Random
+from lightning_compress.search.reinforce import Reinforce
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
@@ -33,25 +36,27 @@ def best_after(searcher: Searcher, problem: problems.Synthetic) -> list[float]:
     return found
 
 
-def ablated(problem: problems.Problem, seed: int, objective: AccuracyUnderBudget) -> DDPG:
-    """DDPG without the imitation of its best trials."""
-    return DDPG(problem, seed, objective, imitation=0)
-
-
 def main() -> None:
     torch.set_num_threads(1)
     makers: dict[str, Callable[..., Searcher]] = {
-        "Uniform": Uniform, "Random": Random, "DDPG": DDPG, "DDPG, no imitation": ablated,
-    }  # fmt: skip
+        "Uniform": Uniform,
+        "Random": Random,
+        "DDPG": DDPG,
+        "DDPG, no imitation": partial(DDPG, imitation=0),
+        "TD3": partial(DDPG, agent=TD3),
+        "SAC": partial(DDPG, agent=partial(SAC, ent_coef=0.01), sigma=0.0),
+        "REINFORCE": Reinforce,
+        "REINFORCE, no imitation": partial(Reinforce, imitation=0),
+    }
     for surface in (problems.channels, problems.bits):
-        print(f"{surface.__name__:20}" + "".join(f"{mark:>18} trials" for mark in MARKS))
+        print(f"{surface.__name__:25}" + "".join(f"{mark:>18} trials" for mark in MARKS))
         for name, make in makers.items():
             rows = []
             for seed in SEEDS:
                 problem = surface(layers=14, seed=seed)
                 rows.append(best_after(make(problem.problem, seed, OBJECTIVE), problem))
             cells = (f"{mean(column):.4f} +- {stdev(column):.4f}" for column in zip(*rows, strict=True))
-            print(f"{name:20}" + "".join(f"{cell:>25}" for cell in cells), flush=True)
+            print(f"{name:25}" + "".join(f"{cell:>25}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

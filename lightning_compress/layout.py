@@ -3,7 +3,7 @@
 A packed file holds two tensors: ``codes`` (uint8), the quantised weights of all layers, each layer starting on a byte;
 and ``floats`` (fp32), everything else a layer needs, in the order of :func:`float_counts`. One header entry for each
 would cost more than the weights of a small layer. The codes of a masked layer are those of the kept weights alone, and
-their positions come before them, unless storing the zeros like other weights is smaller.
+their positions come before them.
 
 Positions take ``n H(k / n)`` bits, the entropy of ``k`` of ``n``, from a range coder with the fixed probability k / n:
 what gap coding with ideal codes would take, and the same for every mask of that density, so that it can be predicted.
@@ -33,15 +33,13 @@ def code_bytes(layer: LayerProfile) -> int:
 
 
 def stored_weights(layer: LayerProfile) -> int:
-    """How many weights are stored: of a masked layer those that are kept, where that is smaller."""
+    """How many weights are stored: of a masked layer those that are kept."""
     return layer.nonzeros if is_sparse(layer) else layer.weights
 
 
 def is_sparse(layer: LayerProfile) -> bool:
-    """Whether positions and kept weights are stored, rather than all weights with zeros among them."""
-    if not layer.mask_unit:
-        return False
-    return 8 * mask_bytes(layer) + layer.nonzeros * layer.weight_bits < layer.weights * layer.weight_bits
+    """Whether positions and kept weights are stored, rather than all weights."""
+    return bool(layer.mask_unit) and layer.nonzeros < layer.weights
 
 
 def mask_bytes(layer: LayerProfile) -> int:
@@ -71,6 +69,7 @@ def float_counts(layer: LayerProfile) -> dict[str, int]:
     return {
         "weight": stored_weights(layer) if layer.weight_bits == 32 else 0,
         "weight_scale": layer.weight_scales,
+        "codebook": layer.codebook,
         "act_scale": layer.act_scales,
         "extras": layer.extras * layer.out_channels,
         "buffers": layer.buffers * layer.out_channels if layer.kind != "table" else 0,
@@ -96,6 +95,6 @@ def packed_bytes(profile: Profile) -> int:
         numbers = sum(float_counts(layer).values())
         if layer.name in with_norm:  # what LayerProfile.with_norm adds; searches ask too often to build it
             numbers += (1 - layer.extras) * layer.out_channels
-            numbers += layer.out_channels - layer.weight_scales if layer.weight_scales else 0
+            numbers += layer.out_channels - layer.weight_scales if layer.weight_scales or layer.codebook else 0
         total += code_bytes(layer) + FLOAT_BYTES * numbers + (mask_bytes(layer) if is_sparse(layer) else 0)
     return total

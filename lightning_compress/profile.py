@@ -35,6 +35,7 @@ class LayerProfile:
         mask_unit: weights that the mask keeps or drops together; 0 without a mask.
         weight_bits, act_bits: 32 means floating point.
         weight_scales, act_scales: fp32 values stored beside the quantised weight and for the input quantiser.
+        codebook: fp32 values that the codes of the weight point to; 0 for a uniform grid.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LayerProfile:
     act_bits: int = 32
     weight_scales: int = 0
     act_scales: int = 0
+    codebook: int = 0
 
     @property
     def weights(self) -> int:
@@ -79,7 +81,8 @@ class LayerProfile:
 
     def with_norm(self) -> LayerProfile:
         """The layer after a batch norm is folded into it: it has a bias, and its scales are one per channel."""
-        return replace(self, extras=1, weight_scales=self.out_channels if self.weight_scales else 0)
+        scaled = self.weight_scales or self.codebook
+        return replace(self, extras=1, weight_scales=self.out_channels if scaled else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, fields at their default left out."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -23,11 +24,13 @@ from lightning_compress.plan import Number, Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import network
 from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.search.executor import Evaluate, Executor
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.serial import Serial
 from lightning_compress.space import Space
 
 
@@ -66,6 +69,8 @@ class Stage:
         searcher: ``(problem, seed, objective) -> Searcher``; None takes ``uniform`` (or a plan file) instead.
         objective: score -> reward.
         trials: candidates to score.
+        executor: ``(evaluate) -> Executor``: where candidates are scored.
+        batch: candidates that are open at a time; see :mod:`lightning_compress.search.loop`.
         uniform: knob -> number for every layer that has the knob, when nothing is searched.
         distillation: ``(teacher) -> callback`` for the fine-tuning, or None.
         epochs: of fine-tuning.
@@ -79,6 +84,8 @@ class Stage:
     searcher: Callable[..., Searcher] | None = None
     objective: Objective | None = None
     trials: int = 100
+    executor: Callable[[Evaluate], Executor] = Serial
+    batch: int = 1
     uniform: Mapping[str, Number] | None = None
     distillation: Callable[..., Callback] | None = None
     epochs: int = 10
@@ -127,13 +134,14 @@ class Stage:
         )  # fmt: skip
         fingerprint = {
             "searcher": _describe(self.searcher), "objective": repr(self.objective), "limit": budget.limit,
-            "seed": run.seed, "cost": repr(self.cost), **evaluator.settings(),
+            "seed": run.seed, "batch": self.batch, "cost": repr(self.cost), **evaluator.settings(),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
         }  # fmt: skip
         problem = Problem(budget, composition.profile, composition.predict)
         with Journal(folder / "trials.sqlite", fingerprint) as journal:
             searcher = self.searcher(problem=problem, seed=run.seed, objective=self.objective)
-            best = search(searcher, evaluator, journal, self.trials)
+            best = search(searcher, evaluator, journal, self.trials, executor=self.executor, batch=self.batch)
+        searcher.save(folder)
         (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
         return best.plan
 
@@ -170,6 +178,7 @@ def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
     return plan
 
 
-def _describe(searcher: Callable[..., Searcher]) -> str:
+def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:
     made = searcher if isinstance(searcher, partial) else partial(searcher)
-    return f"{made.func.__module__}.{made.func.__qualname__}({dict(sorted(made.keywords.items()))})"
+    settings = {k: v if isinstance(v, (int, float, str, NoneType)) else repr(v) for k, v in made.keywords.items()}
+    return {"class": f"{made.func.__module__}.{made.func.__qualname__}", **settings}

@@ -72,11 +72,37 @@ def _subclasses(cls: type) -> Iterator[type]:
         yield from _subclasses(sub)
 
 
-def attach_weight(layer: nn.Module, transform: Transform) -> None:
-    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter."""
+def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -> None:
+    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter.
+
+    Args:
+        layer: any module with a weight.
+        transform: comes after those that are there, or before them if ``first``.
+    """
     parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    if first:
+        chain = layer.parametrizations["weight"]
+        for key, later in enumerate([transform, *list(chain)[:-1]]):
+            chain[key] = later
     if type(transform).after_forward is not Transform.after_forward:
         layer.register_forward_hook(transform.after_forward)
+    type(layer).__reduce__ = _reduce  # torch forbids pickling, for its class exists only in this process
+
+
+def _reduce(layer: nn.Module) -> tuple[Any, ...]:
+    """Pickle a layer with weight transforms as the plain layer and the transforms to attach again."""
+    state = dict(layer.__dict__)
+    state["_modules"] = {k: v for k, v in layer._modules.items() if k != "parametrizations"}
+    state["_parameters"] = {**layer._parameters, "weight": raw_weight(layer)}
+    return object.__new__, (type(layer).__bases__[0],), (state, weight_transforms(layer)), None, None, _restore
+
+
+def _restore(layer: nn.Module, state: tuple[dict[str, Any], list[Transform]]) -> None:
+    layer.__dict__.update(state[0])  # with the hooks of the transforms
+    for transform in state[1]:
+        parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    if state[1]:
+        type(layer).__reduce__ = _reduce
 
 
 def attach_input(layer: nn.Module, transform: Transform) -> None:

@@ -54,6 +54,7 @@ def test_the_main_job_meets_its_budget_with_a_file_that_loads(finished):
     assert not net.training
     assert lc.inspect(packed).plan == lc.Plan.load(finished / "plan.yaml")
     assert "<svg" in (finished / "report.html").read_text()
+    assert (finished / "quantize" / "policy.safetensors").is_file()
 
 
 def test_the_same_command_again_only_reads_what_is_there(finished, cache):
@@ -94,10 +95,10 @@ def rows(journal: Path) -> list[tuple]:
         return db.execute("SELECT number, indices, score, seconds FROM trials ORDER BY number").fetchall()
 
 
-@pytest.mark.parametrize("way", ["drl_prune", "drl_two_stage", "prune", "quant", "distill"])
+@pytest.mark.parametrize("way", ["drl_prune", "drl_two_stage", "ga_channel", "prune", "quant", "distill"])
 def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     shorter = {
-        "drl_prune": ["prune"], "drl_two_stage": ["prune", "quantize"], "prune": ["prune"], "quant": ["quantize"],
+        "drl_prune": ["prune"], "ga_channel": ["prune"], "drl_two_stage": ["prune", "quantize"], "prune": ["prune"], "quant": ["quantize"],
         "distill": ["distill"],
     }[way]  # fmt: skip
     short = [f"compress.stages.{stage}.epochs=2" for stage in shorter]
@@ -105,7 +106,7 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     done = run(f"+compress={way}", "epochs=6", *short, cache=cache, folder=tmp_path / way)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / way / "result.json").read_text())
-    if "prune" in shorter and way.startswith("drl"):
+    if "prune" in shorter and way != "prune":
         assert result["compressed"]["macs"] <= 0.5 * result["dense"]["macs"]
     if "quantize" in shorter:
         assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
@@ -166,7 +167,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(cache, tmp_path):
 def test_help_lists_the_ways():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for way in ("drl_quant", "drl_prune", "drl_two_stage", "quant", "prune", "distill"):
+    for way in ("drl_quant", "drl_prune", "drl_two_stage", "ga_channel", "quant", "prune", "distill"):
         assert f"+compress={way}" in done.stdout
 
 

@@ -21,6 +21,7 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.information_dropout import InformationDropout
+from lightning_compress.callbacks.joint import JointSparsityQuantization
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
@@ -45,7 +46,8 @@ class MixedModule(CompressibleMixin, PlainModule):
 
 def quant_plan(module) -> Plan:
     profile = trace.measure(network(module), torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape))
-    return Plan({layer.name: {"weight_bits": 3, "act_bits": 4} for layer in profile.weighted})
+    plan = Plan({layer.name: {"weight_bits": 3, "act_bits": 4} for layer in profile.weighted})
+    return Plan({**plan.layers, "conv2": {"act_bits": 4}})  # its weight is for the joint method
 
 
 def prune_plan(module) -> Plan:
@@ -68,7 +70,8 @@ SINGLE = {
     "log_normal": lambda m: LogNormalDropout(noise("log_normal", "conv1")),
     "information": lambda m: InformationDropout(noise("information", "conv1")),
     "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
-    "variational": lambda m: VariationalDropout(noise("variational", "stem.0", "conv2")),
+    "variational": lambda m: VariationalDropout(noise("variational", "stem.0")),
+    "joint": lambda m: JointSparsityQuantization(noise("joint", "conv2"), limits=(0.2, 0.1), every=3),
     "distill": lambda m: KnowledgeDistillation(PlainModule()),
     "features": lambda m: FeatureDistillation(PlainModule(), ["stem", "bn2"], FeatureMSE()),
     "quantize": lambda m: QuantizationAwareTraining(quant_plan(m)),
@@ -263,8 +266,9 @@ def test_what_was_trained_packs_and_loads(kind, tmp_path):
     loaded = lc.load(file, fresh())
     x = next(iter(toy_data(0)[1]))[0]
     torch.testing.assert_close(loaded(x), module(x), rtol=1e-3, atol=1e-3)
-    assert lc.inspect(file).profile == measured(network(module), record_of(network(module)).profile)
-    assert PackedBytes()(record_of(network(module)).profile) >= file.stat().st_size
+    profile = record_of(network(module)).profile
+    assert lc.inspect(file).profile == measured(network(module), profile)
+    assert PackedBytes()(profile) >= file.stat().st_size
 
 
 def test_every_callback_in_conf_is_among_those_tested_here():

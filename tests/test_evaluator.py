@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 
+import cloudpickle
 import pytest
 import torch
 from lightning import Trainer
@@ -19,6 +20,7 @@ from lightning_compress.testing.toys import PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 AGGRESSIVE = Plan({"conv1": {"channels": 0.25, "weight_bits": 2}, "stem.0": {"channels": 0.25}})
+QUANTISED = Plan({"conv1": {"weight_bits": 3, "act_bits": 6}})
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,17 @@ def test_nothing_to_choose_is_an_error(module):
     callback = QuantizationAwareTraining(weight_bits=[], act_bits=[])
     with pytest.raises(NoEffectError, match="leave nothing to choose"):
         Composition([callback], module.model, EXAMPLE).space()
+
+
+@pytest.mark.parametrize(("applied", "plan"), [(None, AGGRESSIVE), (QUANTISED, QUANTISED)])
+def test_a_pickled_evaluator_scores_the_same(module, applied, plan):
+    """Also one whose network has transforms already, as an earlier stage may leave it."""
+    trained = copy.deepcopy(module)
+    if applied is not None:
+        Composition([QuantizationAwareTraining()], trained.model, EXAMPLE).apply(trained.model, applied)
+    evaluate = evaluator(trained, finetune_steps=3)
+    score = evaluate(plan)
+    other = cloudpickle.loads(cloudpickle.dumps(evaluate))
+    assert other(plan) == score
+    assert other.key(plan) == evaluate.key(plan)
+    assert cloudpickle.loads(cloudpickle.dumps(other))(plan) == score

@@ -1,4 +1,4 @@
-"""Objectives: AMC's two rewards, against their formulas."""
+"""Objectives: AMC's two rewards and N2N's, against their formulas and printed values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 import lightning_compress.conf
 from lightning_compress.errors import CompressError
+from lightning_compress.search.n2n_reward import N2NReward
 from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget, Objective
 from lightning_compress.search.trial import Score
 
@@ -23,7 +24,9 @@ costs = st.floats(10, 1e12)
 
 
 def score(accuracy: float, loss: float = 0.5, cost: float = 1e6) -> Score:
-    return Score({"val_acc": accuracy, "val_loss": loss}, {"macs": cost})
+    return Score(
+        {"val_acc": accuracy, "val_loss": loss}, {"macs": cost, "parameters": cost}, {"macs": 4e12, "parameters": 4e12}
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -59,12 +62,56 @@ def test_a_network_that_costs_nothing_has_a_reward():
 
 @pytest.mark.parametrize(
     "objective",
-    [AccuracyUnderBudget(metric="val_ac"), AccuracyUnderBudget(loss="val_los"), AccuracyLogCost(cost="mac")],
+    [
+        AccuracyUnderBudget(metric="val_ac"),
+        AccuracyUnderBudget(loss="val_los"),
+        AccuracyLogCost(cost="mac"),
+        N2NReward(metric="val_ac"),
+        N2NReward(cost="parameter"),
+        N2NReward(cost="mac", cost0=1.0),
+    ],
 )
 def test_a_missing_value_is_named(objective):
     with pytest.raises(CompressError, match=r"the score has no .*did you mean"):
         objective(score(0.5))
 
 
+@pytest.mark.parametrize(("times", "share"), [(2, 0.75), (5, 0.96), (10, 0.99), (20, 0.9975)])
+def test_n2n_multiplies_accuracy_and_compression(times, share):
+    assert isclose(N2NReward(acc0=0.9)(score(0.8, cost=4e12 / times)), share * 0.8 / 0.9)
+    assert isclose(N2NReward(cost0=60)(score(0.8, cost=60 / times)), share * 0.8)
+
+
+@pytest.mark.parametrize("cost", [4e12, 5e12])
+def test_n2n_gives_a_network_no_smaller_than_before_minus_one(cost):
+    assert N2NReward()(score(1.0, cost=cost)) == -1
+
+
+@pytest.mark.parametrize(
+    ("number", "weight"), [(0, 1.0), (15, 0.4096), (25, 0.1975), (50, 0.0123), (75, 0.0), (90, 0.0)]
+)
+@pytest.mark.parametrize("limited", [N2NReward(least_accuracy=0.85), N2NReward(most_cost=1e12)])
+def test_n2n_enforces_its_limits_little_by_little(limited, number, weight):
+    outside = score(0.8, cost=2e12)
+    free = N2NReward()(outside)
+    assert isclose(limited.during(outside, number), (weight - 1) + weight * free, abs_tol=1e-4)
+    assert limited(outside) == -1
+
+
+@given(shares, st.integers(0, 200))
+def test_within_its_limits_n2n_is_the_same_at_every_trial(accuracy, number):
+    limited = N2NReward(least_accuracy=0.0, most_cost=1e12)
+    assert limited.during(score(accuracy), number) == limited(score(accuracy)) == N2NReward()(score(accuracy))
+
+
+def test_n2n_needs_the_cost_before_from_somewhere():
+    with pytest.raises(CompressError, match="has no 'parameters'"):
+        N2NReward()(Score({"val_acc": 0.5}, {"parameters": 3.0}))
+
+
 def test_scores_are_plain_data_there_and_back():
     assert Score.from_dict(score(0.5).to_dict()) == score(0.5)
+
+
+def test_a_score_of_an_older_journal_knows_no_costs_before():
+    assert Score.from_dict({"metrics": {"val_acc": 0.5}, "costs": {}}) == Score({"val_acc": 0.5}, {})

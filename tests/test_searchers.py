@@ -12,9 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.search.ddpg import DDPG, BaselineReplay, truncated_normal
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.ddpg import DDPG, truncated_normal
+from lightning_compress.search.n2n_reward import N2NReward
+from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget
 from lightning_compress.search.random import Random
+from lightning_compress.search.reinforce import Reinforce
+from lightning_compress.search.replay import BaselineReplay
 from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import SearcherContract, told
@@ -46,6 +49,17 @@ def test_ddpg_beats_random_and_uniform_at_equal_evaluations(surface):
     assert mean(found[DDPG]) > mean(found[Uniform])
 
 
+@pytest.mark.parametrize("make", [DDPG, Reinforce])
+@pytest.mark.parametrize(
+    "objective", [AccuracyUnderBudget(weight=0), AccuracyLogCost(cost="cost"), N2NReward(cost="cost")], ids=repr
+)
+def test_later_plans_are_better_than_earlier_ones_under_every_objective(make, objective):
+    problem = problems.bits(layers=6, budget=0.9)
+    points = told(make(problem.problem, 0, objective), problem, 60)
+    rewards = [objective(problem(problem.problem.space.plan(point))) for point in points]
+    assert mean(rewards[-15:]) > mean(rewards[1:16])
+
+
 def test_ddpg_starts_at_the_uniform_policy():
     problem = problems.bits(layers=6)
     first = DDPG(problem.problem, 0, OBJECTIVE).ask()
@@ -58,7 +72,7 @@ def test_ddpg_stores_the_projected_action():
     for number in range(10):
         trial = searcher.ask()
         actions = searcher._open[number][1]
-        units = [searcher._unit(float(a)) for a in actions]
+        units = [searcher.course.unit(float(a)) for a in actions]
         assert tuple(c.index(u) for c, u in zip(problem.problem.space.choices, units, strict=True)) == trial.indices
         searcher.tell(trial, problem(trial.plan))
         stored = (searcher.agent.replay_buffer.actions[6 * number : 6 * number + 6, 0, 0] + 1) / 2

@@ -30,6 +30,10 @@ from lightning_compress.patterns.element import Element
 from lightning_compress.patterns.kernel import Kernel
 from lightning_compress.patterns.n_of_m import NofM
 from lightning_compress.profile import LayerProfile
+from lightning_compress.quantizers.codebook import Codebook
+from lightning_compress.quantizers.dorefa import DoReFa
+from lightning_compress.quantizers.lsq import LSQ
+from lightning_compress.quantizers.min_max import MinMax
 from lightning_compress.record import record_of
 from lightning_compress.schedules.cubic import Cubic
 from lightning_compress.schedules.iterative import Iterative
@@ -249,10 +253,18 @@ def test_bad_plans_are_named(callback, message):
         callback.apply(ToyNet(), EXAMPLE)
 
 
-def test_one_bit_has_no_zero_for_pruned_weights():
-    net = pruned(WeightPruning({"conv1": {"density": 0.5}}))
-    with pytest.raises(CompressError, match=r"pruned to a density of 0.5, and one bit has no zero"):
-        QuantizationAwareTraining({"conv1": {"weight_bits": 1}}).apply(net, EXAMPLE)
+@pytest.mark.parametrize("quantizer", [LSQ, MinMax, DoReFa, Codebook])
+@pytest.mark.parametrize("bits", [1, 3])
+def test_pruned_weights_stay_zero_on_grids_without_a_zero(quantizer, bits, tmp_path):
+    net = pruned(WeightPruning(everywhere(0.4)))
+    masks = {name: mask_of(net.get_submodule(name)) for name in LAYERS}
+    plan = {name: {"weight_bits": bits} for name in LAYERS}
+    QuantizationAwareTraining(plan, weight_quantizer=quantizer).apply(net, EXAMPLE)
+    assert all((net.get_submodule(name).weight[~mask] == 0).all() for name, mask in masks.items())
+    x = torch.randn(4, 1, 8, 8)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet())
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(mask_of(loaded.get_submodule(name)), mask) for name, mask in masks.items())
 
 
 def test_channels_cannot_be_removed_after_masks():

@@ -19,17 +19,19 @@ from torch import nn
 
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.errors import CompressError
+from lightning_compress.mask import Mask
 from lightning_compress.plan import Plan, matching
 from lightning_compress.profile import Profile
+from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.quantizer import Quantizer
 from lightning_compress.space import Choice
-from lightning_compress.surgery import attach_input, attach_weight, raw_weight
+from lightning_compress.surgery import attach_input, attach_weight, raw_weight, weight_transforms
 
 ACT_SCALES = 2  # a packed input quantiser: its scale, and whether its grid is signed
 
-MakeQuantizer = Callable[[int, Sequence[int]], Quantizer]
+MakeQuantizer = Callable[[int, Sequence[int]], Quantizer | Codebook]
 
 
 @final
@@ -90,11 +92,6 @@ class QuantizationAwareTraining(CompressionCallback):
                         f"quantization: {knob} of layer {layer!r} must be a whole number from {least} to {most}, or 32 "
                         f"for floating point, got {bits}"
                     )
-            if values.get("weight_bits") == 1 and profile[layer].density < 1:
-                raise CompressError(
-                    f"quantization: layer {layer!r} is pruned to a density of {profile[layer].density:.3g}, and one "
-                    f"bit has no zero; give it 2 weight_bits or more"
-                )
         kept = self.own(plan).layers.items()
         whole = {layer: {k: int(bits) for k, bits in values.items() if bits != 32} for layer, values in kept}
         return Plan({layer: values for layer, values in whole.items() if values})
@@ -106,7 +103,7 @@ class QuantizationAwareTraining(CompressionCallback):
             fields: dict[str, int] = {}
             if "weight_bits" in bits:
                 scales = layer.out_channels if self.per_channel else 1
-                fields.update(weight_bits=int(bits["weight_bits"]), weight_scales=scales)
+                fields.update(self._make("weight_bits").stored(int(bits["weight_bits"]), scales))
             if "act_bits" in bits:
                 fields.update(act_bits=int(bits["act_bits"]), act_scales=ACT_SCALES)
             changed.append(replace(layer, **fields))
@@ -116,15 +113,22 @@ class QuantizationAwareTraining(CompressionCallback):
         for name, bits in plan.layers.items():
             layer = net.get_submodule(name)
             if "weight_bits" in bits:
+                others = [type(t).__name__ for t in weight_transforms(layer) if not isinstance(t, Mask)]
+                if others:
+                    raise CompressError(
+                        f"quantization: the weight of layer {name!r} is already quantised by {others[0]}; leave its "
+                        f"weight_bits out of the plan"
+                    )
                 weight = layer.weight  # masked, where it is pruned
                 shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
                 quantizer.initialise(weight.detach())
-                attach_weight(layer, quantizer)
+                # Before a mask: not every grid has a zero, and what is pruned stays zero.
+                attach_weight(layer, quantizer, first=True)
             if "act_bits" in bits:
                 attach_input(layer, self.activation_quantizer(int(bits["act_bits"]), ()).to(raw_weight(layer).device))
 
-    def _make(self, knob: str) -> type[Quantizer]:
+    def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:
         """The class behind a quantiser argument, which hydra gives as a partial."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         return getattr(make, "func", make)

@@ -60,9 +60,18 @@ class Description:
         return cls(
             profile,
             {name: _plan(profile, columns) for name, columns in data["applied"].items()},
-            {p.name: _usual_zero(p) if zero is None else zero for p, zero in zeros if p.weight_bits < 32},
+            {
+                p.name: _usual_zero(p) if zero is None else zero
+                for p, zero in zeros
+                if p.weight_bits < 32 and not p.codebook
+            },
             {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
         )
+
+
+def _on_grid(layer: LayerProfile) -> bool:
+    """Whether the codes of a layer are levels of a uniform grid."""
+    return layer.weight_bits < 32 and not layer.codebook
 
 
 def _usual_zero(layer: LayerProfile) -> float:

@@ -29,6 +29,7 @@ from lightning_compress.mask import Mask, mask_of, measured
 from lightning_compress.plan import Plan
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.quantizers.fixed_grid import FixedGrid
 from lightning_compress.quantizers.weight import WeightQuantizer
 from lightning_compress.record import Record, network, record_of, write_record
@@ -75,7 +76,8 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
             codes.append(write_positions(_units(stored.pop("mask"), layer), mask_bytes(layer)))
         if "codes" in stored:
             codes.append(pack_bits(stored["codes"].flatten().numpy(), layer.weight_bits))
-            grids[layer.name] = float(stored["zero"])
+            if "zero" in stored:
+                grids[layer.name] = float(stored["zero"])
         if layer.act_scales:
             inputs[layer.name] = surgery.input_transform(net.get_submodule(layer.name)).spec()
         for part, count in float_counts(layer).items():
@@ -161,14 +163,12 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
         return {"extras": _cat(extras), "buffers": _cat(buffers)}
     factor, bias = (None, module.bias) if norm is None else surgery.fold_batch_norm(module, net.get_submodule(norm))
     stored = {} if bias is None else {"extras": bias}
-    quantizers = [t for t in surgery.weight_transforms(module) if isinstance(t, WeightQuantizer)]
+    quantizers = [t for t in surgery.weight_transforms(module) if isinstance(t, (WeightQuantizer, Codebook))]
     kept = mask_of(module) if is_sparse(layer) else ...
-    if quantizers:
-        weight = surgery.weight_before(module, quantizers[0])
-        _check_finite(layer, weight)
-        codes, scale = quantizers[0].codes(weight)
+    if quantizers and layer.weight_bits < 32:
+        codes, scale, own = _quantised(layer, module, quantizers[0])
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
-        stored |= {"codes": codes[kept].cpu(), "zero": quantizers[0].zero, "weight_scale": scale}
+        stored |= {"codes": codes[kept].cpu(), "weight_scale": scale if layer.weight_scales else torch.empty(0), **own}
     else:
         weight = module.weight if factor is None else module.weight * _columns(factor, module)
         stored["weight"] = weight[kept]
@@ -177,6 +177,18 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     if layer.act_scales:
         stored["act_scale"] = _input(module, layer).packed()
     return stored
+
+
+def _quantised(
+    layer: LayerProfile, module: nn.Module, quantizer: WeightQuantizer | Codebook
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Codes, the scale of their values, and what else a reader needs: the level of code 0, or the codebook."""
+    if isinstance(quantizer, Codebook):
+        _check_finite(layer, quantizer.used)
+        return quantizer.codes, quantizer.scale, {"codebook": quantizer.used}
+    weight = surgery.weight_before(module, quantizer)
+    _check_finite(layer, weight)
+    return (*quantizer.codes(weight), {"zero": quantizer.zero})
 
 
 def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:
@@ -231,20 +243,31 @@ class _Reader:
             kept = read_positions(self._take(mask_bytes(layer)), *mask_units(layer))
             mask = torch.from_numpy(kept)[:, None].expand(-1, layer.mask_unit).reshape(shape)
             stored["mask"] = mask
-        if zero is None:
+        if layer.weight_bits == 32:
             return torch.zeros(shape).masked_scatter_(mask, stored["weight"]), stored
         codes = unpack_bits(self._take(code_bytes(layer)), layer.weight_bits, stored_weights(layer))
-        scale = stored["weight_scale"]
-        stored["grid"] = FixedGrid(
-            layer.weight_bits, () if scale.numel() == 1 else (len(scale), *[1] * (len(shape) - 1)), zero
-        )
-        stored["grid"].scale.copy_(scale.view(stored["grid"].scale.shape))
         codes = torch.zeros(shape, dtype=torch.uint8).masked_scatter_(mask, torch.from_numpy(codes))
-        return stored["grid"].decode(codes, stored["grid"].scale) * mask, stored
+        stored["grid"] = grid = _grid(layer, stored, codes, zero)
+        weight = grid(torch.empty(0)) if layer.codebook else grid.decode(codes, grid.scale)
+        return weight.detach() * mask, stored
 
     def _take(self, size: int) -> np.ndarray:
         self.byte += size
         return self.codes[self.byte - size : self.byte]
+
+
+def _grid(layer: LayerProfile, stored: Mapping[str, Any], codes: Tensor, zero: float | None) -> FixedGrid | Codebook:
+    """The transform that decodes the codes of a layer."""
+    scale = stored["weight_scale"]
+    shape = (len(scale), *[1] * (codes.dim() - 1)) if scale.numel() > 1 else ()
+    grid = FixedGrid(layer.weight_bits, shape, zero) if zero is not None else None
+    if grid is None:
+        grid = Codebook(layer.weight_bits, shape, codes.shape)
+        grid.values.copy_(stored["codebook"])
+        grid.codes.copy_(codes)
+    if scale.numel():
+        grid.scale.copy_(scale.view(grid.scale.shape))
+    return grid
 
 
 def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
@@ -275,12 +298,12 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
 
 def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
     module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
-    if layer.mask_unit:  # without stored positions, what was masked is among the zeros
-        mask = Mask(module.weight.shape).to(module.weight.device)
-        mask.mask.copy_(stored.get("mask", module.weight != 0))
-        surgery.attach_weight(module, mask)
     if "grid" in stored:
         surgery.attach_weight(module, stored["grid"].to(module.weight.device))
+    if "mask" in stored:
+        mask = Mask(module.weight.shape).to(module.weight.device)
+        mask.mask.copy_(stored["mask"])
+        surgery.attach_weight(module, mask)
     if layer.act_scales:
         quantizer.unpack(stored["act_scale"])
         surgery.attach_input(module, quantizer.to(surgery.raw_weight(module).device))
@@ -288,7 +311,8 @@ def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quan
 
 def _plain(profile: Profile) -> Profile:
     """The profile without quantisation and masks."""
-    blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0, "density": 1.0, "mask_unit": 0}
+    blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
+    blank |= {"density": 1.0, "mask_unit": 0, "codebook": 0}
     for layer in profile.weighted:
         profile = profile.change(layer.name, **blank)
     return profile

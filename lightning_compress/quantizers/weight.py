@@ -31,6 +31,16 @@ class WeightQuantizer(Quantizer):
     def offset(self) -> Tensor:
         return self.shift
 
+    @staticmethod
+    def stored(bits: int, channels: int) -> dict[str, int]:
+        """The fields of a layer's profile that this quantiser sets.
+
+        Args:
+            bits: of a code.
+            channels: scales of the layer: its output channels, or 1.
+        """
+        return {"weight_bits": bits, "weight_scales": channels}
+
     @property
     @final
     def zero(self) -> Tensor:

@@ -16,25 +16,27 @@ Random and Uniform: benchmarks/results/searchers.txt. Use it from about 50 trial
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import gymnasium
 import numpy as np
+import stable_baselines3
 import torch
-from stable_baselines3 import DDPG as Agent
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.nn.functional import mse_loss
 
-from lightning_compress.search.features import COLUMNS, Features
+from lightning_compress.search.features import COLUMNS
 from lightning_compress.search.objective import Objective
+from lightning_compress.search.policy_file import load_policy, save_policy
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searcher import Searcher, own_randomness
+from lightning_compress.search.replay import BaselineReplay
+from lightning_compress.search.searcher import START, Searcher, own_randomness
 from lightning_compress.search.trial import Trial
-
-START = 2**32  # the random numbers of the first weights; trials count up from 0
+from lightning_compress.search.walk import Course, Walk
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class DDPG(Searcher):
         replay: trials that the replay buffer holds (AMC 100).
         updates: gradient steps per choice and trial.
         imitation: steps per trial towards the actions of the best ``elite`` trials.
+        agent: stable-baselines3's DDPG, TD3 or SAC, or a partial of one. SAC explores by itself: give it ``sigma`` 0.
+        warm_start: a policy to start from, as :meth:`save` writes it, or its folder. Then there is no warm-up, and the
+            second trial is that policy as it is.
+
+    Raises:
+        CompressError: ``warm_start`` is no policy of this agent and these features.
     """
 
     def __init__(
@@ -81,38 +89,34 @@ class DDPG(Searcher):
         updates: int = 1,
         imitation: int = 10,
         elite: int = 5,
+        agent: Callable[..., OffPolicyAlgorithm] = stable_baselines3.DDPG,
+        warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
         self.baseline_step, self.batch_size = baseline, batch_size
-        self.features = Features(problem)
-        self.level = min(max(problem.budget.level() + 1e-3, 0.05), 0.95)
+        self.course = Course(problem)
         self.imitation, self.elite = imitation, elite
         self._best: list[_Episode] = []
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         size = replay * max(len(problem.space), 1)
         with own_randomness(seed, START):
-            self.agent = Agent(
+            self.agent = agent(
                 "MlpPolicy", _Spaces(), learning_rate, size, batch_size=batch_size, tau=tau, gamma=gamma,
                 policy_kwargs={"net_arch": [hidden, hidden]}, device="cpu", replay_buffer_class=BaselineReplay,
             )  # fmt: skip
         self.agent.set_logger(Logger(None, []))
+        if warm_start is not None:
+            load_policy(warm_start, self._kind, self.agent.policy)
+            self.warmup, self.sigma = 0, sigma / 2
 
     def propose(self, number: int) -> tuple[int, ...]:
-        space, budget = self.problem.space, self.problem.budget
-        decided: tuple[int, ...] = ()
-        observations, actions, last = [], [], 1.0
-        for choice in space.choices:
-            observations.append(self.features.at(decided, last))
-            last = self._act(observations[-1], number)
-            wanted = choice.index(self._unit(last))
-            index = budget.wall(decided, wanted)
-            if index < wanted:  # the action as it was carried out: the middle of the bin behind the wall
-                last = self._action(choice.unit(index))
-            actions.append(last)
-            decided = (*decided, index)
+        walk, observations, actions = Walk(self.course), [], []
+        while not walk.done:
+            observations.append(walk.observe())
+            actions.append(walk.step(self._act(observations[-1], number)))
         self._open[number] = (np.array(observations), np.array(actions, dtype=np.float32))
-        return decided
+        return walk.decided
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         observations, actions = self._open.pop(trial.number)
@@ -137,20 +141,20 @@ class DDPG(Searcher):
         optimizer = self.agent.actor.optimizer
         for _ in range(self.imitation):
             optimizer.zero_grad()
-            mse_loss(self.agent.actor(observations), 2 * actions - 1).backward()
+            mse_loss(self.agent.policy(observations, deterministic=True), 2 * actions - 1).backward()
             optimizer.step()
 
     def width(self, number: int) -> float:
         """Standard deviation of the exploration in this trial."""
         return self.sigma * self.decay ** max(number - self.warmup, 0)
 
-    def _unit(self, action: float) -> float:
-        """Position among a choice's values: action 1/2 is the uniform policy that just meets the budget."""
-        return 2 * action * self.level if action < 0.5 else self.level + (2 * action - 1) * (1 - self.level)
+    def save(self, folder: Path) -> Path:
+        """Write actor and critic, for ``warm_start`` of another search."""
+        return save_policy(folder, self._kind, self.agent.policy)
 
-    def _action(self, unit: float) -> float:
-        """The inverse of :meth:`_unit`."""
-        return unit / self.level / 2 if unit < self.level else 0.5 + (unit - self.level) / (1 - self.level) / 2
+    @property
+    def _kind(self) -> str:
+        return type(self.agent).__name__
 
     @torch.no_grad()
     def _act(self, observation: np.ndarray, number: int) -> float:
@@ -158,8 +162,9 @@ class DDPG(Searcher):
             return 0.5
         if number < self.warmup:
             return float(torch.rand(()))
-        mean = (self.agent.policy.actor(torch.from_numpy(observation)[None])[0, 0] + 1) / 2
-        return truncated_normal(mean, self.width(number))
+        untouched = number == 1  # a policy from elsewhere shows first what it is worth here
+        mean = (self.agent.policy(torch.from_numpy(observation)[None], deterministic=untouched)[0, 0] + 1) / 2
+        return truncated_normal(mean, 0.0 if untouched else self.width(number))
 
 
 def truncated_normal(mean: torch.Tensor, width: float) -> float:
@@ -169,26 +174,6 @@ def truncated_normal(mean: torch.Tensor, width: float) -> float:
     low, high = torch.special.ndtr(-mean / width), torch.special.ndtr((1 - mean) / width)
     uniform = (low + (high - low) * torch.rand(())).clamp(1e-7, 1 - 1e-7)
     return float((mean + width * torch.special.ndtri(uniform)).clamp(0, 1))
-
-
-class BaselineReplay(ReplayBuffer):
-    """Gives out rewards less their moving average, in units of their spread, both as they are when sampled.
-
-    Subtracted when stored, as the average was then, an early poor trial would look better than a late good one.
-    """
-
-    heard: tuple[float, ...] = ()
-    baseline, spread = 0.0, 1.0
-
-    def hear(self, reward: float, step: float) -> None:
-        """Follow the reward of one more trial: the average by ``step``, the spread over all trials."""
-        self.baseline = self.baseline + step * (reward - self.baseline) if self.heard else reward
-        self.heard = (*self.heard, reward)
-        self.spread = max(float(np.std(self.heard)), 1e-6)
-
-    def _get_samples(self, batch_inds: np.ndarray, env: object = None) -> ReplayBufferSamples:
-        samples = super()._get_samples(batch_inds, env)
-        return samples._replace(rewards=(samples.rewards - self.baseline) / self.spread)
 
 
 class _Spaces(gymnasium.Env):

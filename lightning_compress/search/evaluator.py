@@ -25,6 +25,7 @@ from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
 from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.search.trial import Score
@@ -69,6 +70,10 @@ class _Recalibrate(Callback):
             norm.eval()
 
 
+def _costs(profile: Profile) -> dict[str, float]:
+    return {name: float(cost(profile)) for name, cost in COSTS.items()}
+
+
 class Evaluator:
     """Scores plans.
 
@@ -105,7 +110,19 @@ class Evaluator:
         with isolate_rng(), quiet():
             seed_everything(seed, verbose=False)
             self.recalibration = Batches(train, recalibration_batches)
-            self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
+            self._make_trainers()
+
+    def _make_trainers(self) -> None:
+        self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker makes its own trainers: these hold the last candidate.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_validator", "_recalibrator")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with quiet():
+            self._make_trainers()
 
     def key(self, plan: Plan) -> str:
         """Digest of the network that the plan materialises to: equal keys need only one evaluation."""
@@ -150,8 +167,9 @@ class Evaluator:
         broken = [name for name, value in metrics.items() if not isfinite(value)]
         if broken:
             raise TrialFailedError(f"the metrics {broken} are not finite")
-        profile = self.composition.predict(self.composition.realise(plan))
-        return Score(metrics, {name: float(cost(profile)) for name, cost in COSTS.items()})
+        return Score(
+            metrics, _costs(self.composition.predict(self.composition.realise(plan))), _costs(self.composition.profile)
+        )
 
     def _recalibrate(self, module: LightningModule) -> None:
         if len(self.recalibration):

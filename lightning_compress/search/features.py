@@ -30,6 +30,9 @@ class Features:
 
     ``committed`` is the share of the budget's slack that the choices so far have taken, ``at_stake`` the share of the
     slack's demand that this and later choices could still take, ``last_action`` the projected action before this one.
+
+    Attributes:
+        affordable: the share of all choices' demand that the budget's slack pays.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -48,6 +51,7 @@ class Features:
         # Demand of each choice alone, above the floor: linear where costs multiply, which is enough for a feature.
         demand = np.array([self._alone(i) for i in range(len(space))])
         total = max(float(demand.sum()), 1e-9)
+        self.affordable = min(self._slack / total, 1.0)
         self._at_stake = np.append(np.cumsum(demand[::-1])[::-1], 0.0) / total
 
     def at(self, decided: tuple[int, ...], last_action: float) -> NDArray[np.float32]:

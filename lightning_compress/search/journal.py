@@ -1,7 +1,7 @@
-"""Every trial ever told, on disk: one SQLite transaction a trial, so that kill -9 loses at most the open one.
+"""Every trial ever told, on disk: one SQLite transaction a trial, so that kill -9 loses at most the open ones.
 
 The journal also keeps the fingerprint of the search it belongs to, and a lock against a second process. The operating
-system frees the lock of a killed process.
+system frees the lock of a killed process. Trials that are missing, or that a user deletes, are evaluated again.
 """
 
 from __future__ import annotations
@@ -9,22 +9,28 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from lightning_compress.errors import CompressError
+from lightning_compress.search.fingerprint import difference
 from lightning_compress.search.trial import Score
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS trials (
-    number INTEGER PRIMARY KEY, indices TEXT NOT NULL, key TEXT NOT NULL,
-    score TEXT, failure TEXT, seconds REAL NOT NULL
-);
-"""
+SCHEMA = {
+    "meta": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
+    "trials": "number INTEGER PRIMARY KEY, indices TEXT NOT NULL, key TEXT NOT NULL, score TEXT, failure TEXT, "
+    "seconds REAL NOT NULL",
+}
+ROWS = "SELECT number, indices, key, score, failure, seconds FROM trials ORDER BY number"
+NO_SPACE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_SHMSIZE"}
+NO_ACCESS = {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY_DIRECTORY"}
+
+LOCKED = {"SQLITE_BUSY", "SQLITE_LOCKED"}
 
 
 @dataclass(frozen=True)
@@ -71,29 +77,46 @@ class Journal:
         except OSError as error:
             raise CompressError(f"journal: cannot write to {str(self.path.parent)!r} ({error.strerror})") from error
         try:
-            self._open(json.loads(json.dumps(dict(fingerprint))))
+            self._db = self._open(json.loads(json.dumps(dict(fingerprint))))
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, fingerprint: dict[str, Any]) -> None:
+    def _open(self, fingerprint: dict[str, Any]) -> sqlite3.Connection:
+        db = None
         try:
-            self._db = sqlite3.connect(self.path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(SCHEMA)
-            row = self._db.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
-            if row is None:
-                self._db.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (json.dumps(fingerprint),))
+            db = sqlite3.connect(self.path, isolation_level=None)
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not tables >= SCHEMA.keys():
+                raise _foreign(self.path, f"it is a database with the tables {sorted(tables)}")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            if not tables:  # all at once, so that no killed process leaves half a journal
+                db.execute("BEGIN IMMEDIATE")
+                for name, columns in SCHEMA.items():
+                    db.execute(f"CREATE TABLE {name} ({columns})")
+                db.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (json.dumps(fingerprint),))
+                db.execute("COMMIT")
+            (text,) = db.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
+            self._check(text, fingerprint)
         except sqlite3.Error as error:
-            raise CompressError(f"journal: {str(self.path)!r} cannot be used ({error}); move it away") from error
-        found = fingerprint if row is None else json.loads(row[0])
-        if found != fingerprint:
-            field = next(k for k in {**found, **fingerprint} if found.get(k) != fingerprint.get(k))
-            self._db.close()
+            if db is not None:
+                db.close()
+            raise _unusable(self.path, error) from error
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check(self, text: str, fingerprint: Mapping[str, Any]) -> None:
+        try:
+            found = dict(json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise _foreign(self.path, f"its fingerprint is {text[:80]!r}") from error
+        if changed := difference(found, fingerprint):
             raise CompressError(
-                f"journal: {str(self.path)!r} belongs to another search: its {field} is {found.get(field)!r}, now "
-                f"it is {fingerprint.get(field)!r}. Choose another run_dir, or go back to the old settings"
+                f"journal: {str(self.path)!r} belongs to another search: its {changed}. Choose another run_dir, or go "
+                f"back to the old settings"
             )
 
     def append(self, entry: Entry) -> None:
@@ -108,11 +131,11 @@ class Journal:
             self._db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?)", values)
         except sqlite3.Error as error:
             raise CompressError(
-                f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error})"
+                f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error}): {_remedy(error)}"
             ) from error
 
     def __iter__(self) -> Iterator[Entry]:
-        yield from read(self._db)
+        return iter(_entries(self._db, self.path))
 
     def __enter__(self) -> Self:
         return self
@@ -122,14 +145,59 @@ class Journal:
         self._lock.release()
 
 
-def read(db: sqlite3.Connection | str | Path) -> list[Entry]:
-    """All finished trials of a journal, by number; also while another process writes it."""
-    if not isinstance(db, sqlite3.Connection):
-        if not Path(db).is_file():
-            return []
-        db = sqlite3.connect(f"file:{db}?mode=ro", uri=True)
-    rows = db.execute("SELECT number, indices, key, score, failure, seconds FROM trials ORDER BY number").fetchall()
-    return [
-        Entry(number, tuple(json.loads(indices)), key, score and Score.from_dict(json.loads(score)), failure, seconds)
-        for number, indices, key, score, failure, seconds in rows
-    ]
+def read(path: str | Path) -> list[Entry]:
+    """All finished trials of a journal, by number; also while another process writes it. None if there is no file.
+
+    Raises:
+        CompressError: the file is no journal, or damaged.
+    """
+    if not Path(path).is_file():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return _entries(db, Path(path))
+
+
+def _entries(db: sqlite3.Connection, path: Path) -> list[Entry]:
+    try:
+        rows = db.execute(ROWS).fetchall()
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    return [_entry(row, path) for row in rows]
+
+
+def _entry(row: tuple[Any, ...], path: Path) -> Entry:
+    number, indices, key, score, failure, seconds = row
+    try:
+        points = tuple(json.loads(indices))
+        found = None if score is None else Score.from_dict(json.loads(score))
+        if not all(isinstance(i, int) for i in points) or not isinstance(key, str) or not isfinite(seconds):
+            raise ValueError("indices, key or seconds of another type")
+        if found is not None and not all(isfinite(v) for v in (*found.metrics.values(), *found.costs.values())):
+            raise ValueError("a score that is not finite")
+        if (found is None) != isinstance(failure, str):
+            raise ValueError("both a score and a failure, or neither")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CompressError(
+            f"journal: trial {number} in {str(path)!r} is damaged ({type(error).__name__}: {error}). Delete it, and it "
+            f'is evaluated again: sqlite3 {str(path)!r} "DELETE FROM trials WHERE number = {number}"'
+        ) from error
+    return Entry(number, points, key, found, failure, seconds)
+
+
+def _foreign(path: Path, what: str) -> CompressError:
+    return CompressError(f"journal: {str(path)!r} is no journal of a search: {what}. Move it away to start anew")
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> CompressError:
+    return CompressError(f"journal: {str(path)!r} cannot be used ({error}): {_remedy(error)}")
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    if name in NO_SPACE:
+        return "make room on the disk and give the same command again; what was written before is safe"
+    if name in NO_ACCESS:
+        return "check the permissions of the file and its folder, or choose another run_dir"
+    if name in LOCKED:
+        return "close the program that has it open, and give the same command again"
+    return "it is damaged or no journal of a search: move it away to start anew"

@@ -18,6 +18,10 @@ class Objective(ABC):
     def __call__(self, score: Score) -> float:
         """The reward of a score."""
 
+    def during(self, score: Score, number: int) -> float:
+        """What a searcher learns from at trial ``number``: the reward, unless the objective tightens along a search."""
+        return self(score)
+
 
 @final
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.trial import Score, Trial
+
+START = 2**32  # the step of the random numbers of first weights; trials count up from 0
 
 
 class Searcher(ABC):
@@ -46,7 +49,11 @@ class Searcher(ABC):
     def tell(self, trial: Trial, score: Score | None) -> None:
         """Hear the score of a proposal; None means that it could not be scored."""
         with own_randomness(self.seed, 2 * trial.number + 1):
-            self.learn(trial, None if score is None else self.objective(score))
+            self.learn(trial, None if score is None else self.objective.during(score, trial.number))
+
+    def save(self, folder: Path) -> Path | None:
+        """Write what was learned into a folder, for the start of another search; the file, or None if nothing was."""
+        return None
 
     @abstractmethod
     def propose(self, number: int) -> tuple[int, ...]:
@@ -57,6 +64,27 @@ class Searcher(ABC):
         """Learn from the reward of an earlier proposal; None when it failed. Random numbers as in :meth:`propose`."""
 
 
+_kept = False
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Put Python's, numpy's and torch's global generators back after; steps inside are then spared to do so one by one.
+
+    Saving and restoring numpy's generator takes longer than many a step, which a long replay would feel.
+    """
+    global _kept
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before, _kept = _kept, True
+    try:
+        yield
+    finally:
+        _kept = before
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(cpu)
+
+
 @contextmanager
 def own_randomness(seed: int, step: int) -> Iterator[None]:
     """Seed Python's, numpy's and torch's global generators from ``(seed, step)`` inside, and put them back after.
@@ -64,14 +92,15 @@ def own_randomness(seed: int, step: int) -> Iterator[None]:
     Libraries that a searcher drives draw from the global generators. Seeding at each step, rather than keeping a state,
     makes a step independent of how many numbers the steps before it drew.
     """
-    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    global _kept
+    before = _kept
     word = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-    random.seed(word)
-    np.random.seed(word)
-    torch.random.default_generator.manual_seed(word)  # not manual_seed, which would also touch an accelerator's
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)
-        torch.set_rng_state(cpu)
+    with nullcontext() if before else kept_randomness():
+        _kept = False
+        random.seed(word)
+        np.random.seed(word)
+        torch.random.default_generator.manual_seed(word)  # not manual_seed, which would also touch an accelerator's
+        try:
+            yield
+        finally:
+            _kept = before

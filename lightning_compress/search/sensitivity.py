@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import numpy as np
 
 from lightning_compress.budget import Budget
-from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.errors import CompressError
+from lightning_compress.search.executor import Evaluate, outcome_of
 from lightning_compress.search.journal import Entry, Journal
-from lightning_compress.search.loop import Evaluate
 from lightning_compress.search.objective import Objective
 from lightning_compress.space import Space
 
@@ -123,13 +122,9 @@ def _spread(largest: int, values: int) -> list[int]:
 
 
 def _evaluated(number: int, point: tuple[int, ...], space: Space, evaluate: Evaluate) -> Entry:
-    plan, began = space.plan(point), perf_counter()
-    score, failure = None, None
-    try:
-        score = evaluate(plan)
-    except TrialFailedError as error:
-        failure = str(error)
-    return Entry(number, point, evaluate.key(plan), score, failure, perf_counter() - began)
+    outcome = outcome_of(evaluate, space.plan(point))
+    key = evaluate.key(space.plan(point))
+    return Entry(number, point, key, outcome.score, outcome.failure, outcome.seconds)
 
 
 def _curve(indices: Sequence[int], drops: Sequence[float]) -> tuple[float, ...]:

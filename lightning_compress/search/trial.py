@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_compress.plan import Plan
 
@@ -19,16 +19,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class Score:
-    """What a candidate is worth: all metrics of validation, and all costs. An objective makes one number of it."""
+    """What a candidate is worth. An objective makes one number of it.
+
+    Attributes:
+        metrics: of validation.
+        costs: of the candidate.
+        before: the same costs of the network that the search starts from.
+    """
 
     metrics: Mapping[str, float]
     costs: Mapping[str, float]
+    before: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Plain types."""
-        return {"metrics": dict(self.metrics), "costs": dict(self.costs)}
+        return {"metrics": dict(self.metrics), "costs": dict(self.costs), "before": dict(self.before)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, float]]) -> Score:
         """The inverse of :meth:`to_dict`."""
-        return cls(dict(data["metrics"]), dict(data["costs"]))
+        return cls(dict(data["metrics"]), dict(data["costs"]), dict(data.get("before", {})))  # older journals lack it

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import exp
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_compress.budget import Budget
 from lightning_compress.cost import Cost, MACs, WeightBits
@@ -35,27 +36,34 @@ class Synthetic:
         damage = 0.0
         for choice, sensitivity in zip(self.problem.space.choices, self.sensitivity, strict=True):
             value = plan.get(choice.layer, choice.knob)
-            taken = 1 - value if choice.knob == "channels" else 4.0 ** (2 - value)
-            damage += sensitivity * taken**2 if choice.knob == "channels" else sensitivity * taken
-        return Score({"val_acc": exp(-damage), "val_loss": damage}, {"cost": self.problem.budget.cost(plan)})
+            damage += sensitivity * (4.0 ** (2 - value) if choice.knob == "weight_bits" else (1 - value) ** 2)
+        space, cost = self.problem.space, self.problem.budget.cost
+        before = {"cost": cost(space.plan(space.largest))}
+        return Score({"val_acc": exp(-damage), "val_loss": damage}, {"cost": cost(plan)}, before)
 
     def key(self, plan: Plan) -> str:
         """Each plan is a network of its own."""
         return plan.digest
 
 
-def channels(layers: int = 14, budget: float = 0.5, seed: int = 0) -> Synthetic:
+def channels(layers: int = 14, budget: float = 0.5, seed: int = 0, family: int | None = None) -> Synthetic:
     """Keep-ratios under a share of the MACs; each scales its own layer and the next one's input."""
-    return _synthetic("channels", KEEP, layers, budget, seed, MACs())
+    return _synthetic("channels", KEEP, layers, budget, seed, family, MACs())
 
 
-def bits(layers: int = 14, budget: float = 0.5, seed: int = 0) -> Synthetic:
+def bits(layers: int = 14, budget: float = 0.5, seed: int = 0, family: int | None = None) -> Synthetic:
     """Weight bits under a share of the bits at 8 each."""
-    return _synthetic("weight_bits", BITS, layers, budget, seed, WeightBits())
+    return _synthetic("weight_bits", BITS, layers, budget, seed, family, WeightBits())
 
 
-def _synthetic(knob: str, values: tuple[float, ...], layers: int, share: float, seed: int, cost: Cost) -> Synthetic:
-    rng = np.random.default_rng(seed)
+def removal(layers: int = 14, budget: float = 0.5, seed: int = 0, family: int | None = None) -> Synthetic:
+    """Which layers to keep under a share of the MACs."""
+    return _synthetic("keep", (0, 1), layers, budget, seed, family, MACs())
+
+
+def _synthetic(
+    knob: str, values: tuple[float, ...], layers: int, share: float, seed: int, family: int | None, cost: Cost
+) -> Synthetic:
     dense = _chain(layers)
     space = Space(tuple(Choice(layer.name, knob, values) for layer in dense))
 
@@ -65,6 +73,8 @@ def _synthetic(knob: str, values: tuple[float, ...], layers: int, share: float, 
             value = plan.get(layer.name, knob, values[-1])
             if knob == "weight_bits":
                 changed.append(replace(layer, weight_bits=int(value)))
+            elif knob == "keep":
+                changed.append(replace(layer, density=float(value)))
             else:
                 kept = max(1, round(layer.out_channels * value))
                 changed.append(replace(layer, in_channels=max(1, round(layer.in_channels * before)), out_channels=kept))
@@ -75,9 +85,22 @@ def _synthetic(knob: str, values: tuple[float, ...], layers: int, share: float, 
         return cost(predict(plan))
 
     limit = share * price(space.plan(space.largest)) if len(space) else 0.0
-    # Sensitivities over two orders of magnitude, as measured ones are, and unrelated to the size of the layer.
-    sensitivity = tuple(float(s) for s in 10 ** rng.uniform(-1.7, 0.3, layers) * (6 / max(layers, 1)))
+    sensitivity = tuple(float(s) for s in 10 ** _exponents(layers, seed, family) * (6 / max(layers, 1)))
     return Synthetic(Problem(Budget(price, limit, space), dense, predict), sensitivity)
+
+
+def _exponents(layers: int, seed: int, family: int | None) -> NDArray[np.float64]:
+    """Sensitivities over two orders of magnitude, as measured ones are, and unrelated to the size of the layer.
+
+    Without a family each is drawn by itself. In a family they follow a curve over the relative depth, which is the same
+    for all seeds and depths, so that networks of a family have something to teach each other.
+    """
+    rng = np.random.default_rng(seed)
+    if family is None:
+        return rng.uniform(-1.7, 0.3, layers)
+    knots = np.random.default_rng(family).uniform(-1.7, 0.3, 6)
+    curve = np.interp(np.linspace(0, 1, layers), np.linspace(0, 1, len(knots)), knots)
+    return curve + rng.normal(0, 0.15, layers)
 
 
 def _chain(layers: int) -> Profile:

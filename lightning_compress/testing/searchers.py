@@ -35,7 +35,7 @@ class SearcherContract:
         """``(problem, seed) -> searcher``."""
         raise NotImplementedError
 
-    @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
+    @pytest.mark.parametrize("surface", [problems.channels, problems.bits, problems.removal])
     def test_every_proposal_is_on_the_grid_and_meets_the_budget(self, make, surface):
         problem = surface(layers=6)
         searcher = make(problem.problem, 0)

@@ -1,0 +1,121 @@
+"""How well worker processes are kept busy: ``python benchmarks/scaling.py``.
+
+Candidates that sleep stand for evaluations on accelerators: they need no core here, so what is measured is the
+executor and the loop, not the machine. Efficiency is the ideal time (all durations divided by the workers) over the
+measured one, after the workers have started.
+
+- even: the executor alone, candidates of one duration, ``ROUNDS`` for each worker.
+- search: ``search()`` with its journal, durations of 0.25 to 0.75 s, and batches b of one or four candidates for each
+  of w workers. At the end of each batch workers wait for the slowest, which is the price of results that do not
+  depend on the number of workers: "possible" is the efficiency that this alone would leave.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from heapq import heapreplace
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, sleep
+
+from lightning_compress.plan import Plan
+from lightning_compress.search.executor import Evaluate
+from lightning_compress.search.journal import Journal
+from lightning_compress.search.loop import search
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.process import Processes
+from lightning_compress.search.random import Random
+from lightning_compress.search.trial import Score
+from lightning_compress.testing import problems
+
+WORKERS, ROUNDS = (1, 2, 4, 8, 16, 32), 8
+PROBLEM = problems.bits(layers=8)  # so many plans that none occurs twice
+OBJECTIVE = AccuracyUnderBudget(loss="worker", weight=0.0)
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A candidate that takes ``duration`` seconds, or up to a half less or more, as its digest says."""
+
+    duration: float
+    spread: float = 0.0
+
+    def seconds(self, plan: Plan) -> float:
+        """How long a candidate takes."""
+        return self.duration * (1 + self.spread * (int(plan.digest, 16) / 2**63 - 1))
+
+    def key(self, plan: Plan) -> str:
+        """Each plan is a network of its own."""
+        return plan.digest
+
+    def __call__(self, plan: Plan) -> Score:
+        sleep(self.seconds(plan))
+        return Score({"val_acc": 0.5, "worker": os.getpid()}, {})
+
+
+def plans(count: int) -> dict[int, Plan]:
+    searcher = Random(PROBLEM.problem, 0, OBJECTIVE)
+    return {number: searcher.ask().plan for number in range(count)}
+
+
+def started(evaluate: Evaluate, workers: int) -> Processes:
+    """An executor whose workers are all there."""
+    executor, seen = Processes(evaluate, workers, start="forkserver"), set()
+    while len(seen) < workers:
+        seen |= {outcome.score.metrics["worker"] for _, outcome in executor.run(plans(workers))}
+    return executor
+
+
+def even(workers: int, duration: float) -> float:
+    todo = plans(ROUNDS * workers)
+    with started(Sleeper(duration), workers) as executor:
+        began = perf_counter()
+        assert len(list(executor.run(todo))) == len(todo)
+        return ROUNDS * duration / (perf_counter() - began)
+
+
+def searched(workers: int, batch: int) -> float:
+    evaluate, trials = Sleeper(0.5, spread=0.5), ROUNDS * workers
+    executor = started(evaluate, workers)
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()), Journal(Path(folder) / "j", {}) as journal:
+        began = perf_counter()
+        searcher = Random(PROBLEM.problem, 0, OBJECTIVE)
+        search(searcher, evaluate, journal, trials, executor=lambda _: executor, batch=batch)
+        seconds = perf_counter() - began
+    return ideal(workers) / seconds
+
+
+def ideal(workers: int) -> float:
+    return sum(durations(workers)) / workers
+
+
+def possible(workers: int, batch: int) -> float:
+    """The efficiency if nothing but the candidates took time: each batch ends with its last worker."""
+    seconds, todo = 0.0, durations(workers)
+    for first in range(0, len(todo), batch):
+        ends = [0.0] * workers
+        for duration in todo[first : first + batch]:
+            heapreplace(ends, ends[0] + duration)
+        seconds += max(ends)
+    return ideal(workers) / seconds
+
+
+def durations(workers: int) -> list[float]:
+    evaluate = Sleeper(0.5, spread=0.5)
+    return [evaluate.seconds(plan) for plan in plans(ROUNDS * workers).values()]
+
+
+def main() -> None:
+    print(f"{'workers':7}{'even 0.1 s':>12}{'search, b=w':>14}{'possible':>10}{'search, b=4w':>14}{'possible':>10}")
+    for workers in WORKERS:
+        widths = [(even(workers, 0.1), 12)]
+        for batch in (workers, 4 * workers):
+            widths += [(searched(workers, batch), 14), (possible(workers, batch), 10)]
+        print(f"{workers:7}" + "".join(f"{cell:{width}.1%}" for cell, width in widths), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Joint sparsity and quantization: one size limit for the network; each layer's density and bits come out of training.
+
+    min loss(W)   s.t.   V = W,   sum_i b(V_i) |W_i|_0 <= S
+    W <- prox of rho/2 |W - V + Y|^2 after each optimizer step: (W + eta rho (V - Y)) / (1 + eta rho)
+    now and then: W <- project(W; b),  (V, b) <- project(W + Y; |W|_0),  Y <- Y + W - V
+
+Source: Yang et al. 2020 (paper 5, arXiv 1910.05897), after the authors' released code. In the paper and there: global
+limit, no layer treated apart, 2^b nonzero values and an exact zero, limits that fall in steps with warm starts. Ours:
+the limit can count positions and codebooks too, both projections are exact or nearly so, one weight stays in each
+layer, and the last part of the training goes with frozen codes and trained values. The closed prox step is right for
+plain SGD; with other optimizers the quadratic term is added to the gradient. Use it for the smallest files; give it
+30 or more epochs, and rho such that eta rho steps-per-epoch is 0.05 to 1. It breaks when the limit falls too fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.progress import progress
+from lightning_compress.errors import CompressError
+from lightning_compress.joint_projection import nonzero, project_codes, project_weights, quantised
+from lightning_compress.kmeans import SortedValues
+from lightning_compress.mask import Mask, mask_of
+from lightning_compress.plan import Plan, matching
+from lightning_compress.profile import Profile
+from lightning_compress.quantizers.joint_codebook import JointCodebook
+from lightning_compress.record import Record, network, record_of, write_record
+from lightning_compress.size_account import SizeAccount, WeightBitsAccount
+from lightning_compress.space import Choice
+from lightning_compress.surgery import attach_weight, check_plain, raw_weight, weight_transforms
+
+
+@final
+class JointSparsityQuantization(CompressionCallback):
+    """ADMM under one size limit; the knob ``joint`` is 1 for layers that take part.
+
+    Args:
+        plan: see :class:`CompressionCallback`.
+        limits: shares of the layers' fp32 bits, falling; each holds for an equal part of the training up to ``end``.
+        rho: penalty of W differing from V.
+        account: what counts towards the limit.
+        start_bits: of every layer before the first projection.
+        bits: that a layer may have.
+        every: optimizer steps between projections; None for once an epoch.
+        bits_until: share of the training after which bits stay, so that duals settle.
+        end: share of the training after which codes are frozen and values are trained.
+        ignore: globs of layers that take no part.
+
+    Raises:
+        CompressError: settings out of range, or a layer without a weight in the plan.
+        InfeasibleBudgetError: a limit that not even one weight a layer meets.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    order: ClassVar[int] = 28
+    knobs: ClassVar[frozenset[str]] = frozenset({"joint"})
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        limits: Sequence[float] = (0.1, 0.05, 0.03),
+        rho: float = 0.05,
+        account: SizeAccount | None = None,
+        start_bits: int = 4,
+        bits: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8),
+        every: int | None = None,
+        bits_until: float = 0.5,
+        end: float = 0.75,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan)
+        if not limits or list(limits) != sorted(limits, reverse=True) or not 0 < limits[-1] <= limits[0] <= 1:
+            raise CompressError(f"JointSparsityQuantization: limits must fall, within 0 and 1, got {list(limits)}")
+        if not 0 < bits_until <= end <= 1 or rho <= 0:
+            raise CompressError(
+                f"JointSparsityQuantization: needs rho above 0 and 0 < bits_until <= end <= 1, got rho {rho}, "
+                f"bits_until {bits_until} and end {end}"
+            )
+        self.limits, self.rho, self.start_bits, self.bits = tuple(limits), rho, start_bits, tuple(bits)
+        self.account = WeightBitsAccount() if account is None else account
+        self.every, self.bits_until, self.end, self.ignore = every, bits_until, end, tuple(ignore)
+        self._stepped = -1  # the optimizer step that the proximal step last followed
+
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        """One value for each layer: there is nothing to search, a uniform plan names them all."""
+        names = [layer.name for layer in profile.weighted if layer.positions]
+        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        return [Choice(name, "joint", (1,)) for name in names if name not in ignored]
+
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        names = {layer.name for layer in profile.weighted}
+        for layer, value in self.own(plan).knob("joint").items():
+            if layer not in names:
+                raise CompressError(f"joint: layer {layer!r} has no weight; the plan may name {sorted(names)}")
+            if value not in (0, 1):
+                raise CompressError(f"joint: joint of layer {layer!r} must be 0 or 1, got {value}")
+        return Plan({layer: {"joint": 1} for layer, value in self.own(plan).knob("joint").items() if value})
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        """The profile as it is: densities and bits are not known before training."""
+        return profile
+
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        for name in plan.layers:
+            layer = net.get_submodule(name)
+            check_plain(name, layer, "JointSparsityQuantization")
+            weight = layer.weight.detach()
+            attach_weight(layer, JointCodebook(weight.shape).to(weight.device))
+            attach_weight(layer, Mask(weight.shape).to(weight.device))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Project when it is time, and freeze the codes at the end."""
+        net, step, now = network(pl_module), trainer.global_step, self._progress(trainer)
+        self._stepped = step
+        if self._frozen(net):
+            return
+        if now >= self.end:
+            self._freeze(net, self.limits[-1])
+        elif step % self._period(trainer) == 0:
+            residual = self._project(net, self._limit(now), now < self.bits_until, first=step == 0)
+            pl_module.log("joint_residual", residual)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """With an optimizer that has no closed proximal step: the gradient of the quadratic term."""
+        if isinstance(optimizer, torch.optim.SGD) or self._frozen(network(pl_module)):
+            return
+        for state, weight in self._layers(network(pl_module)).values():
+            pull = self.rho * (weight.detach() - state.duplicate + state.dual)
+            weight.grad = pull if weight.grad is None else weight.grad + pull
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The proximal step, after plain SGD's own."""
+        net = network(pl_module)
+        if trainer.global_step == self._stepped or self._frozen(net):
+            return
+        rates = {
+            id(p): group["lr"]
+            for optimizer in trainer.optimizers if isinstance(optimizer, torch.optim.SGD)
+            for group in optimizer.param_groups for p in group["params"]
+        }  # fmt: skip
+        for state, weight in self._layers(net).values():
+            pull = rates.get(id(weight), 0.0) * self.rho
+            weight.data.add_(pull * (state.duplicate - state.dual)).div_(1 + pull)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave within the limit, also when training was stopped early."""
+        net = network(pl_module)
+        if not self._frozen(net):
+            self._freeze(net, self.limits[-1])
+
+    def _progress(self, trainer: Trainer) -> float:
+        return progress(trainer, "JointSparsityQuantization")
+
+    def _period(self, trainer: Trainer) -> int:
+        return self.every or max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+
+    def _limit(self, now: float) -> float:
+        return self.limits[min(int(now / self.end * len(self.limits)), len(self.limits) - 1)]
+
+    def _layers(self, net: nn.Module) -> dict[str, tuple[JointCodebook, nn.Parameter]]:
+        """Layer -> its state, and its raw weight."""
+        found = {}
+        for name in record_of(net).applied[type(self).__name__].layers:
+            layer = net.get_submodule(name)
+            state = next(t for t in weight_transforms(layer) if isinstance(t, JointCodebook))
+            found[name] = (state, raw_weight(layer))
+        return found
+
+    def _frozen(self, net: nn.Module) -> bool:
+        return all(bool(state.frozen) for state, _ in self._layers(net).values())
+
+    @torch.no_grad()
+    def _project(self, net: nn.Module, limit: float, free_bits: bool, first: bool) -> float:
+        """One round of ADMM; the mean square of what W and V differ by."""
+        layers = self._layers(net)
+        if first:
+            for state, _ in layers.values():
+                state.width.fill_(self.start_bits)
+        bits, counts = self._sparsify(layers, limit)
+        choices = {name: self.bits if free_bits else (bits[name],) for name in layers}
+        targets = {name: weight + state.dual for name, (state, weight) in layers.items()}
+        bits, books = project_codes(targets, counts, self._bits(layers, limit), self.account, choices)
+        residual, number = 0.0, 0
+        for name, (state, weight) in layers.items():
+            state.width.fill_(bits[name])
+            state.duplicate.copy_(quantised(targets[name], books[name]))
+            state.dual.add_(weight - state.duplicate)
+            residual += float((weight - state.duplicate).square().sum())
+            number += weight.numel()
+        return residual / number
+
+    def _sparsify(
+        self, layers: Mapping[str, tuple[JointCodebook, nn.Parameter]], limit: float
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Zero the weights that do not fit: bits and kept weights of the layers."""
+        bits = {name: state.bits for name, (state, _) in layers.items()}
+        weights = {name: weight.detach() for name, (_, weight) in layers.items()}
+        before = {name: int(state.kept) for name, (state, _) in layers.items()}
+        kept = project_weights(weights, bits, before, self._bits(layers, limit), self.account)
+        for name, (state, weight) in layers.items():
+            weight.data.mul_(kept.masks[name])
+            state.kept.fill_(kept.counts[name])
+        return bits, kept.counts
+
+    def _bits(self, layers: Mapping[str, tuple[JointCodebook, Tensor]], limit: float) -> float:
+        return limit * 32 * sum(weight.numel() for _, weight in layers.values())
+
+    @torch.no_grad()
+    def _freeze(self, net: nn.Module, limit: float) -> None:
+        """The last projection of the weights; codes and values of what stays, and the profile that this makes."""
+        layers, record = self._layers(net), record_of(net)
+        bits, counts = self._sparsify(layers, limit)
+        changed = []
+        for name, (state, weight) in layers.items():
+            mask_of(net.get_submodule(name)).copy_(weight != 0)
+            state.freeze(weight, SortedValues(nonzero(weight)).codebook(2 ** bits[name]), bits[name])
+            layer = record.profile[name]
+            fields = JointCodebook.stored(bits[name], 1)
+            changed.append(replace(layer, density=counts[name] / layer.weights, mask_unit=1, **fields))
+        write_record(net, Record(record.profile.update(changed), record.applied, record.asked))

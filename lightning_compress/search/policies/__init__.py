@@ -1,0 +1,1 @@
+"""Policies of N2N: what a network of decisions is drawn from."""

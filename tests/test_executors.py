@@ -1,0 +1,132 @@
+"""Executors: the contract of each in conf/, and that a search does not notice which one it runs on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+import lightning_compress.conf
+from lightning_compress.errors import CompressError
+from lightning_compress.search.journal import Journal, read
+from lightning_compress.search.loop import search
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.pool import Pool
+from lightning_compress.search.process import Processes
+from lightning_compress.search.ray_cluster import RayCluster
+from lightning_compress.search.serial import Serial
+from lightning_compress.testing import problems
+from lightning_compress.testing.executors import ExecutorContract, PoolContract, Watched
+
+CONF = Path(lightning_compress.conf.__file__).parent / "compress"
+SEARCHERS = sorted((CONF / "searcher").glob("*.yaml"))
+KINDS = {file: get_class(OmegaConf.load(file)._target_) for file in sorted((CONF / "executor").glob("*.yaml"))}
+QUICK = {Processes: {"start": "forkserver"}}  # torch is imported once
+OBJECTIVE = AccuracyUnderBudget()
+PROBLEM = problems.bits(layers=4)
+
+
+def maker(file):
+    cls = KINDS[file]
+    return lambda evaluate, **settings: instantiate(OmegaConf.load(file), **QUICK.get(cls, {}), **settings)(evaluate)
+
+
+class TestContract(ExecutorContract):
+    @pytest.fixture(params=[f for f, cls in KINDS.items() if not issubclass(cls, Pool)], ids=lambda file: file.stem)
+    def make(self, request):
+        return maker(request.param)
+
+
+class TestPoolContract(PoolContract):
+    @pytest.fixture(
+        params=[f for f, cls in KINDS.items() if issubclass(cls, Pool) and cls is not RayCluster],  # tests/test_ray.py
+        ids=lambda file: file.stem,
+    )
+    def make(self, request):
+        return maker(request.param)
+
+
+def run(file, path, trials, executor, batch, evaluate=PROBLEM):
+    searcher = instantiate(OmegaConf.load(file))(problem=PROBLEM.problem, seed=0, objective=OBJECTIVE)
+    with Journal(path, {"batch": batch}) as journal:
+        best = search(searcher, evaluate, journal, trials, executor=executor, batch=batch)
+    return best, [(e.number, e.indices, e.score) for e in read(path)]
+
+
+@pytest.mark.parametrize("file", SEARCHERS, ids=lambda file: file.stem)
+def test_a_search_is_the_same_with_any_number_of_workers(file, tmp_path):
+    evaluate = Watched(tmp_path, PROBLEM)
+    alone = run(file, tmp_path / "alone", 32, Serial, 4)
+    for workers in (1, 3):
+        made = partial(Processes, workers=workers, start="forkserver")
+        assert run(file, tmp_path / str(workers), 32, made, 4, evaluate) == alone
+    digests = [digest for digest, _ in evaluate.evaluations()]
+    assert len(digests) == 2 * len(set(digests))
+
+
+def test_more_workers_than_open_trials_are_refused(tmp_path):
+    with pytest.raises(CompressError, match="with a batch of 2; set batch to 3 or more"):
+        run(SEARCHERS[0], tmp_path / "j", 4, partial(Processes, workers=3), 2)
+
+
+MURDER = """
+import os, signal, sys
+from functools import partial
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import Event
+from filelock import FileLock
+from lightning_compress.search.process import Processes
+from lightning_compress.testing.executors import Watched
+sys.path.insert(0, {tests!r})
+import test_executors as t
+
+class Murderer(Watched):
+    def trouble(self, plan):
+        if len(self.evaluations()) == 7:
+            lock = FileLock(self.folder / "alive")
+            lock.acquire()
+            os.kill(parent_process().pid, signal.SIGKILL)
+            Event().wait()
+
+if __name__ == "__main__":
+    folder = Path({folder!r})
+    murderer = Murderer(folder, t.PROBLEM)
+    t.run(t.CONF / "searcher/random.yaml", folder / "killed", 12, partial(Processes, workers=2), 4, murderer)
+"""
+
+
+def test_workers_end_with_a_killed_parent_and_nothing_finished_is_done_again(tmp_path):
+    """In a script of its own, with the settings of conf/: fresh interpreters, a class that only the script has."""
+    script = tmp_path / "murder.py"
+    script.write_text(MURDER.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+    assert (tmp_path / "alive").exists()
+    with FileLock(tmp_path / "alive", timeout=30):  # frees when the worker, which would never end by itself, is gone
+        finished = {entry.key for entry in read(tmp_path / "killed")}
+    evaluate = Watched(tmp_path, PROBLEM)
+    before = len(evaluate.evaluations())
+    assert 4 <= len(finished) < 8
+    random = CONF / "searcher/random.yaml"
+    found = run(random, tmp_path / "killed", 12, partial(Processes, workers=2, start="forkserver"), 4, evaluate)
+    assert found == run(random, tmp_path / "whole", 12, Serial, 4)
+    assert not finished & {digest for digest, _ in evaluate.evaluations()[before:]}
+
+
+def test_a_worker_sees_as_many_threads_as_it_is_given(tmp_path):
+    class Threads(Watched):
+        def trouble(self, plan):
+            import torch
+
+            (self.folder / "threads").write_text(str(torch.get_num_threads()))
+
+    with Processes(Threads(tmp_path), workers=1, threads=3, start="forkserver") as executor:
+        list(executor.run({0: PROBLEM.problem.space.plan((0, 0, 0, 0))}))
+    assert (tmp_path / "threads").read_text() == "3"

@@ -1,0 +1,161 @@
+"""ADMM in a Trainer: one round against the formulas, the limit, what is frozen, and the proximal step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+
+import lightning_compress as lc
+from lightning_compress.callbacks.joint import JointSparsityQuantization
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.cost import WeightBits
+from lightning_compress.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.joint_projection import nonzero, total
+from lightning_compress.kmeans import all_bits
+from lightning_compress.mask import mask_of
+from lightning_compress.record import record_of
+from lightning_compress.size_account import FileAccount, WeightBitsAccount
+from lightning_compress.surgery import raw_weight, weight_transforms
+from lightning_compress.testing.toys import PlainModule, toy_data
+
+LAYERS = ("stem.0", "conv1", "conv2", "fc")
+EVERYWHERE = {name: {"joint": 1} for name in LAYERS}
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def train(callbacks, epochs=12, optimizer=sgd, module=None):
+    seed_everything(1, verbose=False)
+    module = PlainModule() if module is None else module
+    module.configure_optimizers = lambda: optimizer(module.parameters())
+    trainer = Trainer(
+        max_epochs=epochs, callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, *toy_data(0))
+    return module, float(trainer.callback_metrics["val_acc"])
+
+
+def state_of(net, name):
+    return weight_transforms(net.get_submodule(name))[0]
+
+
+@pytest.mark.parametrize("optimizer", [sgd, lambda p: torch.optim.AdamW(p, lr=0.01)], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("account", [WeightBitsAccount(), FileAccount()], ids=lambda a: type(a).__name__)
+def test_training_ends_within_the_limit_near_the_dense_accuracy(optimizer, account, tmp_path):
+    dense, accuracy = train([], 4, optimizer)
+    callback = JointSparsityQuantization(EVERYWHERE, limits=(0.3, 0.15), rho=0.5, account=account)
+    module, compressed = train([callback], 12, optimizer, dense)
+    profile = record_of(module.model).profile
+    sizes = {layer.name: layer.weights for layer in profile.weighted}
+    counts = {layer.name: layer.nonzeros for layer in profile.weighted}
+    bits = {layer.name: layer.weight_bits for layer in profile.weighted}
+    limit = 0.15 * 32 * sum(sizes.values())
+    assert 0.9 * limit < total(counts, sizes, bits, account) <= limit
+    assert compressed >= accuracy - 0.05
+    for name in LAYERS:
+        layer = module.model.get_submodule(name)
+        weight = layer.weight.detach()
+        assert int((mask_of(layer)).sum()) == counts[name]
+        assert len(weight[mask_of(layer)].unique()) <= 2 ** bits[name]
+        assert (weight[~mask_of(layer)] == 0).all()
+    file = lc.save(module.eval(), tmp_path / "a")
+    x = next(iter(toy_data(0)[1]))[0]
+    torch.testing.assert_close(lc.load(file, PlainModule())(x), module(x), rtol=1e-3, atol=1e-3)
+    assert WeightBits()(lc.inspect(file).profile) == sum(bits[n] * counts[n] for n in LAYERS)
+
+
+def test_one_round_is_the_three_steps_of_admm():
+    torch.manual_seed(0)
+    module = PlainModule()
+    callback = JointSparsityQuantization(EVERYWHERE, limits=(0.05,))
+    callback.apply(module.model, EXAMPLE)
+    net = module.model
+    dense = {n: raw_weight(net.get_submodule(n)).detach().clone() for n in LAYERS}
+    with torch.no_grad():
+        for name in LAYERS:
+            state_of(net, name).dual.copy_(0.01 * torch.randn_like(dense[name]))
+    duals = {n: state_of(net, n).dual.clone() for n in LAYERS}
+    residual = callback._project(net, 0.05, free_bits=True, first=True)
+    limit = 0.05 * 32 * sum(w.numel() for w in dense.values())
+    scores = torch.cat([w.abs().flatten() for w in dense.values()])
+    tau = scores.sort(descending=True).values[int(limit // 4) - 1]
+    squares = number = 0
+    for name in LAYERS:
+        state, weight = state_of(net, name), raw_weight(net.get_submodule(name)).detach()
+        assert torch.equal(weight, torch.where(dense[name].abs() >= tau, dense[name], 0))
+        target = weight + duals[name]
+        book = all_bits(nonzero(target), [state.bits])[state.bits]
+        distance = (target[..., None] - torch.from_numpy(book.centroids).float()).abs()
+        nearest = torch.from_numpy(book.centroids).float()[distance.argmin(-1)]
+        expected = torch.where(target == 0, 0, nearest)
+        torch.testing.assert_close(state.duplicate, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(state.dual, duals[name] + weight - state.duplicate)
+        squares, number = squares + float((weight - state.duplicate).square().sum()), number + weight.numel()
+    assert residual == pytest.approx(squares / number, rel=1e-5)
+    bits = {n: state_of(net, n).bits for n in LAYERS}
+    kept = {n: int(state_of(net, n).kept) for n in LAYERS}
+    assert sum(bits[n] * kept[n] for n in LAYERS) <= limit
+
+
+def test_the_proximal_step_follows_the_optimizers_own():
+    torch.manual_seed(0)
+    seen = []
+
+    class Watch(JointSparsityQuantization):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            state, weight = state_of(pl_module.model, "conv1"), raw_weight(pl_module.model.conv1)
+            if state.frozen:
+                return
+            self.expected = (weight - 0.1 * weight.grad + 0.1 * 0.5 * (state.duplicate - state.dual)) / (1 + 0.1 * 0.5)
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            super().on_train_batch_end(trainer, pl_module, *args)
+            if not state_of(pl_module.model, "conv1").frozen:
+                seen.append((self.expected.detach(), raw_weight(pl_module.model.conv1).detach().clone()))
+
+    train([Watch({"conv1": {"joint": 1}}, rho=0.5)], 2, lambda p: torch.optim.SGD(p, lr=0.1))
+    assert len(seen) > 5
+    for expected, found in seen:
+        torch.testing.assert_close(found, expected)
+
+
+def test_frozen_codes_stay_and_values_move():
+    frozen = []
+
+    class Watch(JointSparsityQuantization):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            super().on_train_batch_end(trainer, pl_module, *args)
+            state = state_of(pl_module.model, "conv1")
+            if state.frozen:
+                frozen.append((state.codes.clone(), state.used.detach().clone()))
+
+    train([Watch(EVERYWHERE, limits=(0.1,))], 8)
+    assert len(frozen) > 5
+    assert all(torch.equal(codes, frozen[0][0]) for codes, _ in frozen)
+    assert not torch.equal(frozen[0][1], frozen[-1][1])
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"limits": (0.05, 0.1)}, "limits must fall"), ({"limits": ()}, "limits must fall"), ({"rho": 0}, "rho above 0"),
+    ({"bits_until": 0.9, "end": 0.5}, "bits_until <= end"),
+])  # fmt: skip
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(CompressError, match=message):
+        JointSparsityQuantization(EVERYWHERE, **settings)
+
+
+def test_bad_plans_and_limits_are_named():
+    with pytest.raises(CompressError, match="joint: layer 'bn1' has no weight"):
+        JointSparsityQuantization({"bn1": {"joint": 1}}).apply(PlainModule().model, EXAMPLE)
+    net = PlainModule().model
+    JointSparsityQuantization(EVERYWHERE).apply(net, EXAMPLE)
+    with pytest.raises(CompressError, match="'conv1' is already quantised by JointCodebook"):
+        QuantizationAwareTraining({"conv1": {"weight_bits": 4}}).apply(net, EXAMPLE)
+    with pytest.raises(InfeasibleBudgetError, match="cannot be met"):
+        train([JointSparsityQuantization(EVERYWHERE, limits=(1e-6,))], 1)

@@ -1,0 +1,106 @@
+"""Policies in files: what one search learned starts another, and nothing else does."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import stable_baselines3
+import torch
+from safetensors.torch import load_file, save_file
+
+from lightning_compress.errors import CompressError
+from lightning_compress.search import policy_file
+from lightning_compress.search.ddpg import DDPG
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.policy_file import NAME
+from lightning_compress.search.random import Random
+from lightning_compress.search.reinforce import Reinforce
+from lightning_compress.testing import problems
+from lightning_compress.testing.searchers import told
+
+OBJECTIVE = AccuracyUnderBudget()
+TD3 = partial(DDPG, agent=stable_baselines3.TD3)
+SAC = partial(DDPG, agent=stable_baselines3.SAC, sigma=0.0)
+LEARNING = [partial(DDPG, warmup=4), partial(TD3, warmup=4), partial(SAC, warmup=4), Reinforce]
+
+
+def learned(make, trials: int = 8):
+    problem = problems.bits(layers=4)
+    searcher = make(problem.problem, 0, OBJECTIVE)
+    told(searcher, problem, trials)
+    return searcher
+
+
+@pytest.mark.parametrize("make", LEARNING, ids=["ddpg", "td3", "sac", "reinforce"])
+def test_a_policy_goes_on_in_another_network_and_replays(make, tmp_path):
+    source = learned(make)
+    assert source.save(tmp_path) == tmp_path / NAME
+    problem = problems.channels(layers=7)
+    runs = []
+    for path in (tmp_path, tmp_path / NAME):
+        searcher = make(problem.problem, 1, OBJECTIVE, warm_start=path)
+        again = searcher.save(tmp_path / "..")
+        assert all(torch.equal(load_file(again)[k], v) for k, v in load_file(tmp_path / NAME).items())
+        runs.append(told(searcher, problem, 12))
+    assert runs[0] == runs[1]
+    assert runs[0] != told(make(problem.problem, 1, OBJECTIVE), problem, 12)
+
+
+def test_ddpg_shows_the_policy_untouched_and_explores_half_as_far_without_a_warm_up(tmp_path):
+    problem, source = problems.bits(layers=6), learned(LEARNING[0])
+    source.save(tmp_path)
+    first, second = (DDPG(problem.problem, seed, OBJECTIVE, warm_start=tmp_path) for seed in (0, 1))
+    assert told(first, problem, 1) == told(second, problem, 1)
+    assert first.ask().plan == second.ask().plan
+    assert first.width(0) == DDPG(problem.problem, 0, OBJECTIVE).width(0) / 2
+
+
+def test_a_searcher_that_learns_no_policy_writes_none(tmp_path):
+    assert learned(Random).save(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    with pytest.raises(CompressError, match="cannot be written"):
+        learned(Reinforce, 1).save(tmp_path / "missing")
+
+
+def warm(path, make=Reinforce):
+    return make(problems.bits(layers=3).problem, 0, OBJECTIVE, warm_start=path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CompressError, match=r"there is no policy .*policy.safetensors"):
+        warm(tmp_path)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    (tmp_path / NAME).write_text("not tensors")
+    with pytest.raises(CompressError, match="is no policy file"):
+        warm(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / NAME)
+    with pytest.raises(CompressError, match="no policy"):
+        warm(tmp_path)
+
+
+def test_a_policy_of_another_searcher_or_agent_is_refused(tmp_path):
+    learned(Reinforce).save(tmp_path)
+    with pytest.raises(CompressError, match="policy of Reinforce, this searcher is DDPG"):
+        warm(tmp_path, DDPG)
+    learned(TD3).save(tmp_path)
+    with pytest.raises(CompressError, match="policy of TD3, this searcher is SAC"):
+        warm(tmp_path, SAC)
+
+
+def test_a_policy_of_other_features_is_refused(tmp_path, monkeypatch):
+    learned(Reinforce).save(tmp_path)
+    monkeypatch.setattr(policy_file, "SCHEMA", 99)
+    with pytest.raises(CompressError, match=r"features of schema .*99"):
+        warm(tmp_path)
+
+
+def test_a_policy_of_another_size_is_refused(tmp_path):
+    learned(partial(Reinforce, hidden=8)).save(tmp_path)
+    with pytest.raises(CompressError, match=r"has shape .*give the searcher the sizes"):
+        warm(tmp_path)
