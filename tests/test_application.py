@@ -98,8 +98,8 @@ def rows(journal: Path) -> list[tuple]:
 @pytest.mark.parametrize("way", ["drl_prune", "drl_two_stage", "ga_channel", "prune", "quant", "distill"])
 def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     shorter = {
-        "drl_prune": ["prune"], "ga_channel": ["prune"], "drl_two_stage": ["prune", "quantize"], "prune": ["prune"], "quant": ["quantize"],
-        "distill": ["distill"],
+        "drl_prune": ["prune"], "drl_two_stage": ["prune", "quantize"], "ga_channel": ["prune"], "prune": ["prune"],
+        "quant": ["quantize"], "distill": ["distill"],
     }[way]  # fmt: skip
     short = [f"compress.stages.{stage}.epochs=2" for stage in shorter]
     short += [f"compress.stages.{stage}.trials=4" for stage in shorter if way.startswith("drl")]
