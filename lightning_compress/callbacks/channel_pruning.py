@@ -124,7 +124,8 @@ class ChannelPruning(CompressionCallback):
             group = graph.groups[name]
             keep[name] = self.criterion.kept(group, net, round(ratio * group.units))
         for name, layer in transformed(net).items():
-            check_plain(name, layer, "ChannelPruning")
+            if keep:
+                check_plain(name, layer, "ChannelPruning")
             drop_output(layer)  # learned noise has given its scores, and has the widths of before
         inputs, outputs = (kept_positions(graph, profile, keep, side) for side in (IN, OUT))
         if self.refit is not None:
