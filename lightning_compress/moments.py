@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lightning_compress import trace
 from lightning_compress.errors import CompressError
 from lightning_compress.gathered import keep
+from lightning_compress.gram_masks import elimination_order
 
 WIDEST = 2400  # features; H of that size takes 46 MB
 KEY = "moments"
@@ -152,15 +153,8 @@ def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:
 def removal_order(gram: Tensor) -> list[int]:
     """Channels in the order in which backward elimination drops them: each time the one that costs least.
 
-    Dropping channel ``j`` after ``d`` costs ``2 (G d)_j + G_jj``; O(channels^2) in all. Equal costs: the first.
+    O(channels^2). Equal costs: the first.
     """
     if gram.dim() == 1:
         return gram.argsort(stable=True).tolist()
-    cost = gram.diagonal().clone()
-    order = []
-    for _ in range(len(gram)):
-        worst = int(cost.argmin())
-        order.append(worst)
-        cost += 2 * gram[:, worst]
-        cost[worst] = torch.inf
-    return order
+    return elimination_order(gram.cpu().numpy())

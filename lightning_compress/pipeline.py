@@ -19,6 +19,7 @@ from lightning_compress.cost import MACs, Parameters, WeightBits
 from lightning_compress.deploy.latency import latency
 from lightning_compress.deploy.pack import load, save
 from lightning_compress.errors import CompressError
+from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
@@ -63,7 +64,7 @@ class Result:
 def compress(
     module: LightningModule,
     data: LightningDataModule,
-    stages: Mapping[str, Stage],
+    stages: Mapping[str, Stage | LayerwiseStage],
     folder: str | Path,
     make_trainer: Callable[..., Trainer] = Trainer,
     seed: int = 0,

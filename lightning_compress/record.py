@@ -15,6 +15,7 @@ from torch import nn
 
 from lightning_compress import surgery
 from lightning_compress.errors import CompressError
+from lightning_compress.gathered import forget
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 
@@ -104,8 +105,8 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }
-    if present is None:
-        surgery.resize(net, shapes)
+    surgery.resize(net, shapes)
+    forget(net)
     surgery.rebuild(net, saved["transforms"])
     write_record(net, Record(Profile.from_dict(saved["profile"]), applied, asked))
 

@@ -25,6 +25,7 @@ from lightning_compress.profile import Profile
 from lightning_compress.record import network
 from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.executor import Evaluate, Executor
+from lightning_compress.search.halving import Halving
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import Objective
@@ -71,6 +72,7 @@ class Stage:
         trials: candidates to score.
         executor: ``(evaluate) -> Executor``: where candidates are scored.
         batch: candidates that are open at a time; see :mod:`lightning_compress.search.loop`.
+        halving: cheap scores first, the full one for the best of each batch; None scores all in full.
         uniform: knob -> number for every layer that has the knob, when nothing is searched.
         distillation: ``(teacher) -> callback`` for the fine-tuning, or None.
         epochs: of fine-tuning.
@@ -86,6 +88,7 @@ class Stage:
     trials: int = 100
     executor: Callable[[Evaluate], Executor] = Serial
     batch: int = 1
+    halving: Halving | None = None
     uniform: Mapping[str, Number] | None = None
     distillation: Callable[..., Callback] | None = None
     epochs: int = 10
@@ -110,12 +113,7 @@ class Stage:
             plan = self._plan(composition, module, run, folder)
             plan.save(folder / "plan.yaml")
             bound = composition.bound(plan)
-        for key, value in self.attributes.items():
-            if not hasattr(student, key):
-                raise CompressError(
-                    f"stage {name}: {type(student).__name__} has no attribute {key!r} to set for fine-tuning"
-                )
-            setattr(student, key, value)
+        set_attributes(student, self.attributes, name)
         extra = [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
         fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, [*bound, *extra])
         return student
@@ -139,16 +137,32 @@ class Stage:
         )  # fmt: skip
         fingerprint = {
             "searcher": _describe(self.searcher), "objective": repr(self.objective), "limit": budget.limit,
-            "seed": run.seed, "batch": self.batch, "cost": repr(self.cost), **evaluator.settings(),
+            "seed": run.seed, "batch": self.batch, "halving": repr(self.halving), "cost": repr(self.cost),
+            **evaluator.settings(),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
         }  # fmt: skip
         problem = Problem(budget, composition.profile, composition.predict)
         with Journal(folder / "trials.sqlite", fingerprint) as journal:
             searcher = self.searcher(problem=problem, seed=run.seed, objective=self.objective)
-            best = search(searcher, evaluator, journal, self.trials, executor=self.executor, batch=self.batch)
+            executor = self.executor if self.halving is None else self.halving.over(self.executor, self.objective)
+            best = search(searcher, evaluator, journal, self.trials, executor=executor, batch=self.batch)
         searcher.save(folder)
         (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
         return best.plan
+
+
+def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:
+    """Set what differs in the fine-tuning of a stage, such as the learning rate.
+
+    Raises:
+        CompressError: the module has no such attribute.
+    """
+    for key, value in attributes.items():
+        if not hasattr(module, key):
+            raise CompressError(
+                f"stage {stage}: {type(module).__name__} has no attribute {key!r} to set for fine-tuning"
+            )
+        setattr(module, key, value)
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:

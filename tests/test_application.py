@@ -95,18 +95,18 @@ def rows(journal: Path) -> list[tuple]:
         return db.execute("SELECT number, indices, score, seconds FROM trials ORDER BY number").fetchall()
 
 
-@pytest.mark.parametrize("way", ["drl_prune", "drl_two_stage", "prune", "quant", "distill"])
+@pytest.mark.parametrize("way", ["drl_prune", "drl_two_stage", "ga_channel", "prune", "quant", "distill"])
 def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     shorter = {
-        "drl_prune": ["prune"], "drl_two_stage": ["prune", "quantize"], "prune": ["prune"], "quant": ["quantize"],
-        "distill": ["distill"],
+        "drl_prune": ["prune"], "drl_two_stage": ["prune", "quantize"], "ga_channel": ["prune"], "prune": ["prune"],
+        "quant": ["quantize"], "distill": ["distill"],
     }[way]  # fmt: skip
     short = [f"compress.stages.{stage}.epochs=2" for stage in shorter]
     short += [f"compress.stages.{stage}.trials=4" for stage in shorter if way.startswith("drl")]
     done = run(f"+compress={way}", "epochs=6", *short, cache=cache, folder=tmp_path / way)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / way / "result.json").read_text())
-    if "prune" in shorter and way.startswith("drl"):
+    if "prune" in shorter and way != "prune":
         assert result["compressed"]["macs"] <= 0.5 * result["dense"]["macs"]
     if "quantize" in shorter:
         assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
@@ -167,7 +167,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(cache, tmp_path):
 def test_help_lists_the_ways():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for way in ("drl_quant", "drl_prune", "drl_two_stage", "quant", "prune", "distill"):
+    for way in ("drl_quant", "drl_prune", "drl_two_stage", "ga_channel", "quant", "prune", "distill"):
         assert f"+compress={way}" in done.stdout
 
 

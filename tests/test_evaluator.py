@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from math import ceil
 
 import cloudpickle
 import pytest
@@ -124,3 +125,16 @@ def test_a_pickled_evaluator_scores_the_same(module, applied, plan):
     assert other(plan) == score
     assert other.key(plan) == evaluate.key(plan)
     assert cloudpickle.loads(cloudpickle.dumps(other))(plan) == score
+
+
+def test_a_cheaper_evaluator_sees_a_share_of_the_batches_and_steps(module):
+    whole = evaluator(module, finetune_steps=6)
+    before = whole(AGGRESSIVE)
+    part = whole.cheaper(0.4)
+    assert (len(part.validation), len(part.recalibration), part.finetune_steps) == (
+        ceil(0.4 * len(whole.validation)), ceil(0.4 * len(whole.recalibration)), 3
+    )  # fmt: skip
+    assert part(AGGRESSIVE) != before
+    assert whole(AGGRESSIVE) == before
+    none = evaluator(module, recalibration_batches=0).cheaper(0.1)
+    assert (len(none.recalibration), none.finetune_steps, len(none.validation)) == (0, 0, 1)

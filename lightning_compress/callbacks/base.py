@@ -93,22 +93,21 @@ class CompressionCallback(Callback, ABC):
     def apply(self, net: nn.Module, example: Any) -> None:
         """Apply this callback's plan to a network, once: applying the same plan again changes nothing.
 
+        Some callbacks also apply a plan that adds layers to those done before: see :meth:`added`.
+
         Raises:
             CompressError: another plan was applied before, or the plan does not fit the network.
         """
         if self.plan is None:
             raise CompressError(f"{type(self).__name__}: no plan was given; pass plan=, or a file that Plan.save wrote")
         record = record_of(net) or Record(trace.measure(net, example))
-        name = type(self).__name__
-        if name in record.applied:
-            if not self._same(record):
-                raise CompressError(
-                    f"{name}: another plan was already applied to this network; start again from a fresh one"
-                )
+        due = self._due(record)
+        if due is None:
             return
-        plan = self.realise(self.plan, net, record.profile, example)
+        name = type(self).__name__
+        plan = self.realise(due, net, record.profile, example)
         self.attach(plan, net, record.profile, example)
-        applied = {**record.applied, name: plan}
+        applied = {**record.applied, name: record.applied.get(name, Plan({})).merge(plan)}
         write_record(net, Record(self.predict(plan, record.profile), applied, {**record.asked, name: self.plan}))
 
     @final
@@ -122,14 +121,32 @@ class CompressionCallback(Callback, ABC):
             self.plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
         record = record_of(net)
-        if record is None or type(self).__name__ not in record.applied:
+        if record is None or self._due(record) is not None:
             self.prepare(pl_module, train_batches(trainer))
         self.apply(net, example_input(trainer, pl_module))
 
-    def _same(self, record: Record) -> bool:
-        """Whether the plan asks for what was applied already, in the user's words or as it was rounded."""
+    def added(self, asked: Plan, applied: Plan) -> Plan:
+        """What this callback's plan adds to another that was applied before; most can add nothing.
+
+        Args:
+            asked: the part of the earlier plan that this callback understands.
+            applied: what it was rounded to.
+
+        Raises:
+            CompressError: the plan is no addition, or the callback applies only one plan to a network.
+        """
+        raise CompressError(
+            f"{type(self).__name__}: another plan was already applied to this network; start again from a fresh one"
+        )
+
+    def _due(self, record: Record) -> Plan | None:
+        """What of the plan is to be applied; None when all was, in the user's words or as it was rounded."""
         name = type(self).__name__
-        return self.plan == record.asked.get(name) or self.own(self.plan) == record.applied[name]
+        if name not in record.applied:
+            return self.plan
+        if self.plan == record.asked.get(name) or self.own(self.plan) == record.applied[name]:
+            return None
+        return self.added(self.own(record.asked.get(name, Plan({}))), record.applied[name])
 
     @final
     def own(self, plan: Plan) -> Plan:

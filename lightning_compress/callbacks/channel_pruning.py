@@ -1,6 +1,6 @@
 """Channel pruning: whole channels are removed for real, through everything they are coupled with.
 
-    keep the round(ratio x units) units of a group with the highest scores; slice all tensors that they reach
+    keep the round(ratio x units) units of a group that the criterion chooses; slice all tensors that they reach
 
 Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal
 happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. It breaks nothing it
@@ -15,7 +15,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-import torch
 from lightning import LightningModule
 from torch import nn
 
@@ -105,6 +104,13 @@ class ChannelPruning(CompressionCallback):
         kept = {name: round(ratio * graph.groups[name].units) for name, ratio in plan.knob("channels").items()}
         return graph.shrink(profile, kept)
 
+    def added(self, asked: Plan, applied: Plan) -> Plan:
+        """Groups that were whole until now: their ratios mean the same on the thin network as on the dense one."""
+        own, before = self.own(self.plan).layers, {*asked.layers, *applied.layers}
+        if any(own.get(name) not in (asked.layers.get(name), applied.layers.get(name)) for name in before):
+            return super().added(asked, applied)
+        return Plan({name: knobs for name, knobs in own.items() if name not in before})
+
     def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
         seen = _Replayed(batches, self.batches)
         self.criterion.gather(module, seen)
@@ -116,12 +122,10 @@ class ChannelPruning(CompressionCallback):
         keep = {}
         for name, ratio in plan.knob("channels").items():
             group = graph.groups[name]
-            scores = self.criterion(group, net)
-            # A stable sort, so that equal scores give the same channels everywhere.
-            best = torch.sort(scores, descending=True, stable=True).indices
-            keep[name] = best[: round(ratio * group.units)].sort().values
+            keep[name] = self.criterion.kept(group, net, round(ratio * group.units))
         for name, layer in transformed(net).items():
-            check_plain(name, layer, "ChannelPruning")
+            if keep:
+                check_plain(name, layer, "ChannelPruning")
             drop_output(layer)  # learned noise has given its scores, and has the widths of before
         inputs, outputs = (kept_positions(graph, profile, keep, side) for side in (IN, OUT))
         if self.refit is not None:

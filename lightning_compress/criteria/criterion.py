@@ -1,4 +1,4 @@
-"""What every channel criterion is: a group of coupled channels -> a score for each removable unit."""
+"""What every channel criterion is: a group of coupled channels -> a score for each unit, and which units to keep."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ class Criterion(ABC):
     @abstractmethod
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         """Scores of zero or more, shape ``(units,)``."""
+
+    def kept(self, group: ChannelGroup, net: nn.Module, count: int) -> Tensor:
+        """Rising indices of the units to keep, shape ``(count,)``: those with the highest scores.
+
+        One that weighs whole sets of units against each other overrides this.
+        """
+        # A stable sort, so that equal scores give the same channels everywhere.
+        best = torch.sort(self(group, net), descending=True, stable=True).indices
+        return best[:count].sort().values
 
 
 def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:

@@ -8,10 +8,11 @@ gets the same score; the test loader is never opened.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any
 
 import torch
@@ -123,6 +124,18 @@ class Evaluator:
         self.__dict__.update(state)
         with quiet():
             self._make_trainers()
+
+    def cheaper(self, share: float) -> Evaluator:
+        """The same evaluator with a share of its validation and recalibration batches and of its fine-tuning steps.
+
+        Args:
+            share: in (0, 1]; at least one batch or step is left of each that there was.
+        """
+        other = copy.copy(self)
+        other.validation = Batches(self.validation, ceil(share * len(self.validation)))
+        other.recalibration = Batches(self.recalibration, ceil(share * len(self.recalibration)))
+        other.finetune_steps = ceil(share * self.finetune_steps)
+        return other
 
     def key(self, plan: Plan) -> str:
         """Digest of the network that the plan materialises to: equal keys need only one evaluation."""

@@ -1,1 +1,1 @@
-"""Parts of the genetic searchers: genes and operators, boundaries, and a genetic algorithm over fixed-size subsets."""
+"""Parts of the genetic searchers: genes and operators, and boundaries."""

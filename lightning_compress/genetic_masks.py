@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_compress.errors import CompressError
-from lightning_compress.search.genetic.masks import checked, energy_mask, greedy_mask, mask_errors
+from lightning_compress.gram_masks import checked, energy_mask, greedy_mask, mask_errors
 
 
 def best_mask(

@@ -30,7 +30,7 @@ def mask_errors(G: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def greedy_mask(G: np.ndarray, k: int) -> np.ndarray:
-    """Backward elimination: drop the channel that adds least to the error until k are left; O(C^2).
+    """Backward elimination until k are left; O(C^2).
 
     Returns:
         Shape ``(C,)``, boolean, exactly k true. Of equals the first is dropped.
@@ -39,12 +39,26 @@ def greedy_mask(G: np.ndarray, k: int) -> np.ndarray:
         CompressError: see :func:`checked`.
     """
     G = checked(G, k)
-    mask, added = np.ones(len(G), dtype=bool), np.diag(G).copy()
-    for _ in range(len(G) - k):
-        worst = int(np.argmin(np.where(mask, added, np.inf)))
-        mask[worst] = False
-        added += 2 * G[worst]  # what dropping c adds: G_cc + 2 sum of G_cd over the dropped d
+    mask = np.ones(len(G), dtype=bool)
+    mask[elimination_order(G)[: len(G) - k]] = False
     return mask
+
+
+def elimination_order(G: np.ndarray) -> list[int]:
+    """All channels in the order in which backward elimination drops them: each time the one that adds least.
+
+    Dropping channel ``c`` after others adds ``G_cc + 2 sum of G_cd over the dropped d``. Of equals the first goes.
+
+    Args:
+        G: shape ``(C, C)``, symmetric.
+    """
+    left, added, order = np.ones(len(G), dtype=bool), np.diag(G).copy(), []
+    for _ in range(len(G)):
+        worst = int(np.argmin(np.where(left, added, np.inf)))
+        left[worst] = False
+        order.append(worst)
+        added += 2 * G[worst]
+    return order
 
 
 def energy_mask(G: np.ndarray, k: int) -> np.ndarray:

@@ -1,0 +1,142 @@
+"""A stage that compresses one layer after the other, with a short training after each and a long one at the end.
+
+    for l in layers, the least sensitive first:  apply the plan of l to the network as it is now;  train briefly
+    train at length
+
+Source: paper 2 (Hu et al. 2018, arXiv 1805.11394), of which the abstract and a reader's notes were available. Theirs:
+layer by layer according to sensitivity, and fine-tuning with distillation; the abstract has it after pruning, the notes
+after every layer, so here it is both. Reconstructed: how sensitivities are measured and become rates (search/
+sensitivity.py), the order (least sensitive first), the dense network as teacher, and the lengths. What is chosen of a
+layer is the callback's business; with the genetic criterion this is the paper's method. A layer's inputs, from which
+criterion and refit work, are those of the network with all earlier layers compressed and trained. It takes a training
+for each layer: for many layers, or for a search over plans, use Stage.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate, takewhile
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
+
+from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.cost import Cost
+from lightning_compress.errors import CompressError
+from lightning_compress.fit import FINAL, fit, load_checkpoint
+from lightning_compress.plan import Plan
+from lightning_compress.record import network
+from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.search.journal import Journal
+from lightning_compress.search.objective import Objective
+from lightning_compress.search.sensitivity import allocate, measure
+from lightning_compress.stage import Run, set_attributes
+
+
+@dataclass
+class LayerwiseStage:
+    """Settings of a layer by layer stage; made by Hydra from ``conf/compress/stage/layerwise.yaml``.
+
+    Attributes:
+        callbacks: name -> the one callback; it must be able to add layers to a plan, as ChannelPruning is.
+        cost, budget: the plan costs at most ``budget`` times the dense network.
+        objective: score -> the reward whose loss is the sensitivity.
+        values: of each layer's knob that are tried to measure its sensitivity.
+        distillation: ``(teacher) -> callback`` for all training, or None.
+        epochs_between: of training after each layer.
+        epochs: of training at the end.
+        attributes: set on the module for the training, such as its learning rate ``lr``.
+        recalibration_batches, monitor: see :class:`Evaluator`.
+    """
+
+    callbacks: Mapping[str, CompressionCallback]
+    cost: Cost
+    budget: float
+    objective: Objective
+    values: int = 3
+    distillation: Callable[..., Callback] | None = None
+    epochs_between: int = 1
+    epochs: int = 20
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    recalibration_batches: int = 10
+    monitor: str = "val_acc"
+
+    def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
+        """Measure, allocate, compress layer by layer; what an earlier, killed run finished is not done again.
+
+        Args:
+            name: of the stage; its folder below the run's.
+            module: the network as the stage before left it; it is not changed.
+
+        Raises:
+            CompressError: there is not one callback, a setting is wrong, or the budget cannot be met.
+        """
+        if len(self.callbacks) != 1:
+            raise CompressError(
+                f"stage {name}: one layer after the other is for one callback, got {sorted(self.callbacks)}"
+            )
+        folder = run.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        composition = Composition(list(self.callbacks.values()), network(module), run.example)
+        if run.plan is not None:
+            plan = composition.realise(run.plan)
+            order = [layer for layer in composition.profile.layers if layer in plan.layers]
+        else:
+            plan, order = self._allocated(composition, module, run, folder)
+        plan.save(folder / "plan.yaml")
+        student = copy.deepcopy(module)
+        set_attributes(student, self.attributes, name)
+        if not (folder / FINAL).is_file():
+            self._thin(student, [Plan({layer: plan.layers[layer]}) for layer in order], composition, run, folder)
+        return fit(
+            student, run.data, run.make_trainer, folder, self.epochs, run.seed, self._training(composition, plan, run)
+        )
+
+    def _allocated(
+        self, composition: Composition, module: LightningModule, run: Run, folder: Path
+    ) -> tuple[Plan, list[str]]:
+        """The plan that meets the budget, and its layers from the least sensitive to the most."""
+        space = composition.space()
+        budget = Budget(
+            lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
+        )
+        probe = copy.deepcopy(module)  # what is gathered on it must not reach the network that is trained
+        for callback in composition.callbacks:
+            callback.prepare(probe, run.data.train_dataloader())
+        evaluator = Evaluator(
+            partial(copy.deepcopy, probe), composition, run.data.train_dataloader(), run.data.val_dataloader(),
+            self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
+        )  # fmt: skip
+        fingerprint = {
+            "values": self.values, "objective": repr(self.objective), "limit": budget.limit, "cost": repr(self.cost),
+            "space": [[c.layer, c.knob, list(c.values)] for c in space.choices], **evaluator.settings(),
+        }  # fmt: skip
+        with Journal(folder / "sensitivity.sqlite", fingerprint) as journal:
+            sensitivities = measure(space, evaluator, journal, self.objective, self.values)
+        plan = composition.realise(space.plan(allocate(budget, sensitivities)))
+        robust_first = sorted(sensitivities, key=lambda sensitivity: sensitivity.mean)
+        return plan, [sensitivity.layer for sensitivity in robust_first if sensitivity.layer in plan.layers]
+
+    def _thin(
+        self, student: LightningModule, parts: Sequence[Plan], composition: Composition, run: Run, folder: Path
+    ) -> None:
+        """Apply the parts one after the other, with training between; go on after the last that was finished."""
+        plans = list(accumulate(parts, Plan.merge))
+        folders = [folder / "layers" / f"{i:03d}-{next(iter(part.layers))}" for i, part in enumerate(parts)]
+        done = len(list(takewhile(lambda part: (part / FINAL).is_file(), folders)))
+        if done:
+            load_checkpoint(student, folders[done - 1] / FINAL)
+        for part, plan in list(zip(folders, plans, strict=True))[done:]:
+            callbacks = self._training(composition, plan, run)
+            fit(student, run.data, run.make_trainer, part, self.epochs_between, run.seed, callbacks)
+
+    def _training(self, composition: Composition, plan: Plan, run: Run) -> list[Callback]:
+        extra = [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
+        return [*composition.bound(plan), *extra]
