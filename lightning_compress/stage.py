@@ -26,8 +26,8 @@ from lightning_compress.record import network
 from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.executor import Evaluate, Executor
 from lightning_compress.search.halving import Halving
-from lightning_compress.search.journal import Journal
-from lightning_compress.search.loop import search
+from lightning_compress.search.journal import Entry, Journal, journal_name
+from lightning_compress.search.loop import Best, search
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
@@ -68,6 +68,8 @@ class Stage:
         callbacks: name -> callback, in rising order; the names are for overriding on the command line.
         cost, budget: the limit of the search is ``budget`` times the dense network's cost.
         searcher: ``(problem, seed, objective) -> Searcher``; None takes ``uniform`` (or a plan file) instead.
+        baselines: name -> searcher that is run after it with the same number of trials, for the report. They share
+            scores: a candidate that was scored before is not scored again.
         objective: score -> reward.
         trials: candidates to score.
         executor: ``(evaluate) -> Executor``: where candidates are scored.
@@ -84,6 +86,7 @@ class Stage:
     cost: Cost | None = None
     budget: float | None = None
     searcher: Callable[..., Searcher] | None = None
+    baselines: Mapping[str, Callable[..., Searcher]] | None = None
     objective: Objective | None = None
     trials: int = 100
     executor: Callable[[Evaluate], Executor] = Serial
@@ -135,20 +138,28 @@ class Stage:
             partial(copy.deepcopy, module), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, self.finetune_steps, self.recalibration_batches, seed=run.seed,
         )  # fmt: skip
-        fingerprint = {
-            "searcher": _describe(self.searcher), "objective": repr(self.objective), "limit": budget.limit,
+        settings = {
+            "objective": repr(self.objective), "limit": budget.limit,
             "seed": run.seed, "batch": self.batch, "halving": repr(self.halving), "cost": repr(self.cost),
             **evaluator.settings(),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
         }  # fmt: skip
         problem = Problem(budget, composition.profile, composition.predict)
-        with Journal(folder / "trials.sqlite", fingerprint) as journal:
-            searcher = self.searcher(problem=problem, seed=run.seed, objective=self.objective)
-            executor = self.executor if self.halving is None else self.halving.over(self.executor, self.objective)
-            best = search(searcher, evaluator, journal, self.trials, executor=executor, batch=self.batch)
-        searcher.save(folder)
-        (folder / "search.json").write_text(json.dumps({"limit": budget.limit, **fingerprint}))
-        return best.plan
+        executor = self.executor if self.halving is None else self.halving.over(self.executor, self.objective)
+        scored: list[Entry] = []
+        best: dict[str, Best] = {}
+        for name, make in {"": self.searcher, **(self.baselines or {})}.items():
+            with Journal(folder / journal_name(name), {"searcher": _describe(make), **settings}) as journal:
+                searcher = make(problem=problem, seed=run.seed, objective=self.objective)
+                best[name] = search(
+                    searcher, evaluator, journal, self.trials, executor=executor, batch=self.batch, known=scored
+                )
+                scored += journal
+            if not name:
+                searcher.save(folder)
+        written = {"searcher": _describe(self.searcher), **settings, "baselines": list(best)[1:]}
+        (folder / "search.json").write_text(json.dumps(written))
+        return best[""].plan
 
 
 def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:

@@ -19,7 +19,7 @@ from lightning_compress.deploy.evidence import Point, Report, Row, Search, table
 from lightning_compress.deploy.report import write_report
 from lightning_compress.pipeline import PACKED, Result
 from lightning_compress.search.evaluator import COSTS
-from lightning_compress.search.journal import read
+from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objective import Objective
 
 REPORT = "report.html"
@@ -76,14 +76,20 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
     key = next((key for key, known in COSTS.items() if known == cost), None)
     if key is None:
         return None
-    points = tuple(
-        Point(entry.number, None, None, entry.failure or "")
-        if entry.score is None
-        else Point(entry.number, entry.score.costs[key], objective(entry.score))
-        for entry in read(folder / "trials.sqlite")
+    written = json.loads(settings.read_text())
+    points, *others = (
+        tuple(_point(entry, key, objective) for entry in read(folder / journal_name(baseline)))
+        for baseline in ("", *written.get("baselines", []))
     )
-    limit = json.loads(settings.read_text())["limit"]
-    return Search(name, f"{key} ({cost.unit})", f"reward: {_last(stage['objective'])}", limit, points)
+    baselines = dict(zip(written.get("baselines", []), others, strict=True))
+    reward = f"reward: {_last(stage['objective'])}"
+    return Search(name, f"{key} ({cost.unit})", reward, written["limit"], points, baselines)
+
+
+def _point(entry: Entry, cost: str, objective: Objective) -> Point:
+    if entry.score is None:
+        return Point(entry.number, None, None, entry.failure or "")
+    return Point(entry.number, entry.score.costs[cost], objective(entry.score))
 
 
 def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:

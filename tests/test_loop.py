@@ -146,3 +146,19 @@ def test_loggers_hear_of_new_trials_in_order(tmp_path):
 def test_a_batch_below_one_is_refused(tmp_path):
     with pytest.raises(CompressError, match="batch must be at least 1, got 0"):
         run(tmp_path / "j", Diary, 4, batch=0)
+
+
+def test_what_another_search_scored_is_not_scored_again(tmp_path):
+    run(tmp_path / "a", Random, 20)
+    calls = []
+
+    class Counted:
+        key = staticmethod(PROBLEM.key)
+
+        def __call__(self, plan):
+            calls.append(plan)
+            return PROBLEM(plan)
+
+    best, _ = run(tmp_path / "b", Random, 20, Counted(), known=read(tmp_path / "a"))
+    assert calls == []
+    assert best == run(tmp_path / "c", Random, 20)[0]

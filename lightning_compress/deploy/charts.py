@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from math import floor, log10
 
-from lightning_compress.deploy.evidence import Search
+from lightning_compress.deploy.evidence import Point, Search
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
@@ -64,20 +64,36 @@ def bars(values: Mapping[str, float]) -> str:
 
 
 def curve(search: Search) -> str:
-    """Reward of every trial, and the best so far as a line."""
-    x = axis([0, max(len(search.points) - 1, 1)], LEFT, WIDTH - RIGHT)
-    y = axis([point.reward for point in search.scored], HEIGHT - BOTTOM, TOP)
-    marks, path, best = [], "", None
-    for point in search.points:
-        if point.reward is None:
-            marks.append(_mark("failed", x(point.number), y.start, f"trial {point.number}: {point.failure}"))
-            continue
-        marks.append(_mark("trial", x(point.number), y(point.reward), _label(point.number, point.reward)))
-        if best is None or point.reward > best:
-            best = point.reward
-            path += f"{'H' if path else 'M'}{x(point.number)}{'V' if path else ' '}{y(best)}"
-    path += f"H{x(search.points[-1].number)}"
-    return _frame(x, y, "trial", search.reward, [*marks, f'<path class="best" d="{path}"/>'])
+    """Reward of every trial, the best so far as a line, and the best so far of each baseline."""
+    others = [points for points in search.baselines.values() if any(p.reward is not None for p in points)]
+    x = axis([0, max(*(len(points) for points in [search.points, *others]), 2) - 1], LEFT, WIDTH - RIGHT)
+    lines = [_best_so_far(points) for points in others]
+    rewards = [point.reward for point in search.scored] + [best for line in lines for _, best in line]
+    y = axis(rewards, HEIGHT - BOTTOM, TOP)
+    marks = [
+        _mark("failed", x(point.number), y.start, f"trial {point.number}: {point.failure}")
+        if point.reward is None
+        else _mark("trial", x(point.number), y(point.reward), _label(point.number, point.reward))
+        for point in search.points
+    ]
+    paths = [_steps("baseline", line, x, y, name) for line, name in zip(lines, search.baselines, strict=False)]
+    paths.append(_steps("best", _best_so_far(search.points), x, y, "this search"))
+    return _frame(x, y, "trial", search.reward, [*marks, *paths])
+
+
+def _best_so_far(points: Sequence[Point]) -> list[tuple[int, float]]:
+    """Trial numbers at which the best reward rose, and the last one, with the best reward there."""
+    found: list[tuple[int, float]] = []
+    for point in points:
+        if point.reward is not None and (not found or point.reward > found[-1][1]):
+            found.append((point.number, point.reward))
+    return [*found, (points[-1].number, found[-1][1])] if found else []
+
+
+def _steps(kind: str, line: Sequence[tuple[int, float]], x: Axis, y: Axis, name: str) -> str:
+    (first, best), *rest = line
+    path = f"M{x(first)} {y(best)}" + "".join(f"H{x(number)}V{y(value)}" for number, value in rest)
+    return f'<path class="{kind}" d="{path}"><title>{escape(name)}: {line[-1][1]:.4f}</title></path>'
 
 
 def scatter(search: Search) -> str:

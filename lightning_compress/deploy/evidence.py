@@ -72,6 +72,7 @@ class Search:
         reward: what the y axis is.
         limit: the budget, in the unit of the cost.
         points: by trial number.
+        baselines: name -> trials of a baseline with as many evaluations.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Search:
     reward: str
     limit: float
     points: tuple[Point, ...]
+    baselines: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
 
     @property
     def scored(self) -> list[Point]:
@@ -89,6 +91,14 @@ class Search:
     def best(self) -> Point | None:
         """The highest reward, the earliest of equals; None when every trial failed."""
         return max(self.scored, key=lambda point: point.reward, default=None)
+
+    def compared(self) -> dict[str, float | None]:
+        """Best reward of the search and of each baseline; None where every trial failed."""
+        found = {"this search": self.points, **self.baselines}
+        return {
+            name: max((p.reward for p in points if p.reward is not None), default=None)
+            for name, points in found.items()
+        }
 
     @property
     def front(self) -> list[Point]:

@@ -54,6 +54,7 @@ svg .grid { stroke: var(--rule); }
 svg path { fill: none; stroke-width: 2; }
 .trial { fill: var(--dot); } .failed { fill: none; stroke: var(--bad); stroke-width: 1.5; }
 .front { fill: var(--front); } .line { stroke: var(--front); } .best { stroke: var(--accent); }
+.baseline { stroke: var(--soft); stroke-dasharray: 6 3; }
 .chosen { fill: none; stroke: var(--accent); stroke-width: 2.5; }
 .limit { stroke: var(--bad); stroke-dasharray: 5 4; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .82rem; color: var(--soft); margin-top: .4rem; }
@@ -122,10 +123,18 @@ def _search(search: Search) -> str:
         return f"{title}\n<p>All {failed} trials failed.</p>"
     best = search.best
     text = f"{len(search.points)} trials, {failed} failed; trial {best.number} is the best, with {best.reward:.4f}."
+    if search.baselines:
+        others = "; ".join(
+            f"{name} {'failed' if reward is None else f'{reward:.4f}'}"
+            for name, reward in search.compared().items()
+            if name in search.baselines
+        )
+        text += f" Best of the baselines with as many trials: {others}."
+    baseline = ["baselines, best so far"] if search.baselines else []
     return (
-        f"{title}\n<p>{text}</p>\n"
+        f"{title}\n<p>{escape(text)}</p>\n"
         f'<div class="grid-of"><div class="panel"><h3>Learning curve</h3>{charts.curve(search)}'
-        f"{_key('trial', 'best so far', *(['failed'] if failed else []))}</div>\n"
+        f"{_key('trial', 'best so far', *baseline, *(['failed'] if failed else []))}</div>\n"
         f'<div class="panel"><h3>All trials</h3>{charts.scatter(search)}'
         f"{_key('trial', 'Pareto front', 'chosen', 'limit')}</div></div>"
     )
@@ -136,6 +145,7 @@ def _key(*names: str) -> str:
         "trial": '<circle class="trial" cx="9" cy="7" r="3"/>',
         "failed": '<circle class="failed" cx="9" cy="7" r="3.5"/>',
         "best so far": '<path class="best" d="M1 7H17"/>',
+        "baselines, best so far": '<path class="baseline" d="M1 7H17"/>',
         "Pareto front": '<path class="line" d="M1 7H17"/><circle class="front" cx="9" cy="7" r="4"/>',
         "chosen": '<circle class="chosen" cx="9" cy="7" r="5"/>',
         "limit": '<line class="limit" x1="9" x2="9" y1="0" y2="14"/>',

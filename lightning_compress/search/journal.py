@@ -145,6 +145,11 @@ class Journal:
         self._lock.release()
 
 
+def journal_name(baseline: str = "") -> str:
+    """The file of a stage's search, or of a baseline that was run beside it."""
+    return f"trials-{baseline}.sqlite" if baseline else "trials.sqlite"
+
+
 def read(path: str | Path) -> list[Entry]:
     """All finished trials of a journal, by number; also while another process writes it. None if there is no file.
 

@@ -68,6 +68,7 @@ def search(
     loggers: Sequence[Any] = (),
     executor: Callable[[Evaluate], Executor] = Serial,
     batch: int = 1,
+    known: Iterable[Entry] = (),
 ) -> Best:
     """Run a search up to ``trials`` trials, those in the journal included.
 
@@ -79,6 +80,7 @@ def search(
         loggers: with ``log_metrics(metrics, step)``, as Lightning's; told of the trials that this call adds, in order.
         executor: made for ``evaluate``; says where plans are evaluated.
         batch: trials that are asked before any of them is told.
+        known: entries of other searches with the same evaluator, whose plans need no second score.
 
     Raises:
         CompressError: the journal was made by another searcher, every trial failed, or some workers could never have
@@ -87,7 +89,7 @@ def search(
     if batch < 1:
         raise CompressError(f"search: batch must be at least 1, got {batch}")
     told, finished = _Told(searcher), {entry.number: entry for entry in journal}
-    scored = {entry.key: entry for entry in reversed(finished.values())}
+    scored = {entry.key: entry for entry in [*known, *reversed(finished.values())]}
     with executor(evaluate) as pool, _bar() as bar:
         if pool.workers > batch:
             raise CompressError(
@@ -98,7 +100,7 @@ def search(
             while (coming := _coming(searcher, batch, trials)) and all(number in finished for number in coming):
                 for trial in _ask(coming, searcher, finished):
                     told.tell(trial, finished[trial.number])
-        task = bar.add_task("search", total=trials, completed=searcher.asked, note=_note(told))
+        task = bar.add_task(type(searcher).__name__, total=trials, completed=searcher.asked, note=_note(told))
         while coming := _coming(searcher, batch, trials):
             opened = _ask(coming, searcher, finished)
             missing = [trial for trial in opened if trial.number not in finished]
