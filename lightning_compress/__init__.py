@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.channel_pruning import ChannelPruning as ChannelPruning
     from lightning_compress.callbacks.distillation import KnowledgeDistillation as KnowledgeDistillation
     from lightning_compress.callbacks.feature_distillation import FeatureDistillation as FeatureDistillation
+    from lightning_compress.callbacks.information_dropout import InformationDropout as InformationDropout
+    from lightning_compress.callbacks.joint import JointSparsityQuantization as JointSparsityQuantization
+    from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout as LogNormalDropout
     from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
+    from lightning_compress.callbacks.variational_dropout import VariationalDropout as VariationalDropout
+    from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
     from lightning_compress.deploy.pack import inspect as inspect
     from lightning_compress.deploy.pack import load as load
     from lightning_compress.deploy.pack import save as save
@@ -26,9 +31,14 @@ _HOMES = {
     "CompressError": "errors",
     "CompressibleMixin": "mixin",
     "FeatureDistillation": "callbacks.feature_distillation",
+    "InformationDropout": "callbacks.information_dropout",
+    "JointSparsityQuantization": "callbacks.joint",
     "KnowledgeDistillation": "callbacks.distillation",
+    "LogNormalDropout": "callbacks.log_normal_dropout",
     "Plan": "plan",
     "QuantizationAwareTraining": "callbacks.quantization",
+    "VariationalDropout": "callbacks.variational_dropout",
+    "WeightPruning": "callbacks.weight_pruning",
     "compress": "pipeline",
     "inspect": "deploy.pack",
     "load": "deploy.pack",

@@ -45,8 +45,8 @@ def file_and_prediction(net, example, path):
 
 
 def within(size: int, predicted: int) -> bool:
-    """Never less than the file; 2 % more, or in a file of a few kB, where the header is most, 400 bytes."""
-    return size <= predicted <= size + max(0.02 * size, 400)
+    """Never less than the file; 2 % more, or in a file of a few kB, where the header is most, 450 bytes."""
+    return size <= predicted <= size + max(0.02 * size, 450)
 
 
 @pytest.mark.parametrize("name", NETS)

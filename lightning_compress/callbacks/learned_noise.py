@@ -111,20 +111,28 @@ class LearnedNoise(CompressionCallback):
         if progress(trainer, type(self).__name__) >= self.end:
             self._end(network(pl_module))
 
-    @torch.enable_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Add the gradient of the KL to that of the loss."""
-        active = [(noise, weight) for noise, _, weight in self._noises(network(pl_module)) if not noise.ended]
         beta = self._beta(trainer)
-        if not active or not beta:
-            return
+        kl = self.add_gradient(network(pl_module), beta) if beta else None
+        if kl is not None:
+            pl_module.log("kl", kl)
+
+    @final
+    @torch.enable_grad()
+    def add_gradient(self, net: nn.Module, beta: float) -> torch.Tensor | None:
+        """Add ``beta`` times the gradient of the KL to that of the parameters; the KL, or None when noise has ended."""
+        active = [(noise, weight) for noise, _, weight in self._noises(net) if not noise.ended]
+        if not active:
+            return None
         kl = sum(noise.kl(weight) for noise, weight in active)
-        pl_module.log("kl", kl.detach())
         wanted = [p for noise, weight in active for p in (*noise.parameters(), weight) if p.requires_grad]
-        for parameter, gradient in zip(wanted, torch.autograd.grad(kl * beta, wanted, allow_unused=True), strict=True):
+        found = torch.autograd.grad(kl * beta, wanted, allow_unused=True)
+        for parameter, gradient in zip(wanted, found, strict=True):
             if gradient is not None:
                 gradient = gradient.to(parameter.dtype)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return kl.detach()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave without noise, also when training was stopped early."""

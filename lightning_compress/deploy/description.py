@@ -16,6 +16,7 @@ from lightning_compress.plan import Number, Plan
 from lightning_compress.profile import LayerProfile, Profile
 
 AS_PROFILED = "profile"
+USUAL_CODER = "FixedWidth"
 LARGEST_DENOMINATOR = 1 << 16  # more channels than any layer has
 
 
@@ -28,12 +29,14 @@ class Description:
         applied: class name of a callback -> the plan it applied.
         grids: layer -> the level of code 0, for quantised weights.
         inputs: layer -> spec of its input quantiser.
+        coder: name of the coder of quantised weights.
     """
 
     profile: Profile
     applied: Mapping[str, Plan]
     grids: Mapping[str, float]
     inputs: Mapping[str, Mapping[str, Any]]
+    coder: str = USUAL_CODER
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -48,6 +51,7 @@ class Description:
             "grids": [unusual.get(name) for name in names],
             "kinds": kinds,
             "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
+            **({} if self.coder == USUAL_CODER else {"coder": self.coder}),
         }
 
     @classmethod
@@ -66,6 +70,7 @@ class Description:
                 if p.weight_bits < 32 and not p.codebook
             },
             {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
+            data.get("coder", USUAL_CODER),
         )
 
 

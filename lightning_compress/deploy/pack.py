@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from lightning_compress import surgery, trace
 from lightning_compress.deploy import container, fitting
-from lightning_compress.deploy.bits import pack_bits, unpack_bits
+from lightning_compress.deploy.coders import Coder, FixedWidth, by_name
 from lightning_compress.deploy.description import Description
 from lightning_compress.deploy.positions import read_positions, write_positions
 from lightning_compress.errors import CompressError, PackedFileError
-from lightning_compress.layout import code_bytes, float_counts, is_sparse, mask_bytes, mask_units, stored_weights
+from lightning_compress.layout import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
 from lightning_compress.mask import Mask, mask_of, measured
 from lightning_compress.plan import Plan
 from lightning_compress.profile import LayerProfile, Profile
@@ -33,6 +33,8 @@ from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.quantizers.fixed_grid import FixedGrid
 from lightning_compress.quantizers.weight import WeightQuantizer
 from lightning_compress.record import Record, network, record_of, write_record
+
+FIXED_WIDTH = FixedWidth()
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,14 @@ class PackedInfo:
 
 
 @torch.no_grad()
-def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path:
+def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: Coder = FIXED_WIDTH) -> Path:
     """Write the network of ``module`` as a packed file.
 
     Args:
         module: a LightningModule or a network; it is not changed.
         path: of the file, usually ``*.safetensors``.
         example_input: one input batch; needed only for a network that no callback was applied to.
+        coder: of the quantised weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
 
     Raises:
         CompressError: the profile is not known, or an input quantiser has seen no batch yet.
@@ -75,7 +78,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
         if is_sparse(layer):
             codes.append(write_positions(_units(stored.pop("mask"), layer), mask_bytes(layer)))
         if "codes" in stored:
-            codes.append(pack_bits(stored["codes"].flatten().numpy(), layer.weight_bits))
+            codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits))
             if "zero" in stored:
                 grids[layer.name] = float(stored["zero"])
         if layer.act_scales:
@@ -90,7 +93,9 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None) -> Path
         "floats": torch.cat(floats),
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
     }
-    container.write(Path(path), tensors, Description(profile, record.applied, grids, inputs).to_dict())
+    container.write(
+        Path(path), tensors, Description(profile, record.applied, grids, inputs, type(coder).__name__).to_dict()
+    )
     return Path(path)
 
 
@@ -117,7 +122,8 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     fitting.resize(target, described.profile)
     for name, value in tables.items():
         target.get_buffer(name).copy_(value)
-    reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"]), described.profile.folded()
+    coder = by_name(described.coder)
+    reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"], coder), described.profile.folded()
     for layer in kept:
         weight, stored = reader.next(layer, described.grids.get(layer.name))
         _fill(target, layer, weight, stored)
@@ -225,8 +231,8 @@ def _cat(tensors: list[Tensor]) -> Tensor:
 class _Reader:
     """Takes the layers off the two streams in order."""
 
-    def __init__(self, codes: np.ndarray, floats: Tensor) -> None:
-        self.codes, self.floats = codes, floats
+    def __init__(self, codes: np.ndarray, floats: Tensor, coder: Coder) -> None:
+        self.codes, self.floats, self.coder = codes, floats, coder
         self.byte = self.number = 0
 
     def next(self, layer: LayerProfile, zero: float | None) -> tuple[Tensor | None, dict[str, Any]]:
@@ -245,7 +251,8 @@ class _Reader:
             stored["mask"] = mask
         if layer.weight_bits == 32:
             return torch.zeros(shape).masked_scatter_(mask, stored["weight"]), stored
-        codes = unpack_bits(self._take(code_bytes(layer)), layer.weight_bits, stored_weights(layer))
+        codes, size = self.coder.read(self.codes[self.byte :], layer.weight_bits, stored_weights(layer))
+        self.byte += size
         codes = torch.zeros(shape, dtype=torch.uint8).masked_scatter_(mask, torch.from_numpy(codes))
         stored["grid"] = grid = _grid(layer, stored, codes, zero)
         weight = grid(torch.empty(0)) if layer.codebook else grid.decode(codes, grid.scale)

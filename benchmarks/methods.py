@@ -1,0 +1,136 @@
+"""Every method against its trivial baseline through the whole application, on digits or CIFAR-10.
+
+    python benchmarks/methods.py digits --seeds 0 1 2
+    python benchmarks/methods.py cifar --seeds 0 --npz /path/cifar10.npz
+
+Each row is one run of train.py; finished runs are not run again. Accuracies are of the test set, of the packed file
+that was loaded again; sizes are of that file. Rows of one block have equal costs or say what they cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, pstdev
+
+ROOT = Path(__file__).parent.parent
+SAME_FOR_ALL = ["threads=1"]
+DIGITS = ["epochs=30"]
+CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "epochs=5", "+trainer.limit_train_batches=150"]
+EPOCHS = {"digits": 20, "cifar": 1}
+LONGER = 3  # times as many where sparsity is an outcome of the training
+
+SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
+BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
+    "a tenth of the weights (variational: as many as it leaves)": {
+        "same density, one-shot (baseline)": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=one_shot"]),
+        "same density, cubic": ("sparsify", [f"{SPARSE}.uniform.density=0.1"]),
+        "network-wide magnitude, cubic (baseline)": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide"]),
+        "kernels, network-wide, cubic": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", "compress/pattern=kernel"]),
+        "2:4 (half of the weights)": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.5", "compress/pattern=n_of_m",
+                         "compress.stages.sparsify.callbacks.weights.ignore=[FIRST]"]),
+        "variational, elements": ("variational", []),
+        "variational, kernels": ("variational", ["compress/pattern=kernel"]),
+    },
+    "keep-ratio 0.6 everywhere": {
+        "random channels (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=random"]),
+        "L2 (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6"]),
+        "Taylor": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=taylor"]),
+        "Gram": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=gram"]),
+        "Gram, symmetric refit": (
+            "prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=gram", "compress/refit=symmetric"]),
+        "L2, asymmetric refit": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/refit=asymmetric"]),
+        "L2, symmetric refit, no fine-tuning": (
+            "prune", [f"{PRUNE}.uniform.channels=0.6", "compress/refit=symmetric", f"{PRUNE}.epochs=0"]),
+        "L2, no fine-tuning (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6", f"{PRUNE}.epochs=0"]),
+    },
+    "two bits for every weight, inputs in eight": {
+        "min-max (baseline)": (
+            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=min_max"]),
+        "LSQ": ("quant", [f"{QUANT}.uniform.weight_bits=2"]),
+        "DoReFa, PACT": (
+            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa",
+                      "compress/quantizer@compress.activation_quantizer=pact"]),
+        "codebook": ("codebook", [f"{QUANT}.uniform.weight_bits=2"]),
+    },
+    "3 % of the weight bits": {
+        "joint (ADMM)": ("joint", ["compress.stages.joint.callbacks.joint.limits=[0.1,0.05,0.03]"]),
+        "joint, positions and codebooks counted": (
+            "joint", ["compress.stages.joint.callbacks.joint.limits=[0.1,0.05,0.03]", "compress/account=file"]),
+    },
+}  # fmt: skip
+
+
+def overrides(data: str, option: str, given: list[str]) -> list[str]:
+    """The command line of one row."""
+    stage = {"sparsify": "sparsify", "variational": "variational", "prune": "prune", "joint": "joint"}.get(
+        option, "quantize"
+    )
+    epochs = f"compress.stages.{stage}.epochs"
+    first = {"digits": "conv1", "cifar": "conv1"}[data]
+    found = [f"+compress={option}", *(g.replace("FIRST", first) for g in given)]
+    number = EPOCHS[data] * (LONGER if option in ("variational", "joint") else 1)
+    return found if any(g.startswith(epochs) for g in given) else [*found, f"{epochs}={number}"]
+
+
+def run(command: list[str], folder: Path) -> dict:
+    """The result of a run, from its folder if it is there."""
+    file = folder / "result.json"
+    if not file.is_file():
+        done = subprocess.run(
+            [sys.executable, "train.py", *command, f"run_dir={folder}"], cwd=ROOT, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return json.loads(file.read_text())
+
+
+def main() -> None:
+    """Run all rows, print the table after each block."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=EPOCHS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--npz", default="cifar10.npz")
+    parser.add_argument("--folder", default="runs/methods")
+    parser.add_argument("--cache", default="cache")
+    parser.add_argument("--rows", nargs="+", default=[""], help="only rows whose names contain one of these")
+    arguments = parser.parse_args()
+    base = DIGITS if arguments.data == "digits" else [*CIFAR, f"data.path={arguments.npz}"]
+    print("python benchmarks/methods.py", arguments.data, "--seeds", *arguments.seeds, flush=True)
+    for block, rows in BLOCKS.items():
+        print(f"\n{block}\n{'':48s}{'accuracy %':>16s}{'points':>16s}{'bytes':>9s}{'weight bits':>12s}{'MACs':>12s}")
+        for name, (option, given) in rows.items():
+            if not any(part in name for part in arguments.rows):
+                continue
+            found = []
+            for seed in arguments.seeds:
+                command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}"]
+                folder = Path(arguments.folder).absolute() / arguments.data / _slug(block, name) / str(seed)
+                found.append(run([*command, *overrides(arguments.data, option, given)], folder))
+            print(_row(name, found), flush=True)
+
+
+def _slug(*words: str) -> str:
+    return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
+
+
+def _row(name: str, found: list[dict]) -> str:
+    accuracy = [100 * r["compressed"]["accuracy"] for r in found]
+    points = [a - 100 * r["dense"]["accuracy"] for a, r in zip(accuracy, found, strict=True)]
+    sizes = "".join(
+        f"{mean(r['compressed'][key] for r in found):{width},.0f}"
+        for key, width in (("bytes", 9), ("weight_bits", 12), ("macs", 12))
+    )
+    spread = [f"{mean(values):.2f} +- {pstdev(values):.2f}" for values in (accuracy, points)]
+    return f"{name:48s}{spread[0]:>16s}{spread[1]:>16s}{sizes}"
+
+
+if __name__ == "__main__":
+    main()
