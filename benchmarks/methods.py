@@ -51,6 +51,12 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
             "prune", [f"{PRUNE}.uniform.channels=0.6", "compress/refit=symmetric", f"{PRUNE}.epochs=0"]),
         "L2, no fine-tuning (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6", f"{PRUNE}.epochs=0"]),
     },
+    "half of the MACs, layer by layer": {
+        "same ratio everywhere, at once (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.7", f"{PRUNE}.epochs=26"]),
+        "by sensitivity, L2": ("ga_channel", ["compress/criterion=l2"]),
+        "by sensitivity, Gram": ("ga_channel", ["compress/criterion=gram"]),
+        "by sensitivity, genetic": ("ga_channel", []),
+    },
     "two bits for every weight, inputs in eight": {
         "min-max (baseline)": (
             "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=min_max"]),
@@ -70,9 +76,13 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
 
 def overrides(data: str, option: str, given: list[str]) -> list[str]:
     """The command line of one row."""
-    stage = {"sparsify": "sparsify", "variational": "variational", "prune": "prune", "joint": "joint"}.get(
-        option, "quantize"
-    )
+    stage = {
+        "sparsify": "sparsify",
+        "variational": "variational",
+        "prune": "prune",
+        "ga_channel": "prune",
+        "joint": "joint",
+    }.get(option, "quantize")
     epochs = f"compress.stages.{stage}.epochs"
     first = {"digits": "conv1", "cifar": "conv1"}[data]
     found = [f"+compress={option}", *(g.replace("FIRST", first) for g in given)]

@@ -14,6 +14,7 @@ from typing import Any
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from lightning_compress.allocations.allocation import Allocation
 from lightning_compress.budget import Budget
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
@@ -67,9 +68,10 @@ class Stage:
     Attributes:
         callbacks: name -> callback, in rising order; the names are for overriding on the command line.
         cost, budget: the limit of the search is ``budget`` times the dense network's cost.
-        searcher: ``(problem, seed, objective) -> Searcher``; None takes ``uniform`` (or a plan file) instead.
+        searcher: ``(problem, seed, objective) -> Searcher``; None takes ``allocation``, ``uniform`` or a plan file.
         baselines: name -> searcher that is run after it with the same number of trials, for the report. They share
             scores: a candidate that was scored before is not scored again.
+        allocation: makes a plan that meets the budget in closed form, when nothing is searched.
         objective: score -> reward.
         trials: candidates to score.
         executor: ``(evaluate) -> Executor``: where candidates are scored.
@@ -87,6 +89,7 @@ class Stage:
     budget: float | None = None
     searcher: Callable[..., Searcher] | None = None
     baselines: Mapping[str, Callable[..., Searcher]] | None = None
+    allocation: Allocation | None = None
     objective: Objective | None = None
     trials: int = 100
     executor: Callable[[Evaluate], Executor] = Serial
@@ -125,13 +128,15 @@ class Stage:
         space = composition.space()
         if run.plan is not None:
             return composition.realise(run.plan)
-        if self.searcher is None:
+        if self.searcher is None and self.allocation is None:
             if not self.uniform:
-                raise CompressError("stage: give it a searcher, uniform numbers, or plan=FILE")
+                raise CompressError("stage: give it a searcher, an allocation, uniform numbers, or plan=FILE")
             return composition.realise(_uniform(space, self.uniform))
         budget = Budget(
             lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
         )
+        if self.searcher is None:
+            return composition.realise(self.allocation(composition, budget))
         for callback in composition.callbacks:
             callback.prepare(module, run.data.train_dataloader())
         evaluator = Evaluator(

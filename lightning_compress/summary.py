@@ -96,7 +96,10 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     budgets = [
         f"{name}: at most {100 * stage['budget']:.4g} % of the dense network's {_last(stage['cost'])}"
         for name, stage in config["compress"]["stages"].items()
-        if stage.get("cost") and stage.get("budget") and stage.get("searcher", True) and config.get("plan") is None
+        if stage.get("cost")
+        and stage.get("budget")
+        and (stage.get("searcher", True) or stage.get("allocation"))
+        and config.get("plan") is None
     ]
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
