@@ -8,7 +8,7 @@ from the profile is not said again: plans whose numbers it holds, the bits of in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -28,12 +28,14 @@ class Description:
         applied: class name of a callback -> the plan it applied.
         grids: layer -> the level of code 0, for quantised weights.
         inputs: layer -> spec of its input quantiser.
+        replaced: layer of the dense network -> spec of what stands in its place.
     """
 
     profile: Profile
     applied: Mapping[str, Plan]
     grids: Mapping[str, float]
     inputs: Mapping[str, Mapping[str, Any]]
+    replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -48,6 +50,7 @@ class Description:
             "grids": [unusual.get(name) for name in names],
             "kinds": kinds,
             "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
+            **({"replaced": _spec_columns(self.replaced)} if self.replaced else {}),
         }
 
     @classmethod
@@ -62,6 +65,7 @@ class Description:
             {name: _plan(profile, columns) for name, columns in data["applied"].items()},
             {p.name: _usual_zero(p) if zero is None else zero for p, zero in zeros if p.weight_bits < 32},
             {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
+            _specs(data.get("replaced", {})),
         )
 
 
@@ -98,12 +102,34 @@ def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[
     return layers
 
 
+def _spec_columns(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Class -> names and each argument, as lists."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for name, spec in specs.items():
+        for key, value in {"names": name, **spec}.items():
+            if key != "class":
+                found.setdefault(spec["class"], {}).setdefault(key, []).append(value)
+    return found
+
+
+def _specs(columns: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"class": kind, **{key: values[i] for key, values in arguments.items() if key != "names"}}
+        for kind, arguments in columns.items()
+        for i, name in enumerate(arguments["names"])
+    }
+
+
 def _plan_columns(plan: Plan, profile: Profile) -> dict[str, Any]:
-    """Knob -> its number at each layer, None where the plan says nothing; layers that have no profile come last."""
+    """Knob -> its number at each layer, None where the plan says nothing.
+
+    Layers that have no profile come last, and alone where there are only such: the plan is of what was replaced.
+    """
     others = [layer for layer in plan.layers if layer not in profile.layers]
+    names = others if len(others) == len(plan.layers) else [*profile.layers, *others]
     columns: dict[str, Any] = {}
     for knob in sorted(plan.knobs):
-        numbers = [plan.get(layer, knob) for layer in (*profile.layers, *others)]
+        numbers = [plan.get(layer, knob) for layer in names]
         columns[knob] = AS_PROFILED if numbers == _profiled(knob, profile) else [_short(n) for n in numbers]
     return {"knobs": columns, "others": others} if others else {"knobs": columns}
 
@@ -112,7 +138,8 @@ def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
     layers: dict[str, dict[str, Number]] = {}
     for knob, column in data["knobs"].items():
         numbers = _profiled(knob, profile) if column == AS_PROFILED else column
-        for layer, value in zip([*profile.layers, *data.get("others", ())], numbers, strict=True):
+        names = [*profile.layers, *data.get("others", ())][-len(numbers) :]
+        for layer, value in zip(names, numbers, strict=True):
             if value is not None:
                 layers.setdefault(layer, {})[knob] = float(Fraction(value)) if isinstance(value, str) else value
     return Plan(layers)
