@@ -181,9 +181,7 @@ def layer_profiles(
     return rest if layer is None else [layer, *rest]
 
 
-def _known_layer(
-    name: str, module: nn.Module, positions: int, follows: str, in_positions: int
-) -> LayerProfile | None:
+def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_positions: int) -> LayerProfile | None:
     if isinstance(module, CONV):
         return LayerProfile(
             name, "conv", module.in_channels, module.out_channels, module.groups, tuple(module.kernel_size),

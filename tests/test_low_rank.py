@@ -31,9 +31,9 @@ from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.models.resnet_cifar import resnet8, resnet20
 from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
-from lightning_compress.record import network, record_of
+from lightning_compress.record import Record, network, record_of, write_record
 from lightning_compress.scopes.network_wide import NetworkWide
-from lightning_compress.search.uniform import Uniform
+from lightning_compress.surgery import replace_module
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -84,7 +84,7 @@ def test_full_rank_is_the_layer_itself(name):
 def test_profiles_of_the_factors_are_those_that_are_measured(name):
     layer, shape = LAYERS[name]
     kind = kind_of(layer)
-    ranks = {knob: 2 for knob in kind.knobs}
+    ranks = dict.fromkeys(kind.knobs, 2)
     dense = trace.measure(nn.Sequential(layer), torch.zeros(shape))
     expected = {p.name: p for p in kind.profiles(dense["0"], **ranks)}
     assert expected == dict(trace.measure(nn.Sequential(factorised(layer, **ranks)), torch.zeros(shape)).layers)
@@ -142,8 +142,9 @@ def test_factors_from_the_cache_are_those_made_afresh(refinements):
     fresh = network(copy.deepcopy(module))
     fresh.__dict__.pop("_lightning_compress_gathered")
     LowRank(PLAN, refinements=refinements).apply(fresh, EXAMPLE)
+    found = network(candidate).state_dict()
     for key, value in fresh.state_dict().items():
-        assert torch.equal(value, network(candidate).state_dict()[key]), key
+        assert torch.equal(value, found[key]), key
     assert gathered(network(candidate), KEY) is None
     assert "conv1" in gathered(network(module), KEY)
 
@@ -182,15 +183,15 @@ def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_b
     realised = callback.realise(plan, net, dense, example)
     assert callback.realise(realised, net, dense, example) == realised
     assert callback.predict(realised, dense) == callback.predict(plan, dense)
-    with pytest.MonkeyPatch.context() as patch:  # which basis it is does not change any shape
-        patch.setattr(torch.linalg, "eigh", lambda gram: type("", (), {"eigenvectors": torch.eye(len(gram)).to(gram)}))
-        callback.with_plan(plan).apply(net, example)
+    with torch.no_grad():
+        expected = net(example)
+    callback.with_plan(plan).apply(net, example)
     profile = record_of(net).profile
     assert profile == trace.measure(net, example)
     assert list(profile.layers) == list(trace.measure(net, example).layers)
     assert profile.macs < dense.macs
     with torch.no_grad():
-        assert net(example).shape == (2, 1000 if name == "vit" else net.fc.out_features if name != "toy" else 4) or True
+        assert net(example).shape == expected.shape
     file = lc.save(net, tmp_path / "a")
     size = file.stat().st_size
     assert size <= PackedBytes()(profile) <= size + max(0.02 * size, 400)
@@ -200,7 +201,7 @@ def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_b
 
 def test_ranks_that_save_nothing_leave_the_layer_whole():
     net = ToyNet().eval()
-    whole = Plan({"conv1": {"rank_in": 1.0, "rank_out": 1.0}, "stem.0": {"rank_out": 0.5}, "fc": {}})
+    whole = Plan({"conv1": {"rank_in": 1.0, "rank_out": 1.0}, "fc": {"rank_out": 1.0}})
     before = {key: value.clone() for key, value in net.state_dict().items()}
     LowRank(whole).apply(net, EXAMPLE)
     assert record_of(net).plan == Plan({})
@@ -224,7 +225,6 @@ def test_cost_rises_along_choices_and_a_budget_is_met():
     budget = Budget(lambda plan: MACs()(composition.predict(plan)), limit, space)
     plan = composition.realise(space.plan(budget.at_level(budget.level())))
     assert 0.3 * composition.profile.macs < composition.predict(plan).macs <= limit
-    assert Uniform is not None
 
 
 def mixed_plan() -> Plan:
@@ -243,9 +243,8 @@ def test_what_a_plan_says_of_a_layer_is_said_of_its_factors():
     net = ToyNet().eval()
     composition = Composition(together(), net, EXAMPLE)
     realised = composition.realise(mixed_plan())
-    assert realised.knob("weight_bits") == {
-        "conv1.0": 4, "conv1.1": 4, "conv1.2": 4, "conv2": 5, "fc.0": 6, "fc.1": 6
-    }  # fmt: skip
+    bits = {"conv1.0": 4, "conv1.1": 4, "conv1.2": 4, "conv2": 5, "fc.0": 6, "fc.1": 6}
+    assert realised.knob("weight_bits") == bits
     assert realised.get("conv1", "rank_in") == 0.5
     assert realised.get("conv1", "density") is None
     assert composition.realise(realised) == realised
@@ -263,15 +262,15 @@ def test_a_factor_named_by_itself_wins():
     plan = mixed_plan().merge(Plan({"conv1.1": {"weight_bits": 2}}))
     realised = Composition(together(), ToyNet().eval(), EXAMPLE).realise(plan)
     assert [realised.get(f"conv1.{i}", "weight_bits") for i in range(3)] == [4, 2, 4]
-    with pytest.raises(CompressError, match="no layer 'conv1.3'"):
+    with pytest.raises(CompressError, match=r"no layer 'conv1\.3'"):
         Composition(together(), ToyNet().eval(), EXAMPLE).realise(plan.merge(Plan({"conv1.3": {"weight_bits": 2}})))
 
 
 def test_weights_of_factors_to_come_cannot_be_ranked_in_the_whole_network():
     callbacks = [LowRank(), WeightPruning(scope=NetworkWide())]
+    plan = Plan({"conv1": {"rank_in": 0.5, "rank_out": 0.25, "density": 0.5}})
     with pytest.raises(CompressError, match=r"'conv1.0', which another callback of this stage changes first"):
-        Composition(callbacks, ToyNet().eval(), EXAMPLE).realise(mixed_plan().merge(Plan({})).__class__({
-            "conv1": {"rank_in": 0.5, "rank_out": 0.25, "density": 0.5}}))  # fmt: skip
+        Composition(callbacks, ToyNet().eval(), EXAMPLE).realise(plan)
 
 
 def test_factors_are_pruned_factorised_and_quantised_in_later_stages(tmp_path):
@@ -287,17 +286,24 @@ def test_factors_are_pruned_factorised_and_quantised_in_later_stages(tmp_path):
     expected = net(x)
     loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet(16))
     torch.testing.assert_close(loaded(x), expected, rtol=1e-4, atol=1e-4)
-    again = lc.load(lc.save(loaded, tmp_path / "b"), ToyNet(16), dequantize=True)
-    torch.testing.assert_close(again.conv2(again.stem(x).repeat(1, 2, 1, 1)).shape, again.conv2(
-        again.stem(x).repeat(1, 2, 1, 1)).shape)  # fmt: skip
+    again = lc.load(lc.save(loaded, tmp_path / "b"), ToyNet(16))
+    torch.testing.assert_close(again(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_packed_files_bring_the_factors_back(fold, tmp_path):
+def test_a_factor_can_be_factorised_again(tmp_path):
+    net = net_with(Plan({"conv1": {"rank_in": 0.75, "rank_out": 0.5}}), make=partial(ToyNet, 16))
+    inner = Tucker2.like(net.conv1[1], rank_in=3, rank_out=2)
+    replace_module(net, "conv1.1", inner)
+    write_record(net, Record(trace.measure(net, EXAMPLE)))
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet(16))
+    assert [layer.out_channels for layer in loaded.conv1[1]] == [3, 2, 16]
+    x = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_packed_files_bring_the_factors_back(tmp_path):
     net = net_with(PLAN)
     net.bn1.running_mean.normal_()
-    if not fold:
-        net.conv1[2].register_forward_hook(lambda *_: None)
     x = torch.randn(4, 1, 8, 8)
     loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet())
     assert isinstance(loaded.conv1, Tucker2)
@@ -350,7 +356,7 @@ def test_a_checkpoint_of_other_ranks_is_refused(tmp_path):
     train(1, tmp_path)
     module = MixedModule()
     LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(network(module), EXAMPLE)
-    with pytest.raises(CompressError, match="LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
+    with pytest.raises(CompressError, match=r"LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
         load_checkpoint(module, tmp_path / "a.ckpt")
 
 
@@ -379,4 +385,4 @@ def test_what_cannot_be_factorised_is_no_choice_and_says_why():
 def test_ignored_layers_are_no_choice():
     net = resnet8(in_channels=1)
     choices = LowRank(ignore=["layer*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
-    assert {choice.layer for choice in choices} == {"fc"}
+    assert {choice.layer for choice in choices} == {"conv1", "fc"}
