@@ -19,7 +19,7 @@ FLOAT_BYTES = 4
 # The header is compressed text, so its size cannot be known by arithmetic. These bound it for networks of 1 to 240
 # layers, each with its own width, ratio and bits (tests/test_layout.py): in all, for a layer with a weight, for its
 # input quantiser, for its mask, for another layer, and for a tensor under its own name.
-HEADER_BYTES = 750
+HEADER_BYTES = 510
 WEIGHT_ENTRY_BYTES = 15
 INPUT_ENTRY_BYTES = 12
 MASK_ENTRY_BYTES = 8

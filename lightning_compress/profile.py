@@ -26,6 +26,7 @@ class LayerProfile:
             before it has taken over).
         in_channels, out_channels, groups, kernel, stride: as in torch; ``raw`` and ``norm`` have in == out.
         positions: output positions per sample (height x width of a conv, tokens of a linear layer).
+        in_positions: of the input of a convolution, where they are not as many; else 0.
         extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).
         buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm); of a table, its
             size in units of 4 bytes.
@@ -46,6 +47,7 @@ class LayerProfile:
     kernel: tuple[int, ...] = ()
     stride: int = 1
     positions: int = 1
+    in_positions: int = 0
     extras: int = 0
     buffers: int = 0
     follows: str = ""

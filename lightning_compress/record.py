@@ -13,7 +13,7 @@ from typing import Any
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress import surgery
+from lightning_compress import replacement, surgery
 from lightning_compress.errors import CompressError
 from lightning_compress.gathered import forget
 from lightning_compress.plan import Plan
@@ -77,6 +77,7 @@ def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
             "profile": record.profile.to_dict(),
             "applied": {name: plan.to_dict() for name, plan in record.applied.items()},
             "asked": {name: plan.to_dict() for name, plan in record.asked.items()},
+            "replaced": replacement.describe(net),
             "transforms": surgery.describe(net),
         }
 
@@ -105,6 +106,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }
+    replacement.rebuild(net, saved.get("replaced", {}))
     surgery.resize(net, shapes)
     forget(net)
     surgery.rebuild(net, saved["transforms"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from lightning_compress.errors import CompressError, did_you_mean
 
+T = TypeVar("T")
 INPUT, OUTPUT = "input_transform", "output_transform"
 
 
@@ -45,17 +46,8 @@ class Transform(nn.Module):
         Raises:
             CompressError: the class is not known.
         """
-        path, arguments = spec["class"], {k: v for k, v in spec.items() if k != "class"}
-        module = path.rpartition(".")[0]
-        if module.startswith("lightning_compress."):
-            import_module(module)
-        known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Transform)}
-        if path not in known:
-            raise CompressError(
-                f"the saved network uses the transform {path!r}, which is not known here"
-                f"{did_you_mean(path, known)}; import the package that defines it first"
-            )
-        return known[path](**arguments)
+        arguments = {k: v for k, v in spec.items() if k != "class"}
+        return known_class(spec["class"], Transform)(**arguments)
 
     def before_forward(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the layer whose input this transforms: the first argument goes through it."""
@@ -64,6 +56,24 @@ class Transform(nn.Module):
     def after_forward(self, _layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of the layer whose output this transforms."""
         return self(output)
+
+
+def known_class(path: str, base: type[T]) -> type[T]:
+    """The sub-class of ``base`` of that name, which this package ships or the program has imported.
+
+    Raises:
+        CompressError: there is none.
+    """
+    module = path.rpartition(".")[0]
+    if module.startswith("lightning_compress."):
+        import_module(module)
+    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(base)}
+    if path not in known:
+        raise CompressError(
+            f"the saved network uses the {base.__name__.lower()} {path!r}, which is not known here"
+            f"{did_you_mean(path, known)}; import the package that defines it first"
+        )
+    return known[path]
 
 
 def _subclasses(cls: type) -> Iterator[type]:

@@ -76,6 +76,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     """
     samples = next(leaf.shape[0] for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
     calls: dict[str, int] = {}
+    read: Counter[str] = Counter()
     times: Counter[str] = Counter()
     producer: dict[int, str] = {}
     reads: dict[str, int] = {}
@@ -90,6 +91,8 @@ def measure(net: nn.Module, example: Any) -> Profile:
             out = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
             width = out.shape[1] if isinstance(module, CONV) else out.shape[-1]
             calls[name] += out.numel() // (width * samples)
+            if isinstance(module, CONV):
+                read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
             if _can_take_a_norm(module, out):
                 producer[id(out)] = name
                 uses.alive.append(out)
@@ -113,7 +116,11 @@ def measure(net: nn.Module, example: Any) -> Profile:
     # What runs twice has more than one neighbour, and folding serves only one of them.
     follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
-    parts = (layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, "")) for name in order)
+    others = {name: count for name, count in read.items() if count != calls[name]}
+    parts = (
+        layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, ""), others.get(name, 0))
+        for name in order
+    )
     layers = [layer for part in parts for layer in part]
     if not any(layer.weights and layer.positions for layer in layers):
         raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
@@ -161,9 +168,11 @@ def all_layers(net: nn.Module) -> list[LayerProfile]:
     return [layer for name, module in owners for layer in layer_profiles(name, module)]
 
 
-def layer_profiles(name: str, module: nn.Module, positions: int = 1, follows: str = "") -> list[LayerProfile]:
+def layer_profiles(
+    name: str, module: nn.Module, positions: int = 1, follows: str = "", in_positions: int = 0
+) -> list[LayerProfile]:
     """The profile of one module, then an entry for each parameter and saved buffer that is no part of that."""
-    layer = _known_layer(name, module, positions, follows)
+    layer = _known_layer(name, module, positions, follows, in_positions)
     taken = () if layer is None else ("weight", "bias")
     prefix = f"{name}." if name else ""
     rest = [_raw(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
@@ -172,11 +181,11 @@ def layer_profiles(name: str, module: nn.Module, positions: int = 1, follows: st
     return rest if layer is None else [layer, *rest]
 
 
-def _known_layer(name: str, module: nn.Module, positions: int, follows: str) -> LayerProfile | None:
+def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_positions: int) -> LayerProfile | None:
     if isinstance(module, CONV):
         return LayerProfile(
             name, "conv", module.in_channels, module.out_channels, module.groups, tuple(module.kernel_size),
-            module.stride[0], positions, extras=int(module.bias is not None),
+            module.stride[0], positions, in_positions, extras=int(module.bias is not None),
         )  # fmt: skip
     if isinstance(module, LINEAR):
         bias = int(module.bias is not None)

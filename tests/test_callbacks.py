@@ -23,6 +23,7 @@ from lightning_compress.callbacks.feature_distillation import FeatureDistillatio
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.joint import JointSparsityQuantization
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
+from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
@@ -61,12 +62,17 @@ def sparse_plan(module) -> Plan:
     return Plan({layer: {"density": 0.3} for layer in ("conv1", "fc")})
 
 
+def rank_plan(module) -> Plan:
+    return Plan({"conv2": {"rank_in": 0.5, "rank_out": 0.5}, "fc": {"rank_out": 0.5}})
+
+
 def noise(knob: str, *layers: str) -> Plan:
     return Plan({layer: {knob: 1} for layer in layers})
 
 
 SINGLE = {
     "prune": lambda m: ChannelPruning(prune_plan(m)),
+    "low_rank": lambda m: LowRank(rank_plan(m)),
     "log_normal": lambda m: LogNormalDropout(noise("log_normal", "conv1")),
     "information": lambda m: InformationDropout(noise("information", "conv1")),
     "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),

@@ -346,10 +346,10 @@ def test_foreign_missing_and_newer_files_are_told_apart(tmp_path, small):
     with pytest.raises(PackedFileError, match=r"not written by lightning_compress\.save"):
         lc.load(tmp_path / "foreign", ToyNet())
     tensors, contents = container.read(small)
-    original, container.FORMAT = container.FORMAT, "2"
+    original, container.FORMAT = container.FORMAT, "3"
     container.write(tmp_path / "newer", tensors, contents)
     container.FORMAT = original
-    with pytest.raises(PackedFileError, match="has format 2, and this version reads 1; update"):
+    with pytest.raises(PackedFileError, match="has format 3, and this version reads 2; update"):
         lc.load(tmp_path / "newer", ToyNet())
 
 

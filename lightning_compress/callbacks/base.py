@@ -26,6 +26,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import Record, load_structure, network, record_of, save_structure, write_record
+from lightning_compress.replacement import describe, spread
 from lightning_compress.space import Choice
 from lightning_compress.surgery import transformed
 
@@ -105,7 +106,7 @@ class CompressionCallback(Callback, ABC):
         if due is None:
             return
         name = type(self).__name__
-        plan = self.realise(due, net, record.profile, example)
+        plan = self.realise(spread(due, describe(net), record.profile), net, record.profile, example)
         self.attach(plan, net, record.profile, example)
         applied = {**record.applied, name: record.applied.get(name, Plan({})).merge(plan)}
         write_record(net, Record(self.predict(plan, record.profile), applied, {**record.asked, name: self.plan}))

@@ -13,6 +13,7 @@ from lightning_compress.errors import NoEffectError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import record_of
+from lightning_compress.replacement import describe, spread
 from lightning_compress.space import Space
 
 
@@ -30,6 +31,7 @@ class Composition:
         self.callbacks, self.net, self.example = list(callbacks), net, example
         record = record_of(net)
         self.profile: Profile = record.profile if record else trace.measure(net, example)
+        self._replaced = set(describe(net))
 
     def space(self) -> Space:
         """All choices of all callbacks, in the order in which layers run.
@@ -50,10 +52,12 @@ class Composition:
         Raises:
             CompressError: the plan does not fit the network or the callbacks.
         """
-        plan.check(plan_names(self.net), frozenset().union(*(c.knobs for c in self.callbacks)))
-        whole, profile = Plan({}), self.profile
+        plan.check(plan.layers, frozenset().union(*(c.knobs for c in self.callbacks)))
+        names, whole, profile = plan_names(self.net), Plan({}), self.profile
         for callback in self.callbacks:
-            part = callback.realise(callback.own(plan), self.net, profile, self.example)
+            own = callback.own(plan)
+            own.check(names | profile.layers.keys(), callback.knobs)
+            part = callback.realise(self._spread(own, profile), self.net, profile, self.example)
             profile = callback.predict(part, profile)
             whole = whole.merge(part)
         return whole
@@ -62,7 +66,7 @@ class Composition:
         """The profile of the network with a realised plan applied."""
         profile = self.profile
         for callback in self.callbacks:
-            profile = callback.predict(callback.own(plan), profile)
+            profile = callback.predict(self._spread(callback.own(plan), profile), profile)
         return profile
 
     def bound(self, plan: Plan) -> list[CompressionCallback]:
@@ -73,3 +77,6 @@ class Composition:
         """Apply a plan to a copy of the network."""
         for callback in self.bound(plan):
             callback.apply(net, self.example)
+
+    def _spread(self, plan: Plan, profile: Profile) -> Plan:
+        return spread(plan, self._replaced | (self.profile.layers.keys() - profile.layers.keys()), profile)

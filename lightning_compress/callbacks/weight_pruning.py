@@ -140,11 +140,12 @@ class WeightPruning(CompressionCallback):
             mask.mask.copy_(self.pattern.mask(layer, scores if from_dense else scores * mask.mask, kept))
 
     def _unit_scores(self, net: nn.Module, layer: LayerProfile) -> torch.Tensor:
-        weight = net.get_submodule(layer.name).weight.detach()
+        module = dict(net.named_modules()).get(layer.name)  # None for what another callback has yet to make
+        weight = torch.empty(0) if module is None else module.weight.detach()
         if weight.numel() != layer.weights and not isinstance(self.scope, PerLayer):
             raise CompressError(
                 f"pruning: {type(self.scope).__name__} ranks the weights of layer {layer.name!r}, which another "
-                f"callback of this stage makes smaller first; prune weights in a stage after it"
+                f"callback of this stage changes first; prune weights in a stage after it"
             )
         return self.pattern.unit_scores(layer, weight.abs()) if weight.numel() == layer.weights else weight.new_empty(0)
 

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from lightning_compress.deploy.words import WORDS
 from lightning_compress.errors import PackedFileError
 
-FORMAT = "1"
+FORMAT = "2"
 NAME = "lightning_compress"
 
 
@@ -29,7 +30,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], contents: Mapping[str, Any]
         PackedFileError: the folder is missing, read-only or full; a file that was there before is untouched.
     """
     text = json.dumps(contents, separators=(",", ":")).encode()
-    body = base64.b85encode(zlib.compress(text, 9)).decode()
+    packer = zlib.compressobj(9, zdict=WORDS)
+    body = base64.b85encode(packer.compress(text) + packer.flush()).decode()
     metadata = {NAME: FORMAT, "contents": body, "checksum": checksum(tensors, body)}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -71,7 +73,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise PackedFileError(
             f"{str(path)!r} has format {metadata[NAME]}, and this version reads {FORMAT}; update lightning-compress"
         )
-    return tensors, json.loads(zlib.decompress(base64.b85decode(metadata["contents"])))
+    unpacker = zlib.decompressobj(zdict=WORDS)
+    return tensors, json.loads(unpacker.decompress(base64.b85decode(metadata["contents"])))
 
 
 def checksum(tensors: Mapping[str, Tensor], body: str) -> str:

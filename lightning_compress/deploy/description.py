@@ -8,7 +8,7 @@ from the profile is not said again: plans whose numbers it holds, the bits of in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -30,6 +30,7 @@ class Description:
         grids: layer -> the level of code 0, for quantised weights.
         inputs: layer -> spec of its input quantiser.
         coder: name of the coder of quantised weights.
+        replaced: layer of the dense network -> spec of what stands in its place.
     """
 
     profile: Profile
@@ -37,6 +38,7 @@ class Description:
     grids: Mapping[str, float]
     inputs: Mapping[str, Mapping[str, Any]]
     coder: str = USUAL_CODER
+    replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -52,6 +54,7 @@ class Description:
             "kinds": kinds,
             "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
             **({} if self.coder == USUAL_CODER else {"coder": self.coder}),
+            **({"replaced": _spec_columns(self.replaced)} if self.replaced else {}),
         }
 
     @classmethod
@@ -71,6 +74,7 @@ class Description:
             },
             {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
             data.get("coder", USUAL_CODER),
+            _specs(data.get("replaced", {})),
         )
 
 
@@ -112,12 +116,34 @@ def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[
     return layers
 
 
+def _spec_columns(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Class -> names and each argument, as lists."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for name, spec in specs.items():
+        for key, value in {"names": name, **spec}.items():
+            if key != "class":
+                found.setdefault(spec["class"], {}).setdefault(key, []).append(value)
+    return found
+
+
+def _specs(columns: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"class": kind, **{key: values[i] for key, values in arguments.items() if key != "names"}}
+        for kind, arguments in columns.items()
+        for i, name in enumerate(arguments["names"])
+    }
+
+
 def _plan_columns(plan: Plan, profile: Profile) -> dict[str, Any]:
-    """Knob -> its number at each layer, None where the plan says nothing; layers that have no profile come last."""
+    """Knob -> its number at each layer, None where the plan says nothing.
+
+    Layers that have no profile come last, and alone where there are only such: the plan is of what was replaced.
+    """
     others = [layer for layer in plan.layers if layer not in profile.layers]
+    names = others if len(others) == len(plan.layers) else [*profile.layers, *others]
     columns: dict[str, Any] = {}
     for knob in sorted(plan.knobs):
-        numbers = [plan.get(layer, knob) for layer in (*profile.layers, *others)]
+        numbers = [plan.get(layer, knob) for layer in names]
         columns[knob] = AS_PROFILED if numbers == _profiled(knob, profile) else [_short(n) for n in numbers]
     return {"knobs": columns, "others": others} if others else {"knobs": columns}
 
@@ -126,7 +152,8 @@ def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
     layers: dict[str, dict[str, Number]] = {}
     for knob, column in data["knobs"].items():
         numbers = _profiled(knob, profile) if column == AS_PROFILED else column
-        for layer, value in zip([*profile.layers, *data.get("others", ())], numbers, strict=True):
+        names = [*profile.layers, *data.get("others", ())][-len(numbers) :]
+        for layer, value in zip(names, numbers, strict=True):
             if value is not None:
                 layers.setdefault(layer, {})[knob] = float(Fraction(value)) if isinstance(value, str) else value
     return Plan(layers)

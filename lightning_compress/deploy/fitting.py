@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_compress import surgery, trace
-from lightning_compress.errors import PackedFileError, did_you_mean
+from lightning_compress import replacement, surgery, trace
+from lightning_compress.errors import CompressError, PackedFileError, did_you_mean
 from lightning_compress.profile import LayerProfile, Profile
+
+
+def replace(path: str | Path, net: nn.Module, replaced: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace the layers of a network that were replaced in the file's.
+
+    Raises:
+        PackedFileError: the network has no such layer.
+    """
+    try:
+        replacement.rebuild(net, replaced)
+    except CompressError as error:
+        raise PackedFileError(f"{str(path)!r} was made for another network: {error}") from error
 
 
 def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from lightning_compress import surgery, trace
+from lightning_compress import replacement, surgery, trace
 from lightning_compress.deploy import container, fitting
 from lightning_compress.deploy.coders import Coder, FixedWidth, by_name
 from lightning_compress.deploy.description import Description
@@ -93,9 +93,8 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         "floats": torch.cat(floats),
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
     }
-    container.write(
-        Path(path), tensors, Description(profile, record.applied, grids, inputs, type(coder).__name__).to_dict()
-    )
+    described = Description(profile, record.applied, grids, inputs, type(coder).__name__, replacement.describe(net))
+    container.write(Path(path), tensors, described.to_dict())
     return Path(path)
 
 
@@ -117,6 +116,7 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     target, tables = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
     if record_of(target) is not None:
         raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")
+    fitting.replace(path, target, described.replaced)
     fitting.check(path, target, described.profile, tables)
     inputs = {name: surgery.Transform.build(spec) for name, spec in described.inputs.items()}
     fitting.resize(target, described.profile)

@@ -13,7 +13,8 @@ KNOBS = {
     "density": "weights kept",
     "weight_bits": "bits per weight",
     "act_bits": "bits per activation",
-    "rank": "rank",
+    "rank_in": "rank, of the input channels",
+    "rank_out": "rank, of the output channels",
     "keep": "layers kept",
 }
 

@@ -1,0 +1,388 @@
+"""Factorised layers: against independent formulas, in a Trainer, on disk, and next to other callbacks."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from lightning import Trainer, seed_everything
+from torch import nn
+
+import lightning_compress as lc
+from lightning_compress import trace
+from lightning_compress.budget import Budget
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.low_rank import KEY, LowRank
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.cost import MACs, PackedBytes
+from lightning_compress.errors import CompressError, PackedFileError
+from lightning_compress.factors.svd import SVD
+from lightning_compress.factors.tucker import Tucker2
+from lightning_compress.fit import load_checkpoint
+from lightning_compress.gathered import gathered
+from lightning_compress.mixin import CompressibleMixin
+from lightning_compress.models.resnet_cifar import resnet8, resnet20
+from lightning_compress.models.vgg_cifar import vgg16_bn
+from lightning_compress.plan import Plan
+from lightning_compress.record import Record, network, record_of, write_record
+from lightning_compress.scopes.network_wide import NetworkWide
+from lightning_compress.surgery import replace_module
+from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+PLAN = Plan({"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}})
+
+LAYERS = {
+    "3x3": (nn.Conv2d(6, 10, 3, padding=1), (2, 6, 9, 9)),
+    "strided": (nn.Conv2d(6, 10, (3, 5), stride=2, padding=(1, 2), dilation=2), (2, 6, 19, 19)),
+    "reflect": (nn.Conv2d(6, 10, 3, padding="same", padding_mode="reflect", bias=False), (2, 6, 9, 9)),
+    "wide": (nn.Conv2d(2, 40, 3, padding=1), (2, 2, 9, 9)),
+    "1d": (nn.Conv1d(6, 10, 3), (2, 6, 9)),
+    "1x1": (nn.Conv2d(6, 10, 1, stride=2, padding=1), (2, 6, 9, 9)),
+    "linear": (nn.Linear(12, 7), (2, 12)),
+    "tokens": (nn.Linear(7, 12, bias=False), (2, 5, 7)),
+}
+
+
+def kind_of(layer: nn.Module) -> type:
+    return Tucker2 if layer.weight.dim() > 2 and layer.weight[0, 0].numel() > 1 else SVD
+
+
+def factorised(layer: nn.Module, refinements: int = 0, **ranks: int) -> nn.Module:
+    kind = kind_of(layer)
+    new = kind.like(layer, **ranks)
+    new.fill(kind.weights(kind.decompose(layer.weight), layer.weight, refinements, **ranks), layer.bias)
+    return new
+
+
+def weight_of(layer: nn.Module, factors: nn.Module) -> torch.Tensor:
+    """The weight that a chain of factors stands for, multiplied out."""
+    weights = [factor.weight.detach().flatten(2) if factor.weight.dim() > 2 else factor.weight for factor in factors]
+    if isinstance(factors, SVD):
+        first, second = (w.detach().flatten(1) for w in weights)
+        return (second @ first).reshape(layer.weight.shape)
+    inputs, core, outputs = weights
+    return torch.einsum("np,pqk,qc->nck", outputs[..., 0], core, inputs[..., 0]).reshape(layer.weight.shape)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_full_rank_is_the_layer_itself(name):
+    layer, shape = LAYERS[name]
+    kind, profile = kind_of(layer), trace.measure(nn.Sequential(layer), torch.zeros(shape))
+    x = torch.randn(shape)
+    torch.testing.assert_close(factorised(layer, **kind.full(profile["0"]))(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_profiles_of_the_factors_are_those_that_are_measured(name):
+    layer, shape = LAYERS[name]
+    kind = kind_of(layer)
+    ranks = dict.fromkeys(kind.knobs, 2)
+    dense = trace.measure(nn.Sequential(layer), torch.zeros(shape))
+    expected = {p.name: p for p in kind.profiles(dense["0"], **ranks)}
+    assert expected == dict(trace.measure(nn.Sequential(factorised(layer, **ranks)), torch.zeros(shape)).layers)
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 4), (6, 2), (1, 1), (6, 10)])
+def test_tucker_is_the_higher_order_svd(before, after):
+    weight = torch.randn(10, 6, 3, 3)
+    layer = nn.Conv2d(6, 10, 3)
+    layer.weight.data = weight
+    w = weight.double().numpy()
+    a = np.linalg.svd(w.reshape(10, -1))[0][:, :after]
+    b = np.linalg.svd(w.transpose(1, 0, 2, 3).reshape(6, -1))[0][:, :before]
+    core = np.einsum("ncij,np,cq->pqij", w, a, b)
+    expected = np.einsum("pqij,np,cq->ncij", core, a, b)
+    found = weight_of(layer, factorised(layer, rank_in=before, rank_out=after))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_refinement_brings_tucker_nearer_and_ends_where_it_cannot_get_better():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 10, 3)
+    errors = [
+        float((weight_of(layer, factorised(layer, sweeps, rank_in=2, rank_out=3)) - layer.weight).norm())
+        for sweeps in (0, 1, 20, 21)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[3] == pytest.approx(errors[2], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linear", "1x1"])
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_svd_has_the_error_of_eckart_and_young(name, rank):
+    layer = LAYERS[name][0]
+    values = np.linalg.svd(layer.weight.detach().flatten(1).numpy(), compute_uv=False)
+    error = (weight_of(layer, factorised(layer, rank_out=rank)) - layer.weight).norm()
+    assert float(error) == pytest.approx(float(np.sqrt((values[rank:] ** 2).sum())), rel=1e-4)
+
+
+def net_with(plan: Plan, refinements: int = 0, make=ToyNet) -> nn.Module:
+    torch.manual_seed(0)
+    net = make().eval()
+    LowRank(plan, refinements=refinements).apply(net, EXAMPLE)
+    return net
+
+
+@pytest.mark.parametrize("refinements", [0, 3])
+def test_factors_from_the_cache_are_those_made_afresh(refinements):
+    module = PlainModule()
+    search = LowRank(refinements=refinements)
+    search.prepare(module, ())
+    candidate = copy.deepcopy(module)
+    assert gathered(network(candidate), KEY) is gathered(network(module), KEY)
+    search.with_plan(PLAN).apply(network(candidate), EXAMPLE)
+    fresh = network(copy.deepcopy(module))
+    fresh.__dict__.pop("_lightning_compress_gathered")
+    LowRank(PLAN, refinements=refinements).apply(fresh, EXAMPLE)
+    found = network(candidate).state_dict()
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(value, found[key]), key
+    assert gathered(network(candidate), KEY) is None
+    assert "conv1" in gathered(network(module), KEY)
+
+
+def test_factors_are_not_those_of_a_layer_that_pruning_has_changed():
+    module = PlainModule()
+    LowRank().prepare(module, ())
+    net = network(module)
+    ChannelPruning({"conv1": {"channels": 0.5}}).apply(net, EXAMPLE)
+    weight = net.conv1.weight.detach().clone()
+    LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.25}}).apply(net, EXAMPLE)
+    layer = nn.Conv2d(8, 8, 3)
+    layer.weight.data = weight
+    expected = weight_of(layer, factorised(layer, rank_in=4, rank_out=2))
+    torch.testing.assert_close(weight_of(layer, net.conv1), expected)
+
+
+NETS = {
+    "toy": (ToyNet, (2, 1, 8, 8)),
+    "resnet20": (resnet20, (2, 3, 32, 32)),
+    "vgg16": (vgg16_bn, (2, 3, 32, 32)),
+    "resnet18": (partial(torchvision.models.resnet18, num_classes=10), (2, 3, 64, 64)),
+    "vit": (partial(torchvision.models.VisionTransformer, 16, 8, 3, 2, 32, 64), (2, 3, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_bytes(name, tmp_path):
+    make, shape = NETS[name]
+    rng, net, example = random.Random(0), make().eval(), torch.randn(shape)
+    callback, dense = LowRank(), trace.measure(net, example)
+    choices = callback.choices(net, dense, example)
+    plan = Plan({})
+    for choice in choices:
+        plan = plan.merge(Plan({choice.layer: {choice.knob: rng.choice(choice.values)}}))
+    realised = callback.realise(plan, net, dense, example)
+    assert callback.realise(realised, net, dense, example) == realised
+    assert callback.predict(realised, dense) == callback.predict(plan, dense)
+    with torch.no_grad():
+        expected = net(example)
+    callback.with_plan(plan).apply(net, example)
+    profile = record_of(net).profile
+    assert profile == trace.measure(net, example)
+    assert list(profile.layers) == list(trace.measure(net, example).layers)
+    assert profile.macs < dense.macs
+    with torch.no_grad():
+        assert net(example).shape == expected.shape
+    file = lc.save(net, tmp_path / "a")
+    size = file.stat().st_size
+    assert size <= PackedBytes()(profile) <= size + max(0.02 * size, 400)
+    assert lc.inspect(file).profile == profile
+    assert lc.inspect(file).plan == realised
+
+
+def test_ranks_that_save_nothing_leave_the_layer_whole():
+    net = ToyNet().eval()
+    whole = Plan({"conv1": {"rank_in": 1.0, "rank_out": 1.0}, "fc": {"rank_out": 1.0}})
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    LowRank(whole).apply(net, EXAMPLE)
+    assert record_of(net).plan == Plan({})
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_cost_rises_along_choices_and_a_budget_is_met():
+    net = ToyNet(24).eval()
+    composition = Composition([LowRank()], net, EXAMPLE)
+    space = composition.space()
+    assert all(choice.values[-1] == 1.0 for choice in space.choices)
+    rng = random.Random(0)
+    for _ in range(50):
+        point = [rng.randrange(len(choice.values)) for choice in space.choices]
+        i = rng.randrange(len(point))
+        costs = []
+        for value in range(len(space.choices[i].values)):
+            costs.append(MACs()(composition.predict(space.plan((*point[:i], value, *point[i + 1 :])))))
+        assert costs == sorted(costs)
+    limit = 0.5 * composition.profile.macs
+    budget = Budget(lambda plan: MACs()(composition.predict(plan)), limit, space)
+    plan = composition.realise(space.plan(budget.at_level(budget.level())))
+    assert 0.3 * composition.profile.macs < composition.predict(plan).macs <= limit
+
+
+def mixed_plan() -> Plan:
+    return Plan({
+        "conv1": {"channels": 0.5, "rank_in": 0.5, "rank_out": 0.25, "density": 0.5, "weight_bits": 4},
+        "conv2": {"weight_bits": 5},
+        "fc": {"rank_out": 0.5, "weight_bits": 6, "density": 0.5},
+    })  # fmt: skip
+
+
+def together() -> list:
+    return [ChannelPruning(), LowRank(), WeightPruning(), QuantizationAwareTraining()]
+
+
+def test_what_a_plan_says_of_a_layer_is_said_of_its_factors():
+    net = ToyNet().eval()
+    composition = Composition(together(), net, EXAMPLE)
+    realised = composition.realise(mixed_plan())
+    bits = {"conv1.0": 4, "conv1.1": 4, "conv1.2": 4, "conv2": 5, "fc.0": 6, "fc.1": 6}
+    assert realised.knob("weight_bits") == bits
+    assert realised.get("conv1", "rank_in") == 0.5
+    assert realised.get("conv1", "density") is None
+    assert composition.realise(realised) == realised
+    thin = copy.deepcopy(net)
+    composition.apply(thin, realised)
+    assert record_of(thin).profile == composition.predict(realised) == composition.predict(mixed_plan())
+    other = copy.deepcopy(net)
+    composition.apply(other, mixed_plan())
+    assert record_of(other).profile == record_of(thin).profile
+    with torch.no_grad():
+        assert torch.equal(thin(torch.ones(2, 1, 8, 8)), other(torch.ones(2, 1, 8, 8)))
+
+
+def test_a_factor_named_by_itself_wins():
+    plan = mixed_plan().merge(Plan({"conv1.1": {"weight_bits": 2}}))
+    realised = Composition(together(), ToyNet().eval(), EXAMPLE).realise(plan)
+    assert [realised.get(f"conv1.{i}", "weight_bits") for i in range(3)] == [4, 2, 4]
+    with pytest.raises(CompressError, match=r"no layer 'conv1\.3'"):
+        Composition(together(), ToyNet().eval(), EXAMPLE).realise(plan.merge(Plan({"conv1.3": {"weight_bits": 2}})))
+
+
+def test_weights_of_factors_to_come_cannot_be_ranked_in_the_whole_network():
+    callbacks = [LowRank(), WeightPruning(scope=NetworkWide())]
+    plan = Plan({"conv1": {"rank_in": 0.5, "rank_out": 0.25, "density": 0.5}})
+    with pytest.raises(CompressError, match=r"'conv1.0', which another callback of this stage changes first"):
+        Composition(callbacks, ToyNet().eval(), EXAMPLE).realise(plan)
+
+
+def test_factors_are_pruned_factorised_and_quantised_in_later_stages(tmp_path):
+    net = net_with(Plan({"conv1": {"rank_in": 0.75, "rank_out": 0.5}}), make=partial(ToyNet, 16))
+    for callback, plan in (
+        (ChannelPruning, {"conv1.0": {"channels": 0.5}, "conv1.1": {"channels": 0.5}}),
+        (QuantizationAwareTraining, {"conv1": {"weight_bits": 5}, "conv2": {"act_bits": 6}}),
+    ):
+        callback(plan).apply(net, EXAMPLE)
+    assert [layer.out_channels for layer in net.conv1] == [6, 8, 32]
+    assert net.conv1[1].weight.shape == (8, 6, 3, 3)
+    x = torch.randn(4, 1, 8, 8)
+    expected = net(x)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet(16))
+    torch.testing.assert_close(loaded(x), expected, rtol=1e-4, atol=1e-4)
+    again = lc.load(lc.save(loaded, tmp_path / "b"), ToyNet(16))
+    torch.testing.assert_close(again(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_factor_can_be_factorised_again(tmp_path):
+    net = net_with(Plan({"conv1": {"rank_in": 0.75, "rank_out": 0.5}}), make=partial(ToyNet, 16))
+    inner = Tucker2.like(net.conv1[1], rank_in=3, rank_out=2)
+    replace_module(net, "conv1.1", inner)
+    write_record(net, Record(trace.measure(net, EXAMPLE)))
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet(16))
+    assert [layer.out_channels for layer in loaded.conv1[1]] == [3, 2, 16]
+    x = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_packed_files_bring_the_factors_back(tmp_path):
+    net = net_with(PLAN)
+    net.bn1.running_mean.normal_()
+    x = torch.randn(4, 1, 8, 8)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet())
+    assert isinstance(loaded.conv1, Tucker2)
+    assert isinstance(loaded.bn1, nn.Identity)
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lc.load(lc.save(loaded, tmp_path / "b"), ToyNet())(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    file = lc.save(net_with(PLAN), tmp_path / "a")
+    with pytest.raises(PackedFileError, match="made for another network: the saved network has a layer 'conv1'"):
+        lc.load(file, nn.Sequential(nn.Conv2d(1, 4, 3)))
+
+
+class MixedModule(CompressibleMixin, PlainModule):
+    """Written with the mixin, so that ``load_from_checkpoint`` works."""
+
+
+def train(epochs: int, folder=None, ckpt=None):
+    seed_everything(1, verbose=False)
+    module = MixedModule()
+    run = Trainer(
+        max_epochs=epochs, callbacks=[LowRank(PLAN)], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", enable_checkpointing=False,
+    )  # fmt: skip
+    seed_everything(2, verbose=False)
+    run.fit(module, *toy_data(0), ckpt_path=ckpt)
+    if folder is not None:
+        run.save_checkpoint(folder / "a.ckpt")
+    return module
+
+
+def test_checkpoints_rebuild_the_factors_wherever_they_are_loaded(tmp_path):
+    module = train(1, tmp_path).eval()
+    x = torch.randn(4, 1, 8, 8)
+    for loaded in (
+        MixedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True),
+        load_checkpoint(MixedModule(), tmp_path / "a.ckpt"),
+    ):
+        assert isinstance(network(loaded).conv1, Tucker2)
+        assert isinstance(network(loaded).fc, SVD)
+        assert torch.equal(loaded.eval()(x), module(x))
+        assert record_of(network(loaded)).profile == record_of(network(module)).profile
+    resumed, whole = train(2, ckpt=tmp_path / "a.ckpt"), train(2)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_checkpoint_of_other_ranks_is_refused(tmp_path):
+    train(1, tmp_path)
+    module = MixedModule()
+    LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(network(module), EXAMPLE)
+    with pytest.raises(CompressError, match=r"LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
+        load_checkpoint(module, tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(("plan", "message"), [
+    ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorised: it has no weight"),
+    ({"conv1": {"rank_in": 0.0}}, "rank_in of layer 'conv1' must be above 0 and at most 1"),
+    ({"fc": {"rank_in": 0.5}}, "layer 'fc' has no rank_in, only one rank"),
+])  # fmt: skip
+def test_bad_plans_are_named(plan, message):
+    with pytest.raises(CompressError, match=message):
+        LowRank(plan).apply(ToyNet(), EXAMPLE)
+
+
+def test_what_cannot_be_factorised_is_no_choice_and_says_why():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    example = torch.zeros(1, 8, 12, 12)
+    QuantizationAwareTraining({"2": {"weight_bits": 4}}).apply(net, example)
+    callback, profile = LowRank(), record_of(net).profile
+    assert {choice.layer for choice in callback.choices(net, profile, example)} == {"3"}
+    with pytest.raises(CompressError, match="layer '0' cannot be factorised: it has 2 groups"):
+        callback.realise(Plan({"0": {"rank_out": 0.5}}), net, profile, example)
+    with pytest.raises(CompressError, match="layer '2' cannot be factorised: it is quantised or masked"):
+        callback.realise(Plan({"2": {"rank_out": 0.5}}), net, profile, example)
+
+
+def test_ignored_layers_are_no_choice():
+    net = resnet8(in_channels=1)
+    choices = LowRank(ignore=["layer*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
+    assert {choice.layer for choice in choices} == {"conv1", "fc"}
