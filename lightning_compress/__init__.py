@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.information_dropout import InformationDropout as InformationDropout
     from lightning_compress.callbacks.joint import JointSparsityQuantization as JointSparsityQuantization
     from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout as LogNormalDropout
+    from lightning_compress.callbacks.low_rank import LowRank as LowRank
     from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_compress.callbacks.variational_dropout import VariationalDropout as VariationalDropout
     from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
@@ -35,6 +36,7 @@ _HOMES = {
     "JointSparsityQuantization": "callbacks.joint",
     "KnowledgeDistillation": "callbacks.distillation",
     "LogNormalDropout": "callbacks.log_normal_dropout",
+    "LowRank": "callbacks.low_rank",
     "Plan": "plan",
     "QuantizationAwareTraining": "callbacks.quantization",
     "VariationalDropout": "callbacks.variational_dropout",
