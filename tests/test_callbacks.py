@@ -21,6 +21,7 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.information_dropout import InformationDropout
+from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
@@ -69,6 +70,7 @@ def noise(knob: str, *layers: str) -> Plan:
 
 
 SINGLE = {
+    "remove": lambda m: LayerRemoval({"conv1": {"keep": 0}}),
     "prune": lambda m: ChannelPruning(prune_plan(m)),
     "low_rank": lambda m: LowRank(rank_plan(m)),
     "log_normal": lambda m: LogNormalDropout(noise("log_normal", "conv1")),

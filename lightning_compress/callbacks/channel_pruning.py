@@ -134,6 +134,10 @@ class ChannelPruning(CompressionCallback):
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
         if profile.architecture not in self._graphs:
+            if not profile.layers.keys() >= {layer.name for layer in all_layers(net)}:
+                raise CompressError(
+                    "pruning: another callback of this stage removes layers; prune channels in a stage after it"
+                )
             graph = trace_channels(net, profile, example)
             names = [layer.name for layer in profile.weighted]
             fixed = {name for pattern in self.ignore for name in matching(pattern, names)}
