@@ -73,8 +73,8 @@ SINGLE = {
     "remove": lambda m: LayerRemoval({"conv1": {"keep": 0}}),
     "prune": lambda m: ChannelPruning(prune_plan(m)),
     "low_rank": lambda m: LowRank(rank_plan(m)),
-    "log_normal": lambda m: LogNormalDropout(noise("log_normal", "conv1")),
-    "information": lambda m: InformationDropout(noise("information", "conv1")),
+    "log_normal": lambda m: LogNormalDropout(noise("log_normal", "stem.0", "conv1")),
+    "information": lambda m: InformationDropout(noise("information", "stem.0", "conv1")),
     "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
     "variational": lambda m: VariationalDropout(noise("variational", "stem.0", "conv2")),
     "distill": lambda m: KnowledgeDistillation(PlainModule()),
@@ -194,7 +194,7 @@ def test_another_plan_on_a_compressed_network_is_refused(kind):
     module = fitted(kind, 1)
     (callback,) = MAKERS[kind](fresh())
     knob = next(iter(callback.plan.knobs))
-    other = {"weight_bits": 8, "channels": 1.0, "density": 1.0}.get(knob, 0)
+    other = {"weight_bits": 8, "channels": 1.0, "density": 1.0, "keep": 1}.get(knob, 0)
     changed = Plan({layer: {knob: other} for layer in callback.plan.layers})
     with pytest.raises(CompressError, match="already applied"):
         trainer(1, [callback.with_plan(changed)]).validate(module, toy_data(0)[1], verbose=False)

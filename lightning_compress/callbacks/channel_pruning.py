@@ -19,6 +19,7 @@ import torch
 from lightning import LightningModule
 from torch import nn
 
+from lightning_compress import trace
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.criteria.criterion import Criterion
 from lightning_compress.criteria.l2 import L2
@@ -134,7 +135,7 @@ class ChannelPruning(CompressionCallback):
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
         if profile.architecture not in self._graphs:
-            if not profile.layers.keys() >= {layer.name for layer in all_layers(net)}:
+            if not profile.layers.keys() >= {layer.name for layer in trace.all_layers(net)}:
                 raise CompressError(
                     "pruning: another callback of this stage removes layers; prune channels in a stage after it"
                 )
