@@ -72,6 +72,8 @@ def spread(plan: Plan, replaced: Collection[str], profile: Profile) -> Plan:
         replaced: names of layers that were replaced.
         profile: of the network as it is now.
     """
+    if not replaced:
+        return plan
     removed = [name for name in replaced if not profile.inside(name)]
     layers: dict[str, Mapping[str, Number]] = {}
     for name in sorted(plan.layers, key=lambda name: name.count(".")):

@@ -135,7 +135,7 @@ class ChannelPruning(CompressionCallback):
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
         if profile.architecture not in self._graphs:
-            if not profile.layers.keys() >= {layer.name for layer in trace.all_layers(net)}:
+            if not profile.layers.keys() >= {layer.name for layer in trace.all_layers(net) if layer.weights}:
                 raise CompressError(
                     "pruning: another callback of this stage removes layers; prune channels in a stage after it"
                 )
