@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.feature_distillation import FeatureDistillation as FeatureDistillation
     from lightning_compress.callbacks.information_dropout import InformationDropout as InformationDropout
     from lightning_compress.callbacks.joint import JointSparsityQuantization as JointSparsityQuantization
+    from lightning_compress.callbacks.layer_removal import LayerRemoval as LayerRemoval
     from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout as LogNormalDropout
     from lightning_compress.callbacks.low_rank import LowRank as LowRank
     from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
@@ -35,6 +36,7 @@ _HOMES = {
     "InformationDropout": "callbacks.information_dropout",
     "JointSparsityQuantization": "callbacks.joint",
     "KnowledgeDistillation": "callbacks.distillation",
+    "LayerRemoval": "callbacks.layer_removal",
     "LogNormalDropout": "callbacks.log_normal_dropout",
     "LowRank": "callbacks.low_rank",
     "Plan": "plan",

@@ -137,6 +137,10 @@ class Profile:
         """Number of parameters."""
         return sum(layer.parameters for layer in self)
 
+    def inside(self, name: str) -> list[LayerProfile]:
+        """The layer of that name, or those in the module of that name."""
+        return [layer for layer in self if layer.name == name or layer.name.startswith(f"{name}.")]
+
     def update(self, changed: Iterable[LayerProfile]) -> Profile:
         """The profile with some layers replaced."""
         return Profile({**self.layers, **{layer.name: layer for layer in changed}})

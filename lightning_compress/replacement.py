@@ -72,10 +72,16 @@ def spread(plan: Plan, replaced: Collection[str], profile: Profile) -> Plan:
         replaced: names of layers that were replaced.
         profile: of the network as it is now.
     """
+    if not replaced:
+        return plan
+    removed = [name for name in replaced if not profile.inside(name)]
     layers: dict[str, Mapping[str, Number]] = {}
     for name in sorted(plan.layers, key=lambda name: name.count(".")):
-        gone = name in replaced and name not in profile.layers
-        targets = [p.name for p in profile.weighted if p.name.startswith(f"{name}.")] if gone else [name]
+        targets = [name]
+        if name not in profile.layers and name in replaced:
+            targets = [layer.name for layer in profile.inside(name) if layer.weights]
+        elif any(name.startswith(f"{gone}.") for gone in removed):
+            targets = []
         for target in targets:
             layers[target] = {**layers.get(target, {}), **plan.layers[name]}
     return Plan(layers)

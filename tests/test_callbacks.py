@@ -22,6 +22,7 @@ from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.feature_distillation import FeatureDistillation
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.joint import JointSparsityQuantization
+from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
@@ -71,10 +72,11 @@ def noise(knob: str, *layers: str) -> Plan:
 
 
 SINGLE = {
+    "remove": lambda m: LayerRemoval({"conv1": {"keep": 0}}),
     "prune": lambda m: ChannelPruning(prune_plan(m)),
     "low_rank": lambda m: LowRank(rank_plan(m)),
-    "log_normal": lambda m: LogNormalDropout(noise("log_normal", "conv1")),
-    "information": lambda m: InformationDropout(noise("information", "conv1")),
+    "log_normal": lambda m: LogNormalDropout(noise("log_normal", "stem.0", "conv1")),
+    "information": lambda m: InformationDropout(noise("information", "stem.0", "conv1")),
     "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
     "variational": lambda m: VariationalDropout(noise("variational", "stem.0")),
     "joint": lambda m: JointSparsityQuantization(noise("joint", "conv2"), limits=(0.2, 0.1), every=3),
@@ -195,7 +197,7 @@ def test_another_plan_on_a_compressed_network_is_refused(kind):
     module = fitted(kind, 1)
     (callback,) = MAKERS[kind](fresh())
     knob = next(iter(callback.plan.knobs))
-    other = {"weight_bits": 8, "channels": 1.0, "density": 1.0}.get(knob, 0)
+    other = {"weight_bits": 8, "channels": 1.0, "density": 1.0, "keep": 1}.get(knob, 0)
     changed = Plan({layer: {knob: other} for layer in callback.plan.layers})
     with pytest.raises(CompressError, match="already applied"):
         trainer(1, [callback.with_plan(changed)]).validate(module, toy_data(0)[1], verbose=False)

@@ -119,7 +119,9 @@ class CompressionCallback(Callback, ABC):
         net = network(pl_module)
         if self.plan is not None:
             known = frozenset().union(*(c.knobs for c in mates))
-            self.plan.check(plan_names(net), known)
+            record = record_of(net)
+            plan = self.plan if record is None else spread(self.plan, describe(net), record.profile)
+            plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
         record = record_of(net)
         if record is None or self._due(record) is not None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule
 from torch import nn
 
+from lightning_compress import trace
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.criteria.criterion import Criterion
 from lightning_compress.criteria.l2 import L2
@@ -138,6 +139,10 @@ class ChannelPruning(CompressionCallback):
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
         if profile.architecture not in self._graphs:
+            if not profile.layers.keys() >= {layer.name for layer in trace.all_layers(net) if layer.weights}:
+                raise CompressError(
+                    "pruning: another callback of this stage removes layers; prune channels in a stage after it"
+                )
             graph = trace_channels(net, profile, example)
             names = [layer.name for layer in profile.weighted]
             fixed = {name for pattern in self.ignore for name in matching(pattern, names)}

@@ -44,7 +44,7 @@ class Composition:
             names = [type(c).__name__ for c in self.callbacks]
             raise NoEffectError(f"search: {names} leave nothing to choose; loosen 'ignore' or widen the ranges")
         place = {name: i for i, name in enumerate(self.profile.layers)}
-        return Space(tuple(sorted(found, key=lambda choice: place[choice.layer])))
+        return Space(tuple(sorted(found, key=lambda choice: place[self.profile.inside(choice.layer)[0].name])))
 
     def realise(self, plan: Plan) -> Plan:
         """What a plan rounds to: two plans give the same network exactly when this is equal.

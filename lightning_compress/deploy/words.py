@@ -15,9 +15,12 @@ _METHODS = {
     "WeightPruning": "density",
     "ChannelPruning": "channels",
 }
-_CLASSES = (
+_REPLACEMENTS = (
+    "lightning_compress.removal.Removed",
     "lightning_compress.factors.svd.SVD",
     "lightning_compress.factors.tucker.Tucker2",
+)
+_QUANTIZERS = (
     "lightning_compress.quantizers.min_max_activation.MinMaxActivation",
     "lightning_compress.quantizers.lsq_activation.LSQActivation",
 )
@@ -27,12 +30,12 @@ _COLUMNS = (
 )  # fmt: skip
 
 WORDS = (
-    "".join(f'{{"{name}":{{"names":["' for name in _CLASSES[:2])
+    "".join(f'{{"{name}":{{"names":["' for name in _REPLACEMENTS)
     + '"],"rank_out":[],"others":["layer1.0.conv1","layer1.0.bn1","features.0"]'
     + "".join(f'"{name}":{{"knobs":{{"{knob}":["1/2","1/4",' for name, knob in _METHODS.items())
     + "".join(f'"{name}":[0,1,2,0,0,' for name in _COLUMNS)
     + '0,0,0,0],"kernel":[[3,3],[],[1,1],[]],"kind":["conv","norm","linear","conv","norm"]},"applied":{'
     + '"QuantizationAwareTraining":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
-    + "".join(f'"kinds":[{{"class":"{name}","shape":[]}}],"inputs":[0,' for name in _CLASSES[2:])
+    + "".join(f'"kinds":[{{"class":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
     + 'null,0,0],"grids":[null,null,null,null,null],"kinds":[],"inputs":[null,null],{"names":["conv1","bn1"],"layers":{'
 ).encode()

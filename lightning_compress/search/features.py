@@ -43,9 +43,10 @@ class Features:
         knobs = sorted({choice.knob for choice in space.choices})
         self.static = np.zeros((len(space), len(COLUMNS)), dtype=np.float32)
         for i, choice in enumerate(space.choices):
-            position, layer = i / max(len(space) - 1, 1), problem.dense[choice.layer]
+            position, layers = i / max(len(space) - 1, 1), problem.dense.inside(choice.layer)
             first = float(choice.knob == knobs[0])
-            self.static[i, :-LIVE] = (position, *_layer(layer), layer.weights / weights, layer.macs / macs, first)
+            shares = sum(p.weights for p in layers) / weights, sum(p.macs for p in layers) / macs
+            self.static[i, :-LIVE] = (position, *_layer(layers[0]), *shares, first)
         self._floor = budget.cost(space.plan(space.smallest))
         self._slack = max(budget.limit - self._floor, 1e-9)
         # Demand of each choice alone, above the floor: linear where costs multiply, which is enough for a feature.

@@ -1,0 +1,110 @@
+"""Layer removal: whole residual blocks or layers go, and an identity stands in their place.
+
+    y = x   instead of   y = block(x)
+
+Source: N2N (Ashok et al. 2018, arXiv 1709.06030, stage 1), with larger units (removal_trace.py) and, by default,
+inherited weights: both reconstructions. In a plain chain, a layer that widens can go too; the layer behind it then gets
+narrower and an initialiser sets its weights. Use it in a stage of its own, before channel pruning (N2N's stage 2), with
+distillation. It breaks when all blocks of a resolution go: what is left is too shallow to be trained back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from lightning import LightningModule
+from torch import nn
+
+from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.gathered import forget
+from lightning_compress.initialisers.initialiser import Initialiser
+from lightning_compress.initialisers.least_squares import LeastSquares
+from lightning_compress.plan import Plan, matching
+from lightning_compress.profile import Profile
+from lightning_compress.removal import RemovalGraph
+from lightning_compress.removal_trace import find_removable
+from lightning_compress.space import Choice
+
+
+@final
+class LayerRemoval(CompressionCallback):
+    """Removes blocks and layers; the knob ``keep`` is 0 for those that go and 1 for those that stay.
+
+    Args:
+        plan: see :class:`CompressionCallback`.
+        initialise: sets the weights of what is left.
+        ignore: globs of blocks and layers that a search keeps.
+
+    Raises:
+        CompressError: a layer of the plan cannot be removed, or a value is neither 0 nor 1.
+        NoEffectError: a glob of ``ignore`` matches nothing that could be removed.
+    """
+
+    order: ClassVar[int] = 10
+    knobs: ClassVar[frozenset[str]] = frozenset({"keep"})
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        initialise: Initialiser | None = None,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan)
+        self.initialise = LeastSquares() if initialise is None else initialise
+        self.ignore = tuple(ignore)
+        self._graphs: dict[object, RemovalGraph] = {}  # by architecture; shared by the copies of with_plan
+
+    def kept(self, net: nn.Module, profile: Profile, example: Any) -> dict[str, str]:
+        """Layer -> why it stays, whatever the plan says."""
+        return dict(self._graph(net, profile, example).kept)
+
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        names = list(self._graph(net, profile, example).removable)
+        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        return [Choice(name, "keep", (0, 1)) for name in names if name not in ignored]
+
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        graph = self._graph(net, profile, example)
+        wanted = self.own(plan).knob("keep")
+        for name, value in wanted.items():
+            if name not in graph.removable:
+                raise CompressError(_refusal(name, graph))
+            if value not in (0, 1):
+                raise CompressError(f"LayerRemoval: keep of {name!r} must be 0 or 1, got {value}")
+        return Plan({name: {"keep": 0} for name, value in wanted.items() if not value})
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        removed = [name for name, value in plan.knob("keep").items() if not value]
+        if not removed:
+            return profile
+        graph = self._graphs.get(profile.architecture)
+        if graph is None:
+            raise CompressError("LayerRemoval: predict needs to have seen the network; call choices or realise first")
+        return graph.without(profile, removed)
+
+    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        self.initialise.gather(module, batches)
+
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        graph, removed = self._graph(net, profile, example), plan.knob("keep")
+        graph.remove(net, profile, removed)
+        if removed:
+            self.initialise(net, graph.readers(profile, removed))
+            forget(net)
+
+    def _graph(self, net: nn.Module, profile: Profile, example: Any) -> RemovalGraph:
+        if profile.architecture not in self._graphs:
+            self._graphs[profile.architecture] = find_removable(net, profile, example)
+        return self._graphs[profile.architecture]
+
+
+def _refusal(name: str, graph: RemovalGraph) -> str:
+    whole = next((part for part in graph.removable if name.startswith(f"{part}.")), None)
+    if whole is not None:
+        return f"LayerRemoval: {name!r} is part of {whole!r}, which goes as a whole; name {whole!r} instead"
+    if name in graph.kept:
+        return f"LayerRemoval: layer {name!r} must stay: {graph.kept[name]}"
+    return f"LayerRemoval: {name!r} cannot be removed{did_you_mean(name, graph.removable)}"

@@ -1,0 +1,22 @@
+"""Inherit: all layers keep their weights; those that got narrower start anew, from their own random initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from torch import nn
+
+from lightning_compress.initialisers.initialiser import Initialiser
+
+
+@final
+@dataclass(frozen=True)
+class Inherit(Initialiser):
+    """Weights of the dense network wherever they fit."""
+
+    def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:
+        for name, narrower in readers.items():
+            if narrower:
+                net.get_submodule(name).reset_parameters()

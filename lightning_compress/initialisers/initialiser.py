@@ -1,0 +1,32 @@
+"""What every initialiser is: it gives a network from which layers were removed the weights to train on from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning import LightningModule
+from torch import nn
+
+
+class Initialiser(ABC):
+    """Sets weights after a removal."""
+
+    def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        """Keep on the network, before the removal, what is needed to know of it; by default nothing.
+
+        Args:
+            batches: of train data.
+        """
+        return
+
+    @abstractmethod
+    def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:
+        """Set the weights of a network, in place.
+
+        Args:
+            net: after the removal.
+            readers: layers behind removed layers of a plain chain, in the order in which they run -> whether they got
+                narrower; the weights of those are zeros.
+        """

@@ -1,0 +1,324 @@
+"""Removing layers and blocks: what can go, what is left, and what it starts from."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import OmegaConf
+from torch import nn
+
+import lightning_compress as lc
+import lightning_compress.conf
+from lightning_compress import trace
+from lightning_compress.budget import Budget
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.layer_removal import LayerRemoval
+from lightning_compress.callbacks.low_rank import LowRank
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.cost import MACs, PackedBytes
+from lightning_compress.errors import CompressError
+from lightning_compress.fit import load_checkpoint
+from lightning_compress.initialisers.inherit import Inherit
+from lightning_compress.initialisers.least_squares import LeastSquares
+from lightning_compress.initialisers.restart import Restart
+from lightning_compress.mixin import CompressibleMixin
+from lightning_compress.models.resnet_cifar import ResNetCIFAR, resnet20, resnet56
+from lightning_compress.models.vgg_cifar import vgg16_bn
+from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
+from lightning_compress.record import network, record_of
+from lightning_compress.removal import Removed
+from lightning_compress.search.features import Features
+from lightning_compress.search.problem import Problem
+from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+
+INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+
+class Chain(nn.Module):
+    """A small VGG: widening, equal and narrowing convolutions, a flattening, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.Conv2d(4, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(6, 12, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Linear(48, 60), nn.ReLU(), nn.Linear(60, 4))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+NETS = {
+    "toy": (ToyNet, (2, 1, 8, 8)),
+    "chain": (Chain, (2, 1, 8, 8)),
+    "resnet20": (resnet20, (2, 3, 32, 32)),
+    "resnet56": (resnet56, (1, 3, 16, 16)),
+    "vgg16": (vgg16_bn, (2, 3, 32, 32)),
+    "resnet18": (partial(torchvision.models.resnet18, num_classes=10), (1, 3, 64, 64)),
+    "vit": (partial(torchvision.models.VisionTransformer, 16, 8, 3, 2, 32, 64), (1, 3, 16, 16)),
+}
+EXPECTED = {
+    "toy": {"conv1"},
+    "chain": {"features.3", "features.7", "features.12", "classifier.0"},
+    "resnet20": {*(f"layer{i}.{j}" for i in (1, 2, 3) for j in (1, 2)), "layer1.0", "layer2.0.conv2", "layer3.0.conv2"},
+    "vgg16": {f"features.{i}" for i in (3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)},
+    "resnet18": {*(f"layer{i}.1" for i in (1, 2, 3, 4)), "layer1.0", *(f"layer{i}.0.conv2" for i in (2, 3, 4))},
+    "vit": {f"encoder.layers.encoder_layer_{i}" for i in range(3)},
+}
+
+
+def choices_of(net: nn.Module, example: torch.Tensor) -> tuple[LayerRemoval, Profile, list[str]]:
+    callback, profile = LayerRemoval(initialise=Inherit()), trace.measure(net, example)
+    return callback, profile, [choice.layer for choice in callback.choices(net, profile, example)]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_any_removal_gives_the_predicted_profile_a_forward_pass_and_the_predicted_bytes(name, tmp_path):
+    make, shape = NETS[name]
+    net, example, rng = make().eval(), torch.randn(shape), random.Random(0)
+    callback, dense, names = choices_of(net, example)
+    if name in EXPECTED:
+        assert set(names) == EXPECTED[name]
+    assert {p.name for p in dense.weighted} >= callback.kept(net, dense, example).keys()
+    with torch.no_grad():
+        expected = net(example).shape
+    for share in [1.0, 0.5] if name == "vgg16" else [1.0, 0.7, 0.5, 0.3]:
+        thin = copy.deepcopy(net)
+        chosen = [n for n in names if rng.random() < share]
+        plan = Plan({n: {"keep": 0} for n in chosen})
+        assert callback.realise(plan, thin, dense, example) == plan
+        callback.with_plan(plan).apply(thin, example)
+        profile = record_of(thin).profile
+        assert profile == callback.predict(plan, dense) == trace.measure(thin, example)
+        with torch.no_grad():
+            assert thin(example).shape == expected
+        size = lc.save(thin, tmp_path / "a").stat().st_size
+        assert size <= PackedBytes()(profile) <= size + max(0.02 * size, 450)
+        assert lc.inspect(tmp_path / "a").plan == plan
+
+
+def test_cost_rises_with_every_layer_that_stays():
+    net = Chain().eval()
+    composition = Composition([LayerRemoval(initialise=Inherit())], net, EXAMPLE)
+    space = composition.space()
+    assert [choice.layer for choice in space.choices] == ["features.3", "features.7", "features.12", "classifier.0"]
+    for number in range(2 ** len(space)):
+        point = [number >> i & 1 for i in range(len(space))]
+        cost = MACs()(composition.predict(space.plan(tuple(point))))
+        for i in (i for i, value in enumerate(point) if not value):
+            more = (*point[:i], 1, *point[i + 1 :])
+            assert MACs()(composition.predict(space.plan(more))) > cost
+
+
+def test_an_identity_is_where_a_block_was_and_the_rest_is_as_before():
+    net = ResNetCIFAR(2, in_channels=1).eval()
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        hidden = net.layer1[0](net.relu(net.bn1(net.conv1(x))))
+        expected = net.fc(net.pool(net.layer3(net.layer2(hidden))).flatten(1))
+    LayerRemoval({"layer1.1": {"keep": 0}, "layer2.1": {"keep": 1}}, Inherit()).apply(net, x)
+    assert isinstance(net.layer1[1], Removed)
+    assert record_of(net).plan == Plan({"layer1.1": {"keep": 0}})
+    assert torch.equal(net(x), expected)
+
+
+def test_batch_norms_go_with_their_layer_and_activations_stay():
+    net = Chain().eval()
+    LayerRemoval({"features.3": {"keep": 0}}, Inherit()).apply(net, EXAMPLE)
+    kinds = [type(module) for module in net.features[3:7]]
+    assert kinds == [Removed, Removed, nn.ReLU, nn.MaxPool2d]
+    assert net.features[7].weight.shape == (8, 4, 3, 3)
+    assert net.features[7].in_channels == 4
+
+
+def test_the_layer_behind_a_flattening_gets_its_inputs_channel_by_channel():
+    net = Chain().eval()
+    LayerRemoval({"features.12": {"keep": 0}, "classifier.0": {"keep": 0}}, Inherit()).apply(net, EXAMPLE)
+    assert net.classifier[2].in_features == 24  # six channels of 2 x 2
+    assert net(EXAMPLE).shape == (2, 4)
+
+
+def calibrated(initialise) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    """A dense network, the same without two layers, and the images that it was calibrated with."""
+    seed_everything(0, verbose=False)
+    module = PlainModule()
+    module.model = Chain().eval()
+    dense = copy.deepcopy(module.model)
+    batches = [torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    callback = LayerRemoval({"features.3": {"keep": 0}}, initialise)
+    callback.prepare(module, [(x, None) for x in batches])
+    callback.apply(module.model, EXAMPLE)
+    return dense, module.model, torch.cat(batches)
+
+
+def test_least_squares_is_the_best_weight_for_the_layer_behind():
+    dense, thin, x = calibrated(LeastSquares(positions=100))
+    with torch.no_grad():
+        target = dense.features[:8](x) - dense.features[7].bias.view(1, -1, 1, 1)
+        rows = nn.functional.unfold(thin.features[:7](x), 3, padding=1).transpose(1, 2).flatten(0, 1)
+    wanted = target.flatten(2).transpose(1, 2).flatten(0, 1)
+    expected = torch.linalg.lstsq(rows.double(), wanted.double()).solution.T.reshape(8, 4, 3, 3)
+    torch.testing.assert_close(thin.features[7].weight.detach().double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_inherit_keeps_all_but_what_got_narrower_and_restart_keeps_nothing():
+    dense, thin, _ = calibrated(Inherit())
+    assert torch.equal(dense.features[0].weight, thin.features[0].weight)
+    assert torch.equal(dense.features[10].weight, thin.features[10].weight)
+    assert thin.features[7].weight.abs().max() > 0
+    _, fresh, _ = calibrated(Restart())
+    assert not torch.equal(dense.features[0].weight, fresh.features[0].weight)
+    assert not torch.equal(dense.classifier[2].weight, fresh.classifier[2].weight)
+
+
+@pytest.mark.parametrize("file", sorted(INITIALISERS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_initialiser_leaves_no_layer_at_zero_and_is_given_the_same_structure(file):
+    dense, thin, x = calibrated(instantiate(OmegaConf.load(file)))
+    assert thin(x).isfinite().all()
+    assert thin.features[7].weight.shape == (8, 4, 3, 3)
+    assert thin.features[7].bias.shape == dense.features[7].bias.shape
+    assert all(parameter.requires_grad for parameter in thin.parameters())
+    assert all(layer.weight.abs().sum((1, 2, 3)).min() > 0 for layer in thin.features if isinstance(layer, nn.Conv2d))
+
+
+def test_ignored_blocks_are_no_choice():
+    net = ResNetCIFAR(2, in_channels=1)
+    choices = LayerRemoval(ignore=["layer2.*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
+    assert {choice.layer for choice in choices} == {"layer1.0", "layer1.1", "layer3.0.conv2", "layer3.1"}
+
+
+def test_without_gathered_images_least_squares_says_so():
+    with pytest.raises(CompressError, match="no batches were gathered"):
+        LayerRemoval({"conv1": {"keep": 0}}).apply(ToyNet(), EXAMPLE)
+
+
+@pytest.mark.parametrize(("make", "plan", "message"), [
+    (ToyNet, {"fc": {"keep": 0}}, "'fc' must stay: it is, or holds, the first or the last layer"),
+    (ToyNet, {"conv2": {"keep": 0}}, "'conv2' must stay: it has fewer outputs than inputs"),
+    (ToyNet, {"conv1": {"keep": 0.5}}, "keep of 'conv1' must be 0 or 1, got 0.5"),
+    (ToyNet, {"pool": {"keep": 0}}, "'pool' cannot be removed"),
+    (partial(ResNetCIFAR, 2, in_channels=1), {"layer2.0.conv1": {"keep": 0}}, "must stay: it is strided"),
+    (partial(ResNetCIFAR, 2, in_channels=1), {"layer2.1.conv1": {"keep": 0}}, "is part of 'layer2.1', which goes as"),
+])  # fmt: skip
+def test_what_must_stay_is_named_with_a_reason(make, plan, message):
+    with pytest.raises(CompressError, match=message):
+        LayerRemoval(plan, Inherit()).apply(make(), EXAMPLE)
+
+
+class Odd(nn.Module):
+    """A layer that runs twice, one that is never run, and one whose shape the forward pass asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.idle = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.asked, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.twice(self.twice(self.first(x)))
+        return self.last(self.asked(x) * self.asked.out_features)
+
+
+def test_candidates_are_verified_by_execution():
+    net, example = Odd(), torch.randn(2, 4)
+    callback, profile, names = choices_of(net, example)
+    assert not names
+    kept = callback.kept(net, profile, example)
+    assert kept["twice"] == "it runs 2 times in one forward pass"
+    assert kept["idle"] == "it runs 0 times in one forward pass"
+    assert "the forward pass breaks without 'asked'" in kept["asked"]
+
+
+def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):
+    net = ResNetCIFAR(2, in_channels=1).eval()
+    bits = {layer.name: {"weight_bits": 4} for layer in trace.measure(net, EXAMPLE).weighted}
+    composition = Composition(
+        [LayerRemoval(initialise=Inherit()), LowRank(), QuantizationAwareTraining()], net, EXAMPLE
+    )  # fmt: skip
+    plan = Plan(bits).merge(Plan({"layer1.1": {"keep": 0}, "layer2.1.conv1": {"rank_in": 0.5, "rank_out": 0.5}}))
+    realised = composition.realise(plan)
+    assert not any(name.startswith("layer1.1.") for name in realised.layers)
+    assert composition.realise(realised) == realised
+    composition.apply(net, plan)
+    assert record_of(net).profile == composition.predict(realised) == composition.predict(plan)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ResNetCIFAR(2, in_channels=1))
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_channels_are_searched_in_a_later_stage_and_said_so():
+    net = ResNetCIFAR(2, in_channels=1).eval()
+    composition = Composition([LayerRemoval(initialise=Inherit()), ChannelPruning()], net, EXAMPLE)
+    with pytest.raises(CompressError, match="removes layers; prune channels in a stage after it"):
+        composition.realise(Plan({"layer1.1": {"keep": 0}, "layer2.0.conv1": {"channels": 0.5}}))
+
+
+def test_stages_one_and_two_of_n2n(tmp_path):
+    net = ResNetCIFAR(2, in_channels=1).eval()
+    LayerRemoval({"layer1.1": {"keep": 0}, "layer3.0.conv2": {"keep": 0}}, Inherit()).apply(net, EXAMPLE)
+    second = Composition([ChannelPruning()], net, EXAMPLE)
+    plan = Plan({choice.layer: {"channels": choice.values[0]} for choice in second.space().choices})
+    second.apply(net, second.realise(plan))
+    assert record_of(net).profile == trace.measure(net, EXAMPLE)
+    x = torch.randn(2, 1, 8, 8)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), ResNetCIFAR(2, in_channels=1))
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_policy_sees_a_block_as_the_sum_of_its_layers():
+    net = ResNetCIFAR(2, in_channels=1).eval()
+    composition = Composition([LayerRemoval(initialise=Inherit())], net, EXAMPLE)
+    limit = 0.8 * composition.profile.macs
+    budget = Budget(lambda plan: MACs()(composition.predict(plan)), limit, composition.space())
+    features = Features(Problem(budget, composition.profile, composition.predict))
+    index = [choice.layer for choice in budget.space.choices].index("layer1.1")
+    weights = sum(layer.weights for layer in composition.profile.inside("layer1.1"))
+    total = sum(layer.weights for layer in composition.profile)
+    assert features.at((0,) * index, 0.0)[7] == pytest.approx(weights / total)
+
+
+class MixedModule(CompressibleMixin, PlainModule):
+    """Written with the mixin, so that ``load_from_checkpoint`` works."""
+
+
+def train(epochs: int, folder=None, ckpt=None):
+    seed_everything(1, verbose=False)
+    module = MixedModule()
+    run = Trainer(
+        max_epochs=epochs, callbacks=[LayerRemoval({"conv1": {"keep": 0}})], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", enable_checkpointing=False,
+    )  # fmt: skip
+    seed_everything(2, verbose=False)
+    run.fit(module, *toy_data(0), ckpt_path=ckpt)
+    if folder is not None:
+        run.save_checkpoint(folder / "a.ckpt")
+    return module
+
+
+def test_checkpoints_bring_the_student_back_wherever_they_are_loaded(tmp_path):
+    module = train(1, tmp_path).eval()
+    x = torch.randn(4, 1, 8, 8)
+    for loaded in (
+        MixedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True),
+        load_checkpoint(MixedModule(), tmp_path / "a.ckpt"),
+        lc.load(lc.save(module, tmp_path / "a"), MixedModule()),
+    ):
+        assert isinstance(network(loaded).conv1, Removed)
+        torch.testing.assert_close(loaded.eval()(x), module(x), rtol=1e-4, atol=1e-4)
+    resumed, whole = train(2, ckpt=tmp_path / "a.ckpt"), train(2)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
