@@ -78,7 +78,7 @@ class Stage:
         batch: candidates that are open at a time; see :mod:`lightning_compress.search.loop`.
         halving: cheap scores first, the full one for the best of each batch; None scores all in full.
         uniform: knob -> number for every layer that has the knob, when nothing is searched.
-        distillation: ``(teacher) -> callback`` for the fine-tuning, or None.
+        distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
         epochs: of fine-tuning.
         attributes: set on the module for the fine-tuning, such as its learning rate ``lr``.
         finetune_steps, recalibration_batches, monitor: see :class:`Evaluator`.
@@ -120,9 +120,11 @@ class Stage:
             plan.save(folder / "plan.yaml")
             bound = composition.bound(plan)
         set_attributes(student, self.attributes, name)
-        extra = [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
-        fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, [*bound, *extra])
+        fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, [*bound, *self._teaching(run)])
         return student
+
+    def _teaching(self, run: Run) -> list[Callback]:
+        return [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
 
     def _plan(self, composition: Composition, module: LightningModule, run: Run, folder: Path) -> Plan:
         space = composition.space()
@@ -141,7 +143,7 @@ class Stage:
             callback.prepare(module, run.data.train_dataloader())
         evaluator = Evaluator(
             partial(copy.deepcopy, module), composition, run.data.train_dataloader(), run.data.val_dataloader(),
-            self.monitor, self.finetune_steps, self.recalibration_batches, seed=run.seed,
+            self.monitor, self.finetune_steps, self.recalibration_batches, self._teaching(run), run.seed,
         )  # fmt: skip
         settings = {
             "objective": repr(self.objective), "limit": budget.limit,
