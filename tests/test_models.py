@@ -133,6 +133,19 @@ def digits_train() -> torch.Tensor:
     return data.parts["train"][1]
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_any_number_of_steps_has_a_schedule(steps):
+    module = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 2, lr=0.1)
+    batches = [(torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 0]))] * 12
+    trainer = Trainer(
+        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(module, batches)
+    assert trainer.global_step == steps
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
 def test_resumed_training_equals_uninterrupted_training(tmp_path):
     whole = classifier()
     trainer(4).fit(whole, datamodule=digits())
