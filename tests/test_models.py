@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_compress import trace
 from lightning_compress.data.digits import Digits
@@ -131,6 +132,19 @@ def digits_train() -> torch.Tensor:
     data = digits()
     data.setup("fit")
     return data.parts["train"][1]
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_any_number_of_steps_has_a_schedule(steps):
+    module = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 2, lr=0.1)
+    images = TensorDataset(torch.randn(36, 1, 2, 2), torch.arange(36) % 2)
+    run = Trainer(
+        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    run.fit(module, DataLoader(images, 3))
+    assert run.global_step == steps
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
 def test_resumed_training_equals_uninterrupted_training(tmp_path):

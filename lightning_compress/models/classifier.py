@@ -68,7 +68,8 @@ class ImageClassifier(LightningModule):
             self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
         )
         steps = max(int(self.trainer.estimated_stepping_batches), 2)
+        warmup = min(max(self.warmup, 1.5 / steps), 1.0)  # a rise of exactly one step divides by zero in OneCycleLR
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, steps, pct_start=self.warmup, cycle_momentum=False
+            optimizer, self.lr, steps, pct_start=warmup, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
