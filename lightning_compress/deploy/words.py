@@ -11,6 +11,7 @@ _METHODS = {
     "InformationDropout": "information",
     "VariationalDropout": "variational",
     "LayerRemoval": "keep",
+    "JointSparsityQuantization": "joint",
     "LowRank": "rank_in",
     "WeightPruning": "density",
     "ChannelPruning": "channels",
