@@ -71,7 +71,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if metadata[NAME] != FORMAT:
         raise PackedFileError(
-            f"{str(path)!r} has format {metadata[NAME]}, and this version reads {FORMAT}; update lightning-compress"
+            f"{str(path)!r} has format {metadata[NAME]}, and this version reads {FORMAT}; use the version of "
+            f"lightning-compress that wrote it, or save the network again with this one"
         )
     unpacker = zlib.decompressobj(zdict=WORDS)
     return tensors, json.loads(unpacker.decompress(base64.b85decode(metadata["contents"])))
