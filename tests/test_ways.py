@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 import lightning_compress.conf
 from lightning_compress.callbacks.base import check_order
+from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.stage import Stage
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,6 @@ def test_stages_are_made(file):
     stages = instantiate(config.compress.stages, _convert_="object")
     assert stages
     for stage in stages.values():
-        assert isinstance(stage, Stage)
+        assert isinstance(stage, (Stage, LayerwiseStage))
         check_order(list(stage.callbacks.values()))
         assert stage.callbacks or stage.distillation
