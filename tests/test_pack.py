@@ -349,7 +349,7 @@ def test_foreign_missing_and_newer_files_are_told_apart(tmp_path, small):
     original, container.FORMAT = container.FORMAT, "3"
     container.write(tmp_path / "newer", tensors, contents)
     container.FORMAT = original
-    with pytest.raises(PackedFileError, match="has format 3, and this version reads 2; update"):
+    with pytest.raises(PackedFileError, match="has format 3, and this version reads 2; use the version"):
         lc.load(tmp_path / "newer", ToyNet())
 
 
