@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_compress.callbacks.variational_dropout import VariationalDropout as VariationalDropout
     from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
-    from lightning_compress.deploy.pack import inspect as inspect
-    from lightning_compress.deploy.pack import load as load
     from lightning_compress.deploy.pack import save as save
+    from lightning_compress.deploy.unpack import inspect as inspect
+    from lightning_compress.deploy.unpack import load as load
     from lightning_compress.errors import CompressError as CompressError
     from lightning_compress.mixin import CompressibleMixin as CompressibleMixin
     from lightning_compress.pipeline import compress as compress
@@ -44,8 +44,8 @@ _HOMES = {
     "VariationalDropout": "callbacks.variational_dropout",
     "WeightPruning": "callbacks.weight_pruning",
     "compress": "pipeline",
-    "inspect": "deploy.pack",
-    "load": "deploy.pack",
+    "inspect": "deploy.unpack",
+    "load": "deploy.unpack",
     "save": "deploy.pack",
 }
 

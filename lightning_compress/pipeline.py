@@ -17,7 +17,8 @@ from lightning_compress import trace
 from lightning_compress.batches import first_tensor
 from lightning_compress.cost import MACs, Parameters, WeightBits
 from lightning_compress.deploy.latency import latency
-from lightning_compress.deploy.pack import load, save
+from lightning_compress.deploy.pack import save
+from lightning_compress.deploy.unpack import load
 from lightning_compress.errors import CompressError
 from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.plan import Plan

@@ -24,7 +24,8 @@ from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.cost import MACs
 from lightning_compress.criteria.genetic import Genetic
-from lightning_compress.deploy.pack import load, save
+from lightning_compress.deploy.pack import save
+from lightning_compress.deploy.unpack import load
 from lightning_compress.errors import CompressError
 from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.plan import Plan
