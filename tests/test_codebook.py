@@ -59,12 +59,12 @@ def test_zeros_are_left_to_the_mask(make):
     torch.testing.assert_close(on(weight, make, 2).values, expected.values)
 
 
-def test_the_gradient_of_a_value_is_the_sum_over_its_members(make):
+def test_the_gradient_of_a_value_is_the_sum_over_its_members_divided_by_their_number(make):
     torch.manual_seed(0)
     weight, upstream = torch.randn(8, 6, 3, 3, requires_grad=True), torch.randn(8, 6, 3, 3)
     codebook = on(weight, make, 3)
     (codebook(weight) * upstream).sum().backward()
-    expected = torch.stack([upstream[codebook.codes == k].sum() for k in range(8)])
+    expected = torch.stack([upstream[codebook.codes == k].sum() / (codebook.codes == k).sum() for k in range(8)])
     torch.testing.assert_close(codebook.values.grad, expected)
     assert weight.grad is None
 

@@ -1,6 +1,6 @@
 """Codebook: the weights of a layer take one of ``2 ** bits`` values of any size, found by k-means.
 
-    w = codebook[code],     dL/dcodebook[k] = sum of dL/dw over the weights with code k
+    w = codebook[code],     dL/dcodebook[k] = sum of dL/dw over the weights with code k,    step: that over their number
 
 Sources: Deep Compression (arXiv 1510.00149, sections 3 and 3.3), and the quantiser of papers 1 and 5 (HAQ's arXiv
 1811.08886, section 3.4; arXiv 1910.05897). Codes are frozen when it is attached and the values are trained, which is
@@ -94,7 +94,11 @@ class Codebook(Transform):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The values that the codes stand for; the raw weight takes no gradient."""
-        return (self.values[self.codes.long()] * self.scale).to(weight.dtype)
+        codes = self.codes.long()
+        # The sum over thousands of members would make steps that diverge; their mean moves a value as its members move.
+        share = 1 / torch.bincount(codes.flatten(), minlength=len(self.values)).clamp_min(1).to(self.values)
+        values = self.values * share + (self.values * (1 - share)).detach()
+        return (values[codes] * self.scale).to(weight.dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={self.bits})"
