@@ -53,15 +53,18 @@ def mask_units(layer: LayerProfile) -> tuple[int, int]:
     return layer.weights // layer.mask_unit, layer.nonzeros // layer.mask_unit
 
 
+def entropy_bits(units: int, kept: int) -> float:
+    """``n H(k / n)``: bits that say which ``kept`` of ``units`` are kept, by their density alone."""
+    if not 0 < kept < units:
+        return 0.0
+    share = kept / units
+    return -kept * log2(share) - (units - kept) * log2(1 - share)
+
+
 def entropy_bytes(units: int, kept: int) -> int:
     """Bytes in which the range coder can write which ``kept`` of ``units`` are kept: whole words of 4 bytes."""
-    rare = min(kept, units - kept)
-    bits = 0.0
-    if rare:
-        share = rare / units
-        bits = -rare * log2(share) - (units - rare) * log2(1 - share)
     # The coder rounds probabilities to 24 bits and ends on a word (measured for up to 25 million units).
-    return 4 * int(-(-(bits / 8 + units / 50_000 + 12) // 4))
+    return 4 * int(-(-(entropy_bits(units, kept) / 8 + units / 50_000 + 12) // 4))
 
 
 def float_counts(layer: LayerProfile) -> dict[str, int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import log2
 from typing import final
+
+from lightning_compress.layout import entropy_bits
 
 WORD = 32  # bits of an fp32 value
 
@@ -45,10 +46,7 @@ class FileAccount(SizeAccount):
     """Codes, positions at their entropy, and fp32 codebooks: what the packed file spends on the weights."""
 
     def index_bits(self, kept: int, weights: int) -> float:
-        if not 0 < kept < weights:
-            return 0.0
-        share = kept / weights
-        return -kept * log2(share) - (weights - kept) * log2(1 - share)
+        return entropy_bits(weights, kept)
 
     def codebook_bits(self, bits: int) -> float:
         return WORD * 2.0**bits

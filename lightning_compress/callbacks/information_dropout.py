@@ -28,6 +28,7 @@ class InformationDropout(LearnedNoise):
     Arguments as for :class:`LearnedNoise`.
     """
 
+    name: ClassVar[str] = "InformationDropout"
     order: ClassVar[int] = 23
     knobs: ClassVar[frozenset[str]] = frozenset({"information"})
 

@@ -23,23 +23,22 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.outcome import OutcomeCallback
 from lightning_compress.callbacks.progress import progress
 from lightning_compress.errors import CompressError
 from lightning_compress.joint_projection import nonzero, project_codes, project_weights, quantised
 from lightning_compress.kmeans import SortedValues
 from lightning_compress.mask import Mask, mask_of
-from lightning_compress.plan import Plan, matching
+from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.quantizers.joint_codebook import JointCodebook
 from lightning_compress.record import Record, network, record_of, write_record
 from lightning_compress.size_account import SizeAccount, WeightBitsAccount
-from lightning_compress.space import Choice
 from lightning_compress.surgery import attach_weight, check_plain, raw_weight, weight_transforms
 
 
 @final
-class JointSparsityQuantization(CompressionCallback):
+class JointSparsityQuantization(OutcomeCallback):
     """ADMM under one size limit; the knob ``joint`` is 1 for layers that take part.
 
     Args:
@@ -60,6 +59,8 @@ class JointSparsityQuantization(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    name: ClassVar[str] = "joint"
+    refusal: ClassVar[str] = "has no weight"
     order: ClassVar[int] = 28
     knobs: ClassVar[frozenset[str]] = frozenset({"joint"})
 
@@ -76,7 +77,7 @@ class JointSparsityQuantization(CompressionCallback):
         end: float = 0.75,
         ignore: Sequence[str] = (),
     ) -> None:
-        super().__init__(plan)
+        super().__init__(plan, ignore)
         if not limits or list(limits) != sorted(limits, reverse=True) or not 0 < limits[-1] <= limits[0] <= 1:
             raise CompressError(f"JointSparsityQuantization: limits must fall, within 0 and 1, got {list(limits)}")
         if not 0 < bits_until <= end <= 1 or rho <= 0:
@@ -86,27 +87,8 @@ class JointSparsityQuantization(CompressionCallback):
             )
         self.limits, self.rho, self.start_bits, self.bits = tuple(limits), rho, start_bits, tuple(bits)
         self.account = WeightBitsAccount() if account is None else account
-        self.every, self.bits_until, self.end, self.ignore = every, bits_until, end, tuple(ignore)
+        self.every, self.bits_until, self.end = every, bits_until, end
         self._stepped = -1  # the optimizer step that the proximal step last followed
-
-    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
-        """One value for each layer: there is nothing to search, a uniform plan names them all."""
-        names = [layer.name for layer in profile.weighted if layer.positions]
-        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
-        return [Choice(name, "joint", (1,)) for name in names if name not in ignored]
-
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
-        names = {layer.name for layer in profile.weighted}
-        for layer, value in self.own(plan).knob("joint").items():
-            if layer not in names:
-                raise CompressError(f"joint: layer {layer!r} has no weight; the plan may name {sorted(names)}")
-            if value not in (0, 1):
-                raise CompressError(f"joint: joint of layer {layer!r} must be 0 or 1, got {value}")
-        return Plan({layer: {"joint": 1} for layer, value in self.own(plan).knob("joint").items() if value})
-
-    def predict(self, plan: Plan, profile: Profile) -> Profile:
-        """The profile as it is: densities and bits are not known before training."""
-        return profile
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name in plan.layers:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 from zlib import crc32
 
 import torch
@@ -20,19 +20,18 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import nn
 
-from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.outcome import OutcomeCallback
 from lightning_compress.callbacks.progress import progress
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import measured
 from lightning_compress.noise.noise import Noise
-from lightning_compress.plan import Plan, matching
+from lightning_compress.plan import Plan
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.record import Record, network, record_of, write_record
-from lightning_compress.space import Choice
 from lightning_compress.surgery import raw_weight
 
 
-class LearnedNoise(CompressionCallback):
+class LearnedNoise(OutcomeCallback):
     """Trains noise on the layers that the plan names; the sub-class has one knob, which is 1 for them.
 
     Args:
@@ -47,6 +46,8 @@ class LearnedNoise(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    refusal: ClassVar[str] = "cannot have this noise"
+
     def __init__(
         self,
         plan: Plan | str | Path | Mapping[str, Any] | None = None,
@@ -55,14 +56,14 @@ class LearnedNoise(CompressionCallback):
         end: float = 0.7,
         ignore: Sequence[str] = (),
     ) -> None:
-        super().__init__(plan)
+        super().__init__(plan, ignore)
         begin, full = warmup
         if not 0 <= begin <= full <= end <= 1:
             raise CompressError(
                 f"{type(self).__name__}: needs 0 <= warmup[0] <= warmup[1] <= end <= 1, got warmup {list(warmup)} and "
                 f"end {end}"
             )
-        self.strength, self.warmup, self.end, self.ignore = strength, (begin, full), end, tuple(ignore)
+        self.strength, self.warmup, self.end = strength, (begin, full), end
 
     @abstractmethod
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
@@ -73,33 +74,8 @@ class LearnedNoise(CompressionCallback):
         """The noise that :meth:`add_noise` attached, and the module that it is attached to."""
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
-        """The layers that may have this noise."""
-        return [layer for layer in profile.weighted if layer.positions]
-
-    @final
-    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
-        """One value for each layer: there is nothing to search, a uniform plan names them all."""
-        names = [layer.name for layer in self.eligible(profile)]
-        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
-        (knob,) = self.knobs
-        return [Choice(name, knob, (1,)) for name in names if name not in ignored]
-
-    @final
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
-        (knob,) = self.knobs
-        names = {layer.name for layer in self.eligible(profile)}
-        for layer, value in self.own(plan).knob(knob).items():
-            if layer not in names:
-                raise CompressError(
-                    f"{type(self).__name__}: layer {layer!r} cannot have this noise; the plan may name {sorted(names)}"
-                )
-            if value not in (0, 1):
-                raise CompressError(f"{type(self).__name__}: {knob} of layer {layer!r} must be 0 or 1, got {value}")
-        return Plan({layer: {knob: 1} for layer, value in self.own(plan).knob(knob).items() if value})
-
-    def predict(self, plan: Plan, profile: Profile) -> Profile:
-        """The profile as it is: what noise will drop is not known before it was trained."""
-        return profile
+        """The layers that run: noise on others would learn nothing."""
+        return [layer for layer in super().eligible(profile) if layer.positions]
 
     @final
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:

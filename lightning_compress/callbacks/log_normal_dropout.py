@@ -26,6 +26,7 @@ class LogNormalDropout(LearnedNoise):
     Arguments as for :class:`LearnedNoise`.
     """
 
+    name: ClassVar[str] = "LogNormalDropout"
     order: ClassVar[int] = 22
     knobs: ClassVar[frozenset[str]] = frozenset({"log_normal"})
 

@@ -38,6 +38,7 @@ class VariationalDropout(LearnedNoise):
         threshold: of log alpha, above which a weight is dropped.
     """
 
+    name: ClassVar[str] = "VariationalDropout"
     order: ClassVar[int] = 26
     knobs: ClassVar[frozenset[str]] = frozenset({"variational"})
 

@@ -23,6 +23,25 @@ from lightning_compress.kmeans import SortedValues
 from lightning_compress.surgery import Transform
 
 
+class _Lookup(torch.autograd.Function):
+    """``values[codes]``, whose gradient is the mean over the members of a value.
+
+    Their sum, over thousands, would make steps that diverge; the mean moves a value as its members would move.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, codes: Tensor) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.size = len(values)
+        return values[codes]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (codes,) = ctx.saved_tensors
+        total = gradient.new_zeros(ctx.size).index_add_(0, codes.flatten(), gradient.flatten())
+        return total / torch.bincount(codes.flatten(), minlength=ctx.size).clamp_min(1), None
+
+
 class Codebook(Transform):
     """Values shared by the weights of a layer.
 
@@ -94,11 +113,7 @@ class Codebook(Transform):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The values that the codes stand for; the raw weight takes no gradient."""
-        codes = self.codes.long()
-        # The sum over thousands of members would make steps that diverge; their mean moves a value as its members move.
-        share = 1 / torch.bincount(codes.flatten(), minlength=len(self.values)).clamp_min(1).to(self.values)
-        values = self.values * share + (self.values * (1 - share)).detach()
-        return (values[codes] * self.scale).to(weight.dtype)
+        return (_Lookup.apply(self.values, self.codes.long()) * self.scale).to(weight.dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={self.bits})"
