@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_compress.deploy.report import STYLE
+from lightning_compress.deploy.report import page
 from lightning_compress.errors import CompressError
 
 FIGURES = {
@@ -49,7 +49,7 @@ def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [("", "dense", *runs), *figures, ("seconds", "", *(f"{run['seconds']:.0f}" for run in runs.values()))]
 
 
-def page(rows: Sequence[Sequence[str]]) -> str:
+def comparison(rows: Sequence[Sequence[str]]) -> str:
     """The rows as an HTML page that needs nothing else."""
     head, *body = rows
     header = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
@@ -59,12 +59,8 @@ def page(rows: Sequence[Sequence[str]]) -> str:
         + "</tr>\n"
         for label, *cells in body
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Runs side by side</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>Runs side by side</h1>\n"
-        f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>\n</body>\n</html>\n"
-    )
+    body = f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>"
+    return page("Runs side by side", f"<h1>Runs side by side</h1>\n{body}")
 
 
 def main() -> None:
@@ -86,7 +82,7 @@ def main() -> None:
         table.add_row(*row)
     Console().print(table)
     if arguments.html is not None:
-        arguments.html.write_text(page(rows), encoding="utf-8")
+        arguments.html.write_text(comparison(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -138,5 +138,4 @@ class LayerwiseStage:
             fit(student, run.data, run.make_trainer, part, self.epochs_between, run.seed, callbacks)
 
     def _training(self, composition: Composition, plan: Plan, run: Run) -> list[Callback]:
-        extra = [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
-        return [*composition.bound(plan), *extra]
+        return [*composition.bound(plan), *run.teaching(self.distillation)]

@@ -82,12 +82,7 @@ def _run(net: nn.Module, example: Any) -> dict[str, _Seen]:
         return hook
 
     handles = [m.register_forward_hook(watch(seen[n]), with_kwargs=True) for n, m in net.named_modules()]
-    try:
-        with trace.evaluating(net):
-            trace.run(net, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    trace.run_hooked(net, example, handles)
     return seen
 
 

@@ -60,6 +60,10 @@ class Run:
     seed: int
     plan: Plan | None
 
+    def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
+        """The distillation of a stage, with the dense network as teacher; empty for None."""
+        return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
+
 
 @dataclass
 class Stage:
@@ -120,11 +124,16 @@ class Stage:
             plan.save(folder / "plan.yaml")
             bound = composition.bound(plan)
         set_attributes(student, self.attributes, name)
-        fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, [*bound, *self._teaching(run)])
+        fit(
+            student,
+            run.data,
+            run.make_trainer,
+            folder,
+            self.epochs,
+            run.seed,
+            [*bound, *run.teaching(self.distillation)],
+        )
         return student
-
-    def _teaching(self, run: Run) -> list[Callback]:
-        return [self.distillation(teacher=copy.deepcopy(run.dense))] if self.distillation else []
 
     def _plan(self, composition: Composition, module: LightningModule, run: Run, folder: Path) -> Plan:
         space = composition.space()
@@ -143,7 +152,7 @@ class Stage:
             callback.prepare(module, run.data.train_dataloader())
         evaluator = Evaluator(
             partial(copy.deepcopy, module), composition, run.data.train_dataloader(), run.data.val_dataloader(),
-            self.monitor, self.finetune_steps, self.recalibration_batches, self._teaching(run), run.seed,
+            self.monitor, self.finetune_steps, self.recalibration_batches, run.teaching(self.distillation), run.seed,
         )  # fmt: skip
         settings = {
             "objective": repr(self.objective), "limit": budget.limit,

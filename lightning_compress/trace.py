@@ -6,7 +6,7 @@ MACs are counted for conv and linear layers. Attention's matrix products and ele
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.errors import CompressError
 from lightning_compress.profile import LayerProfile, Profile
@@ -62,6 +63,16 @@ def run(net: nn.Module, example: Any) -> Any:
     if isinstance(example, tuple):
         return net(*example)
     return net(**example) if isinstance(example, dict) else net(example)
+
+
+def run_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
+    """:func:`run` in eval mode without gradients; the hooks are removed afterwards, whatever happens."""
+    try:
+        with evaluating(net):
+            return run(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def measure(net: nn.Module, example: Any) -> Profile:

@@ -89,13 +89,15 @@ def write_report(path: str | Path, report: Report) -> None:
         _plan(report),
         _config(report),
     ]
-    Path(path).write_text(
+    Path(path).write_text(page(report.title, "\n".join(part for part in parts if part)), encoding="utf-8")
+
+
+def page(title: str, body: str) -> str:
+    """An HTML page that needs nothing else; ``body`` is HTML, the title is text."""
+    return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n",
-        encoding="utf-8",
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

@@ -71,9 +71,5 @@ class Asymmetric(Refit):
         """What the layer of a network reads at the same places for each network."""
         layer, found = net.get_submodule(name), []
         handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
-        try:
-            with trace.evaluating(net):
-                trace.run(net, x)
-        finally:
-            handle.remove()
+        trace.run_hooked(net, x, [handle])
         return sampled_rows(layer, found[0], self.positions, torch.Generator().manual_seed(seed)).double()
