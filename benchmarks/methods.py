@@ -93,7 +93,8 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "3 % of the weight bits": {
         "quarter of the weights, then four bits (baseline)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.24", f"{SPARSE}.epochs=LONGER-1", "+compress/stage@compress.stages.quantize=quantize",
+            "sparsify", [f"{SPARSE}.uniform.density=0.24", f"{SPARSE}.epochs=LONGER-1",
+                         "+compress/stage@compress.stages.quantize=quantize",
                          "+compress/quantizer@compress.weight_quantizer=lsq", f"{QUANT}.uniform.weight_bits=4",
                          "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
         "joint (ADMM)": ("joint", [LIMITS]),
