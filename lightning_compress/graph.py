@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress import surgery
+from lightning_compress import widths
 from lightning_compress.errors import CompressError
 from lightning_compress.profile import LayerProfile, Profile
 
@@ -163,7 +163,7 @@ def _remove_side(net: nn.Module, modules: Mapping[str, nn.Module], name: str, si
             _select(module._buffers, key, 0, lost)
     elif getattr(module, "groups", 1) == 1:  # a grouped convolution's inputs go with its outputs, group by group
         _select(module._parameters, "weight", 1, lost)
-    surgery.refresh_widths(module)
+    widths.refresh_widths(module)
 
 
 def _select(store: dict[str, Any], key: str, dim: int, lost: Tensor) -> None:

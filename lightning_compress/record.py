@@ -13,7 +13,7 @@ from typing import Any
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress import replacement, surgery
+from lightning_compress import replacement, surgery, widths
 from lightning_compress.errors import CompressError
 from lightning_compress.gathered import forget
 from lightning_compress.plan import Plan
@@ -107,7 +107,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         if key.startswith(prefix)
     }
     replacement.rebuild(net, saved.get("replaced", {}))
-    surgery.resize(net, shapes)
+    widths.resize(net, shapes)
     forget(net)
     surgery.rebuild(net, saved["transforms"])
     write_record(net, Record(Profile.from_dict(saved["profile"]), applied, asked))

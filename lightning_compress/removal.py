@@ -14,7 +14,7 @@ from typing import Any, Self, final
 import torch
 from torch import nn
 
-from lightning_compress import surgery
+from lightning_compress import surgery, widths
 from lightning_compress.profile import Profile
 from lightning_compress.replacement import Replacement
 
@@ -92,7 +92,7 @@ class RemovalGraph:
             for name in part.modules:
                 surgery.replace_module(net, name, Removed())
         weights = {name: net.get_submodule(name).weight.shape for name in narrower}
-        surgery.resize(
+        widths.resize(
             net,
             {f"{n}.weight": torch.Size([shape[0], after[n].in_channels, *shape[2:]]) for n, shape in weights.items()},
         )

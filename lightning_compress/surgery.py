@@ -1,4 +1,4 @@
-"""Attaching weight and input transforms to layers, baking them in, and giving a network the shapes of saved tensors.
+"""Attaching weight, input and output transforms to layers, and baking them in.
 
 The only file that knows ``torch.nn.utils.parametrize``. What it must get right, each a trap found by running it: a
 deepcopy shares the dynamic class that parametrize makes, so removing a parametrization from the copy through torch's
@@ -287,47 +287,3 @@ def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:
         for key, child in parent._modules.items():
             if child is old:
                 parent._modules[key] = new
-
-
-def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
-    """Give the parameters and buffers the shapes of saved ones, so that a thin ``state_dict`` loads.
-
-    Values of tensors that change shape are zeros, to be overwritten by the load. ``in_channels``, ``out_channels``,
-    ``groups`` and the like follow from the shapes: a convolution keeps its number of channels per group, unless each
-    side of all groups shrank alike.
-
-    Args:
-        shapes: name in ``state_dict()`` -> shape; names that the network has not are ignored.
-    """
-    for name, module in net.named_modules():
-        prefix = f"{name}." if name else ""
-        changed = False
-        for store in (module._parameters, module._buffers):
-            for key, old in store.items():
-                shape = shapes.get(prefix + key)
-                if old is None or shape is None or old.shape == shape:
-                    continue
-                new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-                store[key] = nn.Parameter(new, old.requires_grad) if store is module._parameters else new
-                changed = True
-        if changed:
-            refresh_widths(module)
-
-
-def refresh_widths(module: nn.Module) -> None:
-    """Set ``in_channels`` and its kin from the shapes of the tensors, after they changed."""
-    weight = module._parameters.get("weight")
-    if weight is None:
-        return
-    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
-        if module.groups > 1:  # whole groups are removed, so the width of one group stays
-            module.groups = weight.shape[0] // (module.out_channels // module.groups)
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(weight.shape)
-    elif isinstance(module, nn.GroupNorm):
-        module.num_channels = weight.shape[0]

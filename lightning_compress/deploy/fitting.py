@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress import replacement, surgery, trace
+from lightning_compress import replacement, trace, widths
 from lightning_compress.errors import CompressError, PackedFileError, did_you_mean
 from lightning_compress.profile import LayerProfile, Profile
 
@@ -61,7 +61,7 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
 
 def resize(net: nn.Module, profile: Profile) -> None:
     """Give the parameters of a network that the file fits the shapes of the file."""
-    surgery.resize(net, dict(_shapes(net, profile)))
+    widths.resize(net, dict(_shapes(net, profile)))
 
 
 def _fits(present: LayerProfile, stored: LayerProfile) -> bool:
