@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_compress.bits_projection import project_bits
 from lightning_compress.errors import InfeasibleBudgetError
 from lightning_compress.kmeans import Codebook, all_bits
+from lightning_compress.quantizers.codebook import nearest
 from lightning_compress.size_account import SizeAccount
 from lightning_compress.sparsity_projection import Kept, project_sparsity
 
@@ -111,8 +112,7 @@ def quantised(values: Tensor, codebook: Codebook) -> Tensor:
     if not len(codebook.centroids):
         return torch.zeros_like(values)
     centroids = torch.from_numpy(codebook.centroids).to(values)
-    nearest = centroids[torch.bucketize(values, (centroids[1:] + centroids[:-1]) / 2)]
-    return torch.where(values == 0, values, nearest)
+    return torch.where(values == 0, values, centroids[nearest(values, centroids)])
 
 
 def _position(kept: int, weights: int, account: SizeAccount) -> float:

@@ -42,6 +42,11 @@ class _Lookup(torch.autograd.Function):
         return total / torch.bincount(codes.flatten(), minlength=ctx.size).clamp_min(1), None
 
 
+def nearest(x: Tensor, values: Tensor) -> Tensor:
+    """Position of the nearest value for each element of ``x``; ``values`` rise, shape ``(k,)``."""
+    return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
+
+
 class Codebook(Transform):
     """Values shared by the weights of a layer.
 
@@ -108,8 +113,7 @@ class Codebook(Transform):
     def set_codes(self, x: Tensor) -> None:
         """The nearest value for each weight."""
         ordered, positions = self.values.sort()
-        nearest = torch.bucketize(x.detach().to(ordered), (ordered[1:] + ordered[:-1]) / 2)
-        self.codes = positions[nearest].to(torch.uint8)
+        self.codes = positions[nearest(x.detach().to(ordered), ordered)].to(torch.uint8)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The values that the codes stand for; the raw weight takes no gradient."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.kmeans import Codebook as Found
-from lightning_compress.quantizers.codebook import Codebook
+from lightning_compress.quantizers.codebook import Codebook, nearest
 
 MOST_BITS = 8
 
@@ -74,5 +74,5 @@ class JointCodebook(Codebook):
         centroids = torch.from_numpy(found.centroids).to(self.values) if len(found.centroids) else self.values[:1] * 0
         nn.init.zeros_(self.values)
         self.values[: 2**bits] = centroids.repeat(2**bits // len(centroids) + 1)[: 2**bits]
-        self.codes = torch.bucketize(weight.detach(), (centroids[1:] + centroids[:-1]) / 2).to(torch.uint8)
+        self.codes = nearest(weight.detach(), centroids).to(torch.uint8)
         self.frozen.fill_(True)
