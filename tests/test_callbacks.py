@@ -36,7 +36,7 @@ from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of
 from lightning_compress.schedules.cubic import Cubic
-from lightning_compress.testing.toys import PlainModule, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 
 class MixedModule(CompressibleMixin, PlainModule):
@@ -104,9 +104,7 @@ CHANGING = [kind for kind in MAKERS if kind not in TEACHING]  # those that leave
 
 
 def trainer(epochs: int, callbacks: list, **settings) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    checkpointing = {"enable_checkpointing": False}
-    return Trainer(max_epochs=epochs, callbacks=callbacks, **{**quiet, **checkpointing, **settings})
+    return Trainer(max_epochs=epochs, callbacks=callbacks, **{**QUIET, **settings})
 
 
 def fresh(cls=PlainModule):

@@ -13,7 +13,7 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.criteria.taylor import Taylor
 from lightning_compress.errors import CompressError, NoEffectError
 from lightning_compress.plan import Plan
-from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 NET = ToyNet()
@@ -87,10 +87,7 @@ class OneCycle(PlainModule):
 def test_the_optimizer_holds_the_thin_parameters(cls, criterion):
     module = cls()
     plan = {"conv1": {"channels": 0.5}, "stem.0": {"channels": 0.25}}
-    trainer = Trainer(
-        max_epochs=1, callbacks=[ChannelPruning(plan, criterion)], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-    )  # fmt: skip
+    trainer = Trainer(max_epochs=1, callbacks=[ChannelPruning(plan, criterion)], **QUIET)
     trainer.fit(module, *toy_data(0))
     assert module.model.conv1.weight.shape[:2] == (8, 2)
     held = {id(p) for g in trainer.optimizers[0].param_groups for p in g["params"]}
@@ -110,8 +107,5 @@ def test_taylor_keeps_the_channels_whose_removal_changes_the_loss_most():
     for batch, _ in zip(toy_data(0)[0], range(2), strict=False):
         grad += torch.autograd.grad(module.training_step(batch, 0), module.model.conv1.weight)[0]
     expected = (weight * grad).sum((1, 2, 3)).square().topk(8).indices.sort().values
-    Trainer(
-        max_steps=0, callbacks=[callback], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu",
-    ).fit(module, *toy_data(0))  # fmt: skip
+    Trainer(max_steps=0, callbacks=[callback], **QUIET).fit(module, *toy_data(0))
     assert torch.equal(module.model.conv1.weight, weight[expected])

@@ -23,7 +23,7 @@ from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.record import record_of
 from lightning_compress.surgery import Transform, weight_transforms
-from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "codebook").glob("*.yaml"))
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -110,10 +110,7 @@ def test_the_packed_file_holds_codes_and_codebooks(make, bits, pruned, tmp_path)
 
 
 def fit(module, callbacks):
-    trainer = Trainer(
-        max_epochs=4, callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = Trainer(max_epochs=4, callbacks=callbacks, **QUIET)
     trainer.fit(module, *toy_data(0))
     return float(trainer.callback_metrics["val_acc"])
 

@@ -21,6 +21,7 @@ from lightning_compress.data.images import EpochBatches, Split, augment, carve
 from lightning_compress.data.npz import Npz
 from lightning_compress.data.torchvision_sets import TorchvisionImages, cifar10, fashion_mnist
 from lightning_compress.errors import CompressError
+from lightning_compress.testing.toys import QUIET
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -65,10 +66,7 @@ class Recorder(LightningModule):
 
 
 def trainer(epochs: int, **kwargs) -> Trainer:
-    return Trainer(
-        max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False, logger=False,
-        enable_model_summary=False, **kwargs,
-    )  # fmt: skip
+    return Trainer(max_epochs=epochs, **{**QUIET, **kwargs})
 
 
 def seen_by_lightning(epochs: int, data, ckpt=None) -> list:

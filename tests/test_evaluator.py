@@ -18,7 +18,7 @@ from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.errors import CompressError, NoEffectError, TrialFailedError
 from lightning_compress.plan import Plan
 from lightning_compress.search.evaluator import Evaluator
-from lightning_compress.testing.toys import PlainModule, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 AGGRESSIVE = Plan({"conv1": {"channels": 0.25, "weight_bits": 2}, "stem.0": {"channels": 0.25}})
@@ -29,8 +29,7 @@ QUANTISED = Plan({"conv1": {"weight_bits": 3, "act_bits": 6}})
 def module():
     torch.manual_seed(0)
     trained = PlainModule()
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(max_epochs=3, enable_model_summary=False, accelerator="cpu", **settings).fit(trained, *toy_data(0))
+    Trainer(max_epochs=3, **QUIET).fit(trained, *toy_data(0))
     return trained
 
 
@@ -43,7 +42,7 @@ def test_a_score_from_some_of_the_validation_batches(module):
     evaluate = evaluator(module, validation_batches=1, recalibration_batches=0)
     validation = toy_data(0)[1]
     first = DataLoader(Subset(validation.dataset, range(validation.batch_size)), validation.batch_size)
-    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    trainer = Trainer(**QUIET)
     found = trainer.validate(copy.deepcopy(module), first, verbose=False)[0]
     assert len(validation) > 1
     assert evaluate(Plan({})).metrics == pytest.approx(found)
@@ -62,7 +61,7 @@ def test_the_same_score_again_and_no_trace_of_other_trials(module, steps):
 
 def test_the_dense_plan_scores_as_the_dense_network(module):
     score = evaluator(module, recalibration_batches=0)(Plan({}))
-    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    trainer = Trainer(**QUIET)
     found = trainer.validate(copy.deepcopy(module), toy_data(0)[1], verbose=False)[0]
     assert score.metrics == pytest.approx(found)
 

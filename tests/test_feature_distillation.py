@@ -16,7 +16,7 @@ from lightning_compress.errors import CompressError, NoEffectError
 from lightning_compress.losses.attention_transfer import AttentionTransfer
 from lightning_compress.losses.feature_mse import FeatureMSE
 from lightning_compress.mixin import CompressibleMixin
-from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 LAYERS = ["stem", "bn2"]
 
@@ -34,8 +34,7 @@ class FeaturesOnly(PlainModule):
 
 
 def trainer(callbacks, epochs: int = 1, **settings) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(max_epochs=epochs, callbacks=callbacks, **{"enable_checkpointing": False, **quiet, **settings})
+    return Trainer(max_epochs=epochs, callbacks=callbacks, **{**QUIET, **settings})
 
 
 def wide(width: int = 12, seed: int = 5) -> ToyNet:

@@ -17,7 +17,7 @@ from lightning_compress.mask import mask_of
 from lightning_compress.record import record_of
 from lightning_compress.size_account import FileAccount, WeightBitsAccount
 from lightning_compress.surgery import raw_weight, weight_transforms
-from lightning_compress.testing.toys import PlainModule, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 LAYERS = ("stem.0", "conv1", "conv2", "fc")
 EVERYWHERE = {name: {"joint": 1} for name in LAYERS}
@@ -32,10 +32,7 @@ def train(callbacks, epochs=12, optimizer=sgd, module=None):
     seed_everything(1, verbose=False)
     module = PlainModule() if module is None else module
     module.configure_optimizers = lambda: optimizer(module.parameters())
-    trainer = Trainer(
-        max_epochs=epochs, callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **QUIET)
     trainer.fit(module, *toy_data(0))
     return module, float(trainer.callback_metrics["val_acc"])
 

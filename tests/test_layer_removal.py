@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -26,20 +26,18 @@ from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.cost import MACs, PackedBytes
 from lightning_compress.errors import CompressError
-from lightning_compress.fit import load_checkpoint
 from lightning_compress.initialisers.inherit import Inherit
 from lightning_compress.initialisers.least_squares import LeastSquares
 from lightning_compress.initialisers.restart import Restart
-from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.models.resnet_cifar import ResNetCIFAR, resnet20, resnet56
 from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
-from lightning_compress.record import network, record_of
+from lightning_compress.record import record_of
 from lightning_compress.removal import Removed
 from lightning_compress.search.features import Features
 from lightning_compress.search.problem import Problem
-from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.testing.toys import PlainModule, ToyNet
 
 INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -289,36 +287,3 @@ def test_a_policy_sees_a_block_as_the_sum_of_its_layers():
     weights = sum(layer.weights for layer in composition.profile.inside("layer1.1"))
     total = sum(layer.weights for layer in composition.profile)
     assert features.at((0,) * index, 0.0)[7] == pytest.approx(weights / total)
-
-
-class MixedModule(CompressibleMixin, PlainModule):
-    """Written with the mixin, so that ``load_from_checkpoint`` works."""
-
-
-def train(epochs: int, folder=None, ckpt=None):
-    seed_everything(1, verbose=False)
-    module = MixedModule()
-    run = Trainer(
-        max_epochs=epochs, callbacks=[LayerRemoval({"conv1": {"keep": 0}})], logger=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", enable_checkpointing=False,
-    )  # fmt: skip
-    seed_everything(2, verbose=False)
-    run.fit(module, *toy_data(0), ckpt_path=ckpt)
-    if folder is not None:
-        run.save_checkpoint(folder / "a.ckpt")
-    return module
-
-
-def test_checkpoints_bring_the_student_back_wherever_they_are_loaded(tmp_path):
-    module = train(1, tmp_path).eval()
-    x = torch.randn(4, 1, 8, 8)
-    for loaded in (
-        MixedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True),
-        load_checkpoint(MixedModule(), tmp_path / "a.ckpt"),
-        lc.load(lc.save(module, tmp_path / "a"), MixedModule()),
-    ):
-        assert isinstance(network(loaded).conv1, Removed)
-        torch.testing.assert_close(loaded.eval()(x), module(x), rtol=1e-4, atol=1e-4)
-    resumed, whole = train(2, ckpt=tmp_path / "a.ckpt"), train(2)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key

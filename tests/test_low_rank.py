@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from lightning import Trainer, seed_everything
 from torch import nn
 
 import lightning_compress as lc
@@ -25,16 +24,14 @@ from lightning_compress.cost import MACs, PackedBytes
 from lightning_compress.errors import CompressError, PackedFileError
 from lightning_compress.factors.svd import SVD
 from lightning_compress.factors.tucker import Tucker2
-from lightning_compress.fit import load_checkpoint
 from lightning_compress.gathered import gathered
-from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.models.resnet_cifar import resnet8, resnet20
 from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
 from lightning_compress.record import Record, network, record_of, write_record
 from lightning_compress.scopes.network_wide import NetworkWide
 from lightning_compress.surgery import replace_module
-from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.testing.toys import PlainModule, ToyNet
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 PLAN = Plan({"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}})
@@ -316,48 +313,6 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     file = lc.save(net_with(PLAN), tmp_path / "a")
     with pytest.raises(PackedFileError, match="made for another network: the saved network has a layer 'conv1'"):
         lc.load(file, nn.Sequential(nn.Conv2d(1, 4, 3)))
-
-
-class MixedModule(CompressibleMixin, PlainModule):
-    """Written with the mixin, so that ``load_from_checkpoint`` works."""
-
-
-def train(epochs: int, folder=None, ckpt=None):
-    seed_everything(1, verbose=False)
-    module = MixedModule()
-    run = Trainer(
-        max_epochs=epochs, callbacks=[LowRank(PLAN)], logger=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", enable_checkpointing=False,
-    )  # fmt: skip
-    seed_everything(2, verbose=False)
-    run.fit(module, *toy_data(0), ckpt_path=ckpt)
-    if folder is not None:
-        run.save_checkpoint(folder / "a.ckpt")
-    return module
-
-
-def test_checkpoints_rebuild_the_factors_wherever_they_are_loaded(tmp_path):
-    module = train(1, tmp_path).eval()
-    x = torch.randn(4, 1, 8, 8)
-    for loaded in (
-        MixedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True),
-        load_checkpoint(MixedModule(), tmp_path / "a.ckpt"),
-    ):
-        assert isinstance(network(loaded).conv1, Tucker2)
-        assert isinstance(network(loaded).fc, SVD)
-        assert torch.equal(loaded.eval()(x), module(x))
-        assert record_of(network(loaded)).profile == record_of(network(module)).profile
-    resumed, whole = train(2, ckpt=tmp_path / "a.ckpt"), train(2)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
-
-
-def test_a_checkpoint_of_other_ranks_is_refused(tmp_path):
-    train(1, tmp_path)
-    module = MixedModule()
-    LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(network(module), EXAMPLE)
-    with pytest.raises(CompressError, match=r"LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
-        load_checkpoint(module, tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize(("plan", "message"), [

@@ -13,6 +13,7 @@ from lightning_compress.data.digits import Digits
 from lightning_compress.models.classifier import ImageClassifier
 from lightning_compress.models.resnet_cifar import resnet8, resnet20, resnet56
 from lightning_compress.models.vgg_cifar import vgg16_bn, vgg19_bn
+from lightning_compress.testing.toys import QUIET
 
 
 def resnet_parameters(blocks: int, classes: int, channels: int, w: int) -> int:
@@ -89,10 +90,7 @@ def test_every_batch_norm_can_be_folded_into_the_layer_before_it(make):
 
 
 def trainer(epochs: int, **settings) -> Trainer:
-    return Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, **settings,
-    )  # fmt: skip
+    return Trainer(max_epochs=epochs, num_sanity_val_steps=0, **{**QUIET, **settings})
 
 
 def classifier(width: int = 4, **settings) -> ImageClassifier:
@@ -138,10 +136,7 @@ def digits_train() -> torch.Tensor:
 def test_any_number_of_steps_has_a_schedule(steps):
     module = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 2, lr=0.1)
     images = TensorDataset(torch.randn(36, 1, 2, 2), torch.arange(36) % 2)
-    run = Trainer(
-        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu",
-    )  # fmt: skip
+    run = Trainer(max_steps=steps, **QUIET)
     run.fit(module, DataLoader(images, 3))
     assert run.global_step == steps
     assert all(parameter.isfinite().all() for parameter in module.parameters())

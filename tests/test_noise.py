@@ -26,7 +26,7 @@ from lightning_compress.noise.log_normal import HIGH, LOW, LogNormalNoise
 from lightning_compress.patterns.kernel import Kernel
 from lightning_compress.record import record_of
 from lightning_compress.surgery import attach_output, attach_weight, output_transform
-from lightning_compress.testing.toys import PlainModule, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 LAYERS = ("stem.0", "conv1", "conv2", "fc")
@@ -141,10 +141,7 @@ def train(callbacks, epochs=30, lr=0.05):
     seed_everything(1, verbose=False)
     module = PlainModule()
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9)
-    trainer = Trainer(
-        max_epochs=epochs, callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", enable_checkpointing=False, gradient_clip_val=5.0,
-    )  # fmt: skip
+    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, gradient_clip_val=5.0, **QUIET)
     trainer.fit(module, *toy_data(0))
     return module, float(trainer.callback_metrics["val_acc"])
 
@@ -185,10 +182,7 @@ def test_a_channel_that_nobody_reads_falls_below_an_snr_of_one_and_is_pruned():
     with torch.no_grad():
         net[3].weight[:, 4] = 0
     net[3].weight.register_hook(lambda g: g * (net[3].weight != 0))
-    trainer = Trainer(
-        max_epochs=15, callbacks=[LogNormalDropout({"0": {"log_normal": 1}}, strength=0.1)], logger=False,
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = Trainer(max_epochs=15, callbacks=[LogNormalDropout({"0": {"log_normal": 1}}, strength=0.1)], **QUIET)
     trainer.fit(module, *toy_data(0))
     snr = output_transform(net[1]).snr()
     assert snr[4] < 1

@@ -38,7 +38,7 @@ from lightning_compress.record import record_of
 from lightning_compress.schedules.cubic import Cubic
 from lightning_compress.schedules.iterative import Iterative
 from lightning_compress.scopes.network_wide import NetworkWide
-from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -189,10 +189,7 @@ def train(callback, epochs, ckpt=None, optimizer=None, limit=1.0):
     if optimizer is not None:
         module.configure_optimizers = lambda: optimizer(module.parameters())
     seed_everything(2, verbose=False)
-    trainer = Trainer(
-        max_epochs=epochs, callbacks=[callback], logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", enable_checkpointing=False, limit_train_batches=limit,
-    )  # fmt: skip
+    trainer = Trainer(max_epochs=epochs, callbacks=[callback], limit_train_batches=limit, **QUIET)
     trainer.fit(module, *toy_data(0), ckpt_path=ckpt)
     return module, trainer
 

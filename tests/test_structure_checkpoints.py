@@ -1,0 +1,75 @@
+"""Checkpoints of networks whose layers were replaced bring back structure and weights, wherever they are loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+
+import lightning_compress as lc
+from lightning_compress.callbacks.layer_removal import LayerRemoval
+from lightning_compress.callbacks.low_rank import LowRank
+from lightning_compress.errors import CompressError
+from lightning_compress.factors.svd import SVD
+from lightning_compress.factors.tucker import Tucker2
+from lightning_compress.fit import load_checkpoint
+from lightning_compress.mixin import CompressibleMixin
+from lightning_compress.record import network, record_of
+from lightning_compress.removal import Removed
+from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
+
+RANKS = {"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}}
+CASES = {
+    "low rank": (lambda: LowRank(RANKS), {"conv1": Tucker2, "fc": SVD}),
+    "layer removal": (lambda: LayerRemoval({"conv1": {"keep": 0}}), {"conv1": Removed}),
+}
+
+
+class MixedModule(CompressibleMixin, PlainModule):
+    """Written with the mixin, so that ``load_from_checkpoint`` works."""
+
+
+def train(make, epochs: int, folder=None, ckpt=None):
+    seed_everything(1, verbose=False)
+    module = MixedModule()
+    run = Trainer(max_epochs=epochs, callbacks=[make()], **QUIET)
+    seed_everything(2, verbose=False)
+    run.fit(module, *toy_data(0), ckpt_path=ckpt)
+    if folder is not None:
+        run.save_checkpoint(folder / "a.ckpt")
+    return module
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_structure_and_weights_come_back(case, tmp_path):
+    make, replaced = CASES[case]
+    module = train(make, 1, tmp_path).eval()
+    x = torch.randn(4, 1, 8, 8)
+    for loaded, exact in (
+        (MixedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True), True),
+        (load_checkpoint(MixedModule(), tmp_path / "a.ckpt"), True),
+        (lc.load(lc.save(module, tmp_path / "a"), MixedModule()), False),  # batch norms are folded
+    ):
+        for layer, cls in replaced.items():
+            assert isinstance(network(loaded).get_submodule(layer), cls)
+        tolerance = 0 if exact else 1e-4
+        torch.testing.assert_close(loaded.eval()(x), module(x), rtol=tolerance, atol=tolerance)
+        if exact:
+            assert record_of(network(loaded)).profile == record_of(network(module)).profile
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_goes_on_exactly(case, tmp_path):
+    make, _ = CASES[case]
+    train(make, 1, tmp_path)
+    resumed, whole = train(make, 2, ckpt=tmp_path / "a.ckpt"), train(make, 2)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_checkpoint_of_other_ranks_is_refused(tmp_path):
+    train(CASES["low rank"][0], 1, tmp_path)
+    module = MixedModule()
+    LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(network(module), torch.zeros(2, 1, 8, 8))
+    with pytest.raises(CompressError, match=r"LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
+        load_checkpoint(module, tmp_path / "a.ckpt")
