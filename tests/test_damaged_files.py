@@ -1,0 +1,103 @@
+"""Packed files that are foreign, damaged or cannot be written: a sentence each, and nothing is lost."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import lightning_compress as lc
+from lightning_compress import trace
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.deploy import container
+from lightning_compress.errors import CompressError, PackedFileError
+from lightning_compress.plan import Plan
+from lightning_compress.testing.toys import ToyNet
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A packed file of a network with two and four bits."""
+    net = ToyNet()
+    layers = trace.measure(net, torch.zeros(2, 1, 8, 8)).weighted
+    plan = Plan({layer.name: {"weight_bits": 2 + 2 * (i % 2), "act_bits": 4} for i, layer in enumerate(layers)})
+    x = torch.randn(4, 1, 8, 8)
+    QuantizationAwareTraining(plan).apply(net, x)
+    with torch.no_grad():
+        net.eval()(x)
+    return lc.save(net, tmp_path_factory.mktemp("small") / "net.safetensors")
+
+
+def test_foreign_missing_and_newer_files_are_told_apart(tmp_path, small):
+    with pytest.raises(PackedFileError, match="there is no file"):
+        lc.load(tmp_path / "none", ToyNet())
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(PackedFileError, match="not a whole safetensors file"):
+        lc.load(tmp_path / "text", ToyNet())
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(PackedFileError, match=r"not written by lightning_compress\.save"):
+        lc.load(tmp_path / "foreign", ToyNet())
+    tensors, contents = container.read(small)
+    original, container.FORMAT = container.FORMAT, "3"
+    container.write(tmp_path / "newer", tensors, contents)
+    container.FORMAT = original
+    with pytest.raises(PackedFileError, match="has format 3, and this version reads 2; use the version"):
+        lc.load(tmp_path / "newer", ToyNet())
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_flipped_bit_goes_unseen(data, small):
+    content = bytearray(small.read_bytes())
+    at = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[at // 8] ^= 1 << (at % 8)
+    broken = small.with_name("broken.safetensors")
+    broken.write_bytes(content)
+    try:
+        tensors, contents = container.read(broken)
+    except PackedFileError:
+        return
+    expected, described = container.read(small)  # a flip in what no reader uses
+    assert contents == described
+    assert all(torch.equal(tensors[k], v) for k, v in expected.items())
+
+
+@settings(max_examples=50, deadline=None)
+@given(share=st.floats(0, 0.999))
+def test_a_truncated_file_is_refused(share, small):
+    content = small.read_bytes()
+    short = small.with_name("short.safetensors")
+    short.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(PackedFileError, match="truncated"):
+        lc.load(short, ToyNet())
+
+
+def test_what_cannot_be_written_leaves_the_old_file(small, monkeypatch, tmp_path):
+    target = tmp_path / "net.safetensors"
+    target.write_bytes(b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(container.os, "fsync", full)
+    with pytest.raises(PackedFileError, match="No space left on device; nothing was changed"):
+        lc.save(lc.load(small, ToyNet()), target)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    monkeypatch.undo()
+    with pytest.raises(PackedFileError, match="cannot write"):
+        lc.save(lc.load(small, ToyNet()), tmp_path / "missing" / "net.safetensors")
+
+
+def test_a_file_names_no_code_to_run(small, tmp_path):
+    tensors, contents = container.read(small)
+    evil = copy.deepcopy(contents)
+    evil["kinds"][0] = {"class": "os.system", "command": "true"}
+    container.write(tmp_path / "evil", tensors, evil)
+    with pytest.raises(CompressError, match=r"transform 'os\.system', which is not known"):
+        lc.load(tmp_path / "evil", ToyNet())
