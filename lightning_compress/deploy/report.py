@@ -133,6 +133,8 @@ def _search(search: Search) -> str:
             if name in search.baselines
         )
         text += f" Best of the baselines with as many trials: {others}."
+    if search.ranking is not None:
+        text += f" {search.ranking.sentence}"
     baseline = ["baselines, best so far"] if search.baselines else []
     return (
         f"{title}\n<p>{escape(text)}</p>\n"
