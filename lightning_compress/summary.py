@@ -119,12 +119,13 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
         and (stage.get("searcher", True) or stage.get("allocation"))
         and config.get("plan") is None
     ]
+    threads = torch.get_num_threads()
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
         "seed": str(config["seed"]),
         "command": shlex.join(["python", *sys.argv]),
         "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
         f"torch {torch.__version__}",
     }
 
