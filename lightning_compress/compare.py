@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_compress.deploy.report import page
+from lightning_compress.deploy.page import page
 from lightning_compress.errors import CompressError
 
 FIGURES = {
@@ -59,7 +59,7 @@ def comparison(rows: Sequence[Sequence[str]]) -> str:
         + "</tr>\n"
         for label, *cells in body
     )
-    body = f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>"
+    body = f'<div class="scroll"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table></div>'
     return page("Runs side by side", f"<h1>Runs side by side</h1>\n{body}")
 
 

@@ -24,10 +24,11 @@ from lightning_compress.fit import fit
 from lightning_compress.plan import Number, Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import network
+from lightning_compress.search.correlation import CORRELATION, Correlation
 from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.executor import Evaluate, Executor
 from lightning_compress.search.halving import Halving
-from lightning_compress.search.journal import Entry, Journal, journal_name
+from lightning_compress.search.journal import Entry, Journal, journal_name, read
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -81,10 +82,11 @@ class Stage:
         executor: ``(evaluate) -> Executor``: where candidates are scored.
         batch: candidates that are open at a time; see :mod:`lightning_compress.search.loop`.
         halving: cheap scores first, the full one for the best of each batch; None scores all in full.
+        correlation: how well the search's scores rank plans, measured after it; None does not.
         uniform: knob -> number for every layer that has the knob, when nothing is searched.
         distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
         epochs: of fine-tuning.
-        attributes: set on the module for the fine-tuning, such as its learning rate ``lr``.
+        attributes: set on the module for all fine-tuning, of candidates too, such as its learning rate ``lr``.
         finetune_steps, recalibration_batches, validation_batches, monitor: see :class:`Evaluator`.
     """
 
@@ -99,6 +101,7 @@ class Stage:
     executor: Callable[[Evaluate], Executor] = Serial
     batch: int = 1
     halving: Halving | None = None
+    correlation: Correlation | None = None
     uniform: Mapping[str, Number] | None = None
     distillation: Callable[..., Callback] | None = None
     epochs: int = 10
@@ -151,15 +154,18 @@ class Stage:
             return composition.realise(self.allocation(composition, budget))
         for callback in composition.callbacks:
             callback.prepare(module, run.data.train_dataloader())
+        candidate = copy.deepcopy(module)
+        set_attributes(candidate, self.attributes, folder.name)
         evaluator = Evaluator(
-            partial(copy.deepcopy, module), composition, run.data.train_dataloader(), run.data.val_dataloader(),
+            partial(copy.deepcopy, candidate), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, self.finetune_steps, self.recalibration_batches, run.teaching(self.distillation), run.seed,
             validation_batches=self.validation_batches,
         )  # fmt: skip
+        dear = self.correlation and evaluator.finetuned(self.correlation.finetune_steps)
         settings = {
             "objective": repr(self.objective), "limit": budget.limit,
             "seed": run.seed, "batch": self.batch, "halving": repr(self.halving), "cost": repr(self.cost),
-            **evaluator.settings(),
+            **self._scoring(evaluator),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
         }  # fmt: skip
         problem = Problem(budget, composition.profile, composition.predict)
@@ -176,8 +182,18 @@ class Stage:
             if not name:
                 searcher.save(folder)
         written = {"searcher": _describe(self.searcher), **settings, "baselines": list(best)[1:]}
+        if dear is not None:
+            with Journal(folder / CORRELATION, {**settings, **self._scoring(dear)}) as journal:
+                trials = read(folder / journal_name())
+                chosen = self.correlation.score(trials, space, self.objective, dear, journal, self.executor)
+            written["correlation"] = {"finetune_steps": dear.finetune_steps, "trials": chosen}
         (folder / "search.json").write_text(json.dumps(written))
         return best[""].plan
+
+    def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
+        """What the scores of an evaluator depend on; attributes count where candidates are fine-tuned."""
+        found = evaluator.settings()
+        return {**found, "attributes": repr(dict(self.attributes))} if evaluator.finetune_steps else found
 
 
 def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:

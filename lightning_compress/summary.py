@@ -15,9 +15,11 @@ import yaml
 from hydra.utils import instantiate
 from rich.console import Console
 
-from lightning_compress.deploy.evidence import Point, Report, Row, Search, table
+from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
 from lightning_compress.deploy.report import write_report
+from lightning_compress.errors import CompressError
 from lightning_compress.pipeline import PACKED, Result
+from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.evaluator import COSTS
 from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objective import Objective
@@ -41,6 +43,9 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     text = yaml.safe_dump(dict(config), sort_keys=False)
     write_report(result.folder / REPORT, Report(title, made, result.plan, _facts(result, config), searches, text))
     console.print(table(made))
+    for search in searches:
+        if search.ranking is not None:
+            console.print(f"{search.name}: {search.ranking.sentence}", highlight=False)
     console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
     for file in (PACKED, "plan.yaml", REPORT):
         console.print(str(result.folder / file), highlight=False, soft_wrap=True)
@@ -77,13 +82,26 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
     if key is None:
         return None
     written = json.loads(settings.read_text())
-    points, *others = (
-        tuple(_point(entry, key, objective) for entry in read(folder / journal_name(baseline)))
-        for baseline in ("", *written.get("baselines", []))
-    )
-    baselines = dict(zip(written.get("baselines", []), others, strict=True))
-    reward = f"reward: {_last(stage['objective'])}"
-    return Search(name, f"{key} ({cost.unit})", reward, written["limit"], points, baselines)
+    names = written.get("baselines", [])
+    trials, *others = (read(folder / journal_name(baseline)) for baseline in ("", *names))
+    points, *lines = (tuple(_point(entry, key, objective) for entry in entries) for entries in (trials, *others))
+    ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
+    return Search(
+        name, f"{key} ({cost.unit})", f"reward: {_last(stage['objective'])}", written["limit"], points,
+        dict(zip(names, lines, strict=True)), ranking,
+    )  # fmt: skip
+
+
+def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, objective: Objective) -> Ranking:
+    """Of the trials that were scored again, as ``search.json`` names them."""
+    again = [entry for entry in read(folder / CORRELATION) if entry.number in settings["trials"]]
+    found, steps = pairs(trials, again, objective), settings["finetune_steps"]
+    failed = len(settings["trials"]) - len(found)
+    try:
+        tau = rank_correlation([cheap for cheap, _ in found], [dear for _, dear in found])
+    except CompressError as error:
+        return Ranking(None, len(found), None, steps, failed, str(error).removeprefix("rank correlation: "))
+    return Ranking(tau, len(found), deviation_of_unrelated(len(found)), steps, failed)
 
 
 def _point(entry: Entry, cost: str, objective: Objective) -> Point:
@@ -101,12 +119,13 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
         and (stage.get("searcher", True) or stage.get("allocation"))
         and config.get("plan") is None
     ]
+    threads = torch.get_num_threads()
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
         "seed": str(config["seed"]),
         "command": shlex.join(["python", *sys.argv]),
         "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
         f"torch {torch.__version__}",
     }
 

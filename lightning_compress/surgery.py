@@ -201,28 +201,47 @@ def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> None:
-    """Attach the described transforms; those already there are left as they are.
+    """Attach the described transforms; those already there, as of an earlier stage, are left as they are.
 
     Raises:
-        CompressError: a layer does not exist, or already has other transforms.
+        CompressError: a layer does not exist, or has transforms that are not described.
     """
     modules, present = dict(net.named_modules()), describe(net)
     for name, spec in description.items():
         if name not in modules:
             raise CompressError(f"the saved network has a layer {name!r}, this one not{did_you_mean(name, modules)}")
-        if name in present:
-            if present[name] != spec:
-                raise CompressError(
-                    f"layer {name!r} was saved with {spec} but now has {present[name]}: the checkpoint belongs to "
-                    f"another plan. Use the plan it was trained with, or start from a fresh network"
-                )
-            continue
-        for weight in spec["weight"]:
-            attach_weight(modules[name], Transform.build(weight))
-        if INPUT in spec:
+        there = present.get(name, {"weight": []})
+        if not _contains(spec, there):
+            raise CompressError(
+                f"layer {name!r} was saved with {spec} but now has {there}: the checkpoint belongs to another plan. "
+                f"Use the plan it was trained with, or start from a fresh network"
+            )
+        _complete(modules[name], spec["weight"])
+        if INPUT in spec and INPUT not in there:
             attach_input(modules[name], Transform.build(spec[INPUT]))
-        if OUTPUT in spec:
+        if OUTPUT in spec and OUTPUT not in there:
             attach_output(modules[name], Transform.build(spec[OUTPUT]))
+
+
+def _contains(spec: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether all transforms that are there are described, those of the weight in the same order."""
+    described = iter(spec["weight"])
+    return all(one in described for one in there["weight"]) and all(
+        spec.get(key) == there[key] for key in (INPUT, OUTPUT) if key in there
+    )
+
+
+def _complete(layer: nn.Module, specs: Sequence[Mapping[str, Any]]) -> None:
+    """Attach those of the described weight transforms that are missing, each at its place."""
+    present, wanted = weight_transforms(layer), []
+    for spec in specs:
+        here = bool(present) and present[0].spec() == spec
+        wanted.append(present.pop(0) if here else Transform.build(spec))
+    for transform in wanted:
+        if transform not in weight_transforms(layer):
+            attach_weight(layer, transform)
+    for key, transform in enumerate(wanted):
+        layer.parametrizations["weight"][key] = transform
 
 
 def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:

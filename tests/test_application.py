@@ -112,6 +112,18 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
         assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
 
 
+def test_how_well_scores_rank_plans_is_measured_and_said(cache, tmp_path):
+    stage = "compress.stages.prune"
+    short = ["epochs=6", f"{stage}.epochs=1", f"{stage}.trials=4", f"{stage}.baselines=null"]
+    short += ["compress.correlation.plans=3", "compress.correlation.finetune_steps=4"]
+    done = run("+compress=drl_prune", "+compress/correlation=finetuned", *short, cache=cache, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(rows(tmp_path / "prune" / "correlation.sqlite")) == 3
+    sentence = "prune: Kendall's tau of the search's scores with those after 4 steps of fine-tuning is"
+    assert sentence in " ".join(done.stdout.split())
+    assert "after 4 steps of fine-tuning is" in (tmp_path / "report.html").read_text()
+
+
 def test_a_plan_file_takes_the_place_of_the_search(finished, cache, tmp_path):
     plan = finished / "plan.yaml"
     done = run("+compress=quant", f"plan={plan}", "epochs=6", "compress.stages.quantize.epochs=1", cache=cache,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+import sqlite3
+from dataclasses import replace
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError
-from lightning_compress.search.correlation import of_search, rank_correlation, spread
+from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.search.correlation import Correlation, deviation_of_unrelated, pairs, rank_correlation, spread
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -59,22 +63,85 @@ def test_plans_are_spread_from_the_worst_to_the_best(entries):
     assert len({entry.key for entry in spread(entries, OBJECTIVE, 7)}) == 7
 
 
-def test_too_many_plans_are_refused(entries):
-    with pytest.raises(CompressError, match="cannot take 41 plans"):
-        spread(entries, OBJECTIVE, 41)
+def test_fewer_networks_than_asked_are_all_taken(entries):
+    assert {entry.key for entry in spread(entries, OBJECTIVE, 1000)} == {entry.key for entry in entries}
+    assert spread([], OBJECTIVE, 8) == []
+    failed = replace(entries[0], score=None, failure="why")
+    assert spread([failed, entries[1]], OBJECTIVE, 8) == [entries[1]]
 
 
-def test_a_search_against_itself_and_its_opposite(entries):
-    class Opposite:
-        def key(self, plan):
-            return SYNTHETIC.key(plan)
+class Opposite:
+    """Scores like the synthetic problem, with the sign turned; counts, and fails for some plans."""
 
-        def __call__(self, plan):
-            score = SYNTHETIC(plan)
-            return Score({"val_acc": -score.metrics["val_acc"]}, score.costs)
+    def __init__(self, failing=()):
+        self.calls, self.failing = [], failing
 
-    tau, pairs = of_search(entries, SYNTHETIC.problem.space, OBJECTIVE, SYNTHETIC, 8)
-    assert tau == pytest.approx(1)
-    assert len(pairs) == 8
-    assert all(cheap == dear == OBJECTIVE(SYNTHETIC(plan)) for plan, (cheap, dear) in pairs.items())
-    assert of_search(entries, SYNTHETIC.problem.space, OBJECTIVE, Opposite(), 8)[0] == pytest.approx(-1)
+    def key(self, plan):
+        return SYNTHETIC.key(plan)
+
+    def __call__(self, plan):
+        self.calls.append(plan)
+        if plan in self.failing:
+            raise TrialFailedError("the loss is not finite")
+        score = SYNTHETIC(plan)
+        return Score({"val_acc": -score.metrics["val_acc"]}, score.costs)
+
+
+def measured(entries, path, dear, plans=8):
+    with Journal(path, {}) as journal:
+        return Correlation(plans).score(entries, SYNTHETIC.problem.space, OBJECTIVE, dear, journal)
+
+
+def test_a_search_against_itself_and_its_opposite(entries, tmp_path):
+    for dear, tau in ((SYNTHETIC, 1), (Opposite(), -1)):
+        path = tmp_path / f"{tau}.sqlite"
+        numbers = measured(entries, path, dear)
+        found = pairs(entries, read(path), OBJECTIVE)
+        assert sorted(entry.number for entry in read(path)) == sorted(numbers)
+        assert len(set(numbers)) == len(found) == 8
+        assert all(again == tau * first for first, again in found)
+        assert rank_correlation(*zip(*found, strict=True)) == pytest.approx(tau)
+
+
+def test_what_was_scored_again_is_not_scored_another_time(entries, tmp_path):
+    whole, parts = Opposite(), Opposite()
+    assert measured(entries, tmp_path / "whole", whole) == measured(entries, tmp_path / "parts", parts)
+    with sqlite3.connect(tmp_path / "parts") as db:  # as if killed before the last three
+        db.execute("DELETE FROM trials WHERE number IN (SELECT number FROM trials ORDER BY rowid LIMIT 3)")
+    parts.calls.clear()
+    measured(entries, tmp_path / "parts", parts)
+    assert len(whole.calls) == 8
+    assert len(parts.calls) == 3
+    first, second = ([replace(entry, seconds=0) for entry in read(tmp_path / name)] for name in ("whole", "parts"))
+    assert first == second
+
+
+def test_a_plan_that_fails_is_left_out(entries, tmp_path):
+    worst = spread(entries, OBJECTIVE, 8)[0]
+    dear = Opposite([SYNTHETIC.problem.space.plan(worst.indices)])
+    numbers = measured(entries, tmp_path / "j", dear)
+    assert worst.number in numbers
+    assert len(pairs(entries, read(tmp_path / "j"), OBJECTIVE)) == 7
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_deviation_is_that_over_all_orders(count):
+    """All orders of ``count`` plans are equally likely when the two rewards are unrelated."""
+    order = range(count)
+    taus = [rank_correlation(order, other) for other in permutations(order)]
+    assert np.mean(taus) == pytest.approx(0, abs=1e-12)
+    assert deviation_of_unrelated(count) == pytest.approx(np.std(taus))
+
+
+def test_one_plan_is_refused():
+    with pytest.raises(CompressError, match="plans must be 2 or more for there to be a rank, got 1"):
+        Correlation(plans=1)
+
+
+def test_the_option_reaches_every_stage_that_searches():
+    with initialize_config_module("lightning_compress.conf", version_base="1.3"):
+        config = compose(overrides=["+compress=n2n", "+compress/correlation=finetuned"])
+        plain = compose(overrides=["+compress=n2n"])
+    stages = instantiate(config.compress.stages, _convert_="object")
+    assert all(isinstance(stage.correlation, Correlation) for stage in stages.values())
+    assert all(stage.correlation is None for stage in instantiate(plain.compress.stages, _convert_="object").values())

@@ -149,3 +149,12 @@ def test_a_cheaper_evaluator_sees_a_share_of_the_batches_and_steps(module):
     assert whole(AGGRESSIVE) == before
     none = evaluator(module, recalibration_batches=0).cheaper(0.1)
     assert (len(none.recalibration), none.finetune_steps, len(none.validation)) == (0, 0, 1)
+
+
+def test_more_fine_tuning_is_another_score_of_the_same_plan(module):
+    evaluate = evaluator(module, finetune_steps=2)
+    longer = evaluate.finetuned(6)
+    assert longer(AGGRESSIVE) == evaluator(module, finetune_steps=6)(AGGRESSIVE) != evaluate(AGGRESSIVE)
+    assert evaluate.finetune_steps == 2
+    with pytest.raises(CompressError, match="finetune_steps is 2, and the search itself scores after 2"):
+        evaluate.finetuned(2)

@@ -6,18 +6,21 @@ import io
 import re
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lightning_compress.deploy import charts
-from lightning_compress.deploy.evidence import Point, Report, Row, Search, table
+from lightning_compress.deploy import axis, charts
+from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
+from lightning_compress.deploy.page import STYLE
+from lightning_compress.deploy.plan_table import plan_table
 from lightning_compress.deploy.report import write_report
 from lightning_compress.plan import Plan
 
-VOID = {"meta", "br", "hr", "img", "link", "input"}
+VOID = {"wbr", "meta", "br", "hr", "img", "link", "input"}
 EVIL = "<script>alert('x')</script> & \"so on\""
 
 ROWS = (
@@ -178,11 +181,20 @@ def test_the_front_is_what_no_trial_dominates(values):
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9))
 def test_ticks_are_few_inside_the_axis_and_told_apart_by_their_labels(low, width):
-    axis = charts.axis([low, low + width], 0, 100)
-    values, labels = zip(*axis.ticks, strict=True)
+    found = axis.axis([low, low + width], 0, 100)
+    values, labels = zip(*found.ticks, strict=True)
     assert 3 <= len(values) <= 10
-    assert all(-0.1 <= axis(value) <= 100.1 for value in values)
+    assert all(-0.1 <= found(value) <= 100.1 for value in values)
     assert len(set(labels)) == len(labels)
+    assert 2 <= len(found.labelled(6)) <= 6
+
+
+@given(st.integers(1, 100_000))
+def test_trials_are_counted_in_whole_numbers(last):
+    found = axis.axis([0, last], 0, 100, least=1)
+    assert all(value == round(value) for value, _ in found.ticks)
+    assert found.ticks[0] == (0, "0")
+    assert 2 <= len(found.labelled(6)) <= 6
 
 
 @pytest.mark.parametrize(("values", "labels"), [
@@ -192,7 +204,7 @@ def test_ticks_are_few_inside_the_axis_and_told_apart_by_their_labels(low, width
     ([0, 3_000_000], ["0", "0.5M", "1.0M", "1.5M", "2.0M", "2.5M", "3.0M"]),
 ])  # fmt: skip
 def test_tick_labels(values, labels):
-    assert [label for _, label in charts.axis(values, 0, 100).ticks] == labels
+    assert [label for _, label in axis.axis(values, 0, 100).ticks] == labels
 
 
 def test_the_terminal_table_has_the_same_cells():
@@ -219,6 +231,117 @@ def test_baselines_have_a_line_and_a_number_each():
     found = Search("quantize", "bytes", "reward", 20.0, points, others)
     assert found.compared() == {"this search": 0.7, "random": 0.6, "uniform": None}
     drawn = charts.curve(found)
-    assert drawn.count('class="baseline"') == 1
+    assert drawn.count('class="baseline look') == 1
     assert "<title>random: 0.6000</title>" in drawn
     assert drawn.count('class="best"') == 1
+
+
+def test_each_baseline_has_its_own_look_and_stands_in_the_key(write):
+    others = {f"other{i}": (Point(0, 9.0, 0.1 * i),) for i in range(charts.LOOKS)}
+    others["fails"] = (Point(0, None, None, "why"),)
+    page = write(replace(REPORT, searches=[replace(SEARCH, baselines=others)])).page
+    lines = [a["class"] for a in page.named("path") if "baseline" in a.get("class", "")]
+    keys = [a["class"] for a in page.named("path") if a.get("class", "").startswith("look")]
+    assert [line.split()[1] for line in lines] == keys
+    assert len(set(keys)) == charts.LOOKS
+    assert {f"{name}, best so far" for name in others if name != "fails"} <= set(page.text)
+    assert "fails, best so far" not in page.text
+
+
+def rules(name: str) -> dict[str, str]:
+    """Selector -> value of a property, over the whole style sheet."""
+    found = {}
+    for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", STYLE):
+        for value in re.findall(rf"(?:^|[;\s]){name}:\s*([^;]+)", body):
+            found |= dict.fromkeys((selector.strip() for selector in selectors.split(",")), value.strip())
+    return found
+
+
+def test_no_two_looks_share_colour_and_dash():
+    colours, dashes = rules("stroke"), rules("stroke-dasharray")
+    looks = {(colours[f".{charts.look(i)}"], dashes[f".{charts.look(i)}"]) for i in range(charts.LOOKS)}
+    assert len(looks) == charts.LOOKS
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2, of ``#rgb`` or ``#rrggbb``."""
+    digits = colour.removeprefix("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_and_marks_have_contrast(scheme):
+    """Text 4.5 : 1, and marks of charts 3 : 1, as WCAG 2.2 asks (1.4.3, 1.4.11)."""
+    block = re.findall(r":root \{([^}]*)\}", STYLE)[scheme]
+    colours = {name: luminance(value) for name, value in re.findall(r"--(\w+): (#\w+)", block)}
+    marks = {"accent", "dot", "front", "bad", "hue0", "hue1", "hue2", "hue3"}
+    assert marks | {"text", "soft", "page", "panel", "rule"} == colours.keys()
+    for name, least in [("text", 4.5), ("soft", 4.5), *((mark, 3.0) for mark in sorted(marks))]:
+        for ground in ("page", "panel"):
+            low, high = sorted((colours[name], colours[ground]))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
+
+
+def test_reasons_of_failures_are_text_too(write):
+    points = (Point(0, 1.0, 0.5), *(Point(i, None, None, f"reason {i % 5}") for i in range(1, 12)))
+    text = " ".join(write(replace(REPORT, searches=[replace(SEARCH, points=points)])).page.text)
+    assert "Why trials failed: reason 1 (3x); reason 2 (2x); reason 3 (2x); 2 more reasons." in text
+    assert "Why trials failed" not in " ".join(
+        write(replace(REPORT, searches=[replace(SEARCH, points=points[:1])])).page.text
+    )
+
+
+def test_a_long_search_makes_a_small_page_with_all_that_matters(write):
+    count = 20_000
+    rewards = [((i * 7919) % 10007) / 10007 + i / count for i in range(count)]
+    points = [Point(i, 1000.0 + (i * 104729) % 1009, reward) for i, reward in enumerate(rewards)]
+    points[::4] = [Point(point.number, None, None, "the loss is nan") for point in points[::4]]
+    search = replace(SEARCH, limit=2010.0, points=tuple(points))
+    written = write(replace(REPORT, searches=[search]))
+    assert len(written.source) < 1_000_000
+    drawn = charts.curve(search)
+    for point in charts._best_so_far(search.points):
+        assert f"trial {point.number}: {point.reward:.4f}</title>" in drawn or point.number == count - 1
+    assert len(classed(written.page, "front")) == len(search.front) + 1
+    assert len(classed(written.page, "failed")) == charts.FAILURES + 1
+    assert "at most 2,000 evenly by number" in " ".join(written.page.text)
+    assert "at most 2,000" not in " ".join(write(REPORT).page.text)
+
+
+def test_lines_and_fronts_of_every_length_stay_small():
+    points = tuple(Point(i, float(i), float(i)) for i in range(30_000))  # each the best so far, and all on the front
+    search = replace(SEARCH, points=points)
+    assert len(charts.curve(search)) + len(charts.scatter(search)) < 1_500_000
+
+
+@given(st.integers(1, 300), st.integers(2, 50))
+def test_dots_are_chosen_evenly_with_both_ends(count, most):
+    points = [Point(i, 1.0, 1.0) for i in range(count)]
+    numbers = [point.number for point in charts._evenly(points, most)]
+    assert len(numbers) == len(set(numbers)) == min(count, most)
+    assert (numbers[0], numbers[-1]) == (0, count - 1)
+    gaps = {after - before for before, after in pairwise(numbers)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_layers_stand_in_natural_order_without_what_all_names_begin_with():
+    names = ["net.stage10.conv", "net.stage2.conv", "net.stage2.bn"]
+    written = plan_table(Plan({name: {"weight_bits": 1} for name in names} | {"net.fc": {"channels": 0.125}}))
+    assert "layer of net<" in written
+    layers = [name.replace("<wbr>", "") for name in re.findall(r'<th scope="row">(.*?)</th>', written)]
+    assert layers == ["fc", "stage2.bn", "stage2.conv", "stage10.conv"]
+    assert written.count("<span>1</span>") == 3  # bits are numbers, no shares
+    assert written.count("<span>12.5 %</span>") == 1
+    assert written.count('"></td>') == 4  # knobs that a layer lacks
+
+
+def test_the_ranking_is_a_sentence_of_the_search(write):
+    ranking = Ranking(0.571, 8, 0.289, 200, failed=1)
+    page = write(replace(REPORT, searches=[replace(SEARCH, ranking=ranking)])).page
+    assert (
+        "Kendall's tau of the search's scores with those after 200 steps of fine-tuning is 0.57 for 8 plans (1 more "
+        "failed); unrelated ones have 0 +- 0.29 (standard deviation)."
+    ) in page.text

@@ -73,6 +73,32 @@ def test_the_page_and_the_terminal_say_the_same(result):
     assert "model.safetensors" in out.getvalue()
 
 
+def scored_again(result, accuracies):
+    """The correlation's part of the folder: trial number -> accuracy after fine-tuning, None where it failed."""
+    folder = result.folder / "quantize"
+    with Journal(folder / "correlation.sqlite", {}) as journal:
+        for number, accuracy in accuracies.items():
+            score = None if accuracy is None else Score({"val_acc": accuracy}, {"packed_bytes": 900.0})
+            journal.append(Entry(number, (number,), str(number), score, "why" if score is None else None, 1.0))
+    settings = {"limit": 1000.0, "correlation": {"finetune_steps": 200, "trials": list(accuracies)}}
+    (folder / "search.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(("accuracies", "sentence"), [
+    ({0: 0.8, 2: 0.7}, "after 200 steps of fine-tuning is 1.00 for 2 plans; unrelated ones have 0 +- 1.00 (standard"),
+    ({0: 0.7, 2: 0.8}, "after 200 steps of fine-tuning is -1.00 for 2 plans;"),
+    ({0: 0.7, 2: 0.7}, "cannot be said from 2 plans: all plans have the same reward; score them on more images"),
+    ({0: 0.7, 2: None}, "cannot be said from 1 plan (1 more failed): needs two rewards each of at least two plans"),
+    ({}, "cannot be said from 0 plans: needs two rewards each of at least two plans"),
+])  # fmt: skip
+def test_page_and_terminal_say_how_well_scores_rank(result, accuracies, sentence):
+    scored_again(result, accuracies)
+    out = io.StringIO()
+    write_summary(result, CONFIG, Console(file=out, width=400))
+    assert sentence in (result.folder / "report.html").read_text()
+    assert sentence in out.getvalue()
+
+
 def test_a_budget_that_was_not_used_is_not_claimed(result):
     write_summary(result, {**CONFIG, "plan": "plan.yaml"}, Console(file=io.StringIO()))
     page = (result.folder / "report.html").read_text()

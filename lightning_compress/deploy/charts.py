@@ -1,116 +1,106 @@
-"""Charts as inline SVG and HTML, coloured by CSS classes, so that they follow the page's light or dark scheme."""
+"""Charts as inline SVG, coloured by CSS classes, so that they follow the page's light or dark scheme.
+
+A chart has some thousand dots at most, so that a search of 100,000 trials makes a small page: those that say most (the
+Pareto front, each new best) and others evenly by trial number.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from html import escape
-from math import floor, log10
 
+from lightning_compress.deploy.axis import Axis, axis
 from lightning_compress.deploy.evidence import Point, Search
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values between ``low`` and ``high`` on pixels between ``start`` and ``end``."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """Three to ten round numbers inside the axis, each with its label: ``1.25M``, ``31k``, ``0.985``."""
-        widest = (self.high - self.low) / 3.5
-        power = 10.0 ** floor(log10(widest))
-        step = next(power * factor for factor in (5, 2, 1) if power * factor <= widest)
-        first, last = -floor(-self.low / step), floor(self.high / step)
-        largest = max(abs(self.low), abs(self.high))
-        suffix, unit = next((s, u) for s, u in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 0)) if largest >= 2 * u)
-        decimals = max(0, -floor(log10(step / (unit or 1)) + 1e-9))
-        values = [index * step for index in range(first, last + 1)]
-        return [(value, f"{value / (unit or 1):.{decimals}f}{suffix}" if value else "0") for value in values]
-
-
-def axis(values: Sequence[float], start: float, end: float) -> Axis:
-    """An axis that shows all values, with a little room around them."""
-    low, high = min(values), max(values)
-    size = max(abs(low), abs(high))
-    room = 0.06 * (high - low) if high - low > 1e-6 * size else 0.5 * size or 0.5
-    return Axis(low - room, high + room, start, end)
-
-
-def bars(values: Mapping[str, float]) -> str:
-    """One horizontal bar per layer, in natural order of the names; shares up to 1 are shown in per cent."""
-    top = max(1.0, *values.values())
-    rows = []
-    for name in sorted(values, key=_natural):
-        value = values[name]
-        text = f"{100 * value:.0f} %" if top == 1 else f"{value:g}"
-        rows.append(
-            f'<div class="bar"><span class="name" title="{escape(name)}"><bdi dir="ltr">{escape(name)}</bdi></span>'
-            f'<span class="track"><span class="fill" style="width:{100 * value / top:.1f}%"></span></span>'
-            f'<span class="value">{text}</span></div>'
-        )
-    return f'<div class="bars">{"".join(rows)}</div>'
+RIGHT, TOP, BOTTOM = 24, 32, 44
+LETTER = 8.4  # width of a label's letter, at the size that phones show
+DOTS, FAILURES = 2000, 200  # of each, in a chart, beside those that are always shown
+LABELS = 6  # side by side
+LOOKS = 12  # of baselines, until one comes again; the page has a colour and a dash for each
 
 
 def curve(search: Search) -> str:
     """Reward of every trial, the best so far as a line, and the best so far of each baseline."""
-    others = [points for points in search.baselines.values() if any(p.reward is not None for p in points)]
-    x = axis([0, max(*(len(points) for points in [search.points, *others]), 2) - 1], LEFT, WIDTH - RIGHT)
-    lines = [_best_so_far(points) for points in others]
-    rewards = [point.reward for point in search.scored] + [best for line in lines for _, best in line]
-    y = axis(rewards, HEIGHT - BOTTOM, TOP)
+    lines = {name: _best_so_far(points) for name, points in search.baselines.items()}
+    trials = max(len(points) for points in (search.points, *search.baselines.values()))
+    own = _best_so_far(search.points)
+    y = axis([p.reward for p in (*search.scored, *(p for line in lines.values() for p in line))], HEIGHT - BOTTOM, TOP)
+    x = axis([0, max(trials, 2) - 1], _left(y), WIDTH - RIGHT, least=1)
+    failed = _evenly([point for point in search.points if point.reward is None], FAILURES)
     marks = [
-        _mark("failed", x(point.number), y.start, f"trial {point.number}: {point.failure}")
-        if point.reward is None
-        else _mark("trial", x(point.number), y(point.reward), _label(point.number, point.reward))
-        for point in search.points
+        *(_mark("failed", x(point.number), y.start, f"trial {point.number}: {point.failure}") for point in failed),
+        *(_mark("trial", x(p.number), y(p.reward), _label(p)) for p in _shown(search, own)),
     ]
-    paths = [_steps("baseline", line, x, y, name) for line, name in zip(lines, search.baselines, strict=False)]
-    paths.append(_steps("best", _best_so_far(search.points), x, y, "this search"))
+    paths = [
+        _steps(f"baseline {look(index)}", line, x, y, name) for index, (name, line) in enumerate(lines.items()) if line
+    ]
+    paths.append(_steps("best", own, x, y, "this search"))
     return _frame(x, y, "trial", search.reward, [*marks, *paths])
-
-
-def _best_so_far(points: Sequence[Point]) -> list[tuple[int, float]]:
-    """Trial numbers at which the best reward rose, and the last one, with the best reward there."""
-    found: list[tuple[int, float]] = []
-    for point in points:
-        if point.reward is not None and (not found or point.reward > found[-1][1]):
-            found.append((point.number, point.reward))
-    return [*found, (points[-1].number, found[-1][1])] if found else []
-
-
-def _steps(kind: str, line: Sequence[tuple[int, float]], x: Axis, y: Axis, name: str) -> str:
-    (first, best), *rest = line
-    path = f"M{x(first)} {y(best)}" + "".join(f"H{x(number)}V{y(value)}" for number, value in rest)
-    return f'<path class="{kind}" d="{path}"><title>{escape(name)}: {line[-1][1]:.4f}</title></path>'
 
 
 def scatter(search: Search) -> str:
     """Cost against reward of every trial, the Pareto front as a line, the chosen trial, and the limit."""
-    x = axis([*(point.cost for point in search.scored), search.limit], LEFT, WIDTH - RIGHT)
     y = axis([point.reward for point in search.scored], HEIGHT - BOTTOM, TOP)
+    x = axis([*(point.cost for point in search.scored), search.limit], _left(y), WIDTH - RIGHT)
+    front, best = search.front, search.best
     limit = f'<line class="limit" x1="{x(search.limit)}" x2="{x(search.limit)}" y1="{y.start}" y2="{y.end}"/>'
-    labels = {p.number: f"{_label(p.number, p.reward)}, cost {p.cost:,.10g}" for p in search.scored}
-    marks = [_mark("trial", x(p.cost), y(p.reward), labels[p.number]) for p in search.scored]
-    front = "L".join(f"{x(p.cost)} {y(p.reward)}" for p in search.front)
-    rings = [_mark("front", x(p.cost), y(p.reward), labels[p.number]) for p in search.front]
-    best = _mark("chosen", x(search.best.cost), y(search.best.reward), "chosen: " + labels[search.best.number])
-    return _frame(x, y, search.cost, search.reward, [limit, *marks, f'<path class="line" d="M{front}"/>', *rings, best])
+    marks = [_mark("trial", x(p.cost), y(p.reward), _label_with_cost(p)) for p in _shown(search, front)]
+    line = f'<path class="line" d="M{"L".join(_distinct((x(p.cost), y(p.reward)) for p in front))}"/>'
+    rings = [_mark("front", x(p.cost), y(p.reward), _label_with_cost(p)) for p in _evenly(front, DOTS)]
+    chosen = _mark("chosen", x(best.cost), y(best.reward), f"chosen: {_label_with_cost(best)}")
+    return _frame(x, y, search.cost, search.reward, [limit, *marks, line, *rings, chosen])
 
 
-def _label(number: int, reward: float) -> str:
-    return f"trial {number}: {reward:.4f}"
+def thinned(search: Search) -> bool:
+    """Whether the charts leave trials out."""
+    return len(search.scored) > DOTS or len(search.points) - len(search.scored) > FAILURES
+
+
+def look(index: int) -> str:
+    """The CSS class of a baseline's line: colour and dash."""
+    return f"look{index % LOOKS}"
+
+
+def _shown(search: Search, always: Sequence[Point]) -> list[Point]:
+    """The trials that get a dot, by number."""
+    chosen = {point.number: point for point in (*_evenly(search.scored, DOTS), *_evenly(always, DOTS))}
+    return [chosen[number] for number in sorted(chosen)]
+
+
+def _evenly(points: Sequence[Point], most: int) -> Sequence[Point]:
+    """At most ``most`` of them, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def _best_so_far(points: Sequence[Point]) -> list[Point]:
+    """The trials at which the best reward rose, and then the last trial, with that reward."""
+    found: list[Point] = []
+    for point in points:
+        if point.reward is not None and (not found or point.reward > found[-1].reward):
+            found.append(point)
+    return [*found, Point(points[-1].number, found[-1].cost, found[-1].reward)] if found else []
+
+
+def _steps(kind: str, line: Sequence[Point], x: Axis, y: Axis, name: str) -> str:
+    (start, *_), top = line, line[-1].reward
+    steps = dict.fromkeys((x(point.number), y(point.reward)) for point in line[1:])
+    path = f"M{x(start.number)} {y(start.reward)}" + "".join(f"H{across}V{up}" for across, up in steps)
+    return f'<path class="{kind}" d="{path}"><title>{escape(name)}: {top:.4f}</title></path>'
+
+
+def _distinct(places: Iterable[tuple[float, float]]) -> Iterable[str]:
+    return (f"{x} {y}" for x, y in dict.fromkeys(places))
+
+
+def _label(point: Point) -> str:
+    return f"trial {point.number}: {point.reward:.4f}"
+
+
+def _label_with_cost(point: Point) -> str:
+    return f"{_label(point)}, cost {point.cost:,.10g}"
 
 
 def _mark(kind: str, x: float, y: float, text: str) -> str:
@@ -118,21 +108,22 @@ def _mark(kind: str, x: float, y: float, text: str) -> str:
     return f'<circle class="{kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(text)}</title></circle>'
 
 
+def _left(y: Axis) -> float:
+    """Where the plot begins, with room for the labels of the y axis."""
+    return round(14 + LETTER * max(len(text) for _, text in y.ticks))
+
+
 def _frame(x: Axis, y: Axis, x_name: str, y_name: str, content: Sequence[str]) -> str:
     grid = [f'<line class="grid" x1="{x.start}" x2="{x.end}" y1="{y(v)}" y2="{y(v)}"/>' for v, _ in y.ticks]
-    grid += [f'<text x="{LEFT - 6}" y="{y(v) + 4}" text-anchor="end">{text}</text>' for v, text in y.ticks]
-    grid += [f'<text x="{x(v)}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{text}</text>' for v, text in x.ticks]
-    middle = (TOP + HEIGHT - BOTTOM) / 2
+    grid += [f'<text x="{x.start - 8}" y="{y(v) + 4}" text-anchor="end">{text}</text>' for v, text in y.ticks]
+    grid += [
+        f'<text x="{x(v)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
+        for v, text in x.labelled(LABELS)
+    ]
     names = (
-        f'<text class="axis" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>'
-        f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
-        f"{escape(y_name)}</text>"
+        f'<text class="axis" x="{(x.start + x.end) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_name)}</text>'
+        f'<text class="axis" x="4" y="14">{escape(y_name)}</text>'
     )
     label = escape(f"{y_name} over {x_name}", quote=True)
     body = "".join([*grid, names, *content])
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{body}</svg>'
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key: ``layer2`` before ``layer10``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -63,6 +63,43 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Whether the scores of a search rank plans as scores after fine-tuning do.
+
+    Attributes:
+        tau: Kendall's, of the two rewards of the same plans; None when they cannot be ranked.
+        plans: with both rewards.
+        deviation: standard deviation of tau of as many unrelated plans; None when they cannot be ranked.
+        steps: of the fine-tuning.
+        failed: plans that had no second score.
+        why: they cannot be ranked.
+    """
+
+    tau: float | None
+    plans: int
+    deviation: float | None
+    steps: int
+    failed: int = 0
+    why: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for a person."""
+        plans = f"{self.plans} plan{'' if self.plans == 1 else 's'}"
+        plans += f" ({self.failed} more failed)" if self.failed else ""
+        if self.tau is None:
+            return (
+                f"Whether the search's scores rank plans as {self.steps} steps of fine-tuning do cannot be said from "
+                f"{plans}: {self.why}."
+            )
+        return (
+            f"Kendall's tau of the search's scores with those after {self.steps} steps of fine-tuning is "
+            f"{self.tau:.2f} for {plans}; unrelated ones have 0 +- {self.deviation:.2f} "
+            f"(standard deviation)."
+        )
+
+
+@dataclass(frozen=True)
 class Search:
     """All trials of one stage.
 
@@ -73,6 +110,7 @@ class Search:
         limit: the budget, in the unit of the cost.
         points: by trial number.
         baselines: name -> trials of a baseline with as many evaluations.
+        ranking: how well its scores rank plans, if that was measured.
     """
 
     name: str
@@ -81,6 +119,7 @@ class Search:
     limit: float
     points: tuple[Point, ...]
     baselines: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    ranking: Ranking | None = None
 
     @property
     def scored(self) -> list[Point]:

@@ -1,25 +1,34 @@
-"""How well a cheap score ranks plans: Kendall's tau of cheap against dear rewards of the same plans.
+"""How well the scores of a search rank plans: Kendall's tau of their rewards against those after fine-tuning.
 
     tau_b = (concordant - discordant pairs) / sqrt((pairs not tied in one)(pairs not tied in the other))
+    sigma_n = sqrt(2 (2 n + 5) / (9 n (n - 1)))
 
-Source: Kendall 1945; EagleEye (arXiv 2007.02491, section 3.2) compares cheap scores by it. 1: the cheap score ranks as
-the dear one does; 0: no better than chance. With n plans that are unrelated, tau has a standard deviation of
-``sqrt(2 (2 n + 5) / (9 n (n - 1)))``: 0.25 for ten. Use it before trusting a search that scores without fine-tuning.
+Source: Kendall 1938, with ties 1945; EagleEye (arXiv 2007.02491, section 3.2) compares cheap scores by it. 1: the cheap
+score ranks as the dear one does; 0: no better than chance. ``sigma_n`` is the standard deviation of tau of n plans with
+unrelated rewards: 0.25 for ten. Taking the plans evenly from the worst reward to the best is ours: it says how well the
+search tells good plans from bad ones, and little of those near the best. Use it before trusting a search that scores
+without fine-tuning. It costs ``plans`` short trainings; few plans, or too few steps, make tau mean little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import final
 
 import numpy as np
 from scipy.stats import kendalltau
 
 from lightning_compress.errors import CompressError
-from lightning_compress.plan import Plan
-from lightning_compress.search.executor import Evaluate
-from lightning_compress.search.journal import Entry
+from lightning_compress.search.executor import Evaluate, Executor
+from lightning_compress.search.journal import Entry, Journal
+from lightning_compress.search.loop import checked, progress
 from lightning_compress.search.objective import Objective
+from lightning_compress.search.serial import Serial
 from lightning_compress.space import Space
+
+CORRELATION = "correlation.sqlite"  # journal of the second scores, beside that of the search
 
 
 def rank_correlation(cheap: Sequence[float], dear: Sequence[float]) -> float:
@@ -40,41 +49,82 @@ def rank_correlation(cheap: Sequence[float], dear: Sequence[float]) -> float:
     return float(kendalltau(cheap, dear).statistic)
 
 
-def spread(entries: Sequence[Entry], objective: Objective, count: int) -> list[Entry]:
-    """``count`` trials of a finished search, different networks, evenly from the lowest reward to the highest.
+def deviation_of_unrelated(count: int) -> float:
+    """Standard deviation of tau of ``count`` plans, two or more, whose two rewards are unrelated."""
+    return sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
 
-    Raises:
-        CompressError: fewer than ``count`` different networks were scored.
+
+def spread(entries: Sequence[Entry], objective: Objective, count: int) -> list[Entry]:
+    """Trials of a finished search, different networks, evenly from the lowest reward to the highest.
+
+    Returns:
+        ``count`` of them, or all when fewer networks were scored.
     """
     different = {entry.key: entry for entry in reversed(entries) if entry.score is not None}
     ranked = sorted(different.values(), key=lambda entry: (objective(entry.score), entry.number))
-    if count < 2 or count > len(ranked):
-        raise CompressError(
-            f"rank correlation: cannot take {count} plans of {len(ranked)} different networks that were scored; take "
-            f"from 2 to {len(ranked)}, or search longer"
-        )
-    return [ranked[i] for i in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
+    return [ranked[i] for i in np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)]
 
 
-def of_search(
-    entries: Sequence[Entry], space: Space, objective: Objective, dear: Evaluate, count: int = 10
-) -> tuple[float, Mapping[Plan, tuple[float, float]]]:
-    """The rank correlation between the scores of a finished search and dearer ones, such as after fine-tuning.
+def pairs(entries: Iterable[Entry], again: Iterable[Entry], objective: Objective) -> list[tuple[float, float]]:
+    """The two rewards of each trial that has a score in both."""
+    first = {entry.number: objective(entry.score) for entry in entries if entry.score is not None}
+    return [
+        (first[entry.number], objective(entry.score))
+        for entry in again
+        if entry.score is not None and entry.number in first
+    ]
+
+
+@final
+@dataclass(frozen=True)
+class Correlation:
+    """Which plans of a finished search are scored again.
 
     Args:
-        entries: of its journal.
-        space: that was searched.
-        objective: score -> reward.
-        dear: the evaluator to compare with, such as one with more ``finetune_steps``.
-        count: plans to evaluate with it.
-
-    Returns:
-        Tau, and plan -> (reward in the search, reward by ``dear``).
+        plans: how many, 2 or more.
+        finetune_steps: optimizer steps before that score, more than in the search.
 
     Raises:
-        CompressError: as :func:`spread` and :func:`rank_correlation`.
-        TrialFailedError: a plan cannot be scored by ``dear``.
+        CompressError: there are fewer than two plans.
     """
-    chosen = {space.plan(entry.indices): objective(entry.score) for entry in spread(entries, objective, count)}
-    pairs = {plan: (cheap, objective(dear(plan))) for plan, cheap in chosen.items()}
-    return rank_correlation(*zip(*pairs.values(), strict=True)), pairs
+
+    plans: int = 8
+    finetune_steps: int = 200
+
+    def __post_init__(self) -> None:
+        if self.plans < 2:
+            raise CompressError(f"correlation: plans must be 2 or more for there to be a rank, got {self.plans}")
+
+    def score(
+        self,
+        entries: Sequence[Entry],
+        space: Space,
+        objective: Objective,
+        dear: Evaluate,
+        journal: Journal,
+        executor: Callable[[Evaluate], Executor] = Serial,
+    ) -> list[int]:
+        """Score plans again; what the journal has already is not scored another time.
+
+        Args:
+            entries: of the search.
+            space: that was searched.
+            objective: score -> reward.
+            dear: the evaluator with :attr:`finetune_steps`.
+            journal: of these scores, under the numbers that the trials have in the search.
+            executor: ``(evaluate) -> Executor``: where plans are scored.
+
+        Returns:
+            The numbers of the trials, from the lowest reward in the search to the highest.
+        """
+        chosen = {entry.number: entry for entry in spread(entries, objective, self.plans)}
+        finished = {entry.number for entry in journal}
+        missing = {number: space.plan(chosen[number].indices) for number in chosen if number not in finished}
+        if missing:
+            with executor(dear) as pool, progress() as bar:
+                task = bar.add_task("Correlation", total=len(chosen), completed=len(chosen) - len(missing), note="")
+                for number, outcome in pool.run(missing):
+                    found, entry = checked(outcome, objective), chosen[number]
+                    journal.append(replace(entry, score=found.score, failure=found.failure, seconds=found.seconds))
+                    bar.update(task, advance=1)
+        return list(chosen)

@@ -139,6 +139,24 @@ class Evaluator:
         other.finetune_steps = ceil(share * self.finetune_steps)
         return other
 
+    def finetuned(self, steps: int) -> Evaluator:
+        """The same evaluator with more fine-tuning before the score.
+
+        Args:
+            steps: of the optimizer.
+
+        Raises:
+            CompressError: they are no more than this one's.
+        """
+        if steps <= self.finetune_steps:
+            raise CompressError(
+                f"correlation: finetune_steps is {steps}, and the search itself scores after {self.finetune_steps}; "
+                f"set it to more than that"
+            )
+        other = copy.copy(self)
+        other.finetune_steps = steps
+        return other
+
     def key(self, plan: Plan) -> str:
         """Digest of the network that the plan materialises to: equal keys need only one evaluation."""
         return self.composition.realise(plan).digest

@@ -90,7 +90,7 @@ def search(
         raise CompressError(f"search: batch must be at least 1, got {batch}")
     told, finished = _Told(searcher), {entry.number: entry for entry in journal}
     scored = {entry.key: entry for entry in [*known, *reversed(finished.values())]}
-    with executor(evaluate) as pool, _bar() as bar:
+    with executor(evaluate) as pool, progress() as bar:
         if pool.workers > batch:
             raise CompressError(
                 f"search: of {pool.workers} workers some would never have anything to do with a batch of {batch}; set "
@@ -153,7 +153,7 @@ def _evaluated(
     keys = {group[0].number: key for key, group in alike.items()}
     for number, outcome in pool.run({group[0].number: group[0].plan for group in alike.values()}):
         first, *rest = alike[keys[number]]
-        outcome = _checked(outcome, objective)
+        outcome = checked(outcome, objective)
         entry = Entry(number, first.indices, keys[number], outcome.score, outcome.failure, outcome.seconds)
         scored[entry.key] = entry
         yield entry
@@ -164,7 +164,7 @@ def _again(trial: Trial, entry: Entry) -> Entry:
     return Entry(trial.number, trial.indices, entry.key, entry.score, entry.failure, 0.0)
 
 
-def _checked(outcome: Outcome, objective: Objective) -> Outcome:
+def checked(outcome: Outcome, objective: Objective) -> Outcome:
     """The outcome; a failure if its score or reward is not finite."""
     if outcome.score is None:
         return outcome
@@ -186,6 +186,7 @@ def _note(told: _Told) -> str:
     return f"best {best}  cached {told.cached}" + (f"  failed {told.failed}" if told.failed else "")
 
 
-def _bar() -> Progress:
+def progress() -> Progress:
+    """The bar of a search; its tasks have a ``note``."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
