@@ -69,6 +69,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
         cfg.seed,
         plan,
         cfg.metric,
+        instantiate(cfg.logger),
     )
     write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
     return result
@@ -82,7 +83,8 @@ def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
         return load_checkpoint(module, Path(cfg.ckpt))
     parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
     digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
-    return fit(module, data, instantiate(cfg.trainer), Path(cfg.cache_dir) / f"dense-{digest}", cfg.epochs, cfg.seed)
+    folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
+    return fit(module, data, instantiate(cfg.trainer), folder, cfg.epochs, cfg.seed, make_logger=make_logger)
 
 
 def with_recipe(cfg: DictConfig) -> DictConfig:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.errors import CompressError
@@ -18,6 +19,7 @@ from lightning_compress.quiet import quiet
 from lightning_compress.record import load_structure
 
 FINAL = "final.ckpt"
+csv_logger = partial(CSVLogger, name="log")  # a resumed training writes its own log/version_N
 
 
 def fit(
@@ -28,6 +30,7 @@ def fit(
     epochs: int,
     seed: int,
     callbacks: Sequence[Callback] = (),
+    make_logger: Callable[..., Logger] = csv_logger,
 ) -> LightningModule:
     """Train ``module``, or load what an earlier call with the same folder trained.
 
@@ -38,12 +41,13 @@ def fit(
         epochs: none leaves the module as the callbacks made it.
         seed: set before training.
         callbacks: applied in order.
+        make_logger: ``(save_dir) -> Logger``; it is given the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
         if (folder / FINAL).is_file():
             return load_checkpoint(module, folder / FINAL)
-        return _train(module, data, make_trainer, folder, epochs, seed, callbacks)
+        return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger)
 
 
 def _train(
@@ -54,6 +58,7 @@ def _train(
     epochs: int,
     seed: int,
     callbacks: Sequence[Callback],
+    make_logger: Callable[..., Logger],
 ) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
     checkpoints = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
@@ -62,7 +67,7 @@ def _train(
         trainer = make_trainer(
             max_epochs=epochs,
             callbacks=[*callbacks, StopAtNaN(), checkpoints, RichProgressBar()],
-            logger=CSVLogger(folder, name="", version="log"),
+            logger=make_logger(save_dir=folder),
             default_root_dir=folder,
             enable_model_summary=False,
             num_sanity_val_steps=0,

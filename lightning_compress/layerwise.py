@@ -33,11 +33,11 @@ from lightning_compress.errors import CompressError
 from lightning_compress.fit import FINAL, fit, load_checkpoint
 from lightning_compress.plan import Plan
 from lightning_compress.record import network
+from lightning_compress.run import Run, set_attributes
 from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.sensitivity import allocate, measure
-from lightning_compress.stage import Run, set_attributes
 
 
 @dataclass
@@ -97,8 +97,9 @@ class LayerwiseStage:
         if not (folder / FINAL).is_file():
             self._thin(student, [Plan({layer: plan.layers[layer]}) for layer in order], composition, run, folder)
         return fit(
-            student, run.data, run.make_trainer, folder, self.epochs, run.seed, self._training(composition, plan, run)
-        )
+            student, run.data, run.make_trainer, folder, self.epochs, run.seed,
+            self._training(composition, plan, run), run.make_logger,
+        )  # fmt: skip
 
     def _allocated(
         self, composition: Composition, module: LightningModule, run: Run, folder: Path
@@ -137,7 +138,7 @@ class LayerwiseStage:
             load_checkpoint(student, folders[done - 1] / FINAL)
         for part, plan in list(zip(folders, plans, strict=True))[done:]:
             callbacks = self._training(composition, plan, run)
-            fit(student, run.data, run.make_trainer, part, self.epochs_between, run.seed, callbacks)
+            fit(student, run.data, run.make_trainer, part, self.epochs_between, run.seed, callbacks, run.make_logger)
 
     def _training(self, composition: Composition, plan: Plan, run: Run) -> list[Callback]:
         return [*composition.bound(plan), *run.teaching(self.distillation)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 
 from lightning_compress import trace
 from lightning_compress.batches import first_tensor
@@ -20,12 +21,14 @@ from lightning_compress.deploy.latency import latency
 from lightning_compress.deploy.pack import save
 from lightning_compress.deploy.unpack import load
 from lightning_compress.errors import CompressError
+from lightning_compress.fit import csv_logger
 from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network, record_of
-from lightning_compress.stage import Run, Stage
+from lightning_compress.run import Run
+from lightning_compress.stage import Stage
 
 PACKED = "model.safetensors"
 
@@ -71,6 +74,7 @@ def compress(
     seed: int = 0,
     plan: Plan | None = None,
     metric: str = "test_acc",
+    make_logger: Callable[..., Logger] = csv_logger,
 ) -> Result:
     """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json``.
 
@@ -85,6 +89,7 @@ def compress(
         seed: of search and training.
         plan: takes the place of every search.
         metric: that ``test_step`` logs.
+        make_logger: ``(save_dir) -> Logger``, for each training and each search.
 
     Raises:
         CompressError: another process works in the folder, or it cannot be written.
@@ -106,7 +111,7 @@ def compress(
         data.setup("fit")
         example = first_tensor(next(iter(data.val_dataloader())))[:2]
         profile = trace.measure(network(module), example)
-        run = Run(data, module, profile, example, make_trainer, folder, seed, plan)
+        run = Run(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)

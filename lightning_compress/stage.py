@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.allocations.allocation import Allocation
@@ -22,48 +19,16 @@ from lightning_compress.cost import Cost
 from lightning_compress.errors import CompressError, did_you_mean
 from lightning_compress.fit import fit
 from lightning_compress.plan import Number, Plan
-from lightning_compress.profile import Profile
+from lightning_compress.plan_search import PlanSearch
 from lightning_compress.record import network
-from lightning_compress.search.correlation import CORRELATION, Correlation
-from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.run import Run, set_attributes
+from lightning_compress.search.correlation import Correlation
 from lightning_compress.search.executor import Evaluate, Executor
 from lightning_compress.search.halving import Halving
-from lightning_compress.search.journal import Entry, Journal, journal_name, read
-from lightning_compress.search.loop import Best, search
 from lightning_compress.search.objective import Objective
-from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.serial import Serial
 from lightning_compress.space import Space
-
-
-@dataclass
-class Run:
-    """What all stages of a run share.
-
-    Attributes:
-        data: batches; the test loader is not opened by any stage.
-        dense: the trained network before any stage: the teacher, and what budgets are shares of.
-        dense_profile: its profile.
-        example: one input batch.
-        make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
-        folder: of the run; each stage has its own below it.
-        seed: of everything.
-        plan: a file that replaces the search, or None.
-    """
-
-    data: LightningDataModule
-    dense: LightningModule
-    dense_profile: Profile
-    example: Any
-    make_trainer: Callable[..., Trainer]
-    folder: Path
-    seed: int
-    plan: Plan | None
-
-    def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
-        """The distillation of a stage, with the dense network as teacher; empty for None."""
-        return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
 
 
 @dataclass
@@ -121,25 +86,16 @@ class Stage:
         folder = run.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         student = copy.deepcopy(module)
-        bound: Sequence[Callback] = ()
+        set_attributes(student, self.attributes, name)
+        callbacks = run.teaching(self.distillation)
         if self.callbacks:
             composition = Composition(list(self.callbacks.values()), network(module), run.example)
-            plan = self._plan(composition, module, run, folder)
+            plan = self._plan(composition, student, run, folder)
             plan.save(folder / "plan.yaml")
-            bound = composition.bound(plan)
-        set_attributes(student, self.attributes, name)
-        fit(
-            student,
-            run.data,
-            run.make_trainer,
-            folder,
-            self.epochs,
-            run.seed,
-            [*bound, *run.teaching(self.distillation)],
-        )
-        return student
+            callbacks = [*composition.bound(plan), *callbacks]
+        return fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, callbacks, run.make_logger)
 
-    def _plan(self, composition: Composition, module: LightningModule, run: Run, folder: Path) -> Plan:
+    def _plan(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> Plan:
         space = composition.space()
         if run.plan is not None:
             return composition.realise(run.plan)
@@ -153,61 +109,8 @@ class Stage:
         if self.searcher is None:
             return composition.realise(self.allocation(composition, budget))
         for callback in composition.callbacks:
-            callback.prepare(module, run.data.train_dataloader())
-        candidate = copy.deepcopy(module)
-        set_attributes(candidate, self.attributes, folder.name)
-        evaluator = Evaluator(
-            partial(copy.deepcopy, candidate), composition, run.data.train_dataloader(), run.data.val_dataloader(),
-            self.monitor, self.finetune_steps, self.recalibration_batches, run.teaching(self.distillation), run.seed,
-            validation_batches=self.validation_batches,
-        )  # fmt: skip
-        dear = self.correlation and evaluator.finetuned(self.correlation.finetune_steps)
-        settings = {
-            "objective": repr(self.objective), "limit": budget.limit,
-            "seed": run.seed, "batch": self.batch, "halving": repr(self.halving), "cost": repr(self.cost),
-            **self._scoring(evaluator),
-            "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
-        }  # fmt: skip
-        problem = Problem(budget, composition.profile, composition.predict)
-        executor = self.executor if self.halving is None else self.halving.over(self.executor, self.objective)
-        scored: list[Entry] = []
-        best: dict[str, Best] = {}
-        for name, make in {"": self.searcher, **(self.baselines or {})}.items():
-            with Journal(folder / journal_name(name), {"searcher": _describe(make), **settings}) as journal:
-                searcher = make(problem=problem, seed=run.seed, objective=self.objective)
-                best[name] = search(
-                    searcher, evaluator, journal, self.trials, executor=executor, batch=self.batch, known=scored
-                )
-                scored += journal
-            if not name:
-                searcher.save(folder)
-        written = {"searcher": _describe(self.searcher), **settings, "baselines": list(best)[1:]}
-        if dear is not None:
-            with Journal(folder / CORRELATION, {**settings, **self._scoring(dear)}) as journal:
-                trials = read(folder / journal_name())
-                chosen = self.correlation.score(trials, space, self.objective, dear, journal, self.executor)
-            written["correlation"] = {"finetune_steps": dear.finetune_steps, "trials": chosen}
-        (folder / "search.json").write_text(json.dumps(written))
-        return best[""].plan
-
-    def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
-        """What the scores of an evaluator depend on; attributes count where candidates are fine-tuned."""
-        found = evaluator.settings()
-        return {**found, "attributes": repr(dict(self.attributes))} if evaluator.finetune_steps else found
-
-
-def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:
-    """Set what differs in the fine-tuning of a stage, such as the learning rate.
-
-    Raises:
-        CompressError: the module has no such attribute.
-    """
-    for key, value in attributes.items():
-        if not hasattr(module, key):
-            raise CompressError(
-                f"stage {stage}: {type(module).__name__} has no attribute {key!r} to set for fine-tuning"
-            )
-        setattr(module, key, value)
+            callback.prepare(student, run.data.train_dataloader())
+        return PlanSearch(self, composition, budget, student, run, folder).plan()
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
@@ -226,9 +129,3 @@ def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
             )
         plan = plan.merge(Plan({layer: {knob: number} for layer in layers}))
     return plan
-
-
-def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:
-    made = searcher if isinstance(searcher, partial) else partial(searcher)
-    settings = {k: v if isinstance(v, (int, float, str, NoneType)) else repr(v) for k, v in made.keywords.items()}
-    return {"class": f"{made.func.__module__}.{made.func.__qualname__}", **settings}

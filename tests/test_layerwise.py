@@ -15,7 +15,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 
 import lightning_compress as lc
 from lightning_compress import trace
@@ -31,19 +31,11 @@ from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of
 from lightning_compress.refits.symmetric import Symmetric
+from lightning_compress.run import Run
 from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.stage import Run
-from lightning_compress.testing.toys import PlainModule, toy_data
+from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
-
-
-class ToyData(LightningDataModule):
-    def train_dataloader(self):
-        return toy_data(0)[0]
-
-    def val_dataloader(self):
-        return toy_data(0)[1]
 
 
 def stage(**settings) -> LayerwiseStage:

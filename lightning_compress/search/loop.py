@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,6 +26,16 @@ from lightning_compress.search.objective import Objective
 from lightning_compress.search.searcher import Searcher, kept_randomness
 from lightning_compress.search.serial import Serial
 from lightning_compress.search.trial import Score, Trial
+
+
+class MetricsLogger(Protocol):
+    """What a search asks of a logger; Lightning's have it."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Take the figures of one trial."""
+
+    def save(self) -> None:
+        """Write what was taken."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def search(
     evaluate: Evaluate,
     journal: Journal,
     trials: int,
-    loggers: Sequence[Any] = (),
+    loggers: Sequence[MetricsLogger] = (),
     executor: Callable[[Evaluate], Executor] = Serial,
     batch: int = 1,
     known: Iterable[Entry] = (),
@@ -77,7 +87,7 @@ def search(
         evaluate: scores plans; a plan whose key was scored before is not scored again.
         journal: of this search, with the same ``batch``.
         trials: in all.
-        loggers: with ``log_metrics(metrics, step)``, as Lightning's; told of the trials that this call adds, in order.
+        loggers: told of the trials that this call adds, in order.
         executor: made for ``evaluate``; says where plans are evaluated.
         batch: trials that are asked before any of them is told.
         known: entries of other searches with the same evaluator, whose plans need no second score.
@@ -113,6 +123,7 @@ def search(
                 told.tell(trial, finished[trial.number])
                 for logger in loggers:
                     logger.log_metrics(_metrics(finished[trial.number], told), trial.number)
+                    logger.save()
             bar.update(task, note=_note(told))
     if told.best is None:
         raise CompressError(f"search: all {searcher.asked} trials failed; the last because {told.failure}")

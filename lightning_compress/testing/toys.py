@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -86,3 +86,13 @@ def toy_data(seed: int, batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
     train, val = _Quadrants(256, seed), _Quadrants(64, seed + 1)
     order = EpochBatches(len(train), batch_size, seed)
     return DataLoader(train, None, sampler=order), DataLoader(val, batch_size)
+
+
+class ToyData(LightningDataModule):
+    """:func:`toy_data` of seed 0, without test data."""
+
+    def train_dataloader(self) -> DataLoader:
+        return toy_data(0)[0]
+
+    def val_dataloader(self) -> DataLoader:
+        return toy_data(0)[1]

@@ -1,0 +1,127 @@
+"""The search of a stage: its searcher and the baselines beside it, what is scored again, and the Pareto front.
+
+Everything is written into the stage's folder as it is found, so that a killed search goes on: the journals, the learned
+policy, ``front/TRIAL.yaml`` for each plan of the Pareto front, and ``search.json``, from which the report is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+from lightning import LightningModule
+from lightning.pytorch.loggers import Logger
+
+from lightning_compress.budget import Budget
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.plan import Plan
+from lightning_compress.run import Run
+from lightning_compress.search.correlation import CORRELATION
+from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.search.journal import Entry, Journal, journal_name
+from lightning_compress.search.loop import Best, search
+from lightning_compress.search.pareto import pareto_front
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.searcher import Searcher
+
+if TYPE_CHECKING:
+    from lightning_compress.stage import Stage
+
+FRONT = "front"  # folder of the plans of the Pareto front
+
+
+class PlanSearch:
+    """A search under a budget.
+
+    Args:
+        stage: its settings.
+        composition: the callbacks that candidates get.
+        budget: over the composition's space.
+        student: prepared for the callbacks; candidates are deepcopies of it.
+        run: what the stages share.
+        folder: of the stage.
+    """
+
+    def __init__(
+        self, stage: Stage, composition: Composition, budget: Budget, student: LightningModule, run: Run, folder: Path
+    ) -> None:
+        self.stage, self.composition, self.budget, self.run, self.folder = stage, composition, budget, run, folder
+        self.evaluator = Evaluator(
+            partial(copy.deepcopy, student), composition, run.data.train_dataloader(), run.data.val_dataloader(),
+            stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
+            run.seed, validation_batches=stage.validation_batches,
+        )  # fmt: skip
+        correlation = stage.correlation
+        self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)
+        self.settings = {
+            "objective": repr(stage.objective), "limit": budget.limit, "seed": run.seed, "batch": stage.batch,
+            "halving": repr(stage.halving), "cost": repr(stage.cost), **self._scoring(self.evaluator),
+            "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
+        }  # fmt: skip
+
+    def plan(self) -> Plan:
+        """Search, or go on with a search that was killed; the plan of the highest reward."""
+        stage = self.stage
+        logger = self.run.make_logger(save_dir=self.folder / "search")
+        searcher, best, entries = self._search("", stage.searcher, [], [logger])
+        searcher.save(self.folder)
+        self._write_front(entries)
+        scored = list(entries)
+        for name, make in (stage.baselines or {}).items():
+            scored += self._search(name, make, scored, [])[2]
+        self._write(entries)
+        return best.plan
+
+    def _search(
+        self, name: str, make: Callable[..., Searcher], known: Sequence[Entry], loggers: Sequence[Logger]
+    ) -> tuple[Searcher, Best, list[Entry]]:
+        """One searcher, with a journal of that name; what is known already is not scored again."""
+        stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
+        executor = stage.executor if stage.halving is None else stage.halving.over(stage.executor, stage.objective)
+        with Journal(self.folder / journal_name(name), {"searcher": _describe(make), **self.settings}) as journal:
+            searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective)
+            best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.batch, known=known)
+            return searcher, best, list(journal)
+
+    def _write_front(self, entries: Sequence[Entry]) -> None:
+        """A plan file for each point of the Pareto front of cost and reward."""
+        folder = self.folder / FRONT
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        networks = list({entry.key: entry for entry in reversed(entries) if entry.score is not None}.values())
+        plans = [self.budget.space.plan(entry.indices) for entry in networks]
+        points = [
+            (self.budget.cost(plan), self.stage.objective(entry.score))
+            for plan, entry in zip(plans, networks, strict=True)
+        ]
+        for i in pareto_front(points):
+            self.composition.realise(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
+        stage, written = self.stage, {"searcher": _describe(self.stage.searcher), **self.settings}
+        written["baselines"] = list(stage.baselines or {})
+        if self.dear is not None:
+            with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
+                chosen = stage.correlation.score(
+                    entries, self.budget.space, stage.objective, self.dear, journal, stage.executor
+                )
+            written["correlation"] = {"finetune_steps": self.dear.finetune_steps, "trials": chosen}
+        (self.folder / "search.json").write_text(json.dumps(written))
+
+    def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
+        """What the scores of an evaluator depend on; attributes count where candidates are fine-tuned."""
+        found = evaluator.settings()
+        return {**found, "attributes": repr(dict(self.stage.attributes))} if evaluator.finetune_steps else found
+
+
+def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:
+    made = searcher if isinstance(searcher, partial) else partial(searcher)
+    settings = {k: v if isinstance(v, (int, float, str, NoneType)) else repr(v) for k, v in made.keywords.items()}
+    return {"class": f"{made.func.__module__}.{made.func.__qualname__}", **settings}

@@ -1,0 +1,63 @@
+"""What the stages of a run share, and what each of them does with a network before it is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from lightning_compress.errors import CompressError
+from lightning_compress.fit import csv_logger
+from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
+
+
+@dataclass
+class Run:
+    """What all stages of a run share.
+
+    Attributes:
+        data: batches; the test loader is not opened by any stage.
+        dense: the trained network before any stage: the teacher, and what budgets are shares of.
+        dense_profile: its profile.
+        example: one input batch.
+        make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
+        folder: of the run; each stage has its own below it.
+        seed: of everything.
+        plan: a file that replaces the search, or None.
+        make_logger: ``(save_dir) -> Logger``, for each training and each search.
+    """
+
+    data: LightningDataModule
+    dense: LightningModule
+    dense_profile: Profile
+    example: Any
+    make_trainer: Callable[..., Trainer]
+    folder: Path
+    seed: int
+    plan: Plan | None
+    make_logger: Callable[..., Logger] = csv_logger
+
+    def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
+        """The distillation of a stage, with the dense network as teacher; empty for None."""
+        return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
+
+
+def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:
+    """Set what differs in the fine-tuning of a stage, such as the learning rate.
+
+    Raises:
+        CompressError: the module has no such attribute.
+    """
+    for key, value in attributes.items():
+        if not hasattr(module, key):
+            raise CompressError(
+                f"stage {stage}: {type(module).__name__} has no attribute {key!r} to set for fine-tuning"
+            )
+        setattr(module, key, value)
