@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 import lightning_compress.conf
 from lightning_compress.search.ddpg import DDPG, truncated_normal
 from lightning_compress.search.n2n_reward import N2NReward
-from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget
+from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget, Objective
 from lightning_compress.search.random import Random
 from lightning_compress.search.reinforce import Reinforce
 from lightning_compress.search.replay import BaselineReplay
+from lightning_compress.search.trial import Score
 from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import SearcherContract, told
@@ -66,17 +67,59 @@ def test_ddpg_starts_at_the_uniform_policy():
     assert first.plan == Uniform(problem.problem, 0, OBJECTIVE).ask().plan
 
 
-def test_ddpg_stores_the_projected_action():
-    problem = problems.bits(layers=6, budget=0.3)  # tight: the wall must act
+def test_ddpg_stores_the_actions_that_were_carried_out():
+    problem = problems.bits(layers=6, budget=0.3)  # tight: what the actor wants must be cut, and the rest spent
     searcher = DDPG(problem.problem, 0, OBJECTIVE, warmup=30)
     for number in range(10):
         trial = searcher.ask()
-        actions = searcher._open[number][1]
+        actions = searcher._open[number].actions
         units = [searcher.course.unit(float(a)) for a in actions]
         assert tuple(c.index(u) for c, u in zip(problem.problem.space.choices, units, strict=True)) == trial.indices
         searcher.tell(trial, problem(trial.plan))
         stored = (searcher.agent.replay_buffer.actions[6 * number : 6 * number + 6, 0, 0] + 1) / 2
         np.testing.assert_allclose(stored, actions, atol=1e-6)
+
+
+def test_ddpg_spends_what_a_plan_leaves_and_tries_no_plan_twice():
+    problem = problems.channels(layers=6)
+    space, budget = problem.problem.space, problem.problem.budget
+    searcher, points, spent = DDPG(problem.problem, 0, OBJECTIVE), [], []
+    for number in range(40):
+        trial = searcher.ask()
+        points.append(trial.indices)
+        spent += [trial.indices] if searcher._open[number].spent else []
+        searcher.tell(trial, problem(trial.plan))
+    assert len(set(points)) == 40
+    assert len(spent) > 20
+    for point in spent:
+        for i, top in enumerate(space.largest):
+            raised = (*point[:i], point[i] + 1, *point[i + 1 :])
+            assert point[i] == top or not budget.meets(space.plan(raised))
+
+
+class Cheapest(Objective):
+    """The reward of a cheap plan, whatever it can do."""
+
+    def __call__(self, score: Score) -> float:
+        return -score.costs["cost"]
+
+
+def test_ddpg_forgoes_spending_where_that_pays():
+    problem = problems.bits(layers=6, budget=0.9)
+    searcher = DDPG(problem.problem, 0, Cheapest())
+    points = told(searcher, problem, 50)
+    costs = [problem.problem.budget.cost(problem.problem.space.plan(point)) for point in points]
+    assert mean(costs[30:]) < 0.8 * mean(costs[:20])
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")  # no gradient steps
+def test_after_the_warm_up_the_actor_decides_few_choices_afresh(monkeypatch):
+    problem, asked = problems.bits(layers=20, budget=1.0), []  # a budget that never binds changes nothing
+    act = DDPG._act
+    monkeypatch.setattr(DDPG, "_act", lambda *args: asked.append(args[-1]) or act(*args))
+    told(DDPG(problem.problem, 0, OBJECTIVE, warmup=10, redecided=2.0, updates=0, imitation=0), problem, 40)
+    assert all(asked.count(number) == 20 for number in range(1, 10))
+    assert 1 <= mean(asked.count(number) for number in range(10, 40)) <= 8  # known plans are drawn again
 
 
 def test_every_step_gets_the_final_reward_less_the_moving_average():

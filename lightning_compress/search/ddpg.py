@@ -1,17 +1,21 @@
 """DDPG: an actor walks through the layers and picks an action at each; a critic learns from the final reward.
 
-    s_t -> a_t in [0, 1] -> value of the choice -> behind the budget's wall;      y_t = R - b + gamma Q'(s', mu'(s'))
+    s_t -> a_t in [0, 1] -> value of the choice -> fitted to the budget;      y_t = R - b + gamma Q'(s', mu'(s'))
 
 The agent of paper 1 (arXiv 1912.02254), of which only the abstract says anything; the rest is AMC (arXiv 1802.03494)
 and HAQ (arXiv 1811.08886): a reconstruction. Agent, replay buffer and gradient steps are stable-baselines3's. The final
-reward, less its moving average, is given to every step of an episode; the action that is stored is the projected one
-(AMC's code stores the raw one, and so teaches the critic about actions that were not taken). gamma is 0: each step
-then regresses the outcome. Exploration is a truncated normal whose width decays.
+reward, less its moving average, is given to every step of an episode; the actions that are stored are those of the plan
+as it was carried out (AMC's code stores the raw ones, and so teaches the critic about actions that were not taken).
+gamma is 0: each step then regresses the outcome. Exploration is a truncated normal whose width decays. As in HAQ, the
+budget is seen to after the walk, and asks the same sacrifice of all choices (``repair.py: scale``); AMC's wall during
+the walk starves the last ones.
 
-Two additions of ours: action 1/2 stands for the uniform policy that just meets the budget, so that an untrained actor
-starts there rather than where the wall starves the last layers; and after each trial the actor also takes some steps
-towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635). What they are worth beside
-Random and Uniform: benchmarks/results/searchers.txt. Use it from about 50 trials on.
+Ours, in no paper: action 1/2 stands for the uniform policy that just meets the budget, where an untrained actor starts;
+what a plan leaves of the budget is spent (``repair.py: spend``), as often as the best trials did; after the warm-up the
+actor decides only some choices of the best trial afresh; a plan that was tried is drawn again; and after each trial the
+actor also takes some steps towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
+What each of these is worth, and where other searchers are better: benchmarks/results/searchers.txt. Use it from about
+50 trials on.
 """
 
 from __future__ import annotations
@@ -33,10 +37,28 @@ from lightning_compress.search.features import COLUMNS
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.policy_file import load_policy, save_policy
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.repair import scale, spend
 from lightning_compress.search.replay import BaselineReplay
 from lightning_compress.search.searcher import START, Searcher, own_randomness
 from lightning_compress.search.trial import Trial
-from lightning_compress.search.walk import Course, Walk
+from lightning_compress.search.walk import FIRST, Course
+
+REDRAWS = 10  # proposals that may turn out to be known plans before one is tried again: a small space has no others
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A walk to a plan as it was carried out.
+
+    Attributes:
+        observations: shape ``(choices, len(COLUMNS))``.
+        actions: shape ``(choices,)``, in [0, 1].
+        spent: whether it was raised until nothing of the budget was left to spend.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    spent: bool
 
 
 @dataclass(frozen=True)
@@ -45,8 +67,7 @@ class _Episode:
 
     reward: float
     number: int
-    observations: np.ndarray
-    actions: np.ndarray
+    draft: _Draft
 
 
 @final
@@ -55,7 +76,9 @@ class DDPG(Searcher):
 
     Args:
         warmup: trials with random actions (AMC 100 of 800, HAQ 20 of 600).
-        sigma, decay: width of the exploration after the warm-up, and its factor per trial (AMC .5, .95).
+        sigma, decay: width of the exploration after the warm-up, and its factor per trial (AMC .5, .95; HAQ .5, .99).
+        redecided: choices that the actor decides afresh in a trial after the warm-up, on average; the others stay as in
+            the best trial. ``inf`` lets it decide all of them, as in AMC.
         hidden: units of both hidden layers of actor and critic (AMC 300).
         learning_rate: of actor and critic (AMC 1e-4 and 1e-3).
         batch_size, tau, gamma: see the paper; gamma 0 regresses the final reward.
@@ -78,7 +101,8 @@ class DDPG(Searcher):
         objective: Objective,
         warmup: int = 20,
         sigma: float = 0.5,
-        decay: float = 0.95,
+        decay: float = 0.99,
+        redecided: float = 2.0,
         hidden: int = 64,
         learning_rate: float = 1e-3,
         batch_size: int = 64,
@@ -94,11 +118,14 @@ class DDPG(Searcher):
     ) -> None:
         super().__init__(problem, seed, objective)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
+        self.redecided = redecided
         self.baseline_step, self.batch_size = baseline, batch_size
         self.course = Course(problem)
         self.imitation, self.elite = imitation, elite
         self._best: list[_Episode] = []
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._open: dict[int, _Draft] = {}
+        self._tried: set[tuple[int, ...]] = set()
+        self.binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
         size = replay * max(len(problem.space), 1)
         with own_randomness(seed, START):
             self.agent = agent(
@@ -111,15 +138,42 @@ class DDPG(Searcher):
             self.warmup, self.sigma = 0, sigma / 2
 
     def propose(self, number: int) -> tuple[int, ...]:
-        walk, observations, actions = Walk(self.course), [], []
-        while not walk.done:
-            observations.append(walk.observe())
-            actions.append(walk.step(self._act(observations[-1], number)))
-        self._open[number] = (np.array(observations), np.array(actions, dtype=np.float32))
-        return walk.decided
+        rng = np.random.default_rng([self.seed, number])
+        point, spent = self._drawn(number, rng, self.redecided)
+        for i in range(1, REDRAWS):
+            if point not in self._tried:
+                break
+            point, spent = self._drawn(number, rng, self.redecided * (1 + i))
+        self._tried.add(point)
+        self._open[number] = _Draft(*self.course.along(point), spent)
+        return point
+
+    def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[tuple[int, ...], bool]:
+        """A point that meets the budget, and whether the budget's rest was spent on it."""
+        budget, choices = self.problem.budget, self.problem.space.choices
+        if number == 0:  # the uniform policy itself, so that a search never ends below it
+            return budget.at_level(budget.level()), False
+        afresh = np.ones(len(choices), dtype=bool)
+        if self._best and number >= self.warmup and number > 1:
+            afresh = rng.random(len(choices)) * len(choices) < redecided
+        wanted: tuple[int, ...] = ()
+        action = FIRST
+        for i, choice in enumerate(choices):
+            if afresh[i]:
+                action = self._act(self.course.features.at(wanted, action), number)
+            else:
+                action = float(self._best[0].draft.actions[i])
+            wanted = (*wanted, choice.index(self.course.unit(action)))
+        fitted, spent = scale(budget, wanted), self.binds and rng.random() < self._share_spent()
+        return (spend(budget, fitted, rng) if spent else fitted), spent
+
+    def _share_spent(self) -> float:
+        """How often to spend: as often as the best trials did, for under some objectives it does not pay."""
+        return (1 + sum(episode.draft.spent for episode in self._best)) / (1 + len(self._best))
 
     def learn(self, trial: Trial, reward: float | None) -> None:
-        observations, actions = self._open.pop(trial.number)
+        draft = self._open.pop(trial.number)
+        observations, actions = draft.observations, draft.actions
         if reward is None or not len(actions):
             return
         replay: BaselineReplay = self.agent.replay_buffer
@@ -128,7 +182,7 @@ class DDPG(Searcher):
         for i in range(len(actions)):
             last = np.array([i == len(actions) - 1])
             replay.add(observations[i], following[i], 2 * actions[i : i + 1] - 1, np.array([reward]), last, [{}])
-        best = [*self._best, _Episode(reward, trial.number, observations, actions)]
+        best = [*self._best, _Episode(reward, trial.number, draft)]
         self._best = sorted(best, key=lambda e: (-e.reward, e.number))[: self.elite]
         if self.asked > self.warmup:
             self.agent.train(self.updates * len(actions), self.batch_size)
@@ -136,8 +190,8 @@ class DDPG(Searcher):
 
     def _imitate(self) -> None:
         """Draw the actor to the actions of the best trials."""
-        observations = torch.from_numpy(np.concatenate([e.observations for e in self._best]))
-        actions = torch.from_numpy(np.concatenate([e.actions for e in self._best]))[:, None]
+        observations = torch.from_numpy(np.concatenate([e.draft.observations for e in self._best]))
+        actions = torch.from_numpy(np.concatenate([e.draft.actions for e in self._best]))[:, None]
         optimizer = self.agent.actor.optimizer
         for _ in range(self.imitation):
             optimizer.zero_grad()
@@ -158,8 +212,6 @@ class DDPG(Searcher):
 
     @torch.no_grad()
     def _act(self, observation: np.ndarray, number: int) -> float:
-        if number == 0:  # the uniform policy itself, so that a search never ends below it
-            return 0.5
         if number < self.warmup:
             return float(torch.rand(()))
         untouched = number == 1  # a policy from elsewhere shows first what it is worth here

@@ -7,12 +7,16 @@ searcher that walks, and by the gymnasium environment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.search.features import Features
 from lightning_compress.search.problem import Problem
 from lightning_compress.space import Choice
+
+FIRST = 1.0  # stands for the action before the first
 
 
 class Course:
@@ -31,6 +35,17 @@ class Course:
         """The inverse of :meth:`unit`."""
         return unit / self.level / 2 if unit < self.level else 0.5 + (unit - self.level) / (1 - self.level) / 2
 
+    def along(self, point: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a walk to ``point`` observes and does: shapes ``(choices, len(COLUMNS))`` and ``(choices,)``.
+
+        Each action is the middle of its bin.
+        """
+        choices = self.problem.space.choices
+        actions = [self.action(choice.unit(index)) for choice, index in zip(choices, point, strict=True)]
+        before = [FIRST, *actions][: len(actions)]
+        seen = [self.features.at(tuple(point[:i]), last) for i, last in enumerate(before)]
+        return np.array(seen, dtype=np.float32), np.array(actions, dtype=np.float32)
+
 
 class Walk:
     """A walk that has decided the first choices.
@@ -43,7 +58,7 @@ class Walk:
     def __init__(self, course: Course) -> None:
         self.course = course
         self.decided: tuple[int, ...] = ()
-        self.last = 1.0
+        self.last = FIRST
 
     @property
     def done(self) -> bool:
