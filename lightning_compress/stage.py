@@ -30,6 +30,7 @@ from lightning_compress.search.halving import Halving
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.objective import Objective
+from lightning_compress.search.policy_file import of_stage
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.serial import Serial
@@ -164,7 +165,8 @@ class Stage:
         executor = self.executor if self.halving is None else self.halving.over(self.executor, self.objective)
         scored: list[Entry] = []
         best: dict[str, Best] = {}
-        for name, make in {"": self.searcher, **(self.baselines or {})}.items():
+        makers = {"": warmed(self.searcher, folder.name), **(self.baselines or {})}
+        for name, make in makers.items():
             with Journal(folder / journal_name(name), {"searcher": _describe(make), **settings}) as journal:
                 searcher = make(problem=problem, seed=run.seed, objective=self.objective)
                 best[name] = search(
@@ -173,7 +175,7 @@ class Stage:
                 scored += journal
             if not name:
                 searcher.save(folder)
-        written = {"searcher": _describe(self.searcher), **settings, "baselines": list(best)[1:]}
+        written = {"searcher": _describe(makers[""]), **settings, "baselines": list(best)[1:]}
         (folder / "search.json").write_text(json.dumps(written))
         return best[""].plan
 
@@ -190,6 +192,12 @@ def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage
                 f"stage {stage}: {type(module).__name__} has no attribute {key!r} to set for fine-tuning"
             )
         setattr(module, key, value)
+
+
+def warmed(searcher: Callable[..., Searcher], stage: str) -> Callable[..., Searcher]:
+    """The searcher; if its ``warm_start`` is the folder of a run, it starts from what this stage learned there."""
+    path = searcher.keywords.get("warm_start") if isinstance(searcher, partial) else None
+    return searcher if path is None else partial(searcher, warm_start=str(of_stage(path, stage)))
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
