@@ -10,13 +10,11 @@ that was loaded again; sizes are of that file. Rows of one block have equal cost
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, pstdev
 
-ROOT = Path(__file__).parent.parent
+from whole_runs import run, slug
+
 SAME_FOR_ALL = ["threads=1"]
 DIGITS = ["epochs=30"]
 CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "epochs=5", "+trainer.limit_train_batches=150"]
@@ -120,18 +118,6 @@ def overrides(data: str, option: str, given: list[str]) -> list[str]:
     return [f"+compress={option}", *epochs, *more, *(g.replace("LONGER-1", rest) for g in given)]
 
 
-def run(command: list[str], folder: Path) -> dict:
-    """The result of a run, from its folder if it is there."""
-    file = folder / "result.json"
-    if not file.is_file():
-        done = subprocess.run(
-            [sys.executable, "train.py", *command, f"run_dir={folder}"], cwd=ROOT, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return json.loads(file.read_text())
-
-
 def main() -> None:
     """Run all rows, print the table after each block."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,13 +138,9 @@ def main() -> None:
             found = []
             for seed in arguments.seeds:
                 command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}"]
-                folder = Path(arguments.folder).absolute() / arguments.data / _slug(block, name) / str(seed)
+                folder = Path(arguments.folder).absolute() / arguments.data / slug(block, name) / str(seed)
                 found.append(run([*command, *overrides(arguments.data, option, given)], folder))
             print(_row(name, found), flush=True)
-
-
-def _slug(*words: str) -> str:
-    return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
 
 
 def _row(name: str, found: list[dict]) -> str:

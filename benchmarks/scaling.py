@@ -1,8 +1,8 @@
 """How well worker processes are kept busy: ``python benchmarks/scaling.py``.
 
 Candidates that sleep stand for evaluations on accelerators: they need no core here, so what is measured is the
-executor and the loop, not the machine. Efficiency is the ideal time (all durations divided by the workers) over the
-measured one, after the workers have started.
+executor and the loop, not the machine; scaling_real.py has real candidates. Efficiency is the ideal time (all durations
+divided by the workers) over the measured one, after the workers have started.
 
 - even: the executor alone, candidates of one duration, ``ROUNDS`` for each worker.
 - search: ``search()`` with its journal, durations of 0.25 to 0.75 s, and batches b of one or four candidates for each
@@ -13,6 +13,7 @@ measured one, after the workers have started.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from heapq import heapreplace
@@ -93,14 +94,19 @@ def ideal(workers: int) -> float:
 
 
 def possible(workers: int, batch: int) -> float:
-    """The efficiency if nothing but the candidates took time: each batch ends with its last worker."""
-    seconds, todo = 0.0, durations(workers)
+    """The efficiency if nothing but the candidates took time."""
+    return ideal(workers) / makespan(durations(workers), workers, batch)
+
+
+def makespan(todo: Sequence[float], workers: int, batch: int) -> float:
+    """Seconds until all is done in order, where each batch waits for its last worker."""
+    seconds = 0.0
     for first in range(0, len(todo), batch):
         ends = [0.0] * workers
         for duration in todo[first : first + batch]:
             heapreplace(ends, ends[0] + duration)
         seconds += max(ends)
-    return ideal(workers) / seconds
+    return seconds
 
 
 def durations(workers: int) -> list[float]:

@@ -15,7 +15,8 @@ import argparse
 from pathlib import Path
 from statistics import mean, pstdev
 
-from methods import CIFAR, DIGITS, SAME_FOR_ALL, _slug, run
+from methods import CIFAR, DIGITS, SAME_FOR_ALL
+from whole_runs import run, slug
 
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -91,7 +92,7 @@ def main() -> None:
                 continue
             found = []
             for seed in arguments.seeds:
-                folder = Path(arguments.folder).absolute() / arguments.data / _slug(title, name) / str(seed)
+                folder = Path(arguments.folder).absolute() / arguments.data / slug(title, name) / str(seed)
                 command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}", *overrides]
                 found.append((folder, run(command, folder)))
             print(row(name, found, stage), flush=True)

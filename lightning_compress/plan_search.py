@@ -27,6 +27,7 @@ from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.pareto import pareto_front
+from lightning_compress.search.policy_file import of_stage
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
 
@@ -52,6 +53,7 @@ class PlanSearch:
         self, stage: Stage, composition: Composition, budget: Budget, student: LightningModule, run: Run, folder: Path
     ) -> None:
         self.stage, self.composition, self.budget, self.run, self.folder = stage, composition, budget, run, folder
+        self.searcher = warmed(stage.searcher, folder.name)
         self.evaluator = Evaluator(
             partial(copy.deepcopy, student), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
@@ -69,7 +71,7 @@ class PlanSearch:
         """Search, or go on with a search that was killed; the plan of the highest reward."""
         stage = self.stage
         logger = self.run.make_logger(save_dir=self.folder / "search")
-        searcher, best, entries = self._search("", stage.searcher, [], [logger])
+        searcher, best, entries = self._search("", self.searcher, [], [logger])
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
@@ -105,7 +107,7 @@ class PlanSearch:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
-        stage, written = self.stage, {"searcher": _describe(self.stage.searcher), **self.settings}
+        stage, written = self.stage, {"searcher": _describe(self.searcher), **self.settings}
         written["baselines"] = list(stage.baselines or {})
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
@@ -119,6 +121,12 @@ class PlanSearch:
         """What the scores of an evaluator depend on; attributes count where candidates are fine-tuned."""
         found = evaluator.settings()
         return {**found, "attributes": repr(dict(self.stage.attributes))} if evaluator.finetune_steps else found
+
+
+def warmed(searcher: Callable[..., Searcher], stage: str) -> Callable[..., Searcher]:
+    """The searcher; if its ``warm_start`` is the folder of a run, it starts from what this stage learned there."""
+    path = searcher.keywords.get("warm_start") if isinstance(searcher, partial) else None
+    return searcher if path is None else partial(searcher, warm_start=str(of_stage(path, stage)))
 
 
 def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:

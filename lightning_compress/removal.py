@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress import surgery, widths
 from lightning_compress.profile import Profile
@@ -21,7 +21,11 @@ from lightning_compress.replacement import Replacement
 
 @final
 class Removed(Replacement, nn.Identity):
-    """Stands where a layer or block was."""
+    """Stands where a layer or block was.
+
+    It gives a tensor of its own, as that did: what comes next may work in place (``out += identity`` in torchvision's
+    ResNets), and must change neither what others read nor what autograd keeps.
+    """
 
     @classmethod
     def like(cls, old: nn.Module, **arguments: Any) -> Self:
@@ -29,6 +33,9 @@ class Removed(Replacement, nn.Identity):
 
     def config(self) -> dict[str, Any]:
         return {}
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.clone()
 
 
 @dataclass(frozen=True)

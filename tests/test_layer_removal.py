@@ -135,6 +135,37 @@ def test_an_identity_is_where_a_block_was_and_the_rest_is_as_before():
     assert torch.equal(net(x), expected)
 
 
+class InPlace(nn.Module):
+    """A branch whose activation works in place, beside a shortcut that reads the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.branch(x).relu_() + x)
+
+
+def test_what_works_in_place_behind_a_removed_layer_changes_nothing_else():
+    net, x = InPlace().eval(), torch.randn(8, 4)
+    hidden = net.first(x)
+    expected = net.last(hidden.relu() + hidden)
+    LayerRemoval({"branch": {"keep": 0}}, Inherit()).apply(net, x)
+    torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "chain", "vit"])
+def test_what_is_left_can_be_trained_whatever_goes(name):
+    make, shape = NETS[name]
+    net, example = make(), torch.randn(2, *shape[1:])
+    callback, _, names = choices_of(net, example)
+    for removed in names:
+        thin = copy.deepcopy(net)
+        callback.with_plan(Plan({removed: {"keep": 0}})).apply(thin, example)
+        thin.train()(example).square().sum().backward()
+
+
 def test_batch_norms_go_with_their_layer_and_activations_stay():
     net = Chain().eval()
     LayerRemoval({"features.3": {"keep": 0}}, Inherit()).apply(net, EXAMPLE)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 import stable_baselines3
 import torch
+from lightning import Trainer
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+import lightning_compress as lc
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.layer_removal import LayerRemoval
+from lightning_compress.cost import MACs
+from lightning_compress.data.digits import Digits
 from lightning_compress.errors import CompressError
+from lightning_compress.initialisers.inherit import Inherit
+from lightning_compress.models.classifier import ImageClassifier
+from lightning_compress.models.resnet_cifar import ResNetCIFAR
+from lightning_compress.plan_search import warmed
 from lightning_compress.search import policy_file
 from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.policy_file import NAME
 from lightning_compress.search.random import Random
 from lightning_compress.search.reinforce import Reinforce
+from lightning_compress.stage import Stage
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 
@@ -64,6 +78,49 @@ def test_a_searcher_that_learns_no_policy_writes_none(tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     with pytest.raises(CompressError, match="cannot be written"):
         learned(Reinforce, 1).save(tmp_path / "missing")
+
+
+@dataclass
+class Given:
+    """A searcher that only says what it was given."""
+
+    warm_start: str | None = None
+
+
+@pytest.mark.parametrize(("path", "taken"), [("run", "run/shrink"), ("run/remove", "run/remove"), ("run/a", "run/a")])
+def test_a_stage_starts_from_its_own_name_in_a_run_and_from_what_it_is_given_else(path, taken, tmp_path):
+    for stage in ("remove", "shrink"):
+        (tmp_path / "run" / stage).mkdir(parents=True)
+    assert warmed(partial(Given, warm_start=str(tmp_path / path)), "shrink")().warm_start == str(tmp_path / taken)
+
+
+@pytest.mark.parametrize("make", [Given, partial(Given), partial(Given, warm_start=None)])
+def test_a_stage_leaves_a_searcher_that_starts_from_scratch_alone(make):
+    assert warmed(make, "shrink") is make
+
+
+def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:
+    """What both stages of a run on an untrained network wrote."""
+    methods = {"remove": (LayerRemoval(initialise=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
+    stages = {
+        stage: Stage(
+            callbacks={"one": callback}, cost=MACs(), budget=budget, searcher=partial(Reinforce, **given),
+            objective=OBJECTIVE, trials=trials, epochs=0, recalibration_batches=1,
+        )
+        for stage, (callback, budget) in methods.items()
+    }  # fmt: skip
+    module = ImageClassifier(ResNetCIFAR(blocks, in_channels=1, width=4), 10)
+    make_trainer = partial(Trainer, accelerator="cpu", logger=False)
+    lc.compress(module, Digits(10, 1, 8), stages, folder, make_trainer, seed)
+    return {stage: load_file(folder / stage / NAME) for stage in stages}
+
+
+def test_both_stages_start_from_those_of_a_run_on_another_network(tmp_path):
+    source = run_n2n(tmp_path / "source", blocks=1, seed=0, trials=5)
+    warm = run_n2n(tmp_path / "warm", blocks=2, seed=1, trials=1, warm_start=str(tmp_path / "source"))
+    for stage, tensors in source.items():
+        assert all(torch.equal(warm[stage][key], tensor) for key, tensor in tensors.items())
+    assert any(not torch.equal(warm["shrink"][key], tensor) for key, tensor in warm["remove"].items())
 
 
 def warm(path, make=Reinforce):

@@ -41,6 +41,16 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
     return path
 
 
+def of_stage(path: str | Path, stage: str) -> Path:
+    """Where the policy for a stage is: of a run's folder, the folder of the stage of that name, else the path itself.
+
+    Args:
+        path: as a user says it: of a run, of one of its stages, or of a policy file.
+    """
+    inside = Path(path) / stage
+    return inside if inside.is_dir() else Path(path)
+
+
 def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
     """Put the tensors of a file into a policy.
 
@@ -54,7 +64,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
     if not file.is_file():
         raise CompressError(
             f"warm_start: there is no policy {str(file)!r}. A search writes {NAME} into its stage's folder "
-            f"(RUN_DIR/STAGE) when it ends, if its searcher learns one"
+            f"when it ends, if its searcher learns one: give RUN_DIR if it has a stage of that name, or RUN_DIR/STAGE"
         )
     try:
         with safe_open(file, "pt") as opened:

@@ -1,0 +1,27 @@
+"""Whole runs of ``train.py`` as rows of a benchmark: each in a folder of its own; finished runs are not run again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(command: list[str], folder: Path) -> dict:
+    """The result of a run, from its folder if it is there."""
+    file = folder / "result.json"
+    if not file.is_file():
+        done = subprocess.run(
+            [sys.executable, "train.py", *command, f"run_dir={folder}"], cwd=ROOT, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return json.loads(file.read_text())
+
+
+def slug(*words: str) -> str:
+    """A folder's name made of what rows are called."""
+    return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)
