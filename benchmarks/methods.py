@@ -21,9 +21,12 @@ SAME_FOR_ALL = ["threads=1"]
 DIGITS = ["epochs=30"]
 CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "epochs=5", "+trainer.limit_train_batches=150"]
 EPOCHS = {"digits": 20, "cifar": 1}
-LONGER = 3  # times as many where sparsity is an outcome of the training
+LONGER = 3  # times as many where sparsity is an outcome of the training, or much is removed at once
 
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
+REMOVE, NOISE, JOINT = "compress.stages.remove", "compress.stages.noise", "compress.stages.joint"
+RANKS = "compress.stages.factorise"
+LIMITS = f"{JOINT}.callbacks.joint.limits=[0.1,0.05,0.03]"
 BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     "a tenth of the weights (variational: as many as it leaves)": {
         "same density, one-shot (baseline)": (
@@ -35,7 +38,7 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", "compress/pattern=kernel"]),
         "2:4 (half of the weights)": (
             "sparsify", [f"{SPARSE}.uniform.density=0.5", "compress/pattern=n_of_m",
-                         "compress.stages.sparsify.callbacks.weights.ignore=[FIRST]"]),
+                         "compress.stages.sparsify.callbacks.weights.ignore=[conv1]"]),
         "variational, elements": ("variational", []),
         "variational, kernels": ("variational", ["compress/pattern=kernel"]),
     },
@@ -50,6 +53,28 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "L2, symmetric refit, no fine-tuning": (
             "prune", [f"{PRUNE}.uniform.channels=0.6", "compress/refit=symmetric", f"{PRUNE}.epochs=0"]),
         "L2, no fine-tuning (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6", f"{PRUNE}.epochs=0"]),
+    },
+    "keep-ratio 0.6 after training with noise on channels, as long again": {
+        "L2, no noise (baseline)": (
+            "information", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=l2", f"~{NOISE}.callbacks.noise"]),
+        "log-normal dropout, signal to noise": ("log_normal", [f"{PRUNE}.uniform.channels=0.6"]),
+        "information dropout, information": ("information", [f"{PRUNE}.uniform.channels=0.6"]),
+    },
+    "factors of half the channels (MACs as keep-ratio 0.6)": {
+        "Tucker-2": ("low_rank", []),
+        "Tucker-2, two sweeps of HOOI": ("low_rank", [f"{RANKS}.callbacks.low_rank.refinements=2"]),
+        "Tucker-2, no fine-tuning": ("low_rank", [f"{RANKS}.epochs=0"]),
+    },
+    "all blocks removed that can be": {
+        "new weights, no teacher (baseline)": (
+            "remove", ["compress.searcher=null", "compress/initialiser=restart", f"{REMOVE}.distillation=null"]),
+        "new weights, Hinton": ("remove", ["compress.searcher=null", "compress/initialiser=restart"]),
+        "new weights, logit MSE": (
+            "remove", ["compress.searcher=null", "compress/initialiser=restart", "compress/loss=logit_mse"]),
+        "new weights, attention transfer": ("attention", ["compress/initialiser=restart"]),
+        "new weights, FitNets": ("attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse"]),
+        "inherited weights, Hinton": ("remove", ["compress.searcher=null", "compress/initialiser=inherit"]),
+        "least squares, Hinton": ("remove", ["compress.searcher=null"]),
     },
     "half of the MACs, layer by layer": {
         "same ratio everywhere, at once (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.7", f"{PRUNE}.epochs=26"]),
@@ -67,27 +92,32 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "codebook": ("codebook", [f"{QUANT}.uniform.weight_bits=2"]),
     },
     "3 % of the weight bits": {
-        "joint (ADMM)": ("joint", ["compress.stages.joint.callbacks.joint.limits=[0.1,0.05,0.03]"]),
-        "joint, positions and codebooks counted": (
-            "joint", ["compress.stages.joint.callbacks.joint.limits=[0.1,0.05,0.03]", "compress/account=file"]),
+        "quarter of the weights, then four bits (baseline)": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.24", f"{SPARSE}.epochs=LONGER-1",
+                         "+compress/stage@compress.stages.quantize=quantize",
+                         "+compress/quantizer@compress.weight_quantizer=lsq", f"{QUANT}.uniform.weight_bits=4",
+                         "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
+        "joint (ADMM)": ("joint", [LIMITS]),
+        "joint, positions and codebooks counted": ("joint", [LIMITS, "compress/account=file"]),
     },
 }  # fmt: skip
 
 
+STAGES = {
+    "sparsify": ["sparsify"], "variational": ["variational"], "prune": ["prune"], "ga_channel": ["prune"],
+    "joint": ["joint"], "low_rank": ["factorise"], "remove": ["remove"], "attention": ["remove"],
+    "log_normal": ["noise", "prune"], "information": ["noise", "prune"], "quant": ["quantize"],
+    "codebook": ["quantize"],
+}  # fmt: skip
+
+
 def overrides(data: str, option: str, given: list[str]) -> list[str]:
-    """The command line of one row."""
-    stage = {
-        "sparsify": "sparsify",
-        "variational": "variational",
-        "prune": "prune",
-        "ga_channel": "prune",
-        "joint": "joint",
-    }.get(option, "quantize")
-    epochs = f"compress.stages.{stage}.epochs"
-    first = {"digits": "conv1", "cifar": "conv1"}[data]
-    found = [f"+compress={option}", *(g.replace("FIRST", first) for g in given)]
-    number = EPOCHS[data] * (LONGER if option in ("variational", "joint") else 1)
-    return found if any(g.startswith(epochs) for g in given) else [*found, f"{epochs}={number}"]
+    """The command line of one row: every stage trains equally long where the row does not say otherwise."""
+    number = EPOCHS[data] * (LONGER if option in ("variational", "joint", "remove", "attention") else 1)
+    epochs = [f"compress.stages.{stage}.epochs={number}" for stage in STAGES[option]]
+    more = ["compress.stages.joint.callbacks.joint.every=25"] if (data, option) == ("cifar", "joint") else []
+    rest = str((LONGER - 1) * EPOCHS[data])
+    return [f"+compress={option}", *epochs, *more, *(g.replace("LONGER-1", rest) for g in given)]
 
 
 def run(command: list[str], folder: Path) -> dict:

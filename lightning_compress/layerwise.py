@@ -53,7 +53,7 @@ class LayerwiseStage:
         epochs_between: of training after each layer.
         epochs: of training at the end.
         attributes: set on the module for the training, such as its learning rate ``lr``.
-        recalibration_batches, monitor: see :class:`Evaluator`.
+        recalibration_batches, validation_batches, monitor: see :class:`Evaluator`.
     """
 
     callbacks: Mapping[str, CompressionCallback]
@@ -66,6 +66,7 @@ class LayerwiseStage:
     epochs: int = 20
     attributes: Mapping[str, Any] = field(default_factory=dict)
     recalibration_batches: int = 10
+    validation_batches: int | None = None
     monitor: str = "val_acc"
 
     def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
@@ -113,6 +114,7 @@ class LayerwiseStage:
         evaluator = Evaluator(
             partial(copy.deepcopy, probe), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
+            validation_batches=self.validation_batches,
         )  # fmt: skip
         fingerprint = {
             "values": self.values, "objective": repr(self.objective), "limit": budget.limit, "cost": repr(self.cost),

@@ -87,7 +87,7 @@ class Stage:
         distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
         epochs: of fine-tuning.
         attributes: set on the module for all fine-tuning, of candidates too, such as its learning rate ``lr``.
-        finetune_steps, recalibration_batches, monitor: see :class:`Evaluator`.
+        finetune_steps, recalibration_batches, validation_batches, monitor: see :class:`Evaluator`.
     """
 
     callbacks: Mapping[str, CompressionCallback] = field(default_factory=dict)
@@ -108,6 +108,7 @@ class Stage:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     finetune_steps: int = 0
     recalibration_batches: int = 10
+    validation_batches: int | None = None
     monitor: str = "val_acc"
 
     def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
@@ -158,6 +159,7 @@ class Stage:
         evaluator = Evaluator(
             partial(copy.deepcopy, candidate), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, self.finetune_steps, self.recalibration_batches, run.teaching(self.distillation), run.seed,
+            validation_batches=self.validation_batches,
         )  # fmt: skip
         dear = self.correlation and evaluator.finetuned(self.correlation.finetune_steps)
         settings = {

@@ -10,6 +10,7 @@ import cloudpickle
 import pytest
 import torch
 from lightning import Trainer
+from torch.utils.data import DataLoader, Subset
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.composition import Composition
@@ -36,6 +37,17 @@ def module():
 def evaluator(module, **settings):
     composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
     return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), accelerator="cpu", **settings)
+
+
+def test_a_score_from_some_of_the_validation_batches(module):
+    evaluate = evaluator(module, validation_batches=1, recalibration_batches=0)
+    validation = toy_data(0)[1]
+    first = DataLoader(Subset(validation.dataset, range(validation.batch_size)), validation.batch_size)
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    found = trainer.validate(copy.deepcopy(module), first, verbose=False)[0]
+    assert len(validation) > 1
+    assert evaluate(Plan({})).metrics == pytest.approx(found)
+    assert evaluate.settings()["validation_batches"] == 1
 
 
 @pytest.mark.parametrize("steps", [0, 4])

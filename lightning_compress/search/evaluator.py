@@ -86,6 +86,7 @@ class Evaluator:
         monitor: the metric that ``validation_step`` must log.
         finetune_steps: optimizer steps before the score.
         recalibration_batches: how many train batches the batch norms see; 0 turns recalibration off.
+        validation_batches: how many of ``validation`` are used; None takes all.
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
         accelerator: for Lightning's Trainer.
@@ -103,11 +104,12 @@ class Evaluator:
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
         accelerator: str = "auto",
+        validation_batches: int | None = None,
     ) -> None:
         self.make_module, self.composition = make_module, composition
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
         self.accelerator = accelerator
-        self.train, self.validation = train, Batches(validation)
+        self.train, self.validation = train, Batches(validation, validation_batches)
         with isolate_rng(), quiet():
             seed_everything(seed, verbose=False)
             self.recalibration = Batches(train, recalibration_batches)

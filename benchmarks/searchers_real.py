@@ -1,0 +1,101 @@
+"""Every searcher at equal evaluations on a real network, and the plans that they find after the same fine-tuning.
+
+    python benchmarks/searchers_real.py digits --seeds 0 1 2
+    python benchmarks/searchers_real.py cifar --seeds 0 --npz /path/cifar10.npz
+
+Keep-ratios under half of the MACs, and bits of weights under four on average (inputs in eight bits). Each row is one
+run of train.py; finished runs are not run again. Before: the best validation accuracy (%) of the search and its reward
+(accuracy less a tenth of the loss); after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and
+ChannelGA do not score plans before they fine-tune.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import mean, pstdev
+
+from methods import CIFAR, DIGITS, SAME_FOR_ALL, _slug, run
+
+from lightning_compress.search.journal import journal_name, read
+from lightning_compress.search.objective import AccuracyUnderBudget
+
+TRIALS = 60
+PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
+EPOCHS = {"digits": 20, "cifar": 1}
+CHEAPER = {"digits": [], "cifar": ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]}
+SEARCHERS = ("uniform", "random", "greedy", "ddpg", "td3", "sac", "reinforce", "genecai", "nsga2", "optuna")
+OBJECTIVE = AccuracyUnderBudget()
+BITS = [f"{QUANT}.budget=0.125", f"{QUANT}.callbacks.quantization.act_bits=[8]",
+        f"compress/cost@{QUANT}.cost=weight_bits"]  # fmt: skip
+
+
+def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Title -> row -> stage and overrides."""
+    found: dict[str, dict[str, tuple[str, list[str]]]] = {}
+    for title, option, stage, own, other in (
+        ("keep-ratios, half of the MACs", "drl_prune", "prune", [], ("ChannelGA", "ga_channel")),
+        ("bits, four on average", "drl_quant", "quantize", BITS, ("Knapsack", "knapsack_quant")),
+    ):
+        common = [*own, f"compress.stages.{stage}.epochs={EPOCHS[data]}"]
+        cheaper = [setting.replace("STAGE", f"compress.stages.{stage}") for setting in CHEAPER[data]]
+        found[title] = {
+            name: (
+                stage,
+                [f"+compress={option}", f"compress/searcher={name}", "compress.baselines=null",
+                 f"compress.stages.{stage}.trials={TRIALS}", *common, *cheaper],
+            )
+            for name in SEARCHERS
+        }  # fmt: skip
+        name, option = other
+        found[title][name] = (stage, [f"+compress={option}", *common, *cheaper])
+    return found
+
+
+def row(name: str, folders: list[tuple[Path, dict]], stage: str) -> str:
+    """One line of the table."""
+    before, rewards = [], []
+    for folder, _ in folders:
+        journal = folder / stage / journal_name("")
+        scores = [entry.score for entry in read(journal) if entry.score] if journal.is_file() else []
+        if scores:
+            best = max(scores, key=OBJECTIVE)
+            before.append(100 * best.metrics["val_acc"])
+            rewards.append(OBJECTIVE(best))
+    after = [100 * result["compressed"]["accuracy"] for _, result in folders]
+    points = [a - 100 * result["dense"]["accuracy"] for a, (_, result) in zip(after, folders, strict=True)]
+    cells = [
+        f"{mean(values):.{digits}f} +- {pstdev(values):.{digits}f}" if values else "-"
+        for values, digits in ((before, 2), (rewards, 4), (after, 2), (points, 2))
+    ]
+    return f"{name:12s}" + "".join(f"{cell:>20s}" for cell in cells)
+
+
+def main() -> None:
+    """Run all rows, print a table for each problem."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=EPOCHS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--npz", default="cifar10.npz")
+    parser.add_argument("--folder", default="runs/searchers")
+    parser.add_argument("--cache", default="cache")
+    parser.add_argument("--rows", nargs="+", default=[], help="only these searchers")
+    arguments = parser.parse_args()
+    base = DIGITS if arguments.data == "digits" else [*CIFAR, f"data.path={arguments.npz}"]
+    print("python benchmarks/searchers_real.py", arguments.data, "--seeds", *arguments.seeds, flush=True)
+    for title, rows in problems(arguments.data).items():
+        print(f"\n{title}, {TRIALS} evaluations")
+        print(f"{'':12s}{'before: accuracy':>20s}{'reward':>20s}{'after: accuracy':>20s}{'points':>20s}", flush=True)
+        for name, (stage, overrides) in rows.items():
+            if arguments.rows and name not in arguments.rows:
+                continue
+            found = []
+            for seed in arguments.seeds:
+                folder = Path(arguments.folder).absolute() / arguments.data / _slug(title, name) / str(seed)
+                command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}", *overrides]
+                found.append((folder, run(command, folder)))
+            print(row(name, found, stage), flush=True)
+
+
+if __name__ == "__main__":
+    main()
