@@ -1,6 +1,7 @@
-"""A journal of 100,000 trials, read and replayed, beside ``json.loads`` of its rows: ``python benchmarks/journal.py``.
+"""A journal of 100,000 trials, read, replayed and drawn, beside ``json.loads``: ``python benchmarks/journal.py``.
 
 The searcher is one that proposes always the same and learns nothing, so that the time is the journal's and the loop's.
+Every tenth trial failed; costs and rewards of the others all differ, the best getting better all along.
 """
 
 from __future__ import annotations
@@ -10,19 +11,29 @@ import sqlite3
 from contextlib import closing, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 from timing import medians
 
-from lightning_compress.search.journal import Entry, Journal
+from lightning_compress.deploy.evidence import Report
+from lightning_compress.deploy.report import write_report
+from lightning_compress.plan import Plan
+from lightning_compress.search.evaluator import COSTS
+from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.trial import Score, Trial
+from lightning_compress.summary import search_of
 from lightning_compress.testing import problems
 
 TRIALS, LAYERS, ROUNDS = 100_000, 20, 2
 PROBLEM = problems.bits(layers=LAYERS)
+STAGE = {
+    "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
+    "cost": {"_target_": "lightning_compress.cost.PackedBytes"},
+}
 
 
 class Constant(Searcher):
@@ -36,11 +47,15 @@ class Constant(Searcher):
 
 
 def write(path: Path) -> None:
-    score = PROBLEM(PROBLEM.problem.space.plan(PROBLEM.problem.space.smallest))
+    generator = Random(0)
     with Journal(path, {}) as journal:
         journal._db.execute("BEGIN")  # one transaction for all: written one by one, they would take minutes
         for number in range(TRIALS):
-            journal.append(Entry(number, PROBLEM.problem.space.smallest, f"{number:016x}", score, None, 1.5))
+            accuracy = generator.uniform(0.5, 0.9) + 0.1 * number / TRIALS
+            metrics = {"val_acc": accuracy, "val_loss": 1 - accuracy}
+            score = Score(metrics, dict.fromkeys(COSTS, generator.uniform(1e5, 1e6))) if number % 10 else None
+            failure = None if score else "the training loss is not finite"
+            journal.append(Entry(number, PROBLEM.problem.space.smallest, f"{number:016x}", score, failure, 1.5))
         journal._db.execute("COMMIT")
 
 
@@ -48,7 +63,7 @@ def parse(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         for indices, score in db.execute("SELECT indices, score FROM trials"):
             json.loads(indices)
-            Score.from_dict(json.loads(score))
+            json.loads(score or "null")
 
 
 def read(path: Path) -> None:
@@ -62,18 +77,28 @@ def replay(path: Path) -> None:
         search(searcher, PROBLEM, journal, TRIALS)
 
 
+def draw(folder: Path) -> int:
+    """Read the journal and write the report's page; its bytes."""
+    (folder / "search.json").write_text(json.dumps({"limit": 1e6}))
+    report = Report("A long search", (), Plan({}), searches=[search_of("bits", folder, STAGE)])
+    write_report(folder / "report.html", report)
+    return (folder / "report.html").stat().st_size
+
+
 def main() -> None:
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "trials.sqlite"
+        path = Path(folder) / journal_name()
         write(path)
         jobs = {
             "json.loads of the rows": lambda: parse(path),
             "opened and read": lambda: read(path),
             "opened, read and replayed": lambda: replay(path),
+            "read and drawn": lambda: draw(Path(folder)),
         }
         times = medians(jobs, ROUNDS)
         base = times["json.loads of the rows"]
-        print(f"{TRIALS:,} trials of {LAYERS} choices, {path.stat().st_size / 2**20:.0f} MiB")
+        page = f"a page of {draw(Path(folder)) / 2**10:.0f} KiB"
+        print(f"{TRIALS:,} trials of {LAYERS} choices, {path.stat().st_size / 2**20:.0f} MiB; {page}")
         for name, seconds in times.items():
             print(f"{name:26}{seconds:8.2f} s{seconds / base:8.1f} x")
 

@@ -29,7 +29,7 @@ td:last-child, th:last-child { padding-right: 0; }
 .scroll { overflow-x: auto; }
 .plan { table-layout: fixed; font-size: .82rem; line-height: 1.3; }
 .plan th, .plan td { padding: .22rem 1.2rem .22rem 0; text-align: left; }
-.plan th:first-child { width: 32%; }
+.plan thead th:first-child { width: 32%; }
 .plan tbody th { font-size: .82rem; overflow-wrap: anywhere; }
 .bar { display: grid; grid-template-columns: 1fr 3.4rem; gap: .5rem; align-items: center; text-align: right; }
 .track { background: var(--rule); height: .65rem; border-radius: .2rem; }
@@ -68,7 +68,7 @@ summary { cursor: pointer; color: var(--soft); }
   tbody th { grid-column: 1 / -1; }
   tbody th, td { border: 0; padding: 0 .4rem 0 0; text-align: left; overflow-wrap: anywhere; }
   td { font-size: .88rem; } td:empty { display: none; }
-  .plan tbody th { width: auto; padding: .1rem 0; } .plan td { padding: .1rem 1rem .1rem 0; }
+  .plan tbody th { padding: .1rem 0; } .plan td { padding: .1rem 1rem .1rem 0; }
   svg text { font-size: 14px; } svg text.axis { font-size: 14.5px; }
   td::before { content: attr(data-name); display: block; color: var(--soft); font-size: .75rem; font-weight: 400; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }

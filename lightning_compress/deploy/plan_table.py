@@ -23,20 +23,20 @@ KNOBS = {
 def plan_table(plan: Plan) -> str:
     """Layers in natural order of their names; a cell is empty where a layer lacks the knob.
 
-    What all names begin with stands in the header alone.
+    What all names begin with is said once, above.
     """
     knobs = {knob: plan.knob(knob) for knob in sorted(plan.knobs, reverse=True)}
     names = {knob: escape(KNOBS.get(knob, knob)) for knob in knobs}
     shared = _shared(plan.layers)
-    title = f"layer of {_breakable(shared[:-1])}" if shared else "layer"
-    head = "".join(f'<th scope="col">{name}</th>' for name in (title, *names.values()))
+    note = f"<p>All layers are in {_breakable(shared[:-1])}.</p>\n" if shared else ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("layer", *names.values()))
     rows = "".join(
         f'<tr><th scope="row">{_breakable(layer.removeprefix(shared))}</th>'
         + "".join(f'<td data-name="{names[knob]}">{_bar(knob, values, layer)}</td>' for knob, values in knobs.items())
         + "</tr>\n"
         for layer in sorted(plan.layers, key=_natural)
     )
-    return f'<table class="plan">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>'
+    return f'{note}<table class="plan">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>'
 
 
 def _bar(knob: str, values: Mapping[str, float], layer: str) -> str:

@@ -59,8 +59,8 @@ def _search(search: Search) -> str:
         return f"{title}\n{_paragraphs([f'All {len(search.points)} trials failed. {_failures(search)}'])}"
     failed = len(search.points) - len(search.scored)
     best = search.best
-    trials = f"{len(search.points)} trial{'' if len(search.points) == 1 else 's'}"
-    texts = [f"{trials}, {failed} failed; trial {best.number} is the best, with {best.reward:.4f}."]
+    trials = f"{len(search.points):,} trial{'' if len(search.points) == 1 else 's'}"
+    texts = [f"{trials}, {failed:,} failed; trial {best.number} is the best, with {best.reward:.4f}."]
     if search.baselines:
         others = "; ".join(
             f"{name} {'failed' if reward is None else f'{reward:.4f}'}"
@@ -94,7 +94,7 @@ def _paragraphs(texts: list[str]) -> str:
 def _failures(search: Search) -> str:
     """The most common reasons."""
     reasons = Counter(point.failure for point in search.points if point.reward is None)
-    named = [f"{reason} ({count}x)" for reason, count in reasons.most_common(REASONS)]
+    named = [f"{reason} ({count:,}x)" for reason, count in reasons.most_common(REASONS)]
     more = [f"{len(reasons) - REASONS} more reasons"] if len(reasons) > REASONS else []
     return f"Why trials failed: {'; '.join([*named, *more])}." if reasons else ""
 
