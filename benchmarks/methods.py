@@ -10,6 +10,7 @@ that was loaded again; sizes are of that file. Rows of one block have equal cost
 from __future__ import annotations
 
 import argparse
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, pstdev
 
@@ -126,14 +127,14 @@ def main() -> None:
     parser.add_argument("--npz", default="cifar10.npz")
     parser.add_argument("--folder", default="runs/methods")
     parser.add_argument("--cache", default="cache")
-    parser.add_argument("--rows", nargs="+", default=[""], help="only rows whose names contain one of these")
+    parser.add_argument("--rows", nargs="+", default=["*"], help="only rows whose names match one of these globs")
     arguments = parser.parse_args()
     base = DIGITS if arguments.data == "digits" else [*CIFAR, f"data.path={arguments.npz}"]
     print("python benchmarks/methods.py", arguments.data, "--seeds", *arguments.seeds, flush=True)
     for block, rows in BLOCKS.items():
         print(f"\n{block}\n{'':48s}{'accuracy %':>16s}{'points':>16s}{'bytes':>9s}{'weight bits':>12s}{'MACs':>12s}")
         for name, (option, given) in rows.items():
-            if not any(part in name for part in arguments.rows):
+            if not any(fnmatch(name, glob) for glob in arguments.rows):
                 continue
             found = []
             for seed in arguments.seeds:
