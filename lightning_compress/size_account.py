@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import ceil
 from typing import final
 
 from lightning_compress.layout import entropy_bits
@@ -23,9 +24,9 @@ class SizeAccount(ABC):
         """Bits of the values that codes of ``bits`` point to."""
 
     @final
-    def layer(self, kept: int, weights: int, bits: int) -> float:
-        """All bits of a layer."""
-        return bits * kept + self.index_bits(kept, weights) + self.codebook_bits(bits)
+    def layer(self, kept: int, weights: int, bits: int) -> int:
+        """All bits of a layer, whole ones as in a file: both projections count alike."""
+        return ceil(bits * kept + self.index_bits(kept, weights) + self.codebook_bits(bits))
 
 
 @final

@@ -47,6 +47,17 @@ def test_no_projection_exceeds_the_limit(seed, share, account, b):
         assert limit < 2 * least
 
 
+@given(seed=st.integers(0, 50), account=st.sampled_from(ACCOUNTS), b=st.integers(1, 6), counts=st.data())
+@settings(deadline=None, max_examples=60)
+def test_codes_fit_into_what_the_weights_take_to_the_bit(seed, account, b, counts):
+    weights = layers(seed)
+    kept = {n: counts.draw(st.integers(1, w.numel()), label=n) for n, w in weights.items()}
+    targets = {n: w * (w.abs() >= w.abs().sort(descending=True).values[kept[n] - 1]) for n, w in weights.items()}
+    bits = dict.fromkeys(weights, b)
+    limit = total(kept, {n: w.numel() for n, w in weights.items()}, bits, account)
+    assert project_codes(targets, kept, limit, account, dict.fromkeys(weights, (b,)))[0] == bits
+
+
 def test_with_the_papers_account_it_is_one_threshold_per_bit():
     weights = layers(0)
     bits = {"l0": 2, "l1": 4, "l2": 3}
