@@ -14,8 +14,8 @@ Ours, in no paper: action 1/2 stands for the uniform policy that just meets the 
 what a plan leaves of the budget is spent (``repair.py: spend``); after the warm-up the actor decides only some choices
 of the best trial afresh; a plan that was tried is drawn again; and after each trial the actor also takes some steps
 towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
-What each of these is worth, and where other searchers are better: benchmarks/results/searchers.txt. Use it from about
-50 trials on.
+What each of these is worth, and whether the learning adds to the exploring around the best trial, is what the rows of
+``python benchmarks/searchers.py`` are for. Use it from about 50 trials on.
 """
 
 from __future__ import annotations
