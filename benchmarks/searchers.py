@@ -54,6 +54,7 @@ def main() -> None:
         "DDPG": DDPG,
         "DDPG, learns nothing": partial(DDPG, updates=0, imitation=0),
         "DDPG, no imitation": partial(DDPG, imitation=0),
+        "DDPG, spends nothing": partial(DDPG, p_spend=0.0),
         "DDPG, decides all": partial(DDPG, redecided=inf),
         "TD3": partial(DDPG, agent=TD3),
         "SAC": partial(DDPG, agent=partial(SAC, ent_coef=0.01), sigma=0.0),

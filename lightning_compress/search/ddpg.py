@@ -11,11 +11,11 @@ budget is seen to after the walk, and asks the same sacrifice of all choices (``
 the walk starves the last ones.
 
 Ours, in no paper: action 1/2 stands for the uniform policy that just meets the budget, where an untrained actor starts;
-what a plan leaves of the budget is spent (``repair.py: spend``), as often as the best trials did; after the warm-up the
-actor decides only some choices of the best trial afresh; a plan that was tried is drawn again; and after each trial the
-actor also takes some steps towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
-What each of these is worth, and where other searchers are better: benchmarks/results/searchers.txt. Use it from about
-50 trials on.
+what a plan leaves of the budget is spent (``repair.py: spend``); after the warm-up the actor decides only some choices
+of the best trial afresh; a plan that was tried is drawn again; and after each trial the actor also takes some steps
+towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
+What each of these is worth, and whether the learning adds to the exploring around the best trial, is what the rows of
+``python benchmarks/searchers.py`` are for. Use it from about 50 trials on.
 """
 
 from __future__ import annotations
@@ -53,12 +53,10 @@ class _Draft:
     Attributes:
         observations: shape ``(choices, len(COLUMNS))``.
         actions: shape ``(choices,)``, in [0, 1].
-        spent: whether it was raised until nothing of the budget was left to spend.
     """
 
     observations: np.ndarray
     actions: np.ndarray
-    spent: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ class DDPG(Searcher):
         sigma, decay: width of the exploration after the warm-up, and its factor per trial (AMC .5, .95; HAQ .5, .99).
         redecided: choices that the actor decides afresh in a trial after the warm-up, on average; the others stay as in
             the best trial. ``inf`` lets it decide all of them, as in AMC.
+        p_spend: probability that a proposal spends what it leaves of a budget that binds; lower it for objectives that
+            weigh the cost.
         hidden: units of both hidden layers of actor and critic (AMC 300).
         learning_rate: of actor and critic (AMC 1e-4 and 1e-3).
         batch_size, tau, gamma: see the paper; gamma 0 regresses the final reward.
@@ -103,6 +103,7 @@ class DDPG(Searcher):
         sigma: float = 0.5,
         decay: float = 0.99,
         redecided: float = 2.0,
+        p_spend: float = 1.0,
         hidden: int = 64,
         learning_rate: float = 1e-3,
         batch_size: int = 64,
@@ -118,7 +119,7 @@ class DDPG(Searcher):
     ) -> None:
         super().__init__(problem, seed, objective)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
-        self.redecided = redecided
+        self.redecided, self.p_spend = redecided, p_spend
         self.baseline_step, self.batch_size = baseline, batch_size
         self.course = Course(problem)
         self.imitation, self.elite = imitation, elite
@@ -139,22 +140,22 @@ class DDPG(Searcher):
 
     def propose(self, number: int) -> tuple[int, ...]:
         rng = np.random.default_rng([self.seed, number])
-        point, spent = self._drawn(number, rng, self.redecided)
+        point = self._drawn(number, rng, self.redecided)
         for i in range(1, REDRAWS):
             if point not in self._tried:
                 break
-            point, spent = self._drawn(number, rng, self.redecided * (1 + i))
+            point = self._drawn(number, rng, self.redecided * (1 + i))
         self._tried.add(point)
-        self._open[number] = _Draft(*self.course.along(point), spent)
+        self._open[number] = _Draft(*self.course.along(point))
         return point
 
-    def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[tuple[int, ...], bool]:
-        """A point that meets the budget, and whether the budget's rest was spent on it."""
+    def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[int, ...]:
+        """A point that meets the budget; ``redecided`` of its choices, on average, are not those of the best trial."""
         budget, choices = self.problem.budget, self.problem.space.choices
         if number == 0:  # the uniform policy itself, so that a search never ends below it
-            return budget.at_level(budget.level()), False
+            return budget.at_level(budget.level())
         afresh = np.ones(len(choices), dtype=bool)
-        if self._best and number >= self.warmup and number > 1:
+        if self._best and number >= self.warmup and not self._untouched(number):
             afresh = rng.random(len(choices)) * len(choices) < redecided
         wanted: tuple[int, ...] = ()
         action = FIRST
@@ -164,12 +165,8 @@ class DDPG(Searcher):
             else:
                 action = float(self._best[0].draft.actions[i])
             wanted = (*wanted, choice.index(self.course.unit(action)))
-        fitted, spent = scale(budget, wanted), self.binds and rng.random() < self._share_spent()
-        return (spend(budget, fitted, rng) if spent else fitted), spent
-
-    def _share_spent(self) -> float:
-        """How often to spend: as often as the best trials did, for under some objectives it does not pay."""
-        return (1 + sum(episode.draft.spent for episode in self._best)) / (1 + len(self._best))
+        fitted, spends = scale(budget, wanted), self.binds and not self._untouched(number)
+        return spend(budget, fitted, rng) if spends and rng.random() < self.p_spend else fitted
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         draft = self._open.pop(trial.number)
@@ -210,11 +207,15 @@ class DDPG(Searcher):
     def _kind(self) -> str:
         return type(self.agent).__name__
 
+    def _untouched(self, number: int) -> bool:
+        """Whether this trial is the policy as it is: one from elsewhere shows first what it is worth here."""
+        return number == 1 >= self.warmup
+
     @torch.no_grad()
     def _act(self, observation: np.ndarray, number: int) -> float:
         if number < self.warmup:
             return float(torch.rand(()))
-        untouched = number == 1  # a policy from elsewhere shows first what it is worth here
+        untouched = self._untouched(number)
         mean = (self.agent.policy(torch.from_numpy(observation)[None], deterministic=untouched)[0, 0] + 1) / 2
         return truncated_normal(mean, 0.0 if untouched else self.width(number))
 
