@@ -1,4 +1,4 @@
-"""Searchers at equal evaluations on synthetic problems: ``python benchmarks/searchers.py``.
+"""Searchers at equal evaluations on synthetic problems: ``python benchmarks/searchers.py --seeds 10``.
 
 The problems of ``lightning_compress.testing.problems``, 14 layers, budget 50 %; best accuracy after 60, 120 and 200
 trials: mean and standard deviation over the seeds (each seed is another problem too). Searchers as ``conf/`` sets them.
@@ -7,7 +7,9 @@ Rows "DDPG, ..." leave out one of its parts.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import partial
 from math import inf
 from statistics import mean, stdev
@@ -27,7 +29,7 @@ from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 
-MARKS, SEEDS, OBJECTIVE = (60, 120, 200), range(10), AccuracyUnderBudget()
+MARKS, OBJECTIVE = (60, 120, 200), AccuracyUnderBudget()
 
 
 def best_after(searcher: Searcher, problem: problems.Synthetic) -> list[float]:
@@ -43,6 +45,10 @@ def best_after(searcher: Searcher, problem: problems.Synthetic) -> list[float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--rows", nargs="+", default=["*"], help="only rows whose names match one of these globs")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     makers: dict[str, Callable[..., Searcher]] = {
         "Uniform": Uniform,
@@ -64,8 +70,10 @@ def main() -> None:
     for surface in (problems.channels, problems.bits, problems.removal):
         print(f"{surface.__name__:25}" + "".join(f"{mark:>18} trials" for mark in MARKS))
         for name, make in makers.items():
+            if not any(fnmatch(name, glob) for glob in arguments.rows):
+                continue
             rows = []
-            for seed in SEEDS:
+            for seed in range(arguments.seeds):
                 problem = surface(layers=14, seed=seed)
                 rows.append(best_after(make(problem.problem, seed, OBJECTIVE), problem))
             cells = (f"{mean(column):.4f} +- {stdev(column):.4f}" for column in zip(*rows, strict=True))
