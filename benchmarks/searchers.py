@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from math import inf
@@ -21,11 +22,13 @@ from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.genecai import GeneCAI
 from lightning_compress.search.greedy import Greedy
 from lightning_compress.search.nsga2 import NSGA2
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objective import AccuracyUnderBudget, Objective
 from lightning_compress.search.optuna_sampler import OptunaSearcher
+from lightning_compress.search.problem import Problem
 from lightning_compress.search.random import Random
 from lightning_compress.search.reinforce import Reinforce
 from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.trial import Score
 from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 
@@ -44,6 +47,18 @@ def best_after(searcher: Searcher, problem: problems.Synthetic) -> list[float]:
     return found
 
 
+@dataclass(frozen=True)
+class Unspent(Objective):
+    """The same reward, of which searchers think that a cheaper plan may have more."""
+
+    def __call__(self, score: Score) -> float:
+        return OBJECTIVE(score)
+
+
+def unspent(make: Callable[..., Searcher], problem: Problem, seed: int, _objective: Objective) -> Searcher:
+    return make(problem, seed, Unspent())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
@@ -60,7 +75,7 @@ def main() -> None:
         "DDPG": DDPG,
         "DDPG, learns nothing": partial(DDPG, updates=0, imitation=0),
         "DDPG, no imitation": partial(DDPG, imitation=0),
-        "DDPG, spends nothing": partial(DDPG, p_spend=0.0),
+        "DDPG, spends nothing": partial(unspent, DDPG),
         "DDPG, decides all": partial(DDPG, redecided=inf),
         "TD3": partial(DDPG, agent=TD3),
         "SAC": partial(DDPG, agent=partial(SAC, ent_coef=0.01), sigma=0.0),

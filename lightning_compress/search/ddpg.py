@@ -37,7 +37,7 @@ from lightning_compress.search.features import COLUMNS
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.policy_file import load_policy, save_policy
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.repair import scale, spend
+from lightning_compress.search.repair import scale
 from lightning_compress.search.replay import BaselineReplay
 from lightning_compress.search.searcher import START, Searcher, own_randomness
 from lightning_compress.search.trial import Trial
@@ -77,8 +77,6 @@ class DDPG(Searcher):
         sigma, decay: width of the exploration after the warm-up, and its factor per trial (AMC .5, .95; HAQ .5, .99).
         redecided: choices that the actor decides afresh in a trial after the warm-up, on average; the others stay as in
             the best trial. ``inf`` lets it decide all of them, as in AMC.
-        p_spend: probability that a proposal spends what it leaves of a budget that binds; lower it for objectives that
-            weigh the cost.
         hidden: units of both hidden layers of actor and critic (AMC 300).
         learning_rate: of actor and critic (AMC 1e-4 and 1e-3).
         batch_size, tau, gamma: see the paper; gamma 0 regresses the final reward.
@@ -103,7 +101,6 @@ class DDPG(Searcher):
         sigma: float = 0.5,
         decay: float = 0.99,
         redecided: float = 2.0,
-        p_spend: float = 1.0,
         hidden: int = 64,
         learning_rate: float = 1e-3,
         batch_size: int = 64,
@@ -119,14 +116,13 @@ class DDPG(Searcher):
     ) -> None:
         super().__init__(problem, seed, objective)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
-        self.redecided, self.p_spend = redecided, p_spend
+        self.redecided = redecided
         self.baseline_step, self.batch_size = baseline, batch_size
         self.course = Course(problem)
         self.imitation, self.elite = imitation, elite
         self._best: list[_Episode] = []
         self._open: dict[int, _Draft] = {}
         self._tried: set[tuple[int, ...]] = set()
-        self.binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
         size = replay * max(len(problem.space), 1)
         with own_randomness(seed, START):
             self.agent = agent(
@@ -165,8 +161,7 @@ class DDPG(Searcher):
             else:
                 action = float(self._best[0].draft.actions[i])
             wanted = (*wanted, choice.index(self.course.unit(action)))
-        fitted, spends = scale(budget, wanted), self.binds and not self._untouched(number)
-        return spend(budget, fitted, rng) if spends and rng.random() < self.p_spend else fitted
+        return scale(budget, wanted) if self._untouched(number) else self.fitted(wanted, rng)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         draft = self._open.pop(trial.number)

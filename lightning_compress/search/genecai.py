@@ -5,7 +5,7 @@
 Source: Javaheripi et al. 2020 (arXiv 2004.04249); operators and constants from the authors' released code, B.1 to B.7
 of our notes (the paper's text was not available). Its score is ``GeneCAIScore``; any other objective will do. Ours are:
 fitting to the budget (where the budget excludes the uncompressed point, the largest uniform plan takes its place, and
-what a plan leaves of the budget is spent with ``p_spend``), ranks for the roulette, the elite, a copy of a known plan
+what a plan leaves of the budget is spent, unless the objective weighs the cost), ranks for the roulette, the elite, a copy of a known plan
 that joins its generation without another trial, and generations that need not wait: a child is bred from the last
 full generation, and counts in the one that is open when its reward is heard. Not kept of the released code: parents
 changed in place, mutation across boundaries, the loop of the rejection sampling without an end.
@@ -25,7 +25,6 @@ from lightning_compress.search.genetic.boundary import Boundary
 from lightning_compress.search.genetic.operators import Gene, Genome, crossover, directed, gene, mutate, roulette
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.repair import scale, spend
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.trial import Trial
 
@@ -42,7 +41,6 @@ class GeneCAI(Searcher):
         p_cross, p_swap: of a pair to cross, and then of each gene to be swapped.
         p_mutate, p_tweak: of a child to mutate, and then of each of its genes.
         sigma: width of a ratio's mutation as a share of its range.
-        p_spend: probability that a proposal spends what it leaves of a budget that binds.
         probes: trials per choice for its boundary, at most; those first whose removal saves most.
         most_probes: trials for all boundaries, at most.
         tolerance: loss of reward up to which a choice alone counts as harmless (paper: one point of accuracy).
@@ -65,7 +63,6 @@ class GeneCAI(Searcher):
         p_mutate: float = 0.8,
         p_tweak: float = 0.05,
         sigma: float = 0.2,
-        p_spend: float = 1.0,
         probes: int = 2,
         most_probes: int = 30,
         tolerance: float = 0.01,
@@ -77,10 +74,9 @@ class GeneCAI(Searcher):
             raise CompressError(f"genecai: population must be at least 1, got {population}")
         self.population, self.elite, self.drop, self.tries = population, min(elite, population - 1), drop, tries
         self.p_cross, self.p_swap, self.p_mutate, self.p_tweak = p_cross, p_swap, p_mutate, p_tweak
-        self.sigma, self.p_spend = sigma, p_spend
+        self.sigma = sigma
         budget = problem.budget
         self.start = budget.at_level(budget.level())
-        self.binds = not budget.meets(problem.space.plan(problem.space.largest))
         without = ((*self.start[:i], 0, *self.start[i + 1 :]) for i in range(len(self.start)))
         left = [budget.cost(problem.space.plan(point)) for point in without]
         order = sorted(range(len(left)), key=lambda i: left[i])
@@ -107,7 +103,7 @@ class GeneCAI(Searcher):
         rng = np.random.default_rng([self.seed, number])
         if self.parents:
             return self._bred(rng)
-        return self._fitted(directed(self.start, self._genes(), rng), rng)
+        return self.fitted(directed(self.start, self._genes(), rng), rng)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         if reward is not None:
@@ -125,10 +121,6 @@ class GeneCAI(Searcher):
         low = self.boundary.lowest
         return [gene(choice, low[i], self.sigma) for i, choice in enumerate(self.problem.space.choices)]
 
-    def _fitted(self, genome: Genome, rng: np.random.Generator) -> Genome:
-        fitted = scale(self.problem.budget, genome)
-        return spend(self.problem.budget, fitted, rng) if self.binds and rng.random() < self.p_spend else fitted
-
     def _found(self, reward: float | None) -> None:
         """One more first individual was heard; the first generation is the best of all that is known by then."""
         reference = self.boundary.reference
@@ -145,7 +137,7 @@ class GeneCAI(Searcher):
             one, other = (self.parents[rank] for rank in roulette(len(self.parents), 2, rng))
             child = crossover(one, other, self.p_cross, self.p_swap, rng)
             child = mutate(child, genes, self.p_mutate, self.p_tweak, rng)
-            child = child if child in self.known else self._fitted(child, rng)
+            child = child if child in self.known else self.fitted(child, rng)
             if child in self.known:
                 self._join(child, self.known[child])
             elif child not in self._asked:

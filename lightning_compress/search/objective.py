@@ -5,14 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log
-from typing import final
+from typing import ClassVar, final
 
 from lightning_compress.errors import CompressError, did_you_mean
 from lightning_compress.search.trial import Score
 
 
 class Objective(ABC):
-    """The one number that a searcher maximises."""
+    """The one number that a searcher maximises.
+
+    Attributes:
+        weighs_cost: whether of two plans of equal accuracy the cheaper has the higher reward. Where it has not, nothing
+            speaks for leaving some of a budget.
+    """
+
+    weighs_cost: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, score: Score) -> float:
@@ -31,6 +38,8 @@ class AccuracyUnderBudget(Objective):
     AMC's reward is the accuracy alone (weight 0). On a validation set of a few hundred images many plans have the same
     accuracy, and the loss tells them apart; that part is ours.
     """
+
+    weighs_cost: ClassVar[bool] = False
 
     metric: str = "val_acc"
     loss: str = "val_loss"

@@ -19,7 +19,6 @@ import numpy as np
 from lightning_compress.errors import CompressError, did_you_mean
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.repair import scale, spend
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.search.trial import Trial
 
@@ -70,7 +69,6 @@ class OptunaSearcher(Searcher):
             f"{choice.layer}.{choice.knob}": optuna.distributions.IntDistribution(0, len(choice.values) - 1)
             for choice in problem.space.choices
         }
-        self.binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
         start = problem.budget.at_level(problem.budget.level())
         if self.ranges:
             self.study.enqueue_trial(dict(zip(self.ranges, start, strict=True)))
@@ -81,9 +79,8 @@ class OptunaSearcher(Searcher):
             self._open[number] = asked = self.study.ask(self.ranges)
         except ImportError as error:  # CMA-ES loads its library when it first needs it
             raise CompressError(f"searcher: this sampler of Optuna needs another package: {error}") from error
-        point = scale(self.problem.budget, [asked.params[name] for name in self.ranges])
         # One order for all trials: a suggestion must stand for one plan, or the sampler hears noise.
-        return spend(self.problem.budget, point, np.random.default_rng(self.seed)) if self.binds else point
+        return self.fitted([asked.params[name] for name in self.ranges], np.random.default_rng(self.seed))
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         asked = self._open.pop(trial.number)

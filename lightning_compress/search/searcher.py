@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import final
@@ -18,6 +18,7 @@ import torch
 
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.repair import scale, spend
 from lightning_compress.search.trial import Score, Trial
 
 START = 2**32  # the step of the random numbers of first weights; trials count up from 0
@@ -30,10 +31,15 @@ class Searcher(ABC):
         problem: choices, budget and profiles.
         seed: of all its random numbers.
         objective: score -> reward.
+
+    Attributes:
+        spends: whether what a plan leaves of the budget is better spent.
     """
 
     def __init__(self, problem: Problem, seed: int, objective: Objective) -> None:
         self.problem, self.seed, self.objective = problem, seed, objective
+        binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
+        self.spends = binds and not objective.weighs_cost
         self.asked = 0
 
     @final
@@ -54,6 +60,12 @@ class Searcher(ABC):
     def save(self, folder: Path) -> Path | None:
         """Write what was learned into a folder, for the start of another search; the file, or None if nothing was."""
         return None
+
+    @final
+    def fitted(self, wanted: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+        """The point nearest to what is wanted that meets the budget, and spends it where that is better."""
+        point = scale(self.problem.budget, wanted)
+        return spend(self.problem.budget, point, rng) if self.spends else point
 
     @abstractmethod
     def propose(self, number: int) -> tuple[int, ...]:
