@@ -1,9 +1,9 @@
 """Every searcher at equal evaluations on a real network, and the plans that they find after the same fine-tuning.
 
     python benchmarks/searchers_real.py digits --seeds 0 1 2
-    python benchmarks/searchers_real.py cifar --seeds 0 --npz /path/cifar10.npz
+    python benchmarks/searchers_real.py cifar --seeds 0 --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
 
-Keep-ratios under half of the MACs, and bits of weights under four on average (inputs in eight bits). Each row is one
+The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains. Keep-ratios under half of the MACs, and bits of weights under four on average (inputs in eight bits). Each row is one
 run of train.py; finished runs are not run again. Before: the best validation accuracy (%) of the search and its reward
 (accuracy less a tenth of the loss); after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and
 ChannelGA do not score plans before they fine-tune.
@@ -15,13 +15,14 @@ import argparse
 from pathlib import Path
 from statistics import mean, pstdev
 
-from methods import CIFAR, DIGITS, SAME_FOR_ALL
+from methods import DIGITS, SAME_FOR_ALL
 from whole_runs import run, slug
 
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objective import AccuracyUnderBudget
 
-TRIALS = 60
+TRIALS = {"digits": 60, "cifar": 40}
+CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "+trainer.limit_train_batches=50"]
 PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
 EPOCHS = {"digits": 20, "cifar": 1}
 CHEAPER = {"digits": [], "cifar": ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]}
@@ -44,7 +45,7 @@ def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
             name: (
                 stage,
                 [f"+compress={option}", f"compress/searcher={name}", "compress.baselines=null",
-                 f"compress.stages.{stage}.trials={TRIALS}", *common, *cheaper],
+                 f"compress.stages.{stage}.trials={TRIALS[data]}", *common, *cheaper],
             )
             for name in SEARCHERS
         }  # fmt: skip
@@ -78,14 +79,20 @@ def main() -> None:
     parser.add_argument("data", choices=EPOCHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--npz", default="cifar10.npz")
+    parser.add_argument("--ckpt")
     parser.add_argument("--folder", default="runs/searchers")
     parser.add_argument("--cache", default="cache")
     parser.add_argument("--rows", nargs="+", default=[], help="only these searchers")
+    parser.add_argument("--problems", nargs="+", default=["keep-ratios", "bits"], help="only these")
     arguments = parser.parse_args()
-    base = DIGITS if arguments.data == "digits" else [*CIFAR, f"data.path={arguments.npz}"]
+    base = DIGITS
+    if arguments.data == "cifar":
+        base = [*CIFAR, f"data.path={arguments.npz}", f"ckpt={arguments.ckpt}"]
     print("python benchmarks/searchers_real.py", arguments.data, "--seeds", *arguments.seeds, flush=True)
     for title, rows in problems(arguments.data).items():
-        print(f"\n{title}, {TRIALS} evaluations")
+        if not title.startswith(tuple(arguments.problems)):
+            continue
+        print(f"\n{title}, {TRIALS[arguments.data]} evaluations")
         print(f"{'':12s}{'before: accuracy':>20s}{'reward':>20s}{'after: accuracy':>20s}{'points':>20s}", flush=True)
         for name, (stage, overrides) in rows.items():
             if arguments.rows and name not in arguments.rows:

@@ -98,7 +98,7 @@ class DDPG(Searcher):
         seed: int,
         objective: Objective,
         warmup: int = 20,
-        sigma: float = 0.5,
+        sigma: float = 0.25,
         decay: float = 0.99,
         redecided: float = 2.0,
         hidden: int = 64,

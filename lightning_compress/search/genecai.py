@@ -4,9 +4,9 @@
 
 Source: Javaheripi et al. 2020 (arXiv 2004.04249); operators and constants from the authors' released code, B.1 to B.7
 of our notes (the paper's text was not available). Its score is ``GeneCAIScore``; any other objective will do. Ours are:
-fitting to the budget (where the budget excludes the uncompressed point, the largest uniform plan takes its place, and
-what a plan leaves of the budget is spent, unless the objective weighs the cost), ranks for the roulette, the elite, a copy of a known plan
-that joins its generation without another trial, and generations that need not wait: a child is bred from the last
+fitting to the budget (where it excludes the uncompressed point, the largest uniform plan takes its place, and what a
+plan leaves of it is spent, unless the objective weighs the cost), ranks for the roulette, the elite, a copy of a known
+plan that joins its generation without another trial, and generations that need not wait: a child is bred from the last
 full generation, and counts in the one that is open when its reward is heard. Not kept of the released code: parents
 changed in place, mutation across boundaries, the loop of the rejection sampling without an end.
 
