@@ -3,10 +3,10 @@
     python benchmarks/searchers_real.py digits --seeds 0 1 2
     python benchmarks/searchers_real.py cifar --seeds 0 --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
 
-The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains. Keep-ratios under half of the MACs, and bits of weights under four on average (inputs in eight bits). Each row is one
-run of train.py; finished runs are not run again. Before: the best validation accuracy (%) of the search and its reward
-(accuracy less a tenth of the loss); after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and
-ChannelGA do not score plans before they fine-tune.
+The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains. Keep-ratios under half of the MACs, and bits of
+weights under four on average (inputs in eight bits). Each row is one run of train.py; finished runs are not run again.
+Before: the best validation accuracy (%) of the search and its reward (accuracy less a tenth of the loss); after: test
+accuracy of the packed file, fine-tuned by the best plan. Knapsack and ChannelGA do not score plans before that.
 """
 
 from __future__ import annotations
