@@ -10,7 +10,7 @@ are, so the first projection takes it from the time before, and gives way until 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log2
+from math import inf
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from lightning_compress.size_account import SizeAccount
 from lightning_compress.sparsity_projection import Kept, project_sparsity
 
 ROUNDS = 40
+SLACK = 0.002  # share of the limit that a projection of the weights may leave
+GUESS = 0.1  # density from which positions are priced the first time
 LEAST = 1  # weights that each layer keeps: without any, the network is cut in two
 
 
@@ -52,16 +54,27 @@ def project_weights(
         InfeasibleBudgetError: not even one weight for each layer fits.
     """
     sizes = {name: w.numel() for name, w in weights.items()}
-    room = limit - sum(account.codebook_bits(b) for b in bits.values())
-    index, allowed = {n: _position(counts[n], sizes[n], account) for n in sizes}, room
+    codebooks = sum(account.codebook_bits(b) for b in bits.values())
+    index = {n: _position(counts[n], sizes[n], account) for n in sizes}
+    # What positions take in truth is known only afterwards, so the room is scaled until the true size fills the limit:
+    # whatever is left unused here would be spent on bits, and be missing for weights the next time.
+    best, low, high = None, 0.0, inf
+    room = allowed = limit - codebooks
     for _ in range(ROUNDS):
         kept = project_sparsity(weights, bits, allowed, index, LEAST)
         size = total(kept.counts, sizes, bits, account)
         if size <= limit:
-            return kept
-        # The positions cost more than before: take their cost from now, and leave room for the rest of the change.
-        index = {n: max(index[n], _position(kept.counts[n], sizes[n], account)) for n in sizes}
-        allowed -= 0.5 * (size - limit) + 1
+            best, low = kept, allowed
+            if size >= (1 - SLACK) * limit or kept.counts == sizes:
+                return kept
+        else:
+            high = allowed
+        guess = allowed * (1 - SLACK / 2) * room / (size - codebooks)
+        allowed = guess if low < guess < high else (low + min(high, 2 * allowed)) / 2
+        if high - low < 1:
+            break
+    if best is not None:
+        return best
     raise InfeasibleBudgetError(
         f"joint: the limit of {limit:,.0f} bits cannot be met with positions and codebooks counted; the smallest "
         f"choice found takes {size:,.0f} bits. Raise the limit, or allow fewer bits"
@@ -116,7 +129,6 @@ def quantised(values: Tensor, codebook: Codebook) -> Tensor:
 
 
 def _position(kept: int, weights: int, account: SizeAccount) -> float:
-    """Bits of one more position: the slope of the index, or its mean where most weights stay."""
-    if not kept:
-        return log2(max(weights, 1)) if account.index_bits(1, max(weights, 2)) else 0.0
+    """Bits of one position, the mean of those that were kept the time before."""
+    kept = kept or max(round(GUESS * weights), 1)
     return account.index_bits(kept, weights) / kept
