@@ -165,17 +165,17 @@ class Stage:
         executor = self.executor if self.halving is None else self.halving.over(self.executor, self.objective)
         scored: list[Entry] = []
         best: dict[str, Best] = {}
-        makers = {"": warmed(self.searcher, folder.name), **(self.baselines or {})}
-        for name, make in makers.items():
+        for name, make in {"": self.searcher, **(self.baselines or {})}.items():
             with Journal(folder / journal_name(name), {"searcher": _describe(make), **settings}) as journal:
-                searcher = make(problem=problem, seed=run.seed, objective=self.objective)
+                start = start_of(make, folder.name)
+                searcher = make(problem=problem, seed=run.seed, objective=self.objective, **start)
                 best[name] = search(
                     searcher, evaluator, journal, self.trials, executor=executor, batch=self.batch, known=scored
                 )
                 scored += journal
             if not name:
                 searcher.save(folder)
-        written = {"searcher": _describe(makers[""]), **settings, "baselines": list(best)[1:]}
+        written = {"searcher": _describe(self.searcher), **settings, "baselines": list(best)[1:]}
         (folder / "search.json").write_text(json.dumps(written))
         return best[""].plan
 
@@ -194,10 +194,10 @@ def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage
         setattr(module, key, value)
 
 
-def warmed(searcher: Callable[..., Searcher], stage: str) -> Callable[..., Searcher]:
-    """The searcher; if its ``warm_start`` is the folder of a run, it starts from what this stage learned there."""
-    path = searcher.keywords.get("warm_start") if isinstance(searcher, partial) else None
-    return searcher if path is None else partial(searcher, warm_start=str(of_stage(path, stage)))
+def start_of(make: Callable[..., Searcher], stage: str) -> dict[str, str]:
+    """The ``warm_start`` of a searcher, of a whole run's folder the stage of that name; empty if it has none."""
+    path = make.keywords.get("warm_start") if isinstance(make, partial) else None
+    return {} if path is None else {"warm_start": str(of_stage(path, stage))}
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
