@@ -3,9 +3,10 @@
 Channels of a ResNet-8 on scikit-learn's digits, budget half of the MACs, as +compress=genecai searches them; candidates
 are recalibrated and validated, or trained for ten steps before. Both searches must find the same plans with the same
 accuracies, or the benchmark fails. Efficiency is the time with one worker over twice that with two, after the workers
-have started: by the clock (the fastest of the rounds, which take turns), and by CPU seconds, which other work on the
-machine does not stretch: those of the candidates, each batch ending with its last worker, and those of the search
-itself, during which the workers wait. "possible" is what the batches alone would leave, by the same CPU seconds.
+have started. By the clock: the fastest of the rounds, which take turns. By CPU seconds, which other work on the machine
+stretches less: those of the search with two workers, laid out as if each process had a core of its own, each batch
+ending with its last worker, and workers waiting while the search itself computes, which in part they need not.
+"possible" is what the batches alone would leave, by the same CPU seconds.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def compare(name: str, evaluate: Timed, problem: Problem, rounds: int) -> None:
     one, two = best[1], best[2]
     shares = (
         one.seconds / (2 * two.seconds),
-        one.at_best(1) / (2 * two.at_best(2)),
+        two.at_best(1) / (2 * two.at_best(2)),
         sum(two.candidates) / (2 * makespan(two.candidates, 2, BATCH)),
     )
     print("".join(f"{share:14.1%}" for share in shares), flush=True)

@@ -53,7 +53,6 @@ class PlanSearch:
         self, stage: Stage, composition: Composition, budget: Budget, student: LightningModule, run: Run, folder: Path
     ) -> None:
         self.stage, self.composition, self.budget, self.run, self.folder = stage, composition, budget, run, folder
-        self.searcher = warmed(stage.searcher, folder.name)
         self.evaluator = Evaluator(
             partial(copy.deepcopy, student), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
@@ -71,7 +70,7 @@ class PlanSearch:
         """Search, or go on with a search that was killed; the plan of the highest reward."""
         stage = self.stage
         logger = self.run.make_logger(save_dir=self.folder / "search")
-        searcher, best, entries = self._search("", self.searcher, [], [logger])
+        searcher, best, entries = self._search("", self.stage.searcher, [], [logger])
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
@@ -87,7 +86,8 @@ class PlanSearch:
         stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
         executor = stage.executor if stage.halving is None else stage.halving.over(stage.executor, stage.objective)
         with Journal(self.folder / journal_name(name), {"searcher": _describe(make), **self.settings}) as journal:
-            searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective)
+            start = start_of(make, self.folder.name)
+            searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
             best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.batch, known=known)
             return searcher, best, list(journal)
 
@@ -107,7 +107,7 @@ class PlanSearch:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
-        stage, written = self.stage, {"searcher": _describe(self.searcher), **self.settings}
+        stage, written = self.stage, {"searcher": _describe(self.stage.searcher), **self.settings}
         written["baselines"] = list(stage.baselines or {})
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
@@ -123,10 +123,10 @@ class PlanSearch:
         return {**found, "attributes": repr(dict(self.stage.attributes))} if evaluator.finetune_steps else found
 
 
-def warmed(searcher: Callable[..., Searcher], stage: str) -> Callable[..., Searcher]:
-    """The searcher; if its ``warm_start`` is the folder of a run, it starts from what this stage learned there."""
-    path = searcher.keywords.get("warm_start") if isinstance(searcher, partial) else None
-    return searcher if path is None else partial(searcher, warm_start=str(of_stage(path, stage)))
+def start_of(make: Callable[..., Searcher], stage: str) -> dict[str, str]:
+    """The ``warm_start`` of a searcher, of a whole run's folder the stage of that name; empty if it has none."""
+    path = make.keywords.get("warm_start") if isinstance(make, partial) else None
+    return {} if path is None else {"warm_start": str(of_stage(path, stage))}
 
 
 def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 import stable_baselines3
 import torch
+from hydra.utils import instantiate
 from lightning import Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,7 +22,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.initialisers.inherit import Inherit
 from lightning_compress.models.classifier import ImageClassifier
 from lightning_compress.models.resnet_cifar import ResNetCIFAR
-from lightning_compress.plan_search import warmed
+from lightning_compress.plan_search import start_of
 from lightning_compress.search import policy_file
 from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -80,32 +80,27 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
         learned(Reinforce, 1).save(tmp_path / "missing")
 
 
-@dataclass
-class Given:
-    """A searcher that only says what it was given."""
-
-    warm_start: str | None = None
-
-
 @pytest.mark.parametrize(("path", "taken"), [("run", "run/shrink"), ("run/remove", "run/remove"), ("run/a", "run/a")])
 def test_a_stage_starts_from_its_own_name_in_a_run_and_from_what_it_is_given_else(path, taken, tmp_path):
     for stage in ("remove", "shrink"):
         (tmp_path / "run" / stage).mkdir(parents=True)
-    assert warmed(partial(Given, warm_start=str(tmp_path / path)), "shrink")().warm_start == str(tmp_path / taken)
+    make = partial(Reinforce, warm_start=str(tmp_path / path))
+    assert start_of(make, "shrink") == {"warm_start": str(tmp_path / taken)}
 
 
-@pytest.mark.parametrize("make", [Given, partial(Given), partial(Given, warm_start=None)])
-def test_a_stage_leaves_a_searcher_that_starts_from_scratch_alone(make):
-    assert warmed(make, "shrink") is make
+@pytest.mark.parametrize("make", [Random, partial(Random), partial(Reinforce, warm_start=None)])
+def test_a_searcher_without_a_warm_start_is_given_none(make):
+    assert start_of(make, "shrink") == {}
 
 
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:
-    """What both stages of a run on an untrained network wrote."""
+    """What both stages of a run on an untrained network wrote; the searcher is made as the application makes it."""
+    searcher = instantiate({"_target_": "lightning_compress.search.reinforce.Reinforce", "_partial_": True, **given})
     methods = {"remove": (LayerRemoval(initialise=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
     stages = {
         stage: Stage(
-            callbacks={"one": callback}, cost=MACs(), budget=budget, searcher=partial(Reinforce, **given),
-            objective=OBJECTIVE, trials=trials, epochs=0, recalibration_batches=1,
+            callbacks={"one": callback}, cost=MACs(), budget=budget, searcher=searcher, objective=OBJECTIVE,
+            trials=trials, epochs=0, recalibration_batches=1,
         )
         for stage, (callback, budget) in methods.items()
     }  # fmt: skip
