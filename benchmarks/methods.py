@@ -97,7 +97,9 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
                          "+compress/quantizer@compress.weight_quantizer=lsq", f"{QUANT}.uniform.weight_bits=4",
                          "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
         "joint (ADMM)": ("joint", [LIMITS]),
-        "joint, positions and codebooks counted": ("joint", [LIMITS, "compress/account=file"]),
+        "joint, positions and codebooks counted: 3 %": ("joint", [LIMITS, "compress/account=file"]),
+        "joint, positions and codebooks counted: 5.5 %": (
+            "joint", [f"{JOINT}.callbacks.joint.limits=[0.15,0.08,0.055]", "compress/account=file"]),
     },
 }  # fmt: skip
 

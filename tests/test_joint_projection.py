@@ -58,6 +58,18 @@ def test_codes_fit_into_what_the_weights_take_to_the_bit(seed, account, b, count
     assert project_codes(targets, kept, limit, account, dict.fromkeys(weights, (b,)))[0] == bits
 
 
+@given(seed=st.integers(0, 50), share=st.floats(0.1, 0.9), b=st.integers(1, 4), before=st.floats(0.001, 1))
+@settings(deadline=None, max_examples=60)
+def test_the_limit_is_filled_when_positions_count(seed, share, b, before):
+    weights = layers(seed)
+    sizes, bits, account = {n: w.numel() for n, w in weights.items()}, dict.fromkeys(weights, b), FileAccount()
+    limit = share * total(sizes, sizes, bits, account)
+    counts = {n: max(int(before * size), 1) for n, size in sizes.items()}
+    if limit > 2 * total(dict.fromkeys(sizes, 1), sizes, bits, account):
+        kept = project_weights(weights, bits, counts, limit, account)
+        assert limit - 0.05 * limit <= total(kept.counts, sizes, bits, account) <= limit
+
+
 def test_with_the_papers_account_it_is_one_threshold_per_bit():
     weights = layers(0)
     bits = {"l0": 2, "l1": 4, "l2": 3}
