@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning import Trainer, seed_everything
 from scipy.integrate import quad
 from scipy.stats import truncnorm
@@ -86,6 +88,21 @@ def test_the_kl_and_snr_of_log_normal_noise_are_those_of_scipys_distribution(mea
     assert float(noise.kl(torch.empty(0))) == pytest.approx(np.log(HIGH - LOW) - entropy, abs=1e-5)
     first, second = (z.expect(lambda v, k=k: np.exp(k * v)) for k in (1, 2))
     assert float(noise.snr()) == pytest.approx(first / np.sqrt(second - first**2), rel=1e-3)
+
+
+@given(mean=st.floats(-30, 30), log_scale=st.floats(-8, 5))
+@settings(deadline=None)
+def test_log_normal_noise_never_amplifies_wherever_training_takes_it(mean, log_scale):
+    noise = LogNormalNoise(1)
+    with torch.no_grad():
+        noise.raw_mean.fill_(mean / noise.speed)
+        noise.raw_log_scale.fill_(log_scale / noise.speed)
+    first, variance = noise.moments()
+    kl = noise.kl(torch.empty(0))
+    gradients = torch.autograd.grad(kl + first.sum(), [noise.raw_mean, noise.raw_log_scale])
+    assert 0 <= float(first) <= 1 + 1e-9
+    assert 0 < float(variance) <= 1
+    assert all(torch.isfinite(value).all() for value in (noise.snr(), kl, *gradients))
 
 
 def test_log_normal_noise_has_its_moments():

@@ -21,6 +21,7 @@ from lightning_compress.noise.noise import Noise
 from lightning_compress.surgery import raw_weight
 
 LOW, HIGH = -20.0, 0.0
+FARTHEST = 5.0  # scales that the mean may lie above the upper end
 
 
 @final
@@ -93,8 +94,11 @@ class LogNormalNoise(Noise):
 
     def _parameters_of_normal(self) -> tuple[Tensor, Tensor]:
         # Tails of the normal distribution lie beyond fp32.
+        scale = (self.raw_log_scale * self.speed).double().clamp(-6.0, 2.5).exp()
         mean = (self.raw_mean * self.speed).double().clamp(LOW, 5.0)
-        return mean, (self.raw_log_scale * self.speed).double().clamp(-6.0, 3.0).exp()
+        # A mean far above the upper end would leave nothing but a tail that no number holds; near it, noise of any
+        # size can still be had by the scale.
+        return torch.minimum(mean, HIGH + FARTHEST * scale), scale
 
 
 def _cdf(x: Tensor) -> Tensor:
