@@ -92,7 +92,7 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "3 % of the weight bits": {
         "quarter of the weights, then four bits (baseline)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.24", f"{SPARSE}.epochs=LONGER-1",
+            "sparsify", [f"{SPARSE}.uniform.density=0.24", f"{SPARSE}.epochs=TWICE", f"{QUANT}.epochs=ONCE",
                          "+compress/stage@compress.stages.quantize=quantize",
                          "+compress/quantizer@compress.weight_quantizer=lsq", f"{QUANT}.uniform.weight_bits=4",
                          "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
@@ -117,8 +117,8 @@ def overrides(data: str, option: str, given: list[str]) -> list[str]:
     number = EPOCHS[data] * (LONGER if option in ("variational", "joint", "remove", "attention") else 1)
     epochs = [f"compress.stages.{stage}.epochs={number}" for stage in STAGES[option]]
     more = ["compress.stages.joint.callbacks.joint.every=25"] if (data, option) == ("cifar", "joint") else []
-    rest = str((LONGER - 1) * EPOCHS[data])
-    return [f"+compress={option}", *epochs, *more, *(g.replace("LONGER-1", rest) for g in given)]
+    given = [g.replace("ONCE", str(EPOCHS[data])).replace("TWICE", str(2 * EPOCHS[data])) for g in given]
+    return [f"+compress={option}", *epochs, *more, *given]
 
 
 def main() -> None:
