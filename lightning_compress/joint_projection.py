@@ -4,7 +4,7 @@
 
 Source: Yang et al. 2020 (arXiv 1910.05897, section 3); the knapsacks are in sparsity_projection.py and
 bits_projection.py. That positions and codebooks may count is ours: the cost of a position depends on how many there
-are, so the first projection takes it from the time before, and gives way until the true size fits.
+are, so the first projection takes it from the time before, and scales the room until the true size fills the limit.
 """
 
 from __future__ import annotations

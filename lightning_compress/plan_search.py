@@ -70,7 +70,7 @@ class PlanSearch:
         """Search, or go on with a search that was killed; the plan of the highest reward."""
         stage = self.stage
         logger = self.run.make_logger(save_dir=self.folder / "search")
-        searcher, best, entries = self._search("", self.stage.searcher, [], [logger])
+        searcher, best, entries = self._search("", stage.searcher, [], [logger])
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
@@ -107,8 +107,8 @@ class PlanSearch:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
-        stage, written = self.stage, {"searcher": _describe(self.stage.searcher), **self.settings}
-        written["baselines"] = list(stage.baselines or {})
+        stage = self.stage
+        written = {"searcher": _describe(stage.searcher), **self.settings, "baselines": list(stage.baselines or {})}
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_compress import surgery, widths
 from lightning_compress.profile import Profile
-from lightning_compress.replacement import Replacement
+from lightning_compress.replacement import Replacement, replace_module
 
 
 @final
@@ -97,7 +97,7 @@ class RemovalGraph:
             surgery.check_plain(name, net.get_submodule(name), "LayerRemoval")
         for part in self.parts(names):
             for name in part.modules:
-                surgery.replace_module(net, name, Removed())
+                replace_module(net, name, Removed())
         weights = {name: net.get_submodule(name).weight.shape for name in narrower}
         widths.resize(
             net,

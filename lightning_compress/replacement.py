@@ -13,7 +13,7 @@ from torch import nn
 from lightning_compress.errors import CompressError, did_you_mean
 from lightning_compress.plan import Number, Plan
 from lightning_compress.profile import Profile
-from lightning_compress.surgery import known_class, replace_module
+from lightning_compress.surgery import known_class
 
 
 class Replacement(nn.Module):
@@ -85,3 +85,12 @@ def spread(plan: Plan, replaced: Collection[str], profile: Profile) -> Plan:
         for target in targets:
             layers[target] = {**layers.get(target, {}), **plan.layers[name]}
     return Plan(layers)
+
+
+def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where the sub-module ``name`` is, under each name that it has."""
+    old = net.get_submodule(name)
+    for parent in list(net.modules()):
+        for key, child in parent._modules.items():
+            if child is old:
+                parent._modules[key] = new

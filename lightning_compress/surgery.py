@@ -297,12 +297,3 @@ def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
     bias = shift * factor if norm.bias is None else shift * factor + norm.bias
     return factor.detach(), bias.detach()
-
-
-def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` where the sub-module ``name`` is, under each name that it has."""
-    old = net.get_submodule(name)
-    for parent in list(net.modules()):
-        for key, child in parent._modules.items():
-            if child is old:
-                parent._modules[key] = new

@@ -27,8 +27,8 @@ from lightning_compress.models.resnet_cifar import resnet8, resnet20
 from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
 from lightning_compress.record import Record, network, record_of, write_record
+from lightning_compress.replacement import replace_module
 from lightning_compress.scopes.network_wide import NetworkWide
-from lightning_compress.surgery import replace_module
 from lightning_compress.testing.toys import PlainModule, ToyNet
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)

@@ -31,8 +31,9 @@ from lightning_compress.gathered import forget, gathered, keep
 from lightning_compress.plan import Plan, matching
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.record import network
+from lightning_compress.replacement import replace_module
 from lightning_compress.space import Choice
-from lightning_compress.surgery import check_plain, drop_output, input_transform, replace_module
+from lightning_compress.surgery import check_plain, drop_output, input_transform
 
 KEY = "low_rank"
 PLAIN = {cls.forward for cls in (*trace.CONV, *trace.LINEAR)}

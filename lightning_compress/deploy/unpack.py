@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_compress import surgery
+from lightning_compress import replacement, surgery
 from lightning_compress.deploy import container, fitting
 from lightning_compress.deploy.coders import Coder, by_name
 from lightning_compress.deploy.description import Description
@@ -140,7 +140,7 @@ def _grid(layer: LayerProfile, stored: Mapping[str, Any], codes: Tensor, zero: f
 def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
     """Put the stored values into the parameters and buffers of one layer."""
     if layer.kind == "folded":
-        surgery.replace_module(net, layer.name, nn.Identity())
+        replacement.replace_module(net, layer.name, nn.Identity())
         return
     if layer.kind == "table":
         return

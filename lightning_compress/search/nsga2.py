@@ -68,9 +68,8 @@ class NSGA2(Searcher):
     ) -> None:
         super().__init__(problem, seed, objective)
         top = problem.space.largest
-        binds = not problem.budget.meets(problem.space.plan(top))
         self.dense = max(problem.budget.cost(problem.space.plan(top)), 1.0)
-        repair = OnBudget(problem.budget, p_spend if binds else 0.0)
+        repair = OnBudget(problem.budget, p_spend if self.binds else 0.0)
         mating = Mating(
             TournamentSelection(func_comp=binary_tournament),
             SBX(prob=crossover, eta=eta_crossover),

@@ -33,13 +33,14 @@ class Searcher(ABC):
         objective: score -> reward.
 
     Attributes:
+        binds: whether the budget excludes the largest point.
         spends: whether what a plan leaves of the budget is better spent.
     """
 
     def __init__(self, problem: Problem, seed: int, objective: Objective) -> None:
         self.problem, self.seed, self.objective = problem, seed, objective
-        binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
-        self.spends = binds and not objective.weighs_cost
+        self.binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
+        self.spends = self.binds and not objective.weighs_cost
         self.asked = 0
 
     @final
