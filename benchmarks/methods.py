@@ -1,7 +1,10 @@
 """Every method against its trivial baseline through the whole application, on digits or CIFAR-10.
 
     python benchmarks/methods.py digits --seeds 0 1 2
-    python benchmarks/methods.py cifar --seeds 0 --npz /path/cifar10.npz
+    python benchmarks/methods.py cifar --seeds 0 1 --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
+
+The checkpoint is the dense network of the same line without ``--ckpt`` and with seed 0: so that all seeds, which are
+those of the fine-tuning, begin with one network. On digits each seed trains its own.
 
 Each row is one run of train.py; finished runs are not run again. Accuracies are of the test set, of the packed file
 that was loaded again; sizes are of that file. Rows of one block have equal costs or say what they cost.
@@ -9,17 +12,17 @@ that was loaded again; sizes are of that file. Rows of one block have equal cost
 
 from __future__ import annotations
 
-import argparse
 from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, pstdev
 
-from whole_runs import run, slug
+from whole_runs import parser, run, slug
 
 SAME_FOR_ALL = ["threads=1"]
 DIGITS = ["epochs=30"]
 CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "epochs=5", "+trainer.limit_train_batches=150"]
 EPOCHS = {"digits": 20, "cifar": 1}
+STRENGTH = 20  # of the KL of weight noise on CIFAR-10, whose training is some hundred times shorter than the paper's
 LONGER = 3  # times as many where sparsity is an outcome of the training, or much is removed at once
 
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
@@ -33,6 +36,8 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "same density, cubic": ("sparsify", [f"{SPARSE}.uniform.density=0.1"]),
         "network-wide magnitude, cubic (baseline)": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide"]),
+        "network-wide, as long as variational (baseline)": (
+            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", f"{SPARSE}.epochs=LONGER"]),
         "kernels, network-wide, cubic": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", "compress/pattern=kernel"]),
         "2:4 (half of the weights)": (
@@ -112,28 +117,34 @@ STAGES = {
 }  # fmt: skip
 
 
+CIFAR_ONLY = {
+    "joint": [f"{JOINT}.callbacks.joint.every=25"],
+    "variational": [f"compress.stages.variational.callbacks.variational.strength={STRENGTH}"],
+}
+DIGITS_ONLY = ("half of the MACs, layer by layer",)  # a dozen trainings a row: see searchers_real.py for CIFAR-10
+
+
 def overrides(data: str, option: str, given: list[str]) -> list[str]:
     """The command line of one row: every stage trains equally long where the row does not say otherwise."""
     number = EPOCHS[data] * (LONGER if option in ("variational", "joint", "remove", "attention") else 1)
     epochs = [f"compress.stages.{stage}.epochs={number}" for stage in STAGES[option]]
-    more = ["compress.stages.joint.callbacks.joint.every=25"] if (data, option) == ("cifar", "joint") else []
-    given = [g.replace("ONCE", str(EPOCHS[data])).replace("TWICE", str(2 * EPOCHS[data])) for g in given]
-    return [f"+compress={option}", *epochs, *more, *given]
+    times = {"ONCE": 1, "TWICE": 2, "LONGER": LONGER}
+    for word, factor in times.items():
+        given = [g.replace(word, str(factor * EPOCHS[data])) for g in given]
+    return [f"+compress={option}", *epochs, *(CIFAR_ONLY.get(option, []) if data == "cifar" else []), *given]
 
 
 def main() -> None:
     """Run all rows, print the table after each block."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=EPOCHS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--npz", default="cifar10.npz")
-    parser.add_argument("--folder", default="runs/methods")
-    parser.add_argument("--cache", default="cache")
-    parser.add_argument("--rows", nargs="+", default=["*"], help="only rows whose names match one of these globs")
-    arguments = parser.parse_args()
+    asked = parser(__doc__ or "", EPOCHS)
+    asked.add_argument("--rows", nargs="+", default=["*"], help="only rows whose names match one of these globs")
+    arguments = asked.parse_args()
     base = DIGITS if arguments.data == "digits" else [*CIFAR, f"data.path={arguments.npz}"]
+    base = [*base, f"ckpt={arguments.ckpt}"] if arguments.ckpt else base
     print("python benchmarks/methods.py", arguments.data, "--seeds", *arguments.seeds, flush=True)
     for block, rows in BLOCKS.items():
+        if arguments.data == "cifar" and block in DIGITS_ONLY:
+            continue
         print(f"\n{block}\n{'':48s}{'accuracy %':>16s}{'points':>16s}{'bytes':>9s}{'weight bits':>12s}{'MACs':>12s}")
         for name, (option, given) in rows.items():
             if not any(fnmatch(name, glob) for glob in arguments.rows):
@@ -141,7 +152,7 @@ def main() -> None:
             found = []
             for seed in arguments.seeds:
                 command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}"]
-                folder = Path(arguments.folder).absolute() / arguments.data / slug(block, name) / str(seed)
+                folder = Path(arguments.folder).absolute() / "methods" / arguments.data / slug(block, name) / str(seed)
                 found.append(run([*command, *overrides(arguments.data, option, given)], folder))
             print(_row(name, found), flush=True)
 

@@ -11,12 +11,11 @@ accuracy of the packed file, fine-tuned by the best plan. Knapsack and ChannelGA
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import mean, pstdev
 
 from methods import DIGITS, SAME_FOR_ALL
-from whole_runs import run, slug
+from whole_runs import parser, run, slug
 
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -75,16 +74,10 @@ def row(name: str, folders: list[tuple[Path, dict]], stage: str) -> str:
 
 def main() -> None:
     """Run all rows, print a table for each problem."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=EPOCHS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--npz", default="cifar10.npz")
-    parser.add_argument("--ckpt")
-    parser.add_argument("--folder", default="runs/searchers")
-    parser.add_argument("--cache", default="cache")
-    parser.add_argument("--rows", nargs="+", default=[], help="only these searchers")
-    parser.add_argument("--problems", nargs="+", default=["keep-ratios", "bits"], help="only these")
-    arguments = parser.parse_args()
+    asked = parser(__doc__ or "", EPOCHS)
+    asked.add_argument("--rows", nargs="+", default=[], help="only these searchers")
+    asked.add_argument("--problems", nargs="+", default=["keep-ratios", "bits"], help="only these")
+    arguments = asked.parse_args()
     base = DIGITS
     if arguments.data == "cifar":
         base = [*CIFAR, f"data.path={arguments.npz}", f"ckpt={arguments.ckpt}"]
@@ -99,7 +92,7 @@ def main() -> None:
                 continue
             found = []
             for seed in arguments.seeds:
-                folder = Path(arguments.folder).absolute() / arguments.data / slug(title, name) / str(seed)
+                folder = Path(arguments.folder).absolute() / "searchers" / arguments.data / slug(title, name) / str(seed)
                 command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}", *overrides]
                 found.append((folder, run(command, folder)))
             print(row(name, found, stage), flush=True)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+
+def parser(description: str, data: Iterable[str]) -> argparse.ArgumentParser:
+    """What scripts ask that run on digits and CIFAR-10."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("data", choices=list(data))
+    found.add_argument("--seeds", type=int, nargs="+", default=[0])
+    found.add_argument("--npz", default="cifar10.npz")
+    found.add_argument("--ckpt", help="a dense network that is there; without it each seed trains its own")
+    found.add_argument("--folder", default="runs")
+    found.add_argument("--cache", default="cache")
+    return found
 
 
 def run(command: list[str], folder: Path) -> dict:
