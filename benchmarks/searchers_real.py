@@ -92,7 +92,8 @@ def main() -> None:
                 continue
             found = []
             for seed in arguments.seeds:
-                folder = Path(arguments.folder).absolute() / "searchers" / arguments.data / slug(title, name) / str(seed)
+                home = Path(arguments.folder).absolute() / "searchers" / arguments.data
+                folder = home / slug(title, name) / str(seed)
                 command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}", *overrides]
                 found.append((folder, run(command, folder)))
             print(row(name, found, stage), flush=True)

@@ -6,16 +6,12 @@ import io
 import re
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
-from lightning_compress.deploy import axis, charts
+from lightning_compress.deploy import charts
 from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
-from lightning_compress.deploy.page import STYLE
 from lightning_compress.deploy.plan_table import plan_table
 from lightning_compress.deploy.report import write_report
 from lightning_compress.plan import Plan
@@ -165,48 +161,6 @@ def test_the_page_follows_the_scheme_and_the_width_of_the_screen(write):
     assert '<meta name="viewport"' in source
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 9), st.floats(0, 1)).map(lambda t: (round(t[0]), round(t[1], 1))),
-        min_size=1,
-        max_size=20,
-    )
-)
-def test_the_front_is_what_no_trial_dominates(values):
-    points = tuple(Point(i, cost, reward) for i, (cost, reward) in enumerate(values))
-    front = {(p.cost, p.reward) for p in Search("s", "c", "r", 1.0, points).front}
-    expected = {(c, r) for c, r in values if not any(c2 <= c and r2 >= r and (c2, r2) != (c, r) for c2, r2 in values)}
-    assert front == expected
-
-
-@given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9))
-def test_ticks_are_few_inside_the_axis_and_told_apart_by_their_labels(low, width):
-    found = axis.axis([low, low + width], 0, 100)
-    values, labels = zip(*found.ticks, strict=True)
-    assert 3 <= len(values) <= 10
-    assert all(-0.1 <= found(value) <= 100.1 for value in values)
-    assert len(set(labels)) == len(labels)
-    assert 2 <= len(found.labelled(6)) <= 6
-
-
-@given(st.integers(1, 100_000))
-def test_trials_are_counted_in_whole_numbers(last):
-    found = axis.axis([0, last], 0, 100, least=1)
-    assert all(value == round(value) for value, _ in found.ticks)
-    assert found.ticks[0] == (0, "0")
-    assert 2 <= len(found.labelled(6)) <= 6
-
-
-@pytest.mark.parametrize(("values", "labels"), [
-    ([38_000, 39_000], ["38.0k", "38.2k", "38.4k", "38.6k", "38.8k", "39.0k"]),
-    ([0.97, 0.99], ["0.970", "0.975", "0.980", "0.985", "0.990"]),
-    ([0, 100], ["0", "20", "40", "60", "80", "100"]),
-    ([0, 3_000_000], ["0", "0.5M", "1.0M", "1.5M", "2.0M", "2.5M", "3.0M"]),
-])  # fmt: skip
-def test_tick_labels(values, labels):
-    assert [label for _, label in axis.axis(values, 0, 100).ticks] == labels
-
-
 def test_the_terminal_table_has_the_same_cells():
     out = io.StringIO()
     Console(file=out, width=120).print(table(ROWS))
@@ -225,17 +179,6 @@ def test_changes_are_ratios_and_of_shares_differences(row, change):
     assert row.cells()[-1] == change
 
 
-def test_baselines_have_a_line_and_a_number_each():
-    points = tuple(Point(i, 10.0 + i, 0.5 + 0.1 * i) for i in range(3))
-    others = {"random": (Point(0, 9.0, 0.4), Point(1, 9.0, 0.6)), "uniform": (Point(0, None, None, "failed"),)}
-    found = Search("quantize", "bytes", "reward", 20.0, points, others)
-    assert found.compared() == {"this search": 0.7, "random": 0.6, "uniform": None}
-    drawn = charts.curve(found)
-    assert drawn.count('class="baseline look') == 1
-    assert "<title>random: 0.6000</title>" in drawn
-    assert drawn.count('class="best"') == 1
-
-
 def test_each_baseline_has_its_own_look_and_stands_in_the_key(write):
     others = {f"other{i}": (Point(0, 9.0, 0.1 * i),) for i in range(charts.LOOKS)}
     others["fails"] = (Point(0, None, None, "why"),)
@@ -246,43 +189,6 @@ def test_each_baseline_has_its_own_look_and_stands_in_the_key(write):
     assert len(set(keys)) == charts.LOOKS
     assert {f"{name}, best so far" for name in others if name != "fails"} <= set(page.text)
     assert "fails, best so far" not in page.text
-
-
-def rules(name: str) -> dict[str, str]:
-    """Selector -> value of a property, over the whole style sheet."""
-    found = {}
-    for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", STYLE):
-        for value in re.findall(rf"(?:^|[;\s]){name}:\s*([^;]+)", body):
-            found |= dict.fromkeys((selector.strip() for selector in selectors.split(",")), value.strip())
-    return found
-
-
-def test_no_two_looks_share_colour_and_dash():
-    colours, dashes = rules("stroke"), rules("stroke-dasharray")
-    looks = {(colours[f".{charts.look(i)}"], dashes[f".{charts.look(i)}"]) for i in range(charts.LOOKS)}
-    assert len(looks) == charts.LOOKS
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance by WCAG 2, of ``#rgb`` or ``#rrggbb``."""
-    digits = colour.removeprefix("#")
-    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
-    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
-    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_text_and_marks_have_contrast(scheme):
-    """Text 4.5 : 1, and marks of charts 3 : 1, as WCAG 2.2 asks (1.4.3, 1.4.11)."""
-    block = re.findall(r":root \{([^}]*)\}", STYLE)[scheme]
-    colours = {name: luminance(value) for name, value in re.findall(r"--(\w+): (#\w+)", block)}
-    marks = {"accent", "dot", "front", "bad", "hue0", "hue1", "hue2", "hue3"}
-    assert marks | {"text", "soft", "page", "panel", "rule"} == colours.keys()
-    for name, least in [("text", 4.5), ("soft", 4.5), *((mark, 3.0) for mark in sorted(marks))]:
-        for ground in ("page", "panel"):
-            low, high = sorted((colours[name], colours[ground]))
-            assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 
 def test_reasons_of_failures_are_text_too(write):
@@ -309,22 +215,6 @@ def test_a_long_search_makes_a_small_page_with_all_that_matters(write):
     assert len(classed(written.page, "failed")) == charts.FAILURES + 1
     assert "at most 2,000 evenly by number" in " ".join(written.page.text)
     assert "at most 2,000" not in " ".join(write(REPORT).page.text)
-
-
-def test_lines_and_fronts_of_every_length_stay_small():
-    points = tuple(Point(i, float(i), float(i)) for i in range(30_000))  # each the best so far, and all on the front
-    search = replace(SEARCH, points=points)
-    assert len(charts.curve(search)) + len(charts.scatter(search)) < 1_500_000
-
-
-@given(st.integers(1, 300), st.integers(2, 50))
-def test_dots_are_chosen_evenly_with_both_ends(count, most):
-    points = [Point(i, 1.0, 1.0) for i in range(count)]
-    numbers = [point.number for point in charts._evenly(points, most)]
-    assert len(numbers) == len(set(numbers)) == min(count, most)
-    assert (numbers[0], numbers[-1]) == (0, count - 1)
-    gaps = {after - before for before, after in pairwise(numbers)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def test_layers_stand_in_natural_order_without_what_all_names_begin_with():
