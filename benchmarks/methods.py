@@ -77,6 +77,12 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
             "remove", ["compress.searcher=null", "compress/initialiser=restart", "compress/loss=logit_mse"]),
         "new weights, attention transfer": ("attention", ["compress/initialiser=restart"]),
         "new weights, FitNets": ("attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse"]),
+        "new weights, FitNets, a tenth of the weight": (
+            "attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse",
+                          f"{REMOVE}.distillation.weight=0.1"]),
+        "new weights, FitNets, middle stage alone": (
+            "attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse",
+                          f"{REMOVE}.distillation.layers=[layer2]"]),
         "inherited weights, Hinton": ("remove", ["compress.searcher=null", "compress/initialiser=inherit"]),
         "least squares, Hinton": ("remove", ["compress.searcher=null"]),
     },
