@@ -50,7 +50,7 @@ class Searcher(ABC):
         with own_randomness(self.seed, 2 * number):
             indices = tuple(int(i) for i in self.propose(number))
         self.asked += 1
-        return Trial(number, indices, self.problem.space.plan(indices))
+        return Trial(number, indices, self.problem.space)
 
     @final
     def tell(self, trial: Trial, score: Score | None) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lightning_compress.plan import Plan
+from lightning_compress.space import Space
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A proposal: its number, its point in the space, and the plan that it stands for."""
+    """A proposal: its number, and its point in the space."""
 
     number: int
     indices: tuple[int, ...]
-    plan: Plan
+    space: Space
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the point stands for; made when it is asked for, as a replay of a long journal needs nearly none."""
+        return self.space.plan(self.indices)
 
 
 @dataclass(frozen=True)
