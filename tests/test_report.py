@@ -136,6 +136,7 @@ def test_the_search_shows_each_trial_the_front_and_the_chosen_one(write):
     assert len(classed(page, "front")) == 3 + 1
     assert len(classed(page, "chosen")) == 1 + 1
     assert "5 trials, 1 failed; trial 3 is the best, with 0.9000." in page.text
+    assert any("quantize/front/TRIAL.yaml" in text for text in page.text)
 
 
 def test_marks_lie_inside_the_chart(write):

@@ -77,6 +77,7 @@ def _search(search: Search) -> str:
             f"The charts show a dot for some of the trials only: at most {charts.DOTS:,} evenly by number, at most "
             f"{charts.FAILURES} of those that failed, and those on the Pareto front or better than all before."
         )
+    texts.append(f"Plans of the Pareto front: {search.name}/front/TRIAL.yaml in the run's folder, each for plan=FILE.")
     keys = [_sign("trial"), _sign("best", "this search, best so far"), *_baselines(search)]
     return (
         f"{title}\n{_paragraphs(texts)}\n"
