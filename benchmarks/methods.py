@@ -20,7 +20,7 @@ from whole_runs import parser, run, slug
 
 SAME_FOR_ALL = ["threads=1"]
 DIGITS = ["epochs=30"]
-CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "epochs=5", "+trainer.limit_train_batches=150"]
+CIFAR = ["experiment=cifar10_resnet20", "data=npz", "epochs=5", "+trainer.limit_train_batches=150"]
 EPOCHS = {"digits": 20, "cifar": 1}
 STRENGTH = 20  # of the KL of weight noise on CIFAR-10, whose training is some hundred times shorter than the paper's
 LONGER = 3  # times as many where sparsity is an outcome of the training, or much is removed at once

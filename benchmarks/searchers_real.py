@@ -21,7 +21,7 @@ from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objective import AccuracyUnderBudget
 
 TRIALS = {"digits": 60, "cifar": 40}
-CIFAR = ["experiment=cifar10_resnet20", "data=npz", "data.seed=0", "+trainer.limit_train_batches=50"]
+CIFAR = ["experiment=cifar10_resnet20", "data=npz", "+trainer.limit_train_batches=50"]
 PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
 EPOCHS = {"digits": 20, "cifar": 1}
 CHEAPER = {"digits": [], "cifar": ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]}
