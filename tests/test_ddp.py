@@ -1,0 +1,61 @@
+"""Two processes that train on different data end with the same network: Lightning's ``strategy="ddp"``, on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_compress.deploy.unpack import load
+from lightning_compress.testing.toys import PlainModule
+
+TRAIN = """
+import copy, sys
+import torch
+import lightning_compress as lc
+from lightning import Trainer, seed_everything
+from lightning_compress.testing.toys import QUIET, PlainModule, ToyData, toy_data
+
+class DataOfRank(ToyData):
+    def train_dataloader(self):
+        return toy_data(self.trainer.global_rank)[0]
+
+torch.set_num_threads(1)
+seed_everything(0, verbose=False)
+module = PlainModule()
+bits = {{layer: {{"weight_bits": 4, "act_bits": 8}} for layer in ("stem.0", "conv2", "fc")}}
+callbacks = {callbacks}
+trainer = Trainer(**QUIET, max_epochs=3, devices=2, strategy={strategy!r}, callbacks=callbacks)
+trainer.fit(module, datamodule=DataOfRank())
+torch.save(module.state_dict(), f"{folder}/{{trainer.global_rank}}.pt")
+if trainer.is_global_zero:
+    lc.save(module, "{folder}/small.safetensors", example_input=torch.zeros(2, 1, 8, 8))
+"""
+ALWAYS_TRAINED = """[
+    lc.ChannelPruning({"conv1": {"channels": 0.5}}), lc.WeightPruning({"conv2": {"density": 0.5}}),
+    lc.KnowledgeDistillation(copy.deepcopy(module)), lc.QuantizationAwareTraining(bits),
+]"""
+RESTING = """[
+    lc.LogNormalDropout({"conv1": {"log_normal": 1}}), lc.VariationalDropout({"conv2": {"variational": 1}}),
+]"""
+JOINT = """[lc.JointSparsityQuantization({"conv1": {"joint": 1}, "conv2": {"joint": 1}})]"""
+
+
+@pytest.mark.parametrize(("callbacks", "strategy"), [
+    (ALWAYS_TRAINED, "ddp"),
+    (RESTING, "ddp_find_unused_parameters_true"),
+    (JOINT, "ddp_find_unused_parameters_true"),
+], ids=["structure, masks, teacher, bits", "noise", "joint"])  # fmt: skip
+def test_both_processes_end_with_the_same_network(callbacks, strategy, tmp_path):
+    script = tmp_path / "train.py"  # Lightning starts it a second time
+    script.write_text(TRAIN.format(callbacks=callbacks, strategy=strategy, folder=tmp_path))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    mine, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert mine.keys() == other.keys()
+    own = {"running_mean", "running_var"}  # of the data of each process, as always in DDP
+    assert all(torch.equal(mine[key], other[key]) for key in mine if key.rpartition(".")[2] not in own)
+    assert load(tmp_path / "small.safetensors", PlainModule()).model.fc.weight.isfinite().all()
