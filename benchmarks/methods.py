@@ -22,7 +22,7 @@ SAME_FOR_ALL = ["threads=1"]
 DIGITS = ["epochs=30"]
 CIFAR = ["experiment=cifar10_resnet20", "data=npz", "epochs=5", "+trainer.limit_train_batches=150"]
 EPOCHS = {"digits": 20, "cifar": 1}
-STRENGTH = 20  # of the KL of weight noise on CIFAR-10, whose training is some hundred times shorter than the paper's
+STRENGTH = 4  # of the KL of weight noise on CIFAR-10, whose training is some hundred times shorter than the paper's
 LONGER = 3  # times as many where sparsity is an outcome of the training, or much is removed at once
 
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"

@@ -55,6 +55,12 @@ def test_the_kl_of_gaussian_noise_is_the_integral():
         assert found == pytest.approx(exact_kl(np.exp(log_alpha)) - limit, abs=0.012)
 
 
+def test_the_kl_of_a_slice_is_that_of_its_weights():
+    weight = torch.randn(6, 4, 1, 1).expand(6, 4, 3, 3)
+    slices, single = (GaussianNoise(weight.shape, grain) for grain in ((6, 4, 1, 1), weight.shape))
+    torch.testing.assert_close(slices.kl(weight), single.kl(weight))
+
+
 @pytest.mark.parametrize("grain", [(6, 4, 3, 3), (6, 4, 1, 1)], ids=["element", "kernel"])
 def test_noise_on_outputs_is_noise_on_weights(grain):
     torch.manual_seed(0)

@@ -6,8 +6,8 @@
 
 Source: Molchanov et al. 2017 (arXiv 1701.05369, eqs. 14-17; the local reparametrisation is Kingma et al. 2015). A
 weight whose log alpha is above a threshold (3: dropped with probability 0.95) carries no information. For slices,
-theta^2 is the mean over the slice, sigma^2 is shared by it and the KL counts once: our reconstruction of paper 1's
-"kernel-wise".
+theta^2 is the mean over the slice, sigma^2 is shared by it and the KL counts for each of its weights, so that a
+strength means as much as for single weights: our reconstruction of paper 1's "kernel-wise".
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class GaussianNoise(Noise, Mask):
 
     def kl(self, weight: Tensor) -> Tensor:
         log_alpha = self.log_alpha(weight)
-        return (K1 - K1 * torch.sigmoid(K2 + K3 * log_alpha) + 0.5 * F.softplus(-log_alpha)).sum()
+        of_one = K1 - K1 * torch.sigmoid(K2 + K3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
+        return of_one.sum() * (self.mask.numel() // log_alpha.numel())
 
     def after_forward(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.ended or not self.training:
