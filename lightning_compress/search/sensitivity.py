@@ -22,6 +22,7 @@ from lightning_compress.budget import Budget
 from lightning_compress.errors import CompressError
 from lightning_compress.search.executor import Evaluate, outcome_of
 from lightning_compress.search.journal import Entry, Journal
+from lightning_compress.search.loop import progress
 from lightning_compress.search.objective import Objective
 from lightning_compress.space import Space
 
@@ -68,10 +69,13 @@ def measure(
         (*space.largest[:i], index, *space.largest[i + 1 :]) for i, found in enumerate(tested) for index in found
     ]
     finished = {entry.number: entry for entry in journal}
-    for number, point in enumerate(points):
-        if number not in finished:
-            finished[number] = _evaluated(number, point, space, evaluate)
-            journal.append(finished[number])
+    with progress() as bar:
+        task = bar.add_task("sensitivity", total=len(points), completed=len(finished), note="")
+        for number, point in enumerate(points):
+            if number not in finished:
+                finished[number] = _evaluated(number, point, space, evaluate)
+                journal.append(finished[number])
+                bar.update(task, advance=1)
     whole = finished[0].score
     if whole is None:
         raise CompressError(f"sensitivity: the network as it is cannot be scored: {finished[0].failure}")
