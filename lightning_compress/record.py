@@ -101,6 +101,8 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     present = record_of(net)
     if present is not None:
         _check_same(present.applied, applied)
+        if present.applied.keys() <= applied.keys():
+            _drop_ended_noise(net, saved["transforms"])
     shapes = {
         key.removeprefix(prefix).replace(".parametrizations.weight.original", ".weight"): value.shape
         for key, value in checkpoint["state_dict"].items()
@@ -111,6 +113,13 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     forget(net)
     surgery.rebuild(net, saved["transforms"])
     write_record(net, Record(Profile.from_dict(saved["profile"]), applied, asked))
+
+
+def _drop_ended_noise(net: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take off the noise of an earlier stage that a later one, which wrote the checkpoint, took off."""
+    for name, layer in surgery.transformed(net).items():
+        if surgery.OUTPUT not in described.get(name, {}):
+            surgery.drop_output(layer)
 
 
 def _check_same(present: Mapping[str, Plan], saved: Mapping[str, Plan]) -> None:
