@@ -5,9 +5,9 @@ executor and the loop, not the machine; scaling_real.py has real candidates. Eff
 divided by the workers) over the measured one, after the workers have started.
 
 - even: the executor alone, candidates of one duration, ``ROUNDS`` for each worker.
-- search: ``search()`` with its journal, durations of 0.25 to 0.75 s, and batches b of one or four candidates for each
-  of w workers. At the end of each batch workers wait for the slowest, which is the price of results that do not
-  depend on the number of workers: "possible" is the efficiency that this alone would leave.
+- search: ``search()`` with its journal, durations of 0.25 to 0.75 s, and one or two candidates in flight for each of
+  w workers. Candidates are asked in order, each when the one that many before it is told, which is the price of results
+  that do not depend on the number of workers: "possible" is the efficiency that this, and the last candidates, leave.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lightning_compress.search.random import Random
 from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 
-WORKERS, ROUNDS = (1, 2, 4, 8, 16, 32), 8
+WORKERS, ROUNDS = (1, 2, 4, 8, 16, 32), 16
 PROBLEM = problems.bits(layers=8)  # so many plans that none occurs twice
 OBJECTIVE = AccuracyUnderBudget(loss="worker", weight=0.0)
 
@@ -78,13 +78,13 @@ def even(workers: int, duration: float) -> float:
         return ROUNDS * duration / (perf_counter() - began)
 
 
-def searched(workers: int, batch: int) -> float:
+def searched(workers: int, in_flight: int) -> float:
     evaluate, trials = Sleeper(0.5, spread=0.5), ROUNDS * workers
     executor = started(evaluate, workers)
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), Journal(Path(folder) / "j", {}) as journal:
         began = perf_counter()
         searcher = Random(PROBLEM.problem, 0, OBJECTIVE)
-        search(searcher, evaluate, journal, trials, executor=lambda _: executor, batch=batch)
+        search(searcher, evaluate, journal, trials, executor=lambda _: executor, in_flight=in_flight)
         seconds = perf_counter() - began
     return ideal(workers) / seconds
 
@@ -93,20 +93,20 @@ def ideal(workers: int) -> float:
     return sum(durations(workers)) / workers
 
 
-def possible(workers: int, batch: int) -> float:
+def possible(workers: int, in_flight: int) -> float:
     """The efficiency if nothing but the candidates took time."""
-    return ideal(workers) / makespan(durations(workers), workers, batch)
+    return ideal(workers) / makespan(durations(workers), workers, in_flight)
 
 
-def makespan(todo: Sequence[float], workers: int, batch: int) -> float:
-    """Seconds until all is done in order, where each batch waits for its last worker."""
-    seconds = 0.0
-    for first in range(0, len(todo), batch):
-        ends = [0.0] * workers
-        for duration in todo[first : first + batch]:
-            heapreplace(ends, ends[0] + duration)
-        seconds += max(ends)
-    return seconds
+def makespan(todo: Sequence[float], workers: int, in_flight: int) -> float:
+    """Seconds until all is done, where each waits for a worker and for all up to ``in_flight`` before it."""
+    free, told = [0.0] * workers, []
+    for number, duration in enumerate(todo):
+        asked = told[number - in_flight] if number >= in_flight else 0.0
+        end = max(free[0], asked) + duration
+        heapreplace(free, end)
+        told.append(max(end, told[-1]) if told else end)
+    return told[-1]
 
 
 def durations(workers: int) -> list[float]:
@@ -115,11 +115,11 @@ def durations(workers: int) -> list[float]:
 
 
 def main() -> None:
-    print(f"{'workers':7}{'even 0.1 s':>12}{'search, b=w':>14}{'possible':>10}{'search, b=4w':>14}{'possible':>10}")
+    print(f"{'workers':7}{'even 0.1 s':>12}{'search, w':>14}{'possible':>10}{'search, 2w':>14}{'possible':>10}")
     for workers in WORKERS:
         widths = [(even(workers, 0.1), 12)]
-        for batch in (workers, 4 * workers):
-            widths += [(searched(workers, batch), 14), (possible(workers, batch), 10)]
+        for in_flight in (workers, 2 * workers):
+            widths += [(searched(workers, in_flight), 14), (possible(workers, in_flight), 10)]
         print(f"{workers:7}" + "".join(f"{cell:{width}.1%}" for cell, width in widths), flush=True)
 
 

@@ -4,9 +4,9 @@ Channels of a ResNet-8 on scikit-learn's digits, budget half of the MACs, as +co
 are recalibrated and validated, or trained for ten steps before. Both searches must find the same plans with the same
 accuracies, or the benchmark fails. Efficiency is the time with one worker over twice that with two, after the workers
 have started. By the clock: the fastest of the rounds, which take turns. By CPU seconds, which other work on the machine
-stretches less: those of the search with two workers, laid out as if each process had a core of its own, each batch
-ending with its last worker, and workers waiting while the search itself computes, which in part they need not.
-"possible" is what the batches alone would leave, by the same CPU seconds.
+stretches less: those of the search with two workers, laid out as if each process had a core of its own, each candidate
+asked when all up to four before it are told, and workers waiting while the search itself computes, which in part they
+need not. "possible" is what the order of telling alone would leave, by the same CPU seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from lightning_compress.search.process import Processes
 from lightning_compress.search.random import Random
 from lightning_compress.search.trial import Score
 
-TRIALS, BATCH, SHARE, OBJECTIVE = 64, 8, 0.5, AccuracyUnderBudget()  # eight children are a generation of GeneCAI
+TRIALS, IN_FLIGHT, SHARE, OBJECTIVE = 64, 4, 0.5, AccuracyUnderBudget()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Search:
     Attributes:
         seconds: by the clock.
         own: CPU seconds of the process that searches.
-        candidates: CPU seconds of each candidate, by batch; copies of known networks take none.
+        candidates: CPU seconds of each candidate, in order; copies of known networks take none.
         found: plan and accuracy of each trial.
     """
 
@@ -81,7 +81,7 @@ class Search:
 
     def at_best(self, workers: int) -> float:
         """Seconds if every process had a core of its own."""
-        return makespan(self.candidates, workers, BATCH) + self.own
+        return makespan(self.candidates, workers, IN_FLIGHT) + self.own
 
 
 def started(evaluate: Timed, workers: int, problem: Problem) -> Processes:
@@ -99,7 +99,7 @@ def searched(evaluate: Timed, workers: int, problem: Problem) -> Search:
         with redirect_stdout(StringIO()):
             began, own = perf_counter(), process_time()
             searcher = GeneCAI(problem, 0, OBJECTIVE)
-            search(searcher, evaluate, journal, TRIALS, executor=lambda _: executor, batch=BATCH)
+            search(searcher, evaluate, journal, TRIALS, executor=lambda _: executor, in_flight=IN_FLIGHT)
             seconds, own = perf_counter() - began, process_time() - own
         entries = list(journal)
     return Search(seconds, own, [cpu(entry) for entry in entries], [(e.indices, accuracy(e)) for e in entries])
@@ -128,7 +128,7 @@ def compare(name: str, evaluate: Timed, problem: Problem, rounds: int) -> None:
     shares = (
         one.seconds / (2 * two.seconds),
         two.at_best(1) / (2 * two.at_best(2)),
-        sum(two.candidates) / (2 * makespan(two.candidates, 2, BATCH)),
+        sum(two.candidates) / (2 * makespan(two.candidates, 2, IN_FLIGHT)),
     )
     print("".join(f"{share:14.1%}" for share in shares), flush=True)
 
@@ -145,7 +145,7 @@ def main() -> None:
     space, dense = composition.space(), MACs()(composition.profile)
     budget = Budget(lambda plan: MACs()(composition.predict(plan)), SHARE * dense, space)
     problem = Problem(budget, composition.profile, composition.predict)
-    print(f"load before: {os.getloadavg()[0]:.1f}; {TRIALS} trials, batch {BATCH}, {arguments.rounds} rounds")
+    print(f"load before: {os.getloadavg()[0]:.1f}; {TRIALS} trials, {IN_FLIGHT} in flight, {arguments.rounds} rounds")
     heads = ("seconds", 10), ("candidates, CPU", 16), ("search, CPU", 14)
     shares = ("by the clock", 14), ("by CPU", 14), ("possible", 14)
     print(f"{'candidates':24}{'workers':>7}" + "".join(f"{head:>{width}}" for head, width in (*heads, *shares)))

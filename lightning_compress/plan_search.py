@@ -61,7 +61,7 @@ class PlanSearch:
         correlation = stage.correlation
         self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)
         self.settings = {
-            "objective": repr(stage.objective), "limit": budget.limit, "seed": run.seed, "batch": stage.batch,
+            "objective": repr(stage.objective), "limit": budget.limit, "seed": run.seed, "in_flight": stage.in_flight,
             "halving": repr(stage.halving), "cost": repr(stage.cost), **self._scoring(self.evaluator),
             "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
         }  # fmt: skip
@@ -88,7 +88,7 @@ class PlanSearch:
         with Journal(self.folder / journal_name(name), {"searcher": _describe(make), **self.settings}) as journal:
             start = start_of(make, self.folder.name)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
-            best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.batch, known=known)
+            best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
             return searcher, best, list(journal)
 
     def _write_front(self, entries: Sequence[Entry]) -> None:

@@ -45,8 +45,8 @@ class Stage:
         objective: score -> reward.
         trials: candidates to score.
         executor: ``(evaluate) -> Executor``: where candidates are scored.
-        batch: candidates that are open at a time; see :mod:`lightning_compress.search.loop`.
-        halving: cheap scores first, the full one for the best of each batch; None scores all in full.
+        in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
+        halving: cheap scores first, the full one for the best of those in flight; None scores all in full.
         correlation: how well the search's scores rank plans, measured after it; None does not.
         uniform: knob -> number for every layer that has the knob, when nothing is searched.
         distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
@@ -64,7 +64,7 @@ class Stage:
     objective: Objective | None = None
     trials: int = 100
     executor: Callable[[Evaluate], Executor] = Serial
-    batch: int = 1
+    in_flight: int = 1
     halving: Halving | None = None
     correlation: Correlation | None = None
     uniform: Mapping[str, Number] | None = None

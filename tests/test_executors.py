@@ -52,10 +52,10 @@ class TestPoolContract(PoolContract):
         return maker(request.param)
 
 
-def run(file, path, trials, executor, batch, evaluate=PROBLEM):
+def run(file, path, trials, executor, in_flight, evaluate=PROBLEM):
     searcher = instantiate(OmegaConf.load(file))(problem=PROBLEM.problem, seed=0, objective=OBJECTIVE)
-    with Journal(path, {"batch": batch}) as journal:
-        best = search(searcher, evaluate, journal, trials, executor=executor, batch=batch)
+    with Journal(path, {"in_flight": in_flight}) as journal:
+        best = search(searcher, evaluate, journal, trials, executor=executor, in_flight=in_flight)
     return best, [(e.number, e.indices, e.score) for e in read(path)]
 
 
@@ -71,7 +71,7 @@ def test_a_search_is_the_same_with_any_number_of_workers(file, tmp_path):
 
 
 def test_more_workers_than_open_trials_are_refused(tmp_path):
-    with pytest.raises(CompressError, match="with a batch of 2; set batch to 3 or more"):
+    with pytest.raises(CompressError, match="with 2 trials in flight; set in_flight to 3 or more"):
         run(SEARCHERS[0], tmp_path / "j", 4, partial(Processes, workers=3), 2)
 
 

@@ -149,9 +149,8 @@ def test_a_search_with_it_resumes_at_a_batch_and_finds_the_same(tmp_path):
     def run(name, trials):
         executor = Halving().over(Serial, OBJECTIVE)
         with Journal(tmp_path / name, {}) as journal:
-            best = search(
-                Random(synthetic.problem, 0, OBJECTIVE), Shared(synthetic), journal, trials, executor=executor, batch=9
-            )
+            searcher = Random(synthetic.problem, 0, OBJECTIVE)
+            best = search(searcher, Shared(synthetic), journal, trials, executor=executor, in_flight=9)
         return best, [(e.indices, e.score) for e in read(tmp_path / name)]
 
     whole = run("whole", 36)

@@ -1,8 +1,9 @@
-"""The loop: batches, scores that are no numbers, interruptions."""
+"""The loop: trials in flight, scores that are no numbers, interruptions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from heapq import heappop, heappush
 from math import inf, nan
 
 import pytest
@@ -29,10 +30,44 @@ class Backwards(Executor):
 
     def __init__(self, evaluate):
         super().__init__(evaluate, workers=2)
+        self.waiting = []
 
-    def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
-        for number in reversed(plans):
-            yield number, outcome_of(self.evaluate, plans[number])
+    def submit(self, number: int, plan: Plan) -> None:
+        self.waiting.append((number, plan))
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        number, plan = self.waiting.pop()
+        return [(number, outcome_of(self.evaluate, plan))]
+
+
+class Comparing(Backwards):
+    """Wants to see whole batches."""
+
+    compares = True
+
+
+class Clocked(Executor):
+    """Workers whose time passes only here: a plan takes 0.25 to 0.75 s, as its digest says."""
+
+    def __init__(self, evaluate, workers: int):
+        super().__init__(evaluate, workers)
+        self.now, self.work, self.queue, self.running = 0.0, 0.0, deque(), []
+
+    def submit(self, number: int, plan: Plan) -> None:
+        self.queue.append((number, plan))
+        self.begin()
+
+    def begin(self) -> None:
+        while self.queue and len(self.running) < self.workers:
+            number, plan = self.queue.popleft()
+            seconds = 0.25 + 0.5 * int(plan.digest, 16) / 2**64
+            self.work += seconds
+            heappush(self.running, (self.now + seconds, number, plan))
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        self.now, number, plan = heappop(self.running)
+        self.begin()
+        return [(number, outcome_of(self.evaluate, plan))]
 
 
 class Diary(Searcher):
@@ -50,10 +85,10 @@ class Diary(Searcher):
         self.events.append(f"tell {trial.number}" + (" failed" if reward is None else ""))
 
 
-def run(path, cls, trials, evaluate=PROBLEM, objective: Objective = OBJECTIVE, loggers=(), **settings):
-    searcher = cls(PROBLEM.problem, 0, objective)
+def run(path, cls, trials, evaluate=None, objective: Objective = OBJECTIVE, loggers=(), problem=PROBLEM, **settings):
+    searcher = cls(problem.problem, 0, objective)
     with Journal(path, {}) as journal:
-        best = search(searcher, evaluate, journal, trials, loggers, **settings)
+        best = search(searcher, evaluate or problem, journal, trials, loggers, **settings)
     return best, searcher
 
 
@@ -61,35 +96,54 @@ def rows(path):
     return [(e.number, e.indices, e.key, e.score) for e in read(path)]
 
 
-def test_a_batch_is_asked_before_it_is_told_and_told_in_order(tmp_path):
-    _, diary = run(tmp_path / "j", Diary, 5, executor=Backwards, batch=3)
+def test_trials_are_asked_as_soon_as_there_is_room_and_told_in_order(tmp_path):
+    _, diary = run(tmp_path / "j", Diary, 5, executor=Backwards, in_flight=3)
+    expected = ["ask 0", "ask 1", "ask 2", "tell 0", "ask 3", "tell 1", "ask 4", "tell 2", "tell 3", "tell 4"]
+    assert diary.events == expected
+
+
+def test_an_executor_that_compares_plans_is_given_whole_batches(tmp_path):
+    _, diary = run(tmp_path / "j", Diary, 5, executor=Comparing, in_flight=3)
     expected = ["ask 0", "ask 1", "ask 2", "tell 0", "tell 1", "tell 2", "ask 3", "ask 4", "tell 3", "tell 4"]
     assert diary.events == expected
 
 
+@pytest.mark.parametrize("workers", [2, 8, 32])
+def test_workers_hardly_wait_with_twice_as_many_in_flight(workers, tmp_path):
+    executors = []
+
+    def make(evaluate):
+        executors.append(Clocked(evaluate, workers))
+        return executors[-1]
+
+    run(tmp_path / "j", Random, 40 * workers, problem=problems.bits(layers=8), executor=make, in_flight=2 * workers)
+    (executor,) = executors
+    assert 0.97 < executor.work / (workers * executor.now) <= 1
+
+
 @pytest.mark.parametrize("cls", [DDPG, Random])
 def test_the_order_in_which_workers_finish_changes_nothing(cls, tmp_path):
-    best, _ = run(tmp_path / "forwards", cls, 30, batch=4)
-    assert run(tmp_path / "backwards", cls, 30, executor=Backwards, batch=4)[0] == best
+    best, _ = run(tmp_path / "forwards", cls, 30, in_flight=4)
+    assert run(tmp_path / "backwards", cls, 30, executor=Backwards, in_flight=4)[0] == best
     assert rows(tmp_path / "backwards") == rows(tmp_path / "forwards")
 
 
-def test_a_searcher_that_learns_nothing_does_not_depend_on_the_batch(tmp_path):
+def test_a_searcher_that_learns_nothing_does_not_depend_on_what_is_in_flight(tmp_path):
     best, _ = run(tmp_path / "one", Random, 30)
-    assert run(tmp_path / "seven", Random, 30, batch=7)[0] == best
+    assert run(tmp_path / "seven", Random, 30, in_flight=7)[0] == best
 
 
 @pytest.mark.parametrize("first", [1, 6, 9])
-def test_a_search_in_parts_that_cut_a_batch_equals_one_in_whole(first, tmp_path):
-    whole, _ = run(tmp_path / "whole", DDPG, 27, batch=4)
-    run(tmp_path / "parts", DDPG, first, batch=4)
-    assert run(tmp_path / "parts", DDPG, 27, batch=4)[0] == whole
+def test_a_search_in_parts_equals_one_in_whole(first, tmp_path):
+    whole, _ = run(tmp_path / "whole", DDPG, 27, in_flight=4)
+    run(tmp_path / "parts", DDPG, first, in_flight=4)
+    assert run(tmp_path / "parts", DDPG, 27, in_flight=4)[0] == whole
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
-def test_trials_of_a_batch_that_make_the_same_network_are_scored_once(tmp_path):
+def test_trials_in_flight_that_make_the_same_network_are_scored_once(tmp_path):
     evaluate = Watched(tmp_path, PROBLEM)
-    run(tmp_path / "j", Diary, 12, evaluate, executor=Backwards, batch=6)  # five different points: 0 and 5 are one
+    run(tmp_path / "j", Diary, 12, evaluate, executor=Backwards, in_flight=6)  # five different points: 0 and 5 are one
     assert len(evaluate.evaluations()) == 5
     entries = read(tmp_path / "j")
     assert [e.number for e in entries if e.seconds == 0.0] == list(range(5, 12))
@@ -119,12 +173,12 @@ def test_ctrl_c_leaves_a_journal_that_goes_on(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "j", DDPG, 24, Interrupted(tmp_path, PROBLEM), batch=4)
+        run(tmp_path / "j", DDPG, 24, Interrupted(tmp_path, PROBLEM), in_flight=4)
     finished = {e.key for e in read(tmp_path / "j")}
     assert len(finished) == 7
     rest = Watched(tmp_path, PROBLEM)
     before = len(rest.evaluations())
-    assert run(tmp_path / "j", DDPG, 24, rest, batch=4)[0] == run(tmp_path / "whole", DDPG, 24, batch=4)[0]
+    assert run(tmp_path / "j", DDPG, 24, rest, in_flight=4)[0] == run(tmp_path / "whole", DDPG, 24, in_flight=4)[0]
     assert not finished & {digest for digest, _ in rest.evaluations()[before:]}
 
 
@@ -141,14 +195,14 @@ def test_loggers_hear_of_new_trials_in_order(tmp_path):
             assert metrics["search/best_reward"] >= metrics["search/val_acc"] - 0.1 * metrics["search/val_loss"] - 1e-12
 
     logger = Logger()
-    run(tmp_path / "j", Diary, 4, batch=4)
-    run(tmp_path / "j", Diary, 10, loggers=[logger], executor=Backwards, batch=4)
+    run(tmp_path / "j", Diary, 4, in_flight=4)
+    run(tmp_path / "j", Diary, 10, loggers=[logger], executor=Backwards, in_flight=4)
     assert logger.saved == [4, 5, 6, 7, 8, 9]
 
 
-def test_a_batch_below_one_is_refused(tmp_path):
-    with pytest.raises(CompressError, match="batch must be at least 1, got 0"):
-        run(tmp_path / "j", Diary, 4, batch=0)
+def test_less_than_one_in_flight_is_refused(tmp_path):
+    with pytest.raises(CompressError, match="in_flight must be at least 1, got 0"):
+        run(tmp_path / "j", Diary, 4, in_flight=0)
 
 
 def test_what_another_search_scored_is_not_scored_again(tmp_path):

@@ -1,6 +1,7 @@
 """Executors: where plans are evaluated. In this process, in others beside it, or on a cluster.
 
-An executor is made for one evaluator and gives back outcomes in any order; what a search finds does not depend on it.
+An executor is made for one evaluator. It takes plans at any time, and gives back outcomes in any order; what a search
+finds does not depend on it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self, final
 
 from lightning_compress.errors import TrialFailedError
 from lightning_compress.plan import Plan
@@ -47,18 +48,38 @@ class Executor(ABC):
     Args:
         evaluate: scores one plan.
         workers: how many plans are worked on at once.
+
+    Attributes:
+        compares: whether the score of a plan depends on the others that were submitted since the last wait.
     """
+
+    compares: ClassVar[bool] = False
 
     def __init__(self, evaluate: Evaluate, workers: int) -> None:
         self.evaluate, self.workers = evaluate, workers
 
     @abstractmethod
-    def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
-        """Evaluate all plans; each number comes back once, with its outcome, as soon as it is known.
+    def submit(self, number: int, plan: Plan) -> None:
+        """Take a plan, and begin with it when a worker is free; returns at once."""
+
+    @abstractmethod
+    def wait(self) -> list[tuple[int, Outcome]]:
+        """Wait until some of what was submitted is done; its numbers and outcomes, each given back once.
 
         Raises:
             Exception: whatever the evaluator raised, other than :class:`TrialFailedError`; the other plans are lost.
         """
+
+    @final
+    def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
+        """Evaluate all plans; each number comes back once, with its outcome, as soon as it is known."""
+        for number, plan in plans.items():
+            self.submit(number, plan)
+        left = len(plans)
+        while left:
+            done = self.wait()
+            left -= len(done)
+            yield from done
 
     def close(self) -> None:  # noqa: B027, not all hold something
         """Free what is held; work in progress is thrown away."""

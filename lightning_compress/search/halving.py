@@ -16,11 +16,11 @@ finished batch is written down (a few milliseconds) scores the rest of that batc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from statistics import fmean
-from typing import Protocol, Self, final
+from typing import ClassVar, Protocol, Self, final
 
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
@@ -72,6 +72,8 @@ class Halving:
 class _Rungs(Executor):
     """Evaluates batches on rising rungs."""
 
+    compares: ClassVar[bool] = True
+
     def __init__(
         self, evaluate: Scalable, halving: Halving, make: Callable[[Evaluate], Executor], objective: Objective
     ) -> None:
@@ -79,9 +81,14 @@ class _Rungs(Executor):
         self.rungs = [make(evaluator) for evaluator in evaluators]
         super().__init__(evaluate, max(rung.workers for rung in self.rungs))
         self.keep, self.objective = halving.keep, objective
+        self._batch: dict[int, Plan] = {}
 
-    def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
-        yield from sorted(self._climb(plans, 0).items())  # all at once: a batch that is killed is scored again whole
+    def submit(self, number: int, plan: Plan) -> None:
+        self._batch[number] = plan
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        batch, self._batch = self._batch, {}
+        return sorted(self._climb(batch, 0).items())  # all at once: a batch that is killed is scored again whole
 
     def close(self) -> None:
         for rung in self.rungs:

@@ -1,16 +1,21 @@
-"""The loop: ask a batch, evaluate it, write down, tell. Killed at any moment, it goes on with the trials not yet done.
+"""The loop: ask, evaluate, write down, tell. Killed at any moment, it goes on with the trials not yet done.
 
-    ask n_0 .. n_0 + b - 1;  evaluate in any order, anywhere, each result written down at once;  tell in order of number
+    ask n  once n - in_flight is told;  evaluate in any order, anywhere, each result written down at once
+    tell in order of number, each when all before it are told
 
-What a searcher is told, and when, follows from its seed and the batch ``b`` alone: not from the number of workers, not
-from which of them was fastest, and not from where an earlier run was killed. A batch of 1 tells every score before the
-next proposal. In a larger one, proposals are made with what was known when the batch began. That changes nothing for
-Random and Uniform, which learn nothing, nor for a method that learns once a generation if b divides the generation;
-DDPG, which learns from each score, hears it up to b - 1 proposals later and finds another plan.
+What a searcher is told, and when, follows from its seed and ``in_flight`` alone: not from the number of workers, not
+from which of them was fastest, and not from where an earlier run was killed. With 1 in flight every score is told
+before the next proposal. With b, a proposal is made without the scores of the b - 1 before it. That changes nothing for
+Random and Uniform, which learn nothing; others find another plan. There is no end of a batch at which workers wait for
+the slowest: with twice as many in flight as workers they hardly ever wait, unless candidates differ by a factor of
+three or more.
+
+An executor that compares plans (:mod:`lightning_compress.search.halving`) is given whole batches of ``in_flight``.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -77,7 +82,7 @@ def search(
     trials: int,
     loggers: Sequence[MetricsLogger] = (),
     executor: Callable[[Evaluate], Executor] = Serial,
-    batch: int = 1,
+    in_flight: int = 1,
     known: Iterable[Entry] = (),
 ) -> Best:
     """Run a search up to ``trials`` trials, those in the journal included.
@@ -85,90 +90,132 @@ def search(
     Args:
         searcher: fresh; it is told what is in the journal before it goes on.
         evaluate: scores plans; a plan whose key was scored before is not scored again.
-        journal: of this search, with the same ``batch``.
+        journal: of this search, with the same ``in_flight``.
         trials: in all.
         loggers: told of the trials that this call adds, in order.
         executor: made for ``evaluate``; says where plans are evaluated.
-        batch: trials that are asked before any of them is told.
+        in_flight: trials that are asked and not yet told, at most.
         known: entries of other searches with the same evaluator, whose plans need no second score.
 
     Raises:
         CompressError: the journal was made by another searcher, every trial failed, or some workers could never have
             anything to do.
     """
-    if batch < 1:
-        raise CompressError(f"search: batch must be at least 1, got {batch}")
+    if in_flight < 1:
+        raise CompressError(f"search: in_flight must be at least 1, got {in_flight}")
     told, finished = _Told(searcher), {entry.number: entry for entry in journal}
-    scored = {entry.key: entry for entry in [*known, *reversed(finished.values())]}
+    old = set(finished)
     with executor(evaluate) as pool, progress() as bar:
-        if pool.workers > batch:
+        if pool.workers > in_flight:
             raise CompressError(
-                f"search: of {pool.workers} workers some would never have anything to do with a batch of {batch}; set "
-                f"batch to {pool.workers} or more (it is part of the search: another batch finds another plan)"
+                f"search: of {pool.workers} workers some would never have anything to do with {in_flight} trials in "
+                f"flight; set in_flight to {pool.workers} or more (it is part of the search: another number finds "
+                f"another plan)"
             )
+        scores = _Scores(pool, [*known, *reversed(finished.values())], searcher.objective)
+        opened = _Open(searcher, finished, trials, in_flight, whole=pool.compares)
         with kept_randomness():
-            while (coming := _coming(searcher, batch, trials)) and all(number in finished for number in coming):
-                for trial in _ask(coming, searcher, finished):
-                    told.tell(trial, finished[trial.number])
-        task = bar.add_task(type(searcher).__name__, total=trials, completed=searcher.asked, note=_note(told))
-        while coming := _coming(searcher, batch, trials):
-            opened = _ask(coming, searcher, finished)
-            missing = [trial for trial in opened if trial.number not in finished]
-            bar.update(task, completed=coming.stop - len(missing))
-            for entry in _evaluated(missing, pool, scored, searcher.objective):
+            while not (missing := opened.ask()) and (trial := opened.next()):
+                told.tell(trial, finished[trial.number])
+        done = sum(number < trials for number in finished)
+        task = bar.add_task(type(searcher).__name__, total=trials, completed=done, note=_note(told))
+        while missing or opened:
+            for entry in scores.submitted(missing) if missing else scores.waited():
                 journal.append(entry)
                 finished[entry.number] = entry
                 bar.update(task, advance=1)
-            for trial in opened:
-                told.tell(trial, finished[trial.number])
-                for logger in loggers:
-                    logger.log_metrics(_metrics(finished[trial.number], told), trial.number)
-                    logger.save()
+            missing = []
+            while not missing and (trial := opened.next()):
+                entry = finished[trial.number]
+                told.tell(trial, entry)
+                if trial.number not in old:
+                    _log(loggers, entry, told)
+                missing = opened.ask()
             bar.update(task, note=_note(told))
     if told.best is None:
         raise CompressError(f"search: all {searcher.asked} trials failed; the last because {told.failure}")
     return told.best
 
 
-def _coming(searcher: Searcher, batch: int, trials: int) -> range:
-    """Numbers of the next batch; the last one may be cut short, and is asked whole when the search goes on later."""
-    return range(searcher.asked, min(searcher.asked + batch, trials))
+class _Open:
+    """The trials that are asked and not yet told; false when there are none.
 
-
-def _ask(numbers: range, searcher: Searcher, finished: Mapping[int, Entry]) -> list[Trial]:
-    """The proposals of a batch.
-
-    Raises:
-        CompressError: the journal has another one under that number.
+    Args:
+        finished: number -> entry; the searcher must propose what is there.
+        trials: in all.
+        limit: of open trials.
+        whole: ask only when none is open.
     """
-    opened = [searcher.ask() for _ in numbers]
-    for trial in opened:
-        indices = finished[trial.number].indices if trial.number in finished else trial.indices
-        if trial.indices != indices:
-            raise CompressError(
-                f"journal: trial {trial.number} was {indices}, and the searcher now proposes {trial.indices}: "
-                f"it was written by another version or setting. Choose another run_dir"
-            )
-    return opened
+
+    def __init__(self, searcher: Searcher, finished: Mapping[int, Entry], trials: int, limit: int, whole: bool) -> None:
+        self.searcher, self.finished, self.trials, self.limit, self.whole = searcher, finished, trials, limit, whole
+        self._open = deque[Trial]()
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def ask(self) -> list[Trial]:
+        """Fill up; those of the new trials that are not finished.
+
+        Raises:
+            CompressError: the journal has another proposal under that number.
+        """
+        missing: list[Trial] = []
+        if self.whole and self._open:
+            return missing
+        while len(self._open) < self.limit and self.searcher.asked < self.trials:
+            trial = self.searcher.ask()
+            self._open.append(trial)
+            if trial.number not in self.finished:
+                missing.append(trial)
+            elif trial.indices != (indices := self.finished[trial.number].indices):
+                raise CompressError(
+                    f"journal: trial {trial.number} was {indices}, and the searcher now proposes {trial.indices}: "
+                    f"it was written by another version or setting. Choose another run_dir"
+                )
+        return missing
+
+    def next(self) -> Trial | None:
+        """The first open trial, which is then open no longer, if it is finished."""
+        return self._open.popleft() if self._open and self._open[0].number in self.finished else None
 
 
-def _evaluated(
-    trials: Iterable[Trial], pool: Executor, scored: dict[str, Entry], objective: Objective
-) -> Iterator[Entry]:
-    """Entries of the trials as they get finished; trials that make the same network are evaluated once."""
-    alike: dict[str, list[Trial]] = {}
-    for trial in trials:
-        alike.setdefault(pool.evaluate.key(trial.plan), []).append(trial)
-    for key in [key for key in alike if key in scored]:
-        yield from (_again(trial, scored[key]) for trial in alike.pop(key))
-    keys = {group[0].number: key for key, group in alike.items()}
-    for number, outcome in pool.run({group[0].number: group[0].plan for group in alike.values()}):
-        first, *rest = alike[keys[number]]
-        outcome = checked(outcome, objective)
-        entry = Entry(number, first.indices, keys[number], outcome.score, outcome.failure, outcome.seconds)
-        scored[entry.key] = entry
-        yield entry
-        yield from (_again(trial, entry) for trial in rest)
+class _Scores:
+    """Entries of trials; trials that make the same network are evaluated once.
+
+    Args:
+        pool: evaluates.
+        known: entries whose networks need no score.
+        objective: score -> reward, which must be finite.
+    """
+
+    def __init__(self, pool: Executor, known: Iterable[Entry], objective: Objective) -> None:
+        self.pool, self.objective = pool, objective
+        self._known = {entry.key: entry for entry in known}
+        self._alike: dict[str, list[Trial]] = {}  # key -> trials that wait for its score
+        self._keys: dict[int, str] = {}
+
+    def submitted(self, trials: Iterable[Trial]) -> Iterator[Entry]:
+        """Hand trials to the pool; entries of those whose networks are known."""
+        for trial in trials:
+            key = self.pool.evaluate.key(trial.plan)
+            if key in self._known:
+                yield _again(trial, self._known[key])
+                continue
+            if key not in self._alike:
+                self._keys[trial.number] = key
+                self.pool.submit(trial.number, trial.plan)
+            self._alike.setdefault(key, []).append(trial)
+
+    def waited(self) -> Iterator[Entry]:
+        """Entries of the trials that are done; waits for one at least."""
+        for number, outcome in self.pool.wait():
+            key = self._keys.pop(number)
+            first, *rest = self._alike.pop(key)
+            outcome = checked(outcome, self.objective)
+            self._known[key] = Entry(number, first.indices, key, outcome.score, outcome.failure, outcome.seconds)
+            yield self._known[key]
+            yield from (_again(trial, self._known[key]) for trial in rest)
 
 
 def _again(trial: Trial, entry: Entry) -> Entry:
@@ -184,6 +231,12 @@ def checked(outcome: Outcome, objective: Objective) -> Outcome:
     if not broken and not isfinite(reward := objective(outcome.score)):
         broken = [f"the reward is {reward}"]
     return Outcome(None, f"the score is not finite: {', '.join(broken)}", outcome.seconds) if broken else outcome
+
+
+def _log(loggers: Sequence[MetricsLogger], entry: Entry, told: _Told) -> None:
+    for logger in loggers:
+        logger.log_metrics(_metrics(entry, told), entry.number)
+        logger.save()
 
 
 def _metrics(entry: Entry, told: _Told) -> dict[str, float]:

@@ -7,9 +7,10 @@ candidate that kills its process cannot stop a search.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 from typing import ClassVar
 
@@ -48,8 +49,11 @@ class Lost:
 
 @dataclass(frozen=True)
 class _Job:
+    """A plan, and why workers were lost that had it."""
+
     number: int
-    deadline: float
+    plan: Plan
+    losses: list[str] = field(default_factory=list)
 
 
 class Pool(Executor):
@@ -77,7 +81,8 @@ class Pool(Executor):
         self.time_limit, self.retries = time_limit, retries
         self._starting: dict[Worker, float] = {}
         self._idle: list[Worker] = []
-        self._busy: dict[Worker, _Job] = {}
+        self._busy: dict[Worker, tuple[_Job, float]] = {}  # and until when
+        self._queue = deque[_Job]()
         self._failed_starts = 0
 
     @abstractmethod
@@ -92,49 +97,51 @@ class Pool(Executor):
             Exception: what the evaluator raised in a worker.
         """
 
-    def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
-        queue, losses = deque(plans), defaultdict[int, list[str]](list)
-        self._hand_out(queue, plans)
-        while queue or self._busy:
-            done: list[tuple[int, Outcome]] = []
+    def submit(self, number: int, plan: Plan) -> None:
+        self._queue.append(_Job(number, plan))
+        self._hand_out()
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        done: list[tuple[int, Outcome]] = []
+        while not done:
             for worker, answer in self._listen():
-                job = self._busy.pop(worker, None)
+                job, _ = self._busy.pop(worker, (None, 0.0))
                 if isinstance(answer, Lost):
-                    self._lose(worker, answer, job)
+                    self._lose(worker, answer)
                 else:
                     self._welcome(worker)
                 if isinstance(answer, Outcome):
                     done.append((job.number, answer))
                 elif job is not None:
-                    losses[job.number].append(answer.reason)
-                    if len(losses[job.number]) > self.retries:
-                        done.append((job.number, _given_up(losses[job.number])))
+                    job.losses.append(answer.reason)
+                    if len(job.losses) > self.retries:
+                        done.append((job.number, _given_up(job.losses)))
                     else:
-                        queue.appendleft(job.number)
-            self._hand_out(queue, plans)  # first, so that no worker waits while the caller writes down what is done
-            yield from done
+                        self._queue.appendleft(job)
+            self._hand_out()  # first, so that no worker waits while the caller writes down what is done
+        return done
 
     def close(self) -> None:
         for worker in [*self._starting, *self._idle, *self._busy]:
             worker.kill()
         self._starting, self._idle, self._busy = {}, [], {}
+        self._queue.clear()
 
-    def _hand_out(self, queue: deque[int], plans: Mapping[int, Plan]) -> None:
-        while queue and self._idle:
-            worker, number = self._idle.pop(), queue.popleft()
-            self._busy[worker] = _Job(number, monotonic() + self.time_limit if self.time_limit else float("inf"))
-            worker.submit(plans[number])
-        wanted = min(self.workers, len(self._busy) + len(queue))
+    def _hand_out(self) -> None:
+        while self._queue and self._idle:
+            worker, job = self._idle.pop(), self._queue.popleft()
+            self._busy[worker] = job, monotonic() + self.time_limit if self.time_limit else inf
+            worker.submit(job.plan)
+        wanted = min(self.workers, len(self._busy) + len(self._queue))
         while len(self._busy) + len(self._starting) < wanted:
             self._starting[self.start()] = monotonic() + START_LIMIT
 
     def _listen(self) -> list[tuple[Worker, Ready | Outcome | Lost]]:
-        deadlines = [*self._starting.values(), *(job.deadline for job in self._busy.values())]
-        until = min(deadlines)
-        timeout = None if until == float("inf") else max(until - monotonic(), 0.0)
+        until = min([*self._starting.values(), *(deadline for _, deadline in self._busy.values())])
+        timeout = None if until == inf else max(until - monotonic(), 0.0)
         found = self.answers([*self._starting, *self._idle, *self._busy], timeout)
         answered, now = {worker for worker, _ in found}, monotonic()
-        late = [w for w, job in self._busy.items() if job.deadline <= now and w not in answered]
+        late = [w for w, (_, deadline) in self._busy.items() if deadline <= now and w not in answered]
         found += [(w, Lost(f"it ran longer than the time_limit of {self.time_limit:g} s")) for w in late]
         slow = [w for w, deadline in self._starting.items() if deadline <= now and w not in answered]
         return found + [(w, Lost(f"a worker was not ready within {START_LIMIT:g} s")) for w in slow]
@@ -144,7 +151,7 @@ class Pool(Executor):
             self._failed_starts = 0
         self._idle.append(worker)
 
-    def _lose(self, worker: Worker, loss: Lost, job: _Job | None) -> None:
+    def _lose(self, worker: Worker, loss: Lost) -> None:
         worker.kill()
         if worker in self._idle:
             self._idle.remove(worker)

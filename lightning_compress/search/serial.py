@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
 from typing import final
 
 from lightning_compress.plan import Plan
@@ -15,7 +15,11 @@ class Serial(Executor):
 
     def __init__(self, evaluate: Evaluate) -> None:
         super().__init__(evaluate, workers=1)
+        self._queue = deque[tuple[int, Plan]]()
 
-    def run(self, plans: Mapping[int, Plan]) -> Iterator[tuple[int, Outcome]]:
-        for number, plan in plans.items():
-            yield number, outcome_of(self.evaluate, plan)
+    def submit(self, number: int, plan: Plan) -> None:
+        self._queue.append((number, plan))
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        number, plan = self._queue.popleft()
+        return [(number, outcome_of(self.evaluate, plan))]
