@@ -5,7 +5,7 @@ executor and the loop, not the machine; scaling_real.py has real candidates. Eff
 divided by the workers) over the measured one, after the workers have started.
 
 - even: the executor alone, candidates of one duration, ``ROUNDS`` for each worker.
-- search: ``search()`` with its journal, durations of 0.25 to 0.75 s, and one or two candidates in flight for each of
+- search: ``search()`` with its journal, durations of 0.5 to 1.5 s, and one or two candidates in flight for each of
   w workers. Candidates are asked in order, each when the one that many before it is told, which is the price of results
   that do not depend on the number of workers: "possible" is the efficiency that this, and the last candidates, leave.
 """
@@ -79,7 +79,7 @@ def even(workers: int, duration: float) -> float:
 
 
 def searched(workers: int, in_flight: int) -> float:
-    evaluate, trials = Sleeper(0.5, spread=0.5), ROUNDS * workers
+    evaluate, trials = Sleeper(1.0, spread=0.5), ROUNDS * workers
     executor = started(evaluate, workers)
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), Journal(Path(folder) / "j", {}) as journal:
         began = perf_counter()
@@ -110,7 +110,7 @@ def makespan(todo: Sequence[float], workers: int, in_flight: int) -> float:
 
 
 def durations(workers: int) -> list[float]:
-    evaluate = Sleeper(0.5, spread=0.5)
+    evaluate = Sleeper(1.0, spread=0.5)
     return [evaluate.seconds(plan) for plan in plans(ROUNDS * workers).values()]
 
 
