@@ -22,6 +22,7 @@ from lightning_compress.graph_check import verified
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.surgery import bake
 
+FACTOR = 16  # most features that a channel may become, counted in those of the widest layer: more is a mistake
 Atom = tuple[int, int]  # number of the torch-pruning group, channel of its root
 
 
@@ -100,7 +101,27 @@ def _dependencies(net: nn.Module, example: Any) -> torch_pruning.DependencyGraph
         warnings.simplefilter("ignore")  # about layers that it does not know; what is not in a group is reported by us
         # After this warning (Swin's shifted windows) it takes all memory there is.
         warnings.filterwarnings("error", message="Maximum recursive depth")
-        return torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
+        graph = torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
+    check = _NotTooMany(FACTOR * max(max(p.shape) for p in net.parameters() if p.dim()))
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping.append(check)
+    return graph
+
+
+class _NotTooMany:
+    """A last mapping of indices, of those that torch-pruning applies on its way through a group.
+
+    Around a loop of reshapes it multiplies them at each turn, without an end.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, indices: list[Any]) -> list[Any]:
+        if len(indices) > self.most:
+            raise CompressError(f"its channels become {len(indices)} features, more than any layer here has")
+        return indices
 
 
 def _inputs_of_children(net: nn.Module, example: Any) -> dict[str, Any]:

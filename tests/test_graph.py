@@ -20,6 +20,7 @@ NETWORKS = {  # name -> arguments; 64 pixels where the network takes them
     "resnet18": {}, "resnet50": {}, "vgg16_bn": {}, "mobilenet_v2": {}, "densenet121": {}, "efficientnet_b0": {},
     "convnext_tiny": {}, "regnet_y_400mf": {}, "shufflenet_v2_x0_5": {},
     "googlenet": {"aux_logits": False, "init_weights": False}, "alexnet": {}, "squeezenet1_1": {},
+    "swin_t": {}, "vit_b_32": {"image_size": 64},
 }  # fmt: skip
 
 
