@@ -114,9 +114,15 @@ def search(
             )
         scores = _Scores(pool, [*known, *reversed(finished.values())], searcher.objective)
         opened = _Open(searcher, finished, trials, in_flight, whole=pool.compares)
-        with kept_randomness():
-            while not (missing := opened.ask()) and (trial := opened.next()):
-                told.tell(trial, finished[trial.number])
+
+        def tell(trial: Trial) -> None:
+            told.tell(trial, finished[trial.number])
+            for logger in loggers if trial.number not in old else ():
+                logger.log_metrics(_metrics(finished[trial.number], told), trial.number)
+                logger.save()
+
+        with kept_randomness():  # a long journal is told here
+            missing = opened.advance(tell)
         done = sum(number < trials for number in finished)
         task = bar.add_task(type(searcher).__name__, total=trials, completed=done, note=_note(told))
         while missing or opened:
@@ -124,13 +130,7 @@ def search(
                 journal.append(entry)
                 finished[entry.number] = entry
                 bar.update(task, advance=1)
-            missing = []
-            while not missing and (trial := opened.next()):
-                entry = finished[trial.number]
-                told.tell(trial, entry)
-                if trial.number not in old:
-                    _log(loggers, entry, told)
-                missing = opened.ask()
+            missing = opened.advance(tell)
             bar.update(task, note=_note(told))
     if told.best is None:
         raise CompressError(f"search: all {searcher.asked} trials failed; the last because {told.failure}")
@@ -154,12 +154,18 @@ class _Open:
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def ask(self) -> list[Trial]:
-        """Fill up; those of the new trials that are not finished.
+    def advance(self, tell: Callable[[Trial], None]) -> list[Trial]:
+        """Ask where there is room and tell what is finished, in turn, until trials are asked that need a score: these.
 
         Raises:
             CompressError: the journal has another proposal under that number.
         """
+        while not (missing := self._ask()) and self._open and self._open[0].number in self.finished:
+            tell(self._open.popleft())
+        return missing
+
+    def _ask(self) -> list[Trial]:
+        """Fill up; those of the new trials that are not finished."""
         missing: list[Trial] = []
         if self.whole and self._open:
             return missing
@@ -174,10 +180,6 @@ class _Open:
                     f"it was written by another version or setting. Choose another run_dir"
                 )
         return missing
-
-    def next(self) -> Trial | None:
-        """The first open trial, which is then open no longer, if it is finished."""
-        return self._open.popleft() if self._open and self._open[0].number in self.finished else None
 
 
 class _Scores:
@@ -231,12 +233,6 @@ def checked(outcome: Outcome, objective: Objective) -> Outcome:
     if not broken and not isfinite(reward := objective(outcome.score)):
         broken = [f"the reward is {reward}"]
     return Outcome(None, f"the score is not finite: {', '.join(broken)}", outcome.seconds) if broken else outcome
-
-
-def _log(loggers: Sequence[MetricsLogger], entry: Entry, told: _Told) -> None:
-    for logger in loggers:
-        logger.log_metrics(_metrics(entry, told), entry.number)
-        logger.save()
 
 
 def _metrics(entry: Entry, told: _Told) -> dict[str, float]:
