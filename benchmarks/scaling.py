@@ -4,10 +4,10 @@ Candidates that sleep stand for evaluations on accelerators: they need no core h
 executor and the loop, not the machine; scaling_real.py has real candidates. Efficiency is the ideal time (all durations
 divided by the workers) over the measured one, after the workers have started.
 
-- even: the executor alone, candidates of one duration, ``ROUNDS`` for each worker.
-- search: ``search()`` with its journal, durations of 0.5 to 1.5 s, and one or two candidates in flight for each of
-  w workers. Candidates are asked in order, each when the one that many before it is told, which is the price of results
-  that do not depend on the number of workers: "possible" is the efficiency that this, and the last candidates, leave.
+- even: the executor alone, candidates of 0.1 s, ``ROUNDS`` for each worker.
+- GeneCAI: ``search()`` with its journal, two candidates in flight for each worker, candidates of 1 s.
+- varied: the same with durations of 0.5 to 1.5 s. Candidates are told in the order in which they were asked, so that
+  results do not depend on the number of workers: "possible" is what this, and the last candidates, leave.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from time import perf_counter, sleep
 
 from lightning_compress.plan import Plan
 from lightning_compress.search.executor import Evaluate
-from lightning_compress.search.journal import Journal
+from lightning_compress.search.genecai import GeneCAI
+from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.process import Processes
@@ -33,8 +34,8 @@ from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 
 WORKERS, ROUNDS = (1, 2, 4, 8, 16, 32), 16
-PROBLEM = problems.bits(layers=8)  # so many plans that none occurs twice
-OBJECTIVE = AccuracyUnderBudget(loss="worker", weight=0.0)
+PROBLEM = problems.bits()  # so many plans that hardly any occurs twice
+OBJECTIVE = AccuracyUnderBudget()
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Sleeper:
 
     def __call__(self, plan: Plan) -> Score:
         sleep(self.seconds(plan))
-        return Score({"val_acc": 0.5, "worker": os.getpid()}, {})
+        score = PROBLEM(plan)
+        return Score({**score.metrics, "worker": os.getpid()}, score.costs)
 
 
 def plans(count: int) -> dict[int, Plan]:
@@ -78,24 +80,23 @@ def even(workers: int, duration: float) -> float:
         return ROUNDS * duration / (perf_counter() - began)
 
 
-def searched(workers: int, in_flight: int) -> float:
-    evaluate, trials = Sleeper(1.0, spread=0.5), ROUNDS * workers
+def searched(workers: int, spread: float) -> tuple[float, float]:
+    """Efficiency of a search by GeneCAI, and what it would be if nothing but the candidates took time."""
+    evaluate, trials, in_flight = Sleeper(1.0, spread), ROUNDS * workers, 2 * workers
     executor = started(evaluate, workers)
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), Journal(Path(folder) / "j", {}) as journal:
         began = perf_counter()
-        searcher = Random(PROBLEM.problem, 0, OBJECTIVE)
+        searcher = GeneCAI(PROBLEM.problem, 0, OBJECTIVE)
         search(searcher, evaluate, journal, trials, executor=lambda _: executor, in_flight=in_flight)
         seconds = perf_counter() - began
-    return ideal(workers) / seconds
+        todo = [duration(entry, evaluate) for entry in journal]
+    ideal = sum(todo) / workers
+    return ideal / seconds, ideal / makespan(todo, workers, in_flight)
 
 
-def ideal(workers: int) -> float:
-    return sum(durations(workers)) / workers
-
-
-def possible(workers: int, in_flight: int) -> float:
-    """The efficiency if nothing but the candidates took time."""
-    return ideal(workers) / makespan(durations(workers), workers, in_flight)
+def duration(entry: Entry, evaluate: Sleeper) -> float:
+    """Seconds that a trial had to take; copies of known networks take none."""
+    return evaluate.seconds(PROBLEM.problem.space.plan(entry.indices)) if entry.seconds else 0.0
 
 
 def makespan(todo: Sequence[float], workers: int, in_flight: int) -> float:
@@ -109,18 +110,13 @@ def makespan(todo: Sequence[float], workers: int, in_flight: int) -> float:
     return told[-1]
 
 
-def durations(workers: int) -> list[float]:
-    evaluate = Sleeper(1.0, spread=0.5)
-    return [evaluate.seconds(plan) for plan in plans(ROUNDS * workers).values()]
-
-
 def main() -> None:
-    print(f"{'workers':7}{'even 0.1 s':>12}{'search, w':>14}{'possible':>10}{'search, 2w':>14}{'possible':>10}")
+    print(f"{'workers':7}{'even 0.1 s':>12}{'GeneCAI, 1 s':>14}{'possible':>10}{'varied':>10}{'possible':>10}")
     for workers in WORKERS:
-        widths = [(even(workers, 0.1), 12)]
-        for in_flight in (workers, 2 * workers):
-            widths += [(searched(workers, in_flight), 14), (possible(workers, in_flight), 10)]
-        print(f"{workers:7}" + "".join(f"{cell:{width}.1%}" for cell, width in widths), flush=True)
+        cells = [(even(workers, 0.1), 12)]
+        for spread, width in ((0.0, 14), (0.5, 10)):
+            cells += zip(searched(workers, spread), (width, 10), strict=True)
+        print(f"{workers:7}" + "".join(f"{cell:{width}.1%}" for cell, width in cells), flush=True)
 
 
 if __name__ == "__main__":
