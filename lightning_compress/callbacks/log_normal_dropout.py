@@ -1,5 +1,7 @@
 """Log-normal dropout: training finds how much noise each output channel can bear; pruning then asks for their SNR.
 
+    z = f(x) e,  log e ~ truncated N(mu, s^2);      loss + strength KL(q || log-uniform) / N      (noise/log_normal.py)
+
 Source: Neklyudov et al. 2017 (arXiv 1705.07283); our reading of paper 1's channel-wise variational scores (arXiv
 1912.02254): a reconstruction. It removes nothing itself: train with it in one stage, then prune channels in the next
 with ``ChannelPruning(criterion=SignalToNoise())``. It breaks where channels are joined by residual sums, whose noise is

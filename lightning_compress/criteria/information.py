@@ -1,6 +1,10 @@
 """Information: the mean KL of a channel's units under ``InformationDropout``, in nats: what it has to tell.
 
-Source: Achille and Soatto 2018 (arXiv 1611.01353, section 4); pruning by it is our reading of paper 1.
+    score = running mean over units and samples of -log(alpha(x) / 0.7),      0 where the noise is largest
+
+Source: Achille and Soatto 2018 (arXiv 1611.01353, section 4); pruning by it is our reading of paper 1, a
+reconstruction. Use it in the stage after training with that noise (``+compress=information``); it breaks when the noise
+was too weak or the training too short for channels to differ.
 """
 
 from __future__ import annotations

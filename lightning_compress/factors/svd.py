@@ -3,7 +3,8 @@
     W ~ (U_r S_r^1/2) (S_r^1/2 V_r'),      the nearest matrix of rank r (Eckart and Young 1936)
 
 Sources: Denton et al. 2014 (arXiv 1404.0736), GeneCAI (phase D: one rank for 1x1 convolutions). The singular values
-are shared evenly, so that both factors train at the same speed. It saves from ``r < in x out / (in + out)`` on.
+are shared evenly, so that both factors train at the same speed. It saves from ``r < in x out / (in + out)`` on. Use it
+for wide linear layers, whose spectrum falls fast; it breaks where singular values are level, as in narrow 1x1 layers.
 """
 
 from __future__ import annotations

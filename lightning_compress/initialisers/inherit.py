@@ -1,4 +1,9 @@
-"""Inherit: all layers keep their weights; those that got narrower start anew, from their own random initialisation."""
+"""Inherit: all layers keep their weights; those that got narrower start anew, from their own random initialisation.
+
+Ours: the paper (N2N, arXiv 1709.06030) starts its students anew. Use it when little was removed, and to
+rank students after a few steps; it breaks where layers behind the removed ones meet inputs that they never saw: use
+least_squares.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Source: N2N (Ashok et al. 2018, arXiv 1709.06030): knowledge comes by distillation alone. Each module's own
 ``reset_parameters`` is called; an initialisation that the network does itself, in its constructor, is not repeated.
+Use it with a long training, or when most was removed; it breaks scores after a few steps, which then tell nothing.
 """
 
 from __future__ import annotations

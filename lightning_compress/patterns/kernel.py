@@ -1,7 +1,10 @@
 """Kernel-wise: each ``k x k`` slice ``weight[o, i]`` of a convolution as one; of a linear layer, each weight.
 
+    score of a slice = root of the mean of its w^2
+
 A dropped slice is a connection between two channels: sparse libraries skip it whole, and the mask has k^2 times fewer
-bits than an element-wise one. Paper 1 prunes at this granularity too (arXiv 1912.02254).
+bits than an element-wise one. Paper 1 prunes at this granularity too (arXiv 1912.02254; the score is a reconstruction).
+Use it where whole slices can be skipped; it breaks at low densities, where single weights keep much more accuracy.
 """
 
 from __future__ import annotations

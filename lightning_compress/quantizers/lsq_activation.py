@@ -4,7 +4,8 @@
 
 Source: Esser et al. 2020 (arXiv 1902.08153, section 2). The scale starts at the least-squares optimum of the first
 batch. N is the number of activations per sample, so that the gradient does not depend on the batch size (a
-reconstruction: the paper says "number of features").
+reconstruction: the paper says "number of features"). Use it below 8 bits; it breaks when the first batch is not like
+the others, for the scale then has far to go.
 """
 
 from __future__ import annotations

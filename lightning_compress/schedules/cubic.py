@@ -3,6 +3,7 @@
     share = 1 - (1 - p)^3,      p = (progress - begin) / (end - begin), within 0 and 1
 
 Source: Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1). The steps after ``end`` are fine-tuning at the final density.
+Use it with tens of epochs; it breaks with one or two, when ``end`` comes just before the training's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     share = ceil(steps * p) / steps
 
 Source: Han et al. 2015 (arXiv 1506.02626, section 3), whose rounds are one training here: each round removes an equal
-part of the final sparsity, and the first comes before the first step.
+part of the final sparsity, and the first comes before the first step. Use it where weights are to settle between
+rounds; it breaks when a round has too few steps for that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""One-shot: the plan's density from the first step on; the whole training is fine-tuning. Use it for short ones."""
+"""One-shot: the plan's density from the first step on; the whole training is fine-tuning.
+
+    share = 1
+
+Use it for short trainings, where a ramp leaves too few steps at the end. It breaks at extreme densities: what is lost
+at once is not learned again, and the magnitudes of the trained network are all that chose it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Per layer: each layer has the density that the plan says."""
+"""Per layer: each layer has the density that the plan says, and keeps ``round(density n)`` of its ``n`` units.
+
+Use it with densities that a search has picked. With one density for all it breaks the narrow first layers, which need
+more: use network_wide then.
+"""
 
 from __future__ import annotations
 
