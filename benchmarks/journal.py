@@ -1,13 +1,15 @@
 """A journal of 100,000 trials, read, replayed and drawn, beside ``json.loads``: ``python benchmarks/journal.py``.
 
 The searcher is one that proposes always the same and learns nothing, so that the time is the journal's and the loop's.
-Every tenth trial failed; costs and rewards of the others all differ, the best getting better all along.
+Every tenth trial failed; costs and rewards of the others all differ, the best getting better all along. Then a journal
+of GeneCAI's, which is told everything again, or goes on from the snapshot beside it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -20,6 +22,7 @@ from lightning_compress.deploy.evidence import Report
 from lightning_compress.deploy.report import write_report
 from lightning_compress.plan import Plan
 from lightning_compress.search.evaluator import COSTS
+from lightning_compress.search.genecai import GeneCAI
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -29,6 +32,7 @@ from lightning_compress.summary import search_of
 from lightning_compress.testing import problems
 
 TRIALS, LAYERS, ROUNDS = 100_000, 20, 2
+BRED = 10_000  # trials of GeneCAI
 PROBLEM = problems.bits(layers=LAYERS)
 STAGE = {
     "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
@@ -71,10 +75,13 @@ def read(path: Path) -> None:
         assert len(list(journal)) == TRIALS
 
 
-def replay(path: Path) -> None:
-    searcher = Constant(PROBLEM.problem, 0, AccuracyUnderBudget())
+def replay(path: Path, make: Callable[..., Searcher] = Constant, trials: int = TRIALS, anew: bool = True) -> None:
+    """Without its snapshot if it is to be told ``anew``."""
+    if anew:
+        path.with_suffix(".snapshot").unlink(missing_ok=True)
+    searcher = make(PROBLEM.problem, 0, AccuracyUnderBudget())
     with Journal(path, {}) as journal, redirect_stdout(StringIO()):
-        search(searcher, PROBLEM, journal, TRIALS)
+        search(searcher, PROBLEM, journal, trials)
 
 
 def draw(folder: Path) -> int:
@@ -96,11 +103,24 @@ def main() -> None:
             "read and drawn": lambda: draw(Path(folder)),
         }
         times = medians(jobs, ROUNDS)
-        base = times["json.loads of the rows"]
         page = f"a page of {draw(Path(folder)) / 2**10:.0f} KiB"
         print(f"{TRIALS:,} trials of {LAYERS} choices, {path.stat().st_size / 2**20:.0f} MiB; {page}")
-        for name, seconds in times.items():
-            print(f"{name:26}{seconds:8.2f} s{seconds / base:8.1f} x")
+        show(times)
+        path = Path(folder) / "bred.sqlite"
+        replay(path, GeneCAI, BRED)
+        jobs = {
+            "GeneCAI, told again": lambda: replay(path, GeneCAI, BRED),
+            "GeneCAI, from its snapshot": lambda: replay(path, GeneCAI, BRED, anew=False),
+        }
+        times = medians(jobs, ROUNDS)
+        print(f"{BRED:,} trials; the snapshot has {path.with_suffix('.snapshot').stat().st_size / 2**20:.1f} MiB")
+        show(times)
+
+
+def show(times: dict[str, float]) -> None:
+    base = next(iter(times.values()))
+    for name, seconds in times.items():
+        print(f"{name:26}{seconds:8.2f} s{seconds / base:8.2f} x", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.searcher import Searcher, kept_randomness
 from lightning_compress.search.serial import Serial
+from lightning_compress.search.snapshot import Snapshots
 from lightning_compress.search.trial import Score, Trial
 
 
@@ -54,23 +55,22 @@ class Best:
 
 
 class _Told:
-    """Tells the searcher, and keeps what is known so far."""
+    """What is known so far."""
 
-    def __init__(self, searcher: Searcher) -> None:
-        self.searcher = searcher
+    def __init__(self) -> None:
         self.keys: set[str] = set()
         self.best: Best | None = None
         self.cached = self.failed = 0
         self.failure = ""
 
-    def tell(self, trial: Trial, entry: Entry) -> None:
+    def hear(self, trial: Trial, entry: Entry, objective: Objective) -> None:
+        """Count one more trial."""
         self.cached += entry.key in self.keys
         self.keys.add(entry.key)
-        self.searcher.tell(trial, entry.score)
         if entry.score is None:
             self.failed, self.failure = self.failed + 1, entry.failure or ""
             return
-        reward = self.searcher.objective(entry.score)
+        reward = objective(entry.score)
         if self.best is None or reward > self.best.reward:
             self.best = Best(trial.plan, entry.score, reward, trial.number)
 
@@ -88,7 +88,7 @@ def search(
     """Run a search up to ``trials`` trials, those in the journal included.
 
     Args:
-        searcher: fresh; it is told what is in the journal before it goes on.
+        searcher: fresh; it is told what is in the journal before it goes on, or takes it from the snapshot beside it.
         evaluate: scores plans; a plan whose key was scored before is not scored again.
         journal: of this search, with the same ``in_flight``.
         trials: in all.
@@ -103,8 +103,11 @@ def search(
     """
     if in_flight < 1:
         raise CompressError(f"search: in_flight must be at least 1, got {in_flight}")
-    told, finished = _Told(searcher), {entry.number: entry for entry in journal}
+    finished = {entry.number: entry for entry in journal}
     old = set(finished)
+    snapshots = Snapshots(journal.path.with_suffix(".snapshot"), searcher, finished)
+    known_state, told, begun = snapshots.load(trials) or ({}, _Told(), [])
+    vars(searcher).update(known_state)
     with executor(evaluate) as pool, progress() as bar:
         if pool.workers > in_flight:
             raise CompressError(
@@ -113,12 +116,16 @@ def search(
                 f"another plan)"
             )
         scores = _Scores(pool, [*known, *reversed(finished.values())], searcher.objective)
-        opened = _Open(searcher, finished, trials, in_flight, whole=pool.compares)
+        opened = _Open(searcher, finished, trials, in_flight, begun, whole=pool.compares)
 
         def tell(trial: Trial) -> None:
-            told.tell(trial, finished[trial.number])
+            entry = finished[trial.number]
+            searcher.tell(trial, entry.score)
+            told.hear(trial, entry, searcher.objective)
+            if snapshots.due(trial.number + 1):
+                snapshots.save((vars(searcher), told, opened.trials), trial.number + 1)
             for logger in loggers if trial.number not in old else ():
-                logger.log_metrics(_metrics(finished[trial.number], told), trial.number)
+                logger.log_metrics(_metrics(entry, told), trial.number)
                 logger.save()
 
         with kept_randomness():  # a long journal is told here
@@ -144,15 +151,30 @@ class _Open:
         finished: number -> entry; the searcher must propose what is there.
         trials: in all.
         limit: of open trials.
+        begun: open trials of a search that goes on.
         whole: ask only when none is open.
     """
 
-    def __init__(self, searcher: Searcher, finished: Mapping[int, Entry], trials: int, limit: int, whole: bool) -> None:
-        self.searcher, self.finished, self.trials, self.limit, self.whole = searcher, finished, trials, limit, whole
-        self._open = deque[Trial]()
+    def __init__(
+        self,
+        searcher: Searcher,
+        finished: Mapping[int, Entry],
+        trials: int,
+        limit: int,
+        begun: Iterable[Trial],
+        whole: bool,
+    ) -> None:
+        self.searcher, self.finished, self.most, self.limit, self.whole = searcher, finished, trials, limit, whole
+        self._open = deque(begun)
+        self._missing = [trial for trial in self._open if self._is_missing(trial)]
 
     def __bool__(self) -> bool:
         return bool(self._open)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """In the order in which they were asked."""
+        return list(self._open)
 
     def advance(self, tell: Callable[[Trial], None]) -> list[Trial]:
         """Ask where there is room and tell what is finished, in turn, until trials are asked that need a score: these.
@@ -166,20 +188,29 @@ class _Open:
 
     def _ask(self) -> list[Trial]:
         """Fill up; those of the new trials that are not finished."""
-        missing: list[Trial] = []
+        missing, self._missing = self._missing, []
         if self.whole and self._open:
             return missing
-        while len(self._open) < self.limit and self.searcher.asked < self.trials:
-            trial = self.searcher.ask()
-            self._open.append(trial)
-            if trial.number not in self.finished:
-                missing.append(trial)
-            elif trial.indices != (indices := self.finished[trial.number].indices):
-                raise CompressError(
-                    f"journal: trial {trial.number} was {indices}, and the searcher now proposes {trial.indices}: "
-                    f"it was written by another version or setting. Choose another run_dir"
-                )
+        while len(self._open) < self.limit and self.searcher.asked < self.most:
+            self._open.append(self.searcher.ask())
+            if self._is_missing(self._open[-1]):
+                missing.append(self._open[-1])
         return missing
+
+    def _is_missing(self, trial: Trial) -> bool:
+        """Whether a trial needs a score.
+
+        Raises:
+            CompressError: the journal has another proposal under its number.
+        """
+        if trial.number not in self.finished:
+            return True
+        if trial.indices != (indices := self.finished[trial.number].indices):
+            raise CompressError(
+                f"journal: trial {trial.number} was {indices}, and the searcher now proposes {trial.indices}: "
+                f"it was written by another version or setting. Choose another run_dir"
+            )
+        return False
 
 
 class _Scores:

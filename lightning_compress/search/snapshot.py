@@ -1,0 +1,108 @@
+"""What a search knows, beside its journal, so that a long one goes on without being told its first trials again.
+
+The journal is what counts: it alone says what was tried, and without a snapshot everything is told again from it. A
+snapshot is taken for it only if the trials that it was told are those of the journal, word for word, and if it was
+written by the same versions. It is a pickle: go on in run folders of people you trust only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from lightning_compress.search.journal import Entry
+from lightning_compress.search.searcher import Searcher
+
+EVERY = 100  # trials between two snapshots
+PACKAGES = ("lightning-compress", "torch", "numpy", "stable-baselines3", "pymoo")
+
+
+class Snapshots:
+    """The snapshot of one search.
+
+    Args:
+        path: of the file.
+        searcher: whose problem and objective are not written: they come with the search that goes on.
+        finished: number -> entry of the search's journal, followed as it grows.
+    """
+
+    def __init__(self, path: Path, searcher: Searcher, finished: Mapping[int, Entry]) -> None:
+        self.path, self.finished, self._due = path, finished, float(EVERY)
+        problem = searcher.problem
+        self._parts = (problem, problem.budget, problem.space, problem.dense, problem.predict, searcher.objective)
+        self._versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        self._digest, self._digested = hashlib.sha256(), 0
+
+    def load(self, trials: int) -> Any:
+        """What was written last; None if there is nothing, or nothing that was made of the first of these trials."""
+        try:
+            with self.path.open("rb") as file:
+                header, told = pickle.load(file), pickle.load(file)
+                if told > trials or header != self._header(told):
+                    return None
+                self._due = told + EVERY
+                return _Unpickler(file, self._parts).load()
+        except Exception:  # whatever is wrong with a shortcut, the long way is right
+            return None
+
+    def save(self, state: Any, told: int) -> None:
+        """Replace the file; what cannot be pickled or written is left out, and told again when the search goes on."""
+        self._due = told + EVERY
+        content = io.BytesIO()
+        try:
+            pickle.dump(self._header(told), content)
+            pickle.dump(told, content)
+            _Pickler(content, self._parts).dump(state)
+            partial = self.path.with_suffix(".partial")
+            partial.write_bytes(content.getbuffer())
+            os.replace(partial, self.path)
+        except (pickle.PicklingError, TypeError, AttributeError, OSError):
+            self._due = inf
+
+    def due(self, told: int) -> bool:
+        """Whether so many trials were told since the last one that another is worth its time."""
+        return told >= self._due
+
+    def _header(self, told: int) -> dict[str, str]:
+        """What must be the same: the versions, and what the searcher was told."""
+        if told < self._digested:
+            self._digest, self._digested = hashlib.sha256(), 0
+        for number in range(self._digested, told):
+            entry = self.finished[number]
+            score = None if entry.score is None else entry.score.to_dict()
+            self._digest.update(json.dumps([number, entry.indices, entry.key, score, entry.failure]).encode())
+        self._digested = told
+        return {**self._versions, "trials": self._digest.hexdigest()}
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Names some objects instead of writing them."""
+
+    def __init__(self, file: io.BytesIO, parts: tuple[Any, ...]) -> None:
+        super().__init__(file)
+        self._numbers = {id(part): number for number, part in enumerate(parts)}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        return self._numbers.get(id(obj))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts the named objects in."""
+
+    def __init__(self, file: io.BufferedReader, parts: tuple[Any, ...]) -> None:
+        super().__init__(file)
+        self._parts = parts
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._parts[pid]
