@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
+from lightning_compress.deploy.pack import FIXED_WIDTH
 from lightning_compress.errors import CompressError, did_you_mean
 from lightning_compress.fit import fit, load_checkpoint
 from lightning_compress.pipeline import Result, compress
@@ -70,6 +71,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
         plan,
         cfg.metric,
         instantiate(cfg.logger),
+        instantiate(cfg.compress.get("coder")) or FIXED_WIDTH,
     )
     write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
     return result

@@ -17,8 +17,9 @@ from lightning.pytorch.loggers import Logger
 from lightning_compress import trace
 from lightning_compress.batches import first_tensor
 from lightning_compress.cost import MACs, Parameters, WeightBits
+from lightning_compress.deploy.coders import Coder
 from lightning_compress.deploy.latency import latency
-from lightning_compress.deploy.pack import save
+from lightning_compress.deploy.pack import FIXED_WIDTH, save
 from lightning_compress.deploy.unpack import load
 from lightning_compress.errors import CompressError
 from lightning_compress.fit import csv_logger
@@ -75,6 +76,7 @@ def compress(
     plan: Plan | None = None,
     metric: str = "test_acc",
     make_logger: Callable[..., Logger] = csv_logger,
+    coder: Coder = FIXED_WIDTH,
 ) -> Result:
     """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json``.
 
@@ -90,6 +92,7 @@ def compress(
         plan: takes the place of every search.
         metric: that ``test_step`` logs.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
+        coder: of the quantised weights in ``model.safetensors``.
 
     Raises:
         CompressError: another process works in the folder, or it cannot be written.
@@ -115,14 +118,14 @@ def compress(
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)
-        return _finish(student, run, metric, began)
+        return _finish(student, run, metric, began, coder)
 
 
-def _finish(student: LightningModule, run: Run, metric: str, began: float) -> Result:
+def _finish(student: LightningModule, run: Run, metric: str, began: float, coder: Coder) -> Result:
     """Pack, load again what was packed, and measure that."""
     dense_file, packed_file = run.folder / "dense.safetensors", run.folder / PACKED
     save(run.dense, dense_file, example_input=run.example)
-    save(student, packed_file, example_input=run.example)
+    save(student, packed_file, example_input=run.example, coder=coder)
     record = record_of(network(student))
     plan = record.plan if record else Plan({})
     plan.save(run.folder / "plan.yaml")

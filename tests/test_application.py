@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -62,6 +63,15 @@ def test_the_same_command_again_only_reads_what_is_there(finished, cache):
     again = run("+compress=drl_quant", *SHORT, cache=cache, folder=finished)
     assert again.returncode == 0, again.stdout + again.stderr
     assert (finished / "quantize" / "final.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_is_packed_again_with_another_coder(finished, cache, tmp_path):
+    shutil.copytree(finished, tmp_path / "coded")
+    again = run("+compress=drl_quant", "+compress/coder=range_coded", *SHORT, cache=cache, folder=tmp_path / "coded")
+    assert again.returncode == 0, again.stdout + again.stderr
+    plain, coded = (json.loads((f / "result.json").read_text())["compressed"] for f in (finished, tmp_path / "coded"))
+    assert coded["accuracy"] == plain["accuracy"]
+    assert coded["bytes"] == (tmp_path / "coded" / "model.safetensors").stat().st_size < plain["bytes"]
 
 
 def test_a_killed_search_goes_on_and_ends_with_the_same_plan(finished, cache, tmp_path):
