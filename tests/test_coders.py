@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import nn
 
 import lightning_compress as lc
+import lightning_compress.conf
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.cost import PackedBytes
 from lightning_compress.deploy import container
-from lightning_compress.deploy.coders import FixedWidth, RangeCoded
+from lightning_compress.deploy.coders import RangeCoded
 from lightning_compress.errors import PackedFileError
 from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.record import record_of
 
+FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "coder").glob("*.yaml"))
 
-@pytest.mark.parametrize("coder", [FixedWidth(), RangeCoded()])
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 @given(bits=st.integers(1, 8), counts=st.lists(st.integers(0, 400), min_size=1, max_size=4), data=st.data())
 @settings(deadline=None, max_examples=80)
-def test_streams_one_after_the_other_come_back(coder, bits, counts, data):
+def test_streams_one_after_the_other_come_back(file, bits, counts, data):
+    coder = instantiate(OmegaConf.load(file))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     skew = data.draw(st.sampled_from([0.0, 1.0, 20.0]))
     parts = [(rng.random(n) ** (1 + skew) * 2**bits).astype(np.uint8) for n in counts]
