@@ -4,7 +4,7 @@
     python benchmarks/searchers_real.py cifar --seeds 0 --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
 
 The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains. Keep-ratios under half of the MACs, and bits of
-weights under four on average (inputs in eight bits). Each row is one run of train.py; finished runs are not
+weights under four or three on average (inputs in eight bits). Each row is one run of train.py; finished runs are not
 run again. Before: the best validation accuracy (%) of the search and its reward (accuracy less a tenth of the loss);
 after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and ChannelGA do not score plans before
 that; and since ChannelGA also trains after each of its layers, "uniform, as long" is what to compare it with.
@@ -29,8 +29,7 @@ LAYERS = {"digits": 6, "cifar": 12}  # groups of channels that ChannelGA prunes 
 CHEAPER = {"digits": [], "cifar": ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]}
 SEARCHERS = ("uniform", "random", "greedy", "ddpg", "td3", "sac", "reinforce", "genecai", "nsga2", "optuna")
 OBJECTIVE = AccuracyUnderBudget()
-BITS = [f"{QUANT}.budget=0.125", f"{QUANT}.callbacks.quantization.act_bits=[8]",
-        f"compress/cost@{QUANT}.cost=weight_bits"]  # fmt: skip
+BITS = [f"{QUANT}.callbacks.quantization.act_bits=[8]", f"compress/cost@{QUANT}.cost=weight_bits"]
 
 
 def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
@@ -38,7 +37,8 @@ def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
     found: dict[str, dict[str, tuple[str, list[str]]]] = {}
     for title, option, stage, own, other in (
         ("keep-ratios, half of the MACs", "drl_prune", "prune", [], ("ChannelGA", "ga_channel")),
-        ("bits, four on average", "drl_quant", "quantize", BITS, ("Knapsack", "knapsack_quant")),
+        ("bits, four on average", "drl_quant", "quantize", _bits(4), ("Knapsack", "knapsack_quant")),
+        ("three bits on average", "drl_quant", "quantize", _bits(3), ("Knapsack", "knapsack_quant")),
     ):
         common = [*own, f"compress.stages.{stage}.epochs={EPOCHS[data]}"]
         cheaper = [setting.replace("STAGE", f"compress.stages.{stage}") for setting in CHEAPER[data]]
@@ -55,6 +55,10 @@ def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
     keep = found["keep-ratios, half of the MACs"]
     keep["uniform, as long"] = ("prune", [*keep["uniform"][1], f"{PRUNE}.epochs={(LAYERS[data] + 1) * EPOCHS[data]}"])
     return found
+
+
+def _bits(average: int) -> list[str]:
+    return [f"{QUANT}.budget={average / 32}", *BITS]
 
 
 def row(name: str, folders: list[tuple[Path, dict]], stage: str) -> str:
@@ -80,7 +84,7 @@ def main() -> None:
     """Run all rows, print a table for each problem."""
     asked = parser(__doc__ or "", EPOCHS)
     asked.add_argument("--rows", nargs="+", default=[], help="only these searchers")
-    asked.add_argument("--problems", nargs="+", default=["keep-ratios", "bits"], help="only these")
+    asked.add_argument("--problems", nargs="+", default=["keep-ratios", "bits", "three"], help="only these")
     arguments = asked.parse_args()
     base = DIGITS
     if arguments.data == "cifar":
