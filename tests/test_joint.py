@@ -141,6 +141,12 @@ def test_frozen_codes_stay_and_values_move():
 @pytest.mark.parametrize(("settings", "message"), [
     ({"limits": (0.05, 0.1)}, "limits must fall"), ({"limits": ()}, "limits must fall"), ({"rho": 0}, "rho above 0"),
     ({"bits_until": 0.9, "end": 0.5}, "bits_until <= end"),
+    ({"start_bits": 16}, r"start_bits one of them, got bits \[1, 2, 3, 4, 5, 6, 7, 8\] and start_bits 16"),
+    ({"bits": (1, 2)}, r"start_bits one of them, got bits \[1, 2\] and start_bits 4"),
+    ({"bits": (2.5, 4)}, r"whole numbers from 1 to 8, .* got bits \[2.5, 4\]"),
+    ({"bits": (0, 4)}, "whole numbers from 1 to 8"), ({"bits": (4, 9)}, "whole numbers from 1 to 8"),
+    ({"bits": ()}, "whole numbers from 1 to 8"),
+    ({"every": -2}, "every must be .* 1 or more, .* got -2"), ({"every": 0}, "got 0"), ({"every": 1.5}, "got 1.5"),
 ])  # fmt: skip
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(CompressError, match=message):

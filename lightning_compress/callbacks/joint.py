@@ -31,7 +31,7 @@ from lightning_compress.kmeans import SortedValues
 from lightning_compress.mask import Mask, mask_of
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
-from lightning_compress.quantizers.joint_codebook import JointCodebook
+from lightning_compress.quantizers.joint_codebook import MOST_BITS, JointCodebook
 from lightning_compress.record import Record, network, record_of, write_record
 from lightning_compress.size_account import SizeAccount, WeightBitsAccount
 from lightning_compress.surgery import attach_weight, check_plain, raw_weight, weight_transforms
@@ -46,9 +46,9 @@ class JointSparsityQuantization(OutcomeCallback):
         limits: shares of the layers' fp32 bits, falling; each holds for an equal part of the training up to ``end``.
         rho: penalty of W differing from V.
         account: what counts towards the limit.
-        start_bits: of every layer before the first projection.
-        bits: that a layer may have.
-        every: optimizer steps between projections; None for once an epoch.
+        start_bits: of every layer before the first projection, one of ``bits``.
+        bits: that a layer may have, each from 1 to 8.
+        every: optimizer steps between projections, 1 or more; None for once an epoch.
         bits_until: share of the training after which bits stay, so that duals settle.
         end: share of the training after which codes are frozen and values are trained.
         ignore: globs of layers that take no part.
@@ -85,7 +85,18 @@ class JointSparsityQuantization(OutcomeCallback):
                 f"JointSparsityQuantization: needs rho above 0 and 0 < bits_until <= end <= 1, got rho {rho}, "
                 f"bits_until {bits_until} and end {end}"
             )
-        self.limits, self.rho, self.start_bits, self.bits = tuple(limits), rho, start_bits, tuple(bits)
+        if not bits or any(b not in range(1, MOST_BITS + 1) for b in bits) or start_bits not in bits:
+            raise CompressError(
+                f"JointSparsityQuantization: bits must be whole numbers from 1 to {MOST_BITS}, and start_bits one of "
+                f"them, got bits {list(bits)} and start_bits {start_bits}"
+            )
+        if every is not None and (every < 1 or every != int(every)):
+            raise CompressError(
+                f"JointSparsityQuantization: every must be a whole number of optimizer steps, 1 or more, or None for "
+                f"once an epoch, got {every}"
+            )
+        self.limits, self.rho = tuple(limits), rho
+        self.start_bits, self.bits = int(start_bits), tuple(sorted({int(b) for b in bits}))
         self.account = WeightBitsAccount() if account is None else account
         self.every, self.bits_until, self.end = every, bits_until, end
         self._stepped = -1  # the optimizer step that the proximal step last followed
