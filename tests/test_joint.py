@@ -99,7 +99,7 @@ def test_one_round_is_the_three_steps_of_admm():
     assert sum(bits[n] * kept[n] for n in LAYERS) <= limit
 
 
-def test_the_proximal_step_follows_the_optimizers_own():
+def test_the_proximal_step_follows_the_optimizers_own_at_its_learning_rate():
     torch.manual_seed(0)
     seen = []
 
@@ -109,17 +109,66 @@ def test_the_proximal_step_follows_the_optimizers_own():
             state, weight = state_of(pl_module.model, "conv1"), raw_weight(pl_module.model.conv1)
             if state.frozen:
                 return
-            self.expected = (weight - 0.1 * weight.grad + 0.1 * 0.5 * (state.duplicate - state.dual)) / (1 + 0.1 * 0.5)
+            rate = 0.1 / (trainer.global_step + 1)
+            self.expected = (weight - rate * weight.grad + rate * 0.5 * (state.duplicate - state.dual)) / (
+                1 + rate * 0.5
+            )
 
         def on_train_batch_end(self, trainer, pl_module, *args):
             super().on_train_batch_end(trainer, pl_module, *args)
             if not state_of(pl_module.model, "conv1").frozen:
                 seen.append((self.expected.detach(), raw_weight(pl_module.model.conv1).detach().clone()))
 
-    train([Watch({"conv1": {"joint": 1}}, rho=0.5)], 2, lambda p: torch.optim.SGD(p, lr=0.1))
+    def falling(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    train([Watch({"conv1": {"joint": 1}}, rho=0.5)], 2, falling)
     assert len(seen) > 5
     for expected, found in seen:
         torch.testing.assert_close(found, expected)
+
+
+class TwoOptimizers(PlainModule):
+    """Steps by hand: Adam for the head after every second batch, SGD for the rest after each."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        for optimizer in self.optimizers()[: 1 + batch_idx % 2]:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_with_two_optimizers_each_weight_is_pulled_by_its_own():
+    pulled = []
+
+    class Watch(JointSparsityQuantization):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            weights = {n: raw_weight(pl_module.model.get_submodule(n)) for n in ("conv1", "fc")}
+            before = {n: w.grad for n, w in weights.items()}
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            changed = [n for n, gradient in before.items() if weights[n].grad is not gradient]
+            pulled.append((type(optimizer).__name__, changed))
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            before = {n: raw_weight(pl_module.model.get_submodule(n)).detach().clone() for n in ("conv1", "fc")}
+            super().on_train_batch_end(trainer, pl_module, *args)
+            changed = [n for n, w in before.items() if not torch.equal(raw_weight(pl_module.model.get_submodule(n)), w)]
+            pulled.append(("end", changed))
+
+    module = TwoOptimizers()
+
+    def both(_):
+        *rest, weight, bias = module.parameters()  # the head's are the last
+        return torch.optim.SGD(rest, lr=0.1), torch.optim.Adam([weight, bias], lr=0.01)
+
+    train([Watch({"conv1": {"joint": 1}, "fc": {"joint": 1}}, limits=(0.1,), bits_until=1, end=1)], 1, both, module)
+    assert pulled[:5] == [("SGD", []), ("end", ["conv1"]), ("SGD", []), ("Adam", ["fc"]), ("end", ["conv1"])]
 
 
 def test_frozen_codes_stay_and_values_move():

@@ -99,7 +99,7 @@ class JointSparsityQuantization(OutcomeCallback):
         self.start_bits, self.bits = int(start_bits), tuple(sorted({int(b) for b in bits}))
         self.account = WeightBitsAccount() if account is None else account
         self.every, self.bits_until, self.end = every, bits_until, end
-        self._stepped = -1  # the optimizer step that the proximal step last followed
+        self._rates: dict[int, float] = {}  # of the batch at work: weights that SGD steps on, and learning rates
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name in plan.layers:
@@ -112,7 +112,7 @@ class JointSparsityQuantization(OutcomeCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Project when it is time, and freeze the codes at the end."""
         net, step, now = network(pl_module), trainer.global_step, self._progress(trainer)
-        self._stepped = step
+        self._rates = {}
         if self._frozen(net):
             return
         if now >= self.end:
@@ -122,27 +122,29 @@ class JointSparsityQuantization(OutcomeCallback):
             pl_module.log("joint_residual", residual)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """With an optimizer that has no closed proximal step: the gradient of the quadratic term."""
-        if isinstance(optimizer, torch.optim.SGD) or self._frozen(network(pl_module)):
+        """Note SGD's learning rates; with an optimizer that has no closed proximal step, the term's gradient."""
+        net = network(pl_module)
+        if self._frozen(net):
             return
-        for state, weight in self._layers(network(pl_module)).values():
-            pull = self.rho * (weight.detach() - state.duplicate + state.dual)
-            weight.grad = pull if weight.grad is None else weight.grad + pull
+        rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+        for state, weight in self._layers(net).values():
+            if id(weight) not in rates:
+                continue
+            if isinstance(optimizer, torch.optim.SGD):
+                # Now, because at the end of the batch schedulers have set the rate of the next step.
+                self._rates[id(weight)] = rates[id(weight)]
+            else:
+                pull = self.rho * (weight.detach() - state.duplicate + state.dual)
+                weight.grad = pull if weight.grad is None else weight.grad + pull
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The proximal step, after plain SGD's own."""
-        net = network(pl_module)
-        if trainer.global_step == self._stepped or self._frozen(net):
+        """The proximal step, after plain SGD's own and at its learning rate."""
+        if not self._rates:  # no step in this batch, another optimizer's, or codes are frozen
             return
-        rates = {
-            id(p): group["lr"]
-            for optimizer in trainer.optimizers if isinstance(optimizer, torch.optim.SGD)
-            for group in optimizer.param_groups for p in group["params"]
-        }  # fmt: skip
-        for state, weight in self._layers(net).values():
-            pull = rates.get(id(weight), 0.0) * self.rho
+        for state, weight in self._layers(network(pl_module)).values():
+            pull = self._rates.get(id(weight), 0.0) * self.rho
             weight.data.add_(pull * (state.duplicate - state.dual)).div_(1 + pull)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
