@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_compress as lc
 from lightning_compress.callbacks.joint import JointSparsityQuantization
@@ -28,12 +30,12 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
-def train(callbacks, epochs=12, optimizer=sgd, module=None):
+def train(callbacks, epochs=12, optimizer=sgd, module=None, ckpt=None, **settings):
     seed_everything(1, verbose=False)
     module = PlainModule() if module is None else module
     module.configure_optimizers = lambda: optimizer(module.parameters())
-    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **QUIET)
-    trainer.fit(module, *toy_data(0))
+    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **{**QUIET, **settings})
+    trainer.fit(module, *toy_data(0), ckpt_path=ckpt)
     return module, float(trainer.callback_metrics["val_acc"])
 
 
@@ -128,6 +130,52 @@ def test_the_proximal_step_follows_the_optimizers_own_at_its_learning_rate():
     assert len(seen) > 5
     for expected, found in seen:
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("every", "accumulate", "steps"), [
+    (None, 1, [0, 8, 16]), (None, 4, [0, 2, 4]), (None, 3, [0, 3, 6]), (2, 4, [0, 2, 4]), (1, 4, [0, 1, 2, 3, 4, 5]),
+])  # fmt: skip
+def test_it_projects_once_a_step_also_when_gradients_accumulate(every, accumulate, steps):
+    found = []
+
+    class Watch(JointSparsityQuantization):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            before = state_of(pl_module.model, "conv1").dual.clone()
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            if not torch.equal(state_of(pl_module.model, "conv1").dual, before):
+                found.append(trainer.global_step)
+
+    callback = Watch({"conv1": {"joint": 1}}, limits=(0.1,), every=every, bits_until=1, end=1)
+    train([callback], 3, accumulate_grad_batches=accumulate)
+    assert found == steps
+
+
+def test_resumed_with_accumulated_gradients_it_trains_on_as_if_never_stopped(tmp_path):
+    def fit(ckpt=None):
+        saving = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+        callback = JointSparsityQuantization(EVERYWHERE, limits=(0.1, 0.05), every=2)
+        return train([callback, saving], 4, ckpt=ckpt, accumulate_grad_batches=3, enable_checkpointing=True)[0]
+
+    whole = fit().state_dict()
+    resumed = fit(tmp_path / "epoch=0.ckpt").state_dict()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_data_without_a_length_need_a_period():
+    def fit(every):
+        stream = DataLoader(Stream(), None)
+        callback = JointSparsityQuantization(EVERYWHERE, limits=(0.1,), every=every)
+        Trainer(max_steps=6, callbacks=[callback], **QUIET).fit(PlainModule(), stream)
+
+    with pytest.raises(CompressError, match=r"train data have no length.* give every"):
+        fit(None)
+    fit(2)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.randn(8, 1, 8, 8), torch.randint(4, (8,))
 
 
 class TwoOptimizers(PlainModule):

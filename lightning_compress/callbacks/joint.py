@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil, isinf
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -117,7 +118,8 @@ class JointSparsityQuantization(OutcomeCallback):
             return
         if now >= self.end:
             self._freeze(net, self.limits[-1])
-        elif step % self._period(trainer) == 0:
+        elif step % self._period(trainer) == 0 and batch_idx % trainer.accumulate_grad_batches == 0:
+            # Once a step, before the first of the batches whose gradients it gathers.
             residual = self._project(net, self._limit(now), now < self.bits_until, first=step == 0)
             pl_module.log("joint_residual", residual)
 
@@ -157,7 +159,13 @@ class JointSparsityQuantization(OutcomeCallback):
         return progress(trainer, "JointSparsityQuantization")
 
     def _period(self, trainer: Trainer) -> int:
-        return self.every or max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+        """Optimizer steps between projections."""
+        if self.every is None and isinf(trainer.num_training_batches):
+            raise CompressError(
+                "JointSparsityQuantization: the train data have no length, so the steps of an epoch are not known; "
+                "give every, the optimizer steps between projections"
+            )
+        return self.every or ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def _limit(self, now: float) -> float:
         return self.limits[min(int(now / self.end * len(self.limits)), len(self.limits) - 1)]
