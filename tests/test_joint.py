@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_compress as lc
@@ -30,11 +32,11 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
-def train(callbacks, epochs=12, optimizer=sgd, module=None, ckpt=None, **settings):
+def train(callbacks, epochs=12, optimizer=sgd, module=None, ckpt=None, **others):
     seed_everything(1, verbose=False)
     module = PlainModule() if module is None else module
     module.configure_optimizers = lambda: optimizer(module.parameters())
-    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **{**QUIET, **settings})
+    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **{**QUIET, **others})
     trainer.fit(module, *toy_data(0), ckpt_path=ckpt)
     return module, float(trainer.callback_metrics["val_acc"])
 
@@ -99,6 +101,58 @@ def test_one_round_is_the_three_steps_of_admm():
     bits = {n: state_of(net, n).bits for n in LAYERS}
     kept = {n: int(state_of(net, n).kept) for n in LAYERS}
     assert sum(bits[n] * kept[n] for n in LAYERS) <= limit
+
+
+def size_of(net, account):
+    found = record_of(net).profile.weighted
+    sizes, counts = {p.name: p.weights for p in found}, {p.name: p.nonzeros for p in found}
+    return total(counts, sizes, {p.name: p.weight_bits for p in found}, account)
+
+
+@given(
+    seed=st.integers(0, 20), account=st.sampled_from([WeightBitsAccount(), FileAccount()]),
+    factors=st.lists(st.floats(1, 200), min_size=1, max_size=3), start=st.integers(1, 8), free=st.lists(st.booleans()),
+)  # fmt: skip
+@settings(deadline=None, max_examples=20)
+def test_any_limits_above_the_smallest_are_met_after_each_projection(seed, account, factors, start, free):
+    torch.manual_seed(seed)
+    net = PlainModule().model
+    sizes = {n: net.get_submodule(n).weight.numel() for n in LAYERS}
+    smallest = sum(account.layer(1, size, 1) for size in sizes.values()) / (32 * sum(sizes.values()))
+    limits = sorted((min(factor * smallest, 1) for factor in factors), reverse=True)
+    callback = JointSparsityQuantization(EVERYWHERE, limits, account=account, start_bits=start)
+    callback.apply(net, EXAMPLE)
+    for number, limit in enumerate(limits):
+        callback._project(net, limit, free_bits=number < len(free) and free[number], first=number == 0)
+        counts = {n: int(raw_weight(net.get_submodule(n)).count_nonzero()) for n in LAYERS}
+        bits = {n: state_of(net, n).bits for n in LAYERS}
+        assert total(counts, sizes, bits, account) <= limit * 32 * sum(sizes.values())
+        assert min(counts.values()) >= 1
+        for name in LAYERS:  # as if training went on
+            raw_weight(net.get_submodule(name)).data.add_(0.01 * torch.randn(net.get_submodule(name).weight.shape))
+    callback._freeze(net, limits[-1])
+    assert size_of(net, account) <= limits[-1] * 32 * sum(sizes.values())
+
+
+@pytest.mark.parametrize("limits", [(0.02,), (0.5, 0.02)], ids=["wide at the start", "wide under an earlier limit"])
+@pytest.mark.parametrize("bits_until", [0.1, 0.5])
+def test_bits_whose_codebooks_do_not_fit_are_lowered(limits, bits_until):
+    callback = JointSparsityQuantization(EVERYWHERE, limits, account=FileAccount(), bits_until=bits_until)
+    net = train([callback], 8)[0].model
+    weights = sum(layer.weights for layer in record_of(net).profile.weighted)
+    assert 0.01 * 32 * weights < size_of(net, FileAccount()) <= 0.02 * 32 * weights
+
+
+def test_a_training_that_stops_under_an_early_limit_leaves_within_the_last():
+    callback = JointSparsityQuantization(EVERYWHERE, (0.5, 0.02), account=FileAccount(), every=2)
+    net = train([callback, Stop()], 20)[0].model
+    weights = sum(layer.weights for layer in record_of(net).profile.weighted)
+    assert size_of(net, FileAccount()) <= 0.02 * 32 * weights
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = True
 
 
 def test_the_proximal_step_follows_the_optimizers_own_at_its_learning_rate():
@@ -235,7 +289,7 @@ def test_frozen_codes_stay_and_values_move():
     assert not torch.equal(frozen[0][1], frozen[-1][1])
 
 
-@pytest.mark.parametrize(("settings", "message"), [
+@pytest.mark.parametrize(("bad", "message"), [
     ({"limits": (0.05, 0.1)}, "limits must fall"), ({"limits": ()}, "limits must fall"), ({"rho": 0}, "rho above 0"),
     ({"bits_until": 0.9, "end": 0.5}, "bits_until <= end"),
     ({"start_bits": 16}, r"start_bits one of them, got bits \[1, 2, 3, 4, 5, 6, 7, 8\] and start_bits 16"),
@@ -245,9 +299,9 @@ def test_frozen_codes_stay_and_values_move():
     ({"bits": ()}, "whole numbers from 1 to 8"),
     ({"every": -2}, "every must be .* 1 or more, .* got -2"), ({"every": 0}, "got 0"), ({"every": 1.5}, "got 1.5"),
 ])  # fmt: skip
-def test_bad_settings_are_named(settings, message):
+def test_bad_settings_are_named(bad, message):
     with pytest.raises(CompressError, match=message):
-        JointSparsityQuantization(EVERYWHERE, **settings)
+        JointSparsityQuantization(EVERYWHERE, **bad)
 
 
 def test_bad_plans_and_limits_are_named():
@@ -257,5 +311,6 @@ def test_bad_plans_and_limits_are_named():
     JointSparsityQuantization(EVERYWHERE).apply(net, EXAMPLE)
     with pytest.raises(CompressError, match="'conv1' is already quantised by JointCodebook"):
         QuantizationAwareTraining({"conv1": {"weight_bits": 4}}).apply(net, EXAMPLE)
-    with pytest.raises(InfeasibleBudgetError, match="cannot be met"):
-        train([JointSparsityQuantization(EVERYWHERE, limits=(1e-6,))], 1)
+    with pytest.raises(InfeasibleBudgetError, match=r"limit of 1e-06 .* cannot be met.* limit to 0.003757 or more"):
+        train([JointSparsityQuantization(EVERYWHERE, limits=(0.1, 1e-6), account=FileAccount())], 1)
+    train([JointSparsityQuantization(EVERYWHERE, limits=(0.1, 0.003757), account=FileAccount())], 4)

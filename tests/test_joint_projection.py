@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from math import comb, log2
 
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_compress.errors import InfeasibleBudgetError
-from lightning_compress.joint_projection import nonzero, project_codes, project_weights, quantised, total
+from lightning_compress.joint_projection import (
+    FIXED,
+    affordable_bits,
+    check_limit,
+    nonzero,
+    project_codes,
+    project_weights,
+    quantised,
+    total,
+)
 from lightning_compress.kmeans import all_bits
 from lightning_compress.size_account import FileAccount, WeightBitsAccount
 
@@ -24,27 +34,71 @@ def layers(seed: int, sizes=(30, 400, 3000)) -> dict[str, torch.Tensor]:
     return {f"l{i}": torch.randn(n, generator=generator) * 10 ** (-i / 2) for i, n in enumerate(sizes)}
 
 
-@given(seed=st.integers(0, 50), share=st.floats(0.01, 1.2), account=st.sampled_from(ACCOUNTS), b=st.integers(1, 6))
-@settings(deadline=None, max_examples=60)
-def test_no_projection_exceeds_the_limit(seed, share, account, b):
+@given(
+    seed=st.integers(0, 50), share=st.floats(1, 300), account=st.sampled_from(ACCOUNTS), b=st.integers(1, 8),
+    before=st.integers(0, 30),
+)  # fmt: skip
+@settings(deadline=None, max_examples=100)
+def test_every_limit_above_the_smallest_is_met_by_both_projections(seed, share, account, b, before):
     weights = layers(seed)
     sizes = {n: w.numel() for n, w in weights.items()}
-    limit = share * 32 * sum(sizes.values())
-    bits, counts = dict.fromkeys(weights, b), dict.fromkeys(weights, 5)
-    try:
-        for _ in range(3):
-            kept = project_weights(weights, bits, counts, limit, account)
-            assert total(kept.counts, sizes, bits, account) <= limit
-            assert all(int(kept.masks[n].sum()) == kept.counts[n] >= 1 for n in weights)
-            counts = kept.counts
-            targets = {n: w * kept.masks[n] for n, w in weights.items()}
-            bits, books = project_codes(targets, counts, limit, account, dict.fromkeys(weights, BITS))
-            assert total(counts, sizes, bits, account) <= limit
-            assert all(len(books[n].centroids) <= 2 ** bits[n] for n in weights)
-    except InfeasibleBudgetError as error:
-        assert "cannot be met" in str(error)  # noqa: PT017
-        least = sum(account.layer(1, n, b) for n in sizes.values())
-        assert limit < 2 * least
+    limit = share * total(dict.fromkeys(sizes, 1), sizes, dict.fromkeys(sizes, 1), account)
+    bits, counts = dict.fromkeys(weights, b), dict.fromkeys(weights, before)
+    for _ in range(3):
+        bits = affordable_bits(weights, bits, limit, account, BITS)
+        kept = project_weights(weights, bits, counts, limit, account)
+        assert total(kept.counts, sizes, bits, account) <= limit
+        assert all(int(kept.masks[n].sum()) == kept.counts[n] >= 1 for n in weights)
+        counts = kept.counts
+        targets = {n: w * kept.masks[n] for n, w in weights.items()}
+        bits, books = project_codes(targets, counts, limit, account, dict.fromkeys(weights, BITS))
+        assert total(counts, sizes, bits, account) <= limit
+        assert all(len(books[n].centroids) <= 2 ** bits[n] for n in weights)
+
+
+@given(seed=st.integers(0, 50), account=st.sampled_from(ACCOUNTS), b=st.integers(1, 8), before=st.floats(0, 1))
+@settings(deadline=None, max_examples=60)
+def test_a_limit_that_one_weight_a_layer_meets_is_met_and_none_below(seed, account, b, before):
+    weights = layers(seed)
+    sizes, bits = {n: w.numel() for n, w in weights.items()}, dict.fromkeys(weights, b)
+    counts = {n: round(before * size) for n, size in sizes.items()}  # positions may be priced far too low
+    smallest = total(dict.fromkeys(sizes, 1), sizes, bits, account)
+    assert project_weights(weights, bits, counts, smallest, account).counts == dict.fromkeys(sizes, 1)
+    with pytest.raises(InfeasibleBudgetError, match=f"limit of {smallest - 1:,} bits cannot be met.*{smallest:,} bits"):
+        project_weights(weights, bits, counts, smallest - 1, account)
+
+
+def test_bits_are_lowered_only_where_codebooks_leave_too_little_room():
+    weights, account = layers(0), FileAccount()
+    sizes, bits = {n: w.numel() for n, w in weights.items()}, dict.fromkeys(weights, 4)
+    fixed = total(dict.fromkeys(sizes, 1), sizes, bits, account)
+    assert affordable_bits(weights, bits, fixed / FIXED, account, BITS) == bits
+    fewer = affordable_bits(weights, bits, fixed, account, BITS)
+    assert total(dict.fromkeys(sizes, 1), sizes, fewer, account) <= FIXED * fixed
+    assert all(fewer[n] <= 4 for n in weights)
+    assert affordable_bits(weights, fewer, fixed, account, BITS) == fewer
+
+    def distance(chosen):
+        kept = project_weights(weights, chosen, dict.fromkeys(weights, 0), fixed + 100, account)
+        found = {n: quantised(w * kept.masks[n], all_bits(nonzero(w * kept.masks[n]))[chosen[n]]) for n, w in named}
+        return sum(float((w - found[n]).square().sum()) for n, w in named)
+
+    named = list(weights.items())
+    assert distance(fewer) < 0.7 * distance(bits)
+
+
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_weights_that_all_fit_and_layers_of_zeros_are_left_as_they_are(account):
+    weights = {"a": torch.zeros(20), "b": torch.tensor([0.0, 2.0, 0.0, 1.0])}
+    bits = {"a": 2, "b": 2}
+    kept = project_weights(weights, bits, {"a": 0, "b": 0}, 1000, account)
+    assert kept.counts == {"a": 0, "b": 2}
+    assert kept.masks["b"].tolist() == [False, True, False, True]
+    zeros = {"a": torch.zeros(20)}
+    assert project_weights(zeros, {"a": 2}, {"a": 0}, 1000, account).counts == {"a": 0}
+    assert affordable_bits(zeros, {"a": 8}, 500, account, BITS)["a"] == (
+        8 if isinstance(account, WeightBitsAccount) else 1
+    )
 
 
 @given(seed=st.integers(0, 50), account=st.sampled_from(ACCOUNTS), b=st.integers(1, 6), counts=st.data())
@@ -119,7 +173,11 @@ def test_the_cost_of_positions_is_near_the_number_of_choices(kept, weights):
     assert exact <= FileAccount().index_bits(kept, weights) <= exact + log2(weights) + 1
 
 
-def test_a_limit_below_one_weight_a_layer_names_the_smallest():
-    weights = layers(0)
-    with pytest.raises(InfeasibleBudgetError, match="cannot be met"):
-        project_weights(weights, dict.fromkeys(weights, 8), dict.fromkeys(weights, 1), 20, WeightBitsAccount())
+def test_a_limit_below_one_weight_a_layer_names_the_smallest_share():
+    sizes = {"a": 30, "b": 400}
+    smallest = total(dict.fromkeys(sizes, 1), sizes, dict.fromkeys(sizes, 2), FileAccount())
+    with pytest.raises(InfeasibleBudgetError, match=f"limit of 0.01 .* takes {smallest} of 13,760 bits") as error:
+        check_limit(sizes, 0.01, FileAccount(), 2)
+    share = float(re.search(r"limit to (\S+) or more", str(error.value))[1])
+    assert smallest <= share * 13_760 <= 1.001 * smallest
+    check_limit(sizes, share, FileAccount(), 2)

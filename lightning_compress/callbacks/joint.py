@@ -27,7 +27,14 @@ from torch import Tensor, nn
 from lightning_compress.callbacks.outcome import OutcomeCallback
 from lightning_compress.callbacks.progress import progress
 from lightning_compress.errors import CompressError
-from lightning_compress.joint_projection import nonzero, project_codes, project_weights, quantised
+from lightning_compress.joint_projection import (
+    affordable_bits,
+    check_limit,
+    nonzero,
+    project_codes,
+    project_weights,
+    quantised,
+)
 from lightning_compress.kmeans import SortedValues
 from lightning_compress.mask import Mask, mask_of
 from lightning_compress.plan import Plan
@@ -50,13 +57,14 @@ class JointSparsityQuantization(OutcomeCallback):
         start_bits: of every layer before the first projection, one of ``bits``.
         bits: that a layer may have, each from 1 to 8.
         every: optimizer steps between projections, 1 or more; None for once an epoch.
-        bits_until: share of the training after which bits stay, so that duals settle.
+        bits_until: share of the training after which bits stay, so that duals settle; a limit that leaves no room for
+            their codebooks still lowers them.
         end: share of the training after which codes are frozen and values are trained.
         ignore: globs of layers that take no part.
 
     Raises:
         CompressError: settings out of range, or a layer without a weight in the plan.
-        InfeasibleBudgetError: a limit that not even one weight a layer meets.
+        InfeasibleBudgetError: a limit that not even one weight a layer meets, at the fewest bits.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -103,6 +111,8 @@ class JointSparsityQuantization(OutcomeCallback):
         self._rates: dict[int, float] = {}  # of the batch at work: weights that SGD steps on, and learning rates
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        sizes = {name: profile[name].weights for name in plan.layers}
+        check_limit(sizes, self.limits[-1], self.account, self.bits[0])
         for name in plan.layers:
             layer = net.get_submodule(name)
             check_plain(name, layer, "JointSparsityQuantization")
@@ -206,10 +216,12 @@ class JointSparsityQuantization(OutcomeCallback):
         self, layers: Mapping[str, tuple[JointCodebook, nn.Parameter]], limit: float
     ) -> tuple[dict[str, int], dict[str, int]]:
         """Zero the weights that do not fit: bits and kept weights of the layers."""
-        bits = {name: state.bits for name, (state, _) in layers.items()}
         weights = {name: weight.detach() for name, (_, weight) in layers.items()}
+        room = self._bits(layers, limit)
+        bits = {name: state.bits for name, (state, _) in layers.items()}
+        bits = affordable_bits(weights, bits, room, self.account, self.bits)
         before = {name: int(state.kept) for name, (state, _) in layers.items()}
-        kept = project_weights(weights, bits, before, self._bits(layers, limit), self.account)
+        kept = project_weights(weights, bits, before, room, self.account)
         for name, (state, weight) in layers.items():
             weight.data.mul_(kept.masks[name])
             state.kept.fill_(kept.counts[name])
