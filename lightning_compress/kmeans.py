@@ -107,16 +107,20 @@ class SortedValues:
 
     def _cuts(self, centroids: Floats) -> NDArray[np.intp]:
         """Where the intervals of the centroids begin and end, ``len(centroids) + 1`` positions."""
-        inner = np.searchsorted(self.values, (centroids[1:] + centroids[:-1]) / 2)
+        inner = self.values.searchsorted((centroids[1:] + centroids[:-1]) / 2)
         return np.concatenate([[0], inner, [len(self.values)]])
 
     def _means(self, centroids: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
         """Mean and distortion of each interval that is not empty, and where these intervals are cut."""
         cuts = self._cuts(centroids)
-        cuts = cuts[np.concatenate([[True], np.diff(cuts) > 0])]
-        sums = np.diff(self.sums[cuts])
-        means = sums / np.diff(cuts)
-        return means + self.mean, np.diff(self.squares[cuts]) - sums * means, cuts
+        counts = cuts[1:] - cuts[:-1]
+        if not counts.all():
+            cuts = cuts[np.concatenate([[True], counts > 0])]
+            counts = cuts[1:] - cuts[:-1]
+        sums, squares = self.sums[cuts], self.squares[cuts]
+        totals = sums[1:] - sums[:-1]
+        means = totals / counts
+        return means + self.mean, squares[1:] - squares[:-1] - totals * means, cuts
 
     def _filled(self, means: Floats, errors: Floats, cuts: NDArray[np.intp], size: int) -> Floats:
         """More centroids, up to ``size``: the worst outliers of the clusters with the largest distortions."""
