@@ -18,13 +18,26 @@ from lightning_compress.surgery import Transform, weight_transforms
 
 
 class Mask(Transform):
-    """``weight * mask``; the mask is a bool buffer of the weight's shape, all true at first."""
+    """``weight * mask``.
+
+    Args:
+        shape: of the weight.
+
+    Attributes:
+        mask: bool buffer of that shape, all true at first.
+        begun: whether a training has begun to move it: from then on it only loses weights, in later trainings too.
+        settled: whether it stays as it is.
+    """
 
     mask: Tensor
+    begun: Tensor
+    settled: Tensor
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool))
+        self.register_buffer("begun", torch.tensor(False))
+        self.register_buffer("settled", torch.tensor(False))
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.mask.shape)}

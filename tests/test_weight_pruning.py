@@ -231,6 +231,51 @@ def test_a_schedule_starts_dense_and_ends_at_the_plan():
     np.testing.assert_allclose(shares, expected, atol=0.001)
 
 
+@pytest.mark.parametrize("file", files("schedule"), ids=lambda f: f.stem)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_second_training_revives_nothing(file, packed, tmp_path):
+    seen = []
+
+    class Watch(WeightPruning):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(mask_of(pl_module.model.conv1).clone())
+
+    Watch.__name__ = "WeightPruning"  # under which the first training is recorded
+    plan = {"conv1": {"density": 0.25}}
+    callback = Watch(plan, schedule=instantiate(OmegaConf.load(file)), every=1)
+    module, _ = train(callback, 2)
+    mask = mask_of(module.model.conv1).clone()
+    if packed:
+        module = lc.load(lc.save(module, tmp_path / "a"), PlainModule()).train()
+    seen.clear()
+    Trainer(max_epochs=2, callbacks=[callback], **QUIET).fit(module, *toy_data(0))
+    assert int(mask.sum()) == round(0.25 * mask.numel())
+    assert all(torch.equal(now, mask) for now in [*seen, mask_of(module.model.conv1)])
+
+
+def test_a_training_after_an_interrupted_one_goes_on_with_what_is_left():
+    seen = []
+
+    class Interrupted(WeightPruning):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(mask_of(pl_module.model.conv1).clone())
+            if len(seen) == 6:
+                raise RuntimeError("stop")
+
+    Interrupted.__name__ = "WeightPruning"
+    callback = Interrupted({"conv1": {"density": 0.2}}, schedule=Cubic(0, 1.0), every=1)
+    seed_everything(1, verbose=False)
+    module = PlainModule()
+    for _ in range(2):
+        try:
+            Trainer(max_epochs=2, callbacks=[callback], **QUIET).fit(module, *toy_data(0))
+        except RuntimeError:
+            continue
+    assert all(not (after & ~before).any() for before, after in itertools.pairwise(seen))
+    assert seen[5].float().mean() > 0.3
+    assert int(mask_of(module.model.conv1).sum()) == round(0.2 * seen[0].numel())
+
+
 def test_a_file_saved_before_the_schedule_ended_says_what_it_holds(tmp_path):
     module, _trainer = train(WeightPruning({"conv1": {"density": 0.1}}, schedule=Cubic(0, 1.0), every=1), 1)
     assert lc.inspect(lc.save(module, tmp_path / "end")).profile["conv1"].density == pytest.approx(0.1, abs=1e-3)

@@ -119,25 +119,31 @@ class WeightPruning(CompressionCallback):
         step = trainer.global_step
         share = self._scheduled(trainer, step)
         if not step or share != self._scheduled(trainer, step - 1):
-            self._prune(network(pl_module), share, from_dense=not step)
+            self._prune(network(pl_module), share)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with the plan's density, also when training was stopped early."""
-        self._prune(network(pl_module), 1.0, from_dense=False)
+        self._prune(network(pl_module), 1.0)
 
     def _scheduled(self, trainer: Trainer, step: int) -> float:
         return self.schedule(progress(trainer, "WeightPruning", step // self.every * self.every))
 
     @torch.no_grad()
-    def _prune(self, net: nn.Module, share: float, from_dense: bool) -> None:
+    def _prune(self, net: nn.Module, share: float) -> None:
         record = record_of(net)
         for name, density in record.applied[type(self).__name__].knob("density").items():
             module, layer = net.get_submodule(name), record.profile[name]
             (mask,) = (t for t in weight_transforms(module) if isinstance(t, Mask))
+            if mask.settled:  # by an earlier training
+                continue
             scores = raw_weight(module).abs() + torch.finfo(torch.float32).tiny  # an exact zero may be kept
             units = layer.weights // self.pattern.unit(layer)
             kept = units - round((units - self.pattern.kept(layer, density)) * share)
-            mask.mask.copy_(self.pattern.mask(layer, scores if from_dense else scores * mask.mask, kept))
+            # A new mask has the plan's density, for scores without training; the schedule starts from the dense weight.
+            alive = mask.mask if mask.begun else torch.ones_like(mask.mask)
+            mask.mask.copy_(self.pattern.mask(layer, scores * alive, kept) & alive)
+            mask.begun.fill_(True)
+            mask.settled.fill_(share >= 1)
 
     def _unit_scores(self, net: nn.Module, layer: LayerProfile) -> torch.Tensor:
         module = dict(net.named_modules()).get(layer.name)  # None for what another callback has yet to make

@@ -170,6 +170,7 @@ def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quan
     if "mask" in stored:
         mask = Mask(module.weight.shape).to(module.weight.device)
         mask.mask.copy_(stored["mask"])
+        mask.settled.fill_(True)
         surgery.attach_weight(module, mask)
     if layer.act_scales:
         quantizer.unpack(stored["act_scale"])
