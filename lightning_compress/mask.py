@@ -39,6 +39,11 @@ class Mask(Transform):
         self.register_buffer("begun", torch.tensor(False))
         self.register_buffer("settled", torch.tensor(False))
 
+    @property
+    def moving(self) -> bool:
+        """Whether a training is on its way to the mask that will stay."""
+        return bool(self.begun) and not self.settled
+
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.mask.shape)}
 
@@ -49,6 +54,11 @@ class Mask(Transform):
 def mask_of(layer: nn.Module) -> Tensor | None:
     """The mask of ``layer.weight``, if it has one."""
     return next((t.mask for t in weight_transforms(layer) if isinstance(t, Mask)), None)
+
+
+def has_moving_mask(layer: nn.Module) -> bool:
+    """Whether ``layer.weight`` has a mask, or noise that becomes one, which a training still moves."""
+    return any(t.moving for t in weight_transforms(layer) if isinstance(t, Mask))
 
 
 def measured(net: nn.Module, profile: Profile) -> Profile:

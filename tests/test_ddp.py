@@ -17,6 +17,8 @@ import copy, sys
 import torch
 import lightning_compress as lc
 from lightning import Trainer, seed_everything
+from lightning_compress.quantizers.codebook import Codebook
+from lightning_compress.schedules.cubic import Cubic
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyData, toy_data
 
 class DataOfRank(ToyData):
@@ -41,6 +43,14 @@ ALWAYS_TRAINED = """[
 RESTING = """[
     lc.LogNormalDropout({"conv1": {"log_normal": 1}}), lc.VariationalDropout({"conv2": {"variational": 1}}),
 ]"""
+CODEBOOKS = """[
+    lc.WeightPruning({"conv2": {"density": 0.5}}),
+    lc.QuantizationAwareTraining(bits, weight_quantizer=Codebook),
+]"""
+CODEBOOKS_THAT_WAIT = """[
+    lc.WeightPruning({"conv2": {"density": 0.5}}, schedule=Cubic(0, 0.5), every=1),
+    lc.QuantizationAwareTraining(bits, weight_quantizer=Codebook),
+]"""
 JOINT = """[lc.JointSparsityQuantization({"conv1": {"joint": 1}, "conv2": {"joint": 1}})]"""
 
 
@@ -48,7 +58,9 @@ JOINT = """[lc.JointSparsityQuantization({"conv1": {"joint": 1}, "conv2": {"join
     (ALWAYS_TRAINED, "ddp"),
     (RESTING, "ddp_find_unused_parameters_true"),
     (JOINT, "ddp_find_unused_parameters_true"),
-], ids=["structure, masks, teacher, bits", "noise", "joint"])  # fmt: skip
+    (CODEBOOKS, "ddp"),
+    (CODEBOOKS_THAT_WAIT, "ddp_find_unused_parameters_true"),
+], ids=["structure, masks, teacher, bits", "noise", "joint", "codebooks", "codebooks that wait"])  # fmt: skip
 def test_both_processes_end_with_the_same_network(callbacks, strategy, tmp_path):
     script = tmp_path / "train.py"  # Lightning starts it a second time
     script.write_text(TRAIN.format(callbacks=callbacks, strategy=strategy, folder=tmp_path))

@@ -15,17 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from lightning import LightningModule, Trainer
 from torch import nn
 
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.errors import CompressError
-from lightning_compress.mask import Mask
+from lightning_compress.mask import Mask, has_moving_mask
 from lightning_compress.plan import Plan, matching
 from lightning_compress.profile import Profile
 from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.quantizer import Quantizer
+from lightning_compress.record import network, record_of
 from lightning_compress.space import Choice
 from lightning_compress.surgery import attach_input, attach_weight, raw_weight, weight_transforms
 
@@ -127,6 +129,25 @@ class QuantizationAwareTraining(CompressionCallback):
                 attach_weight(layer, quantizer, first=True)
             if "act_bits" in bits:
                 attach_input(layer, self.activation_quantizer(int(bits["act_bits"]), ()).to(raw_weight(layer).device))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Codebooks wait while a schedule or noise, whose callback comes first, moves the mask of their layer."""
+        for layer, codebook in self._codebooks(network(pl_module)):
+            if has_moving_mask(layer):
+                codebook.frozen.fill_(False)
+            elif not codebook.frozen:
+                codebook.initialise(layer.weight)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave with codes, also when training was stopped early."""
+        for layer, codebook in self._codebooks(network(pl_module)):
+            if not codebook.frozen:
+                codebook.initialise(layer.weight)
+
+    def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
+        """The layers whose weight has a codebook of this callback."""
+        layers = [net.get_submodule(n) for n in record_of(net).applied[type(self).__name__].knob("weight_bits")]
+        return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:
         """The class behind a quantiser argument, which hydra gives as a partial."""

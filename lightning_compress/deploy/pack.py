@@ -124,6 +124,10 @@ def _quantised(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Codes, the scale of their values, and what else a reader needs: the level of code 0, or the codebook."""
     if isinstance(quantizer, Codebook):
+        if not quantizer.frozen:
+            raise CompressError(
+                f"save: layer {layer.name!r} has no codes yet, for its mask still moves; save after the training"
+            )
         _check_finite(layer, quantizer.used)
         return quantizer.codes, quantizer.scale, {"codebook": quantizer.used}
     weight = surgery.weight_before(module, quantizer)

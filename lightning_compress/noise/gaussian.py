@@ -45,6 +45,10 @@ class GaussianNoise(Noise, Mask):
         self.grain, self.threshold = tuple(grain), threshold
         self.raw_log_variance = nn.Parameter(torch.full(self.grain, -10.0 / self.speed))
 
+    @property
+    def moving(self) -> bool:
+        return not self.ended
+
     def config(self) -> dict[str, Any]:
         return {
             "shape": list(self.mask.shape),

@@ -5,7 +5,8 @@
 Sources: Deep Compression (arXiv 1510.00149, sections 3 and 3.3), and the quantiser of papers 1 and 5 (HAQ's arXiv
 1811.08886, section 3.4; arXiv 1910.05897). Codes are frozen when it is attached and the values are trained, which is
 what replacing weights by their cluster's mean after each step does. Pruned weights stay out: their zero is beside the
-codebook, so ``bits`` are those of the nonzero weights. Use it for the smallest files at 1 to 4 bits; integer hardware
+codebook, so ``bits`` are those of the nonzero weights; while a training still moves the mask, the weight itself is
+trained, and gets its codes when the mask stays. Use it for the smallest files at 1 to 4 bits; integer hardware
 wants a uniform grid instead. It breaks on layers with fewer weights than values.
 """
 
@@ -26,20 +27,22 @@ from lightning_compress.surgery import Transform
 class _Lookup(torch.autograd.Function):
     """``values[codes]``, whose gradient is the mean over the members of a value.
 
-    Their sum, over thousands, would make steps that diverge; the mean moves a value as its members would move.
+    Their sum, over thousands, would make steps that diverge; the mean moves a value as its members would move. The raw
+    weight has a gradient of zero rather than none: DDP waits for one of every parameter.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, codes: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, codes: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(codes)
         ctx.size = len(values)
         return values[codes]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
         (codes,) = ctx.saved_tensors
         total = gradient.new_zeros(ctx.size).index_add_(0, codes.flatten(), gradient.flatten())
-        return total / torch.bincount(codes.flatten(), minlength=ctx.size).clamp_min(1), None
+        mean = total / torch.bincount(codes.flatten(), minlength=ctx.size).clamp_min(1)
+        return mean, None, torch.zeros_like(gradient) if ctx.needs_input_grad[2] else None
 
 
 def nearest(x: Tensor, values: Tensor) -> Tensor:
@@ -57,6 +60,7 @@ class Codebook(Transform):
 
     Attributes:
         bit_range: the smallest and largest number of bits.
+        frozen: whether the weight is that of the codes; before, it is the raw weight.
 
     Raises:
         CompressError: bits out of range.
@@ -66,6 +70,7 @@ class Codebook(Transform):
 
     codes: Tensor
     scale: Tensor
+    frozen: Tensor
 
     def __init__(self, bits: int, shape: Sequence[int] = (), weight_shape: Sequence[int] = ()) -> None:
         super().__init__()
@@ -76,6 +81,7 @@ class Codebook(Transform):
         self.values = nn.Parameter(torch.zeros(2**bits))
         self.register_buffer("codes", torch.zeros(tuple(weight_shape), dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(self.shape))
+        self.register_buffer("frozen", torch.tensor(True))
 
     @property
     def bits(self) -> int:
@@ -97,7 +103,7 @@ class Codebook(Transform):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """K-means on the nonzero weights, or on all when all are zero.
+        """K-means on the nonzero weights, or on all when all are zero; codes are frozen from then on.
 
         Args:
             x: the weight, pruned weights being zero.
@@ -108,6 +114,7 @@ class Codebook(Transform):
         values = np.resize(found.centroids if found.centroids.size else [0.0], 2**self.bits)
         self.values.copy_(torch.from_numpy(np.sort(values)))
         self.set_codes(x)
+        self.frozen.fill_(True)
 
     @torch.no_grad()
     def set_codes(self, x: Tensor) -> None:
@@ -116,8 +123,10 @@ class Codebook(Transform):
         self.codes = positions[nearest(x.detach().to(ordered), ordered)].to(torch.uint8)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The values that the codes stand for; the raw weight takes no gradient."""
-        return (_Lookup.apply(self.values, self.codes.long()) * self.scale).to(weight.dtype)
+        """The values that the codes stand for, once these are frozen."""
+        if not self.frozen:
+            return weight
+        return (_Lookup.apply(self.values, self.codes.long(), weight) * self.scale).to(weight.dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={self.bits})"

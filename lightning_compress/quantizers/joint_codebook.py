@@ -29,14 +29,12 @@ class JointCodebook(Codebook):
         duplicate, dual: V and Y of ADMM, in the weight's shape.
         width: bits of a code.
         kept: weights that the last projection kept.
-        frozen: whether the weight is that of the codes; before, it is the raw weight.
     """
 
     duplicate: Tensor
     dual: Tensor
     width: Tensor
     kept: Tensor
-    frozen: Tensor
 
     def __init__(self, weight_shape: Sequence[int]) -> None:
         super().__init__(MOST_BITS, (), weight_shape)
@@ -45,7 +43,7 @@ class JointCodebook(Codebook):
         self.register_buffer("dual", torch.zeros(shape))
         self.register_buffer("width", torch.tensor(MOST_BITS))
         self.register_buffer("kept", torch.tensor(0))
-        self.register_buffer("frozen", torch.tensor(False))
+        self.frozen.fill_(False)
 
     def config(self) -> dict[str, Any]:
         return {"weight_shape": list(self.codes.shape)}
@@ -57,9 +55,6 @@ class JointCodebook(Codebook):
     @property
     def used(self) -> Tensor:
         return self.values[: 2**self.bits]
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return super().forward(weight) if self.frozen else weight
 
     @torch.no_grad()
     def freeze(self, weight: Tensor, found: Found, bits: int) -> None:
