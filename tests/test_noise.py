@@ -13,6 +13,7 @@ from scipy.stats import truncnorm
 from torch import nn
 
 import lightning_compress as lc
+from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
@@ -240,6 +241,16 @@ def test_criteria_without_their_noise_say_what_to_train_with():
 def test_bad_settings_are_named(make, message):
     with pytest.raises(CompressError, match=message):
         make().apply(PlainModule().model, EXAMPLE)
+
+
+def test_a_batch_norm_without_a_scale_cannot_keep_a_gate():
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=False), nn.Conv2d(6, 6, 3), nn.Flatten(), nn.Linear(96, 4)
+    )
+    callback = LogNormalDropout()
+    assert [c.layer for c in callback.choices(net, trace.measure(net, EXAMPLE), EXAMPLE)] == ["2"]
+    with pytest.raises(CompressError, match=r"layer '0' cannot .* affine=False follows it, .*; the plan may name \['2'\]"):
+        callback.with_plan(lc.Plan({"0": {"log_normal": 1}})).apply(net, EXAMPLE)
 
 
 def test_a_weight_is_pruned_one_way():

@@ -29,12 +29,17 @@ class LogNormalDropout(LearnedNoise):
     """
 
     name: ClassVar[str] = "LogNormalDropout"
+    refusal: ClassVar[str] = (
+        "cannot have this noise: it has no weight, does not run, is the last layer, or a batch norm with affine=False "
+        "follows it, which cannot keep the gate that the noise leaves"
+    )
     order: ClassVar[int] = 22
     knobs: ClassVar[frozenset[str]] = frozenset({"log_normal"})
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
-        """All but the last layer, whose channels are the network's answer."""
-        return super().eligible(profile)[:-1]
+        """All but the last layer, whose channels are the network's answer, and those whose batch norm has no scale."""
+        fixed = {norm.follows for norm in profile if norm.kind == "norm" and not norm.extras}
+        return [layer for layer in super().eligible(profile)[:-1] if layer.name not in fixed]
 
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
         module = net.get_submodule(_end_of(layer.name, profile))
