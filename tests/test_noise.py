@@ -253,6 +253,18 @@ def test_a_batch_norm_without_a_scale_cannot_keep_a_gate():
         callback.with_plan(lc.Plan({"0": {"log_normal": 1}})).apply(net, EXAMPLE)
 
 
+@pytest.mark.parametrize("make", [
+    lambda: LogNormalDropout({"conv1": {"log_normal": 1}}), lambda: InformationDropout({"conv1": {"information": 1}}),
+    lambda: VariationalDropout({"conv1": {"variational": 1}}),
+], ids=["log_normal", "information", "variational"])  # fmt: skip
+def test_noise_that_is_on_is_not_saved(make, tmp_path):
+    net = PlainModule().model
+    make().apply(net, EXAMPLE)
+    with pytest.raises(CompressError, match=r"save: layer '(conv1|bn1)' has \w+Noise that has not ended"):
+        lc.save(net, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_weight_is_pruned_one_way():
     net = PlainModule().model
     WeightPruning({"conv1": {"density": 0.5}}).apply(net, EXAMPLE)

@@ -24,6 +24,7 @@ from lightning_compress.deploy.positions import write_positions
 from lightning_compress.errors import CompressError
 from lightning_compress.layout import float_counts, is_sparse, mask_bytes
 from lightning_compress.mask import mask_of, measured
+from lightning_compress.noise.noise import Noise
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantizers.codebook import Codebook
@@ -44,10 +45,11 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         coder: of the quantised weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
 
     Raises:
-        CompressError: the profile is not known, or an input quantiser has seen no batch yet.
+        CompressError: the profile is not known, learned noise is still on, or an input quantiser has seen no batch yet.
         PackedFileError: the file cannot be written.
     """
     net = network(module)
+    _check_noise(net)
     record = record_of(net) or Record(_measured(module, net, example_input))
     profile = measured(net, record.profile)  # a schedule may not have reached the plan's density yet
     codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
@@ -88,6 +90,16 @@ def _measured(module: nn.Module, net: nn.Module, example: Any) -> Profile:
             f"example_input=, one batch that it accepts"
         )
     return trace.measure(net, example)
+
+
+def _check_noise(net: nn.Module) -> None:
+    for name, layer in surgery.transformed(net).items():
+        for transform in (*surgery.weight_transforms(layer), surgery.output_transform(layer)):
+            if isinstance(transform, Noise) and not transform.ended:
+                raise CompressError(
+                    f"save: layer {name!r} has {type(transform).__name__} that has not ended, and a file holds none; "
+                    f"let a training with its callback come to an end first"
+                )
 
 
 def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
