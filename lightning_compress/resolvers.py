@@ -1,6 +1,8 @@
 """OmegaConf resolvers that the configuration uses; imported before Hydra composes it, so without torch."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from zlib import crc32
 
 from omegaconf import OmegaConf
@@ -18,6 +20,16 @@ def slug(overrides: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{crc32(overrides.encode()):08x}"
 
 
+def density_of(pattern: Mapping[str, Any], usual: float) -> float:
+    """The density of a uniform plan: the only one that an N:M pattern can have, else the usual one.
+
+    >>> density_of({"n": 2, "m": 4}, 0.2), density_of({}, 0.2)
+    (0.5, 0.2)
+    """
+    return pattern["n"] / pattern["m"] if {"n", "m"} <= pattern.keys() else usual
+
+
 def register() -> None:
-    """Make ``${slug:...}`` known; calling it again changes nothing."""
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    """Make ``${slug:...}`` and ``${density_of:...}`` known; calling it again changes nothing."""
+    for resolver in (slug, density_of):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

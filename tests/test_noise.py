@@ -27,6 +27,7 @@ from lightning_compress.noise.gaussian import GaussianNoise
 from lightning_compress.noise.information import ALPHA_MAX, InformationNoise
 from lightning_compress.noise.log_normal import HIGH, LOW, LogNormalNoise
 from lightning_compress.patterns.kernel import Kernel
+from lightning_compress.patterns.n_of_m import NofM
 from lightning_compress.record import record_of
 from lightning_compress.surgery import attach_output, attach_weight, output_transform
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
@@ -236,6 +237,7 @@ def test_criteria_without_their_noise_say_what_to_train_with():
     (lambda: VariationalDropout({"bn1": {"variational": 1}}), "layer 'bn1' cannot have this noise"),
     (lambda: VariationalDropout({"conv1": {"variational": 0.5}}), "must be 0 or 1, got 0.5"),
     (lambda: LogNormalDropout({"fc": {"log_normal": 1}}), "layer 'fc' cannot have this noise"),
+    (lambda: VariationalDropout(pattern=NofM()), "NofM keeps 2 of 4 weights, .* use Element or Kernel"),
     (lambda: VariationalDropout(end=0.1), r"needs 0 <= warmup\[0\] <= warmup\[1\] <= end <= 1"),
 ])  # fmt: skip
 def test_bad_settings_are_named(make, message):
@@ -249,7 +251,7 @@ def test_a_batch_norm_without_a_scale_cannot_keep_a_gate():
     )
     callback = LogNormalDropout()
     assert [c.layer for c in callback.choices(net, trace.measure(net, EXAMPLE), EXAMPLE)] == ["2"]
-    with pytest.raises(CompressError, match=r"layer '0' cannot .* affine=False follows it, .*; the plan may name \['2'\]"):
+    with pytest.raises(CompressError, match=r"layer '0' cannot .* affine=False follows it, .*may name \['2'\]"):
         callback.with_plan(lc.Plan({"0": {"log_normal": 1}})).apply(net, EXAMPLE)
 
 

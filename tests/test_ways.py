@@ -5,16 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import lightning_compress.conf
 from lightning_compress.callbacks.base import check_order
+from lightning_compress.callbacks.composition import Composition
 from lightning_compress.layerwise import LayerwiseStage
-from lightning_compress.stage import Stage
+from lightning_compress.stage import Stage, _uniform
+from lightning_compress.testing.toys import PlainModule
 
 ROOT = Path(__file__).parent.parent
 WAYS = sorted((Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("overrides", "density"), [
+    ([], 0.2), (["compress/pattern=kernel"], 0.2), (["compress/pattern=n_of_m"], 0.5),
+    (["compress/pattern=n_of_m", "compress.pattern.n=1"], 0.25),
+])  # fmt: skip
+def test_sparsify_has_a_density_that_the_pattern_can_have(overrides, density):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["+compress=sparsify", *overrides, "hydra.run.dir=unused"])
+    stage = instantiate(config.compress.stages, _convert_="object")["sparsify"]
+    module = PlainModule()
+    composition = Composition(list(stage.callbacks.values()), module.model, torch.zeros(2, 1, 8, 8))
+    plan = composition.realise(_uniform(composition.space(), stage.uniform))
+    assert plan.get("conv1", "density") == pytest.approx(density, abs=0.01)
+    assert ("stem.0" in plan.layers) == ("n_of_m" not in str(overrides))  # one input channel cannot be divided
 
 
 @pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)

@@ -295,6 +295,11 @@ def test_bad_plans_are_named(callback, message):
         callback.apply(ToyNet(), EXAMPLE)
 
 
+def test_n_of_m_leaves_a_scope_no_choice():
+    with pytest.raises(CompressError, match=r"NofM keeps 2 of 4 .* NetworkWide has nothing .* use PerLayer"):
+        WeightPruning({"conv1": {"density": 0.5}}, NofM(), scope=NetworkWide())
+
+
 @pytest.mark.parametrize("quantizer", [LSQ, MinMax, DoReFa, Codebook])
 @pytest.mark.parametrize("bits", [1, 3])
 def test_pruned_weights_stay_zero_on_grids_without_a_zero(quantizer, bits, tmp_path):

@@ -19,9 +19,11 @@ from typing import Any, ClassVar, final
 from torch import nn
 
 from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
+from lightning_compress.errors import CompressError
 from lightning_compress.noise.gaussian import GaussianNoise
 from lightning_compress.noise.noise import Noise
 from lightning_compress.patterns.element import Element
+from lightning_compress.patterns.n_of_m import NofM
 from lightning_compress.patterns.pattern import Pattern
 from lightning_compress.plan import Plan
 from lightning_compress.profile import LayerProfile, Profile
@@ -36,6 +38,9 @@ class VariationalDropout(LearnedNoise):
         plan, strength, warmup, end, ignore: see :class:`LearnedNoise`.
         pattern: what one variance is for: ``Element`` or ``Kernel``.
         threshold: of log alpha, above which a weight is dropped.
+
+    Raises:
+        CompressError: see :class:`LearnedNoise`; a pattern that fixes how many weights stay.
     """
 
     name: ClassVar[str] = "VariationalDropout"
@@ -54,6 +59,11 @@ class VariationalDropout(LearnedNoise):
     ) -> None:
         super().__init__(plan, strength, warmup, end, ignore)
         self.pattern, self.threshold = Element() if pattern is None else pattern, threshold
+        if isinstance(self.pattern, NofM):
+            raise CompressError(
+                f"VariationalDropout: NofM keeps {self.pattern.n} of {self.pattern.m} weights, and how many the noise "
+                f"drops is found by training; use Element or Kernel (compress/pattern=element), or WeightPruning"
+            )
 
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         return profile.update(replace(profile[n], mask_unit=self.pattern.unit(profile[n])) for n in plan.layers)

@@ -25,6 +25,7 @@ from lightning_compress.callbacks.progress import progress
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import Mask
 from lightning_compress.patterns.element import Element
+from lightning_compress.patterns.n_of_m import NofM
 from lightning_compress.patterns.pattern import Pattern
 from lightning_compress.plan import Number, Plan, matching
 from lightning_compress.profile import LayerProfile, Profile
@@ -47,11 +48,12 @@ class WeightPruning(CompressionCallback):
         schedule: how density falls during a training.
         scope: whether weights compete within their layer or in the whole network.
         every: optimizer steps between two updates of the masks.
-        densities: what a search may choose from.
+        densities: what a search may choose from; N:M has but one below 1.
         ignore: globs of layers that a search leaves dense.
 
     Raises:
-        CompressError: a layer has no weight, or a density that the pattern cannot have.
+        CompressError: a layer has no weight, or a density that the pattern cannot have; a pattern that leaves a scope
+            no choice.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -74,6 +76,12 @@ class WeightPruning(CompressionCallback):
         self.pattern = Element() if pattern is None else pattern
         self.schedule = OneShot() if schedule is None else schedule
         self.scope = PerLayer() if scope is None else scope
+        if isinstance(self.pattern, NofM) and not isinstance(self.scope, PerLayer):
+            raise CompressError(
+                f"WeightPruning: NofM keeps {self.pattern.n} of {self.pattern.m} weights in every layer, so "
+                f"{type(self.scope).__name__} has nothing to share out between layers; use PerLayer with it "
+                f"(compress/scope=per_layer), or another pattern"
+            )
         self.every, self.densities, self.ignore = every, tuple(densities), tuple(ignore)
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
@@ -160,10 +168,10 @@ class WeightPruning(CompressionCallback):
 
     def _possible(self, layer: LayerProfile) -> tuple[float, ...]:
         """The densities of a search that the pattern can have at this layer."""
-        found = []
-        for density in self.densities:
+        pattern, found = self.pattern, []
+        for density in (pattern.n / pattern.m, 1.0) if isinstance(pattern, NofM) else self.densities:
             try:
-                self.pattern.kept(layer, density)
+                pattern.kept(layer, density)
             except CompressError:
                 continue
             found.append(density)
