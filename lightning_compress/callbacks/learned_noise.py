@@ -4,7 +4,8 @@
 
 N is the number of train images: without it the penalty prunes everything in the first epoch. The KL of weight and
 channel noise depends on no data, so its gradient is simply added before each optimizer step; the user's loss is not
-touched. After ``end`` the network trains on without noise, as fine-tuning, with what was found made permanent.
+touched; weight decay is kept from the noise. After ``end`` the network trains on without noise, as fine-tuning, with
+what was found made permanent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 
 from lightning_compress.callbacks.outcome import OutcomeCallback
 from lightning_compress.callbacks.progress import progress
+from lightning_compress.decay import keep_from_decay, make_whole
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import measured
 from lightning_compress.noise.noise import Noise
@@ -81,6 +83,17 @@ class LearnedNoise(OutcomeCallback):
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name in plan.layers:
             self.add_noise(net, profile[name], profile)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep weight decay from the noise, whose size is for its KL to say."""
+        parameters = [p for noise, *_ in self._noises(network(pl_module)) for p in noise.parameters()]
+        for optimizer in trainer.optimizers:
+            keep_from_decay(optimizer, parameters)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave optimizers as they were, for a checkpoint that is written now."""
+        for optimizer in trainer.optimizers:
+            make_whole(optimizer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """End the noise when its time has come."""
