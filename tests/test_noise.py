@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
 from scipy.integrate import quad
 from scipy.stats import truncnorm
 from torch import nn
@@ -160,6 +163,32 @@ def test_information_noise_has_mean_one_and_adds_its_kl_to_the_loss():
     expected = torch.autograd.grad(loss, [noise.weight, noise.bias])
     torch.testing.assert_close(noise.weight.grad, expected[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(noise.bias.grad, expected[1], rtol=1e-3, atol=1e-3)
+
+
+class Scaled(MixedPrecision):
+    """The loss is scaled as in fp16, and all numbers stay in fp32."""
+
+    def forward_context(self):
+        return nullcontext()
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain optimizer", "optimizer that unscales"])
+@pytest.mark.parametrize("make", [
+    lambda: InformationDropout({"conv1": {"information": 1}}, strength=5.0, warmup=(0.0, 0.0)),
+    lambda: VariationalDropout({"conv1": {"variational": 1}}, strength=5.0, warmup=(0.0, 0.0)),
+], ids=["information", "variational"])  # fmt: skip
+def test_the_kl_weighs_as_much_when_the_loss_is_scaled(make, fused):
+    found = []
+    for scale in (1.0, 4096.0):
+        seed_everything(1, verbose=False)
+        module = PlainModule()
+        module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.1, fused=fused)  # noqa: B023
+        plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        Trainer(max_steps=1, callbacks=[make()], plugins=[plugin], **QUIET).fit(module, *toy_data(0))
+        noise = next(m for m in module.modules() if isinstance(m, (InformationNoise, GaussianNoise)))
+        found.append([p.detach().clone() for p in noise.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def train(callbacks, epochs=30, lr=0.05):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
+from lightning_compress.callbacks.learned_noise import LearnedNoise, loss_scale, salt
 from lightning_compress.noise.information import InformationNoise
 from lightning_compress.noise.noise import Noise
 from lightning_compress.profile import LayerProfile, Profile
@@ -54,8 +54,10 @@ class InformationDropout(LearnedNoise):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        # The KL joins the backward pass of a loss that is averaged over batches, and scaled in fp16.
+        strength = self._beta(trainer) / trainer.accumulate_grad_batches * loss_scale(trainer)
         for noise, *_ in self._noises(network(pl_module)):
-            noise.strength.fill_(self._beta(trainer) / trainer.accumulate_grad_batches)
+            noise.strength.fill_(strength)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Nothing: this KL depends on the data, and is part of the backward pass."""

@@ -103,7 +103,9 @@ class LearnedNoise(OutcomeCallback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Add the gradient of the KL to that of the loss."""
         beta = self._beta(trainer)
-        kl = self.add_gradient(network(pl_module), beta) if beta else None
+        # Gradients are unscaled by now, unless the optimizer does that itself.
+        scale = loss_scale(trainer) if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+        kl = self.add_gradient(network(pl_module), beta * scale) if beta else None
         if kl is not None:
             pl_module.log("kl", kl)
 
@@ -152,6 +154,12 @@ class LearnedNoise(OutcomeCallback):
 def salt(layer: str) -> int:
     """A number of the layer's own, to seed its noise."""
     return crc32(layer.encode())
+
+
+def loss_scale(trainer: Trainer) -> float:
+    """What the loss of this step is multiplied by before its backward pass: fp16 needs it, all else has 1."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else scaler.get_scale()
 
 
 def _samples(trainer: Trainer) -> int:

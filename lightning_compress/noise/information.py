@@ -54,7 +54,7 @@ class InformationNoise(Noise):
         self.weight = nn.Parameter(torch.zeros(self.shape))
         self.bias = nn.Parameter(torch.full(self.shape[:1], -2.0))
         self.register_buffer("information", torch.zeros(self.shape[0]))
-        self.register_buffer("strength", torch.tensor(0.0))  # beta / number of train samples
+        self.register_buffer("strength", torch.tensor(0.0))  # beta / number of train samples, times the loss's scale
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "convolution": list(self.convolution), "salt": self.salt}
