@@ -247,6 +247,45 @@ def test_a_channel_that_nobody_reads_falls_below_an_snr_of_one_and_is_pruned():
     assert output_transform(net[1]) is None
 
 
+def after_noise(log_scales: list[float], layers: dict[str, str]) -> nn.Module:
+    """A toy network on which log-normal noise has ended, its log scales repeating over the channels of each layer."""
+    net = PlainModule().model
+    LogNormalDropout({name: {"log_normal": 1} for name in layers}).apply(net, EXAMPLE)
+    for host in layers.values():
+        noise = output_transform(net.get_submodule(host))
+        scales = torch.tensor(log_scales).repeat(noise.channels)[: noise.channels]
+        with torch.no_grad():
+            noise.raw_log_scale.copy_(scales / noise.speed)
+        noise.end(net.get_submodule(host))
+    return net
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.25])
+def test_a_threshold_drops_the_channels_that_the_noise_has_drowned(kept):
+    net = after_noise([-3.0, 2.0], {"conv1": "bn1"})  # every second of 16 channels
+    snr = output_transform(net.bn1).snr()
+    assert torch.equal(snr >= 1, torch.arange(16) % 2 == 0)
+    weight = net.conv1.weight.detach().clone()
+    callback = ChannelPruning({"conv1": {"channels": kept}}, SignalToNoise(threshold=1.0))
+    callback.apply(net, EXAMPLE)
+    assert record_of(net).applied["ChannelPruning"] == lc.Plan({"conv1": {"channels": min(kept, 0.5)}})
+    assert torch.equal(net.conv1.weight, weight[::2][: round(16 * min(kept, 0.5))])
+    callback.apply(net, EXAMPLE)  # again, now that the noise is gone
+    assert len(net.conv1.weight) == round(16 * min(kept, 0.5))
+
+
+def test_a_threshold_keeps_one_channel_and_coupled_ones_that_tell_anything():
+    everywhere = ChannelPruning({"conv1": {"channels": 1.0}}, SignalToNoise(threshold=1.0))
+    net = after_noise([2.0], {"conv1": "bn1"})
+    everywhere.apply(net, EXAMPLE)
+    assert len(net.conv1.weight) == 1
+    coupled = everywhere.with_plan(lc.Plan({"stem.0": {"channels": 1.0}}))  # with conv2, by the residual sum
+    for layers, left in (({"conv2": "bn2"}, 8), ({"stem.0": "stem.1", "conv2": "bn2"}, 4)):
+        net = after_noise([-3.0, 2.0], layers)
+        coupled.apply(net, EXAMPLE)
+        assert len(net.conv2.weight) == left
+
+
 def test_information_ranks_channels_for_pruning():
     module, _ = train([InformationDropout({"conv1": {"information": 1}}, strength=0.01)], epochs=6)
     net = module.model

@@ -91,7 +91,7 @@ class ChannelPruning(CompressionCallback):
             if not 0 < ratio <= 1:
                 raise CompressError(f"pruning: channels of layer {layer!r} must be above 0 and at most 1, got {ratio}")
             group = graph.groups[layer]
-            kept = self._kept(group, ratio)
+            kept = min(self._kept(group, ratio), self.criterion.most(group, net))
             if kept < group.units:
                 whole[layer] = {"channels": kept / group.units}
         return Plan(whole)

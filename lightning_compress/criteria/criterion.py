@@ -32,6 +32,10 @@ class Criterion(ABC):
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         """Scores of zero or more, shape ``(units,)``."""
 
+    def most(self, group: ChannelGroup, net: nn.Module) -> int:
+        """Units worth keeping, at least one: a plan that keeps more is rounded down to that."""
+        return group.units
+
     def kept(self, group: ChannelGroup, net: nn.Module, count: int) -> Tensor:
         """Rising indices of the units to keep, shape ``(count,)``: those with the highest scores.
 
