@@ -123,11 +123,6 @@ class Profile:
         return [layer for layer in self if layer.kind in ("conv", "linear")]
 
     @property
-    def nonzeros(self) -> int:
-        """Number of weights that are not masked."""
-        return round(self.weights * self.density)
-
-    @property
     def macs(self) -> int:
         """Multiply-accumulates of one sample through conv and linear layers."""
         return sum(layer.macs for layer in self)
