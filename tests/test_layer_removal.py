@@ -26,6 +26,7 @@ from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.cost import MACs, PackedBytes
 from lightning_compress.errors import CompressError
+from lightning_compress.gathered import gathered
 from lightning_compress.initialisers.inherit import Inherit
 from lightning_compress.initialisers.least_squares import LeastSquares
 from lightning_compress.initialisers.restart import Restart
@@ -34,10 +35,12 @@ from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import record_of
+from lightning_compress.refits.asymmetric import KEY as CALIBRATION
+from lightning_compress.refits.asymmetric import Asymmetric
 from lightning_compress.removal import Removed
 from lightning_compress.search.features import Features
 from lightning_compress.search.problem import Problem
-from lightning_compress.testing.toys import PlainModule, ToyNet
+from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 
 INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -270,6 +273,18 @@ def test_candidates_are_verified_by_execution():
     assert kept["twice"] == "it runs 2 times in one forward pass"
     assert kept["idle"] == "it runs 0 times in one forward pass"
     assert "the forward pass breaks without 'asked'" in kept["asked"]
+
+
+def test_what_was_gathered_is_forgotten_even_when_all_layers_stay():
+    module = PlainModule()
+    callback = LayerRemoval({"conv1": {"keep": 1}})
+    callback.prepare(module, toy_data(0)[0])
+    callback.apply(module.model, EXAMPLE)
+    pruning = ChannelPruning({"conv1": {"channels": 0.5}}, refit=Asymmetric())
+    with torch.no_grad():  # as a training would
+        module.model.conv2.weight.neg_()
+    pruning.prepare(module, toy_data(0)[0])
+    assert torch.equal(gathered(module.model, CALIBRATION)[0].conv2.weight, module.model.conv2.weight)
 
 
 def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):

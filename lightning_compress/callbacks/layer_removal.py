@@ -93,7 +93,7 @@ class LayerRemoval(CompressionCallback):
         graph.remove(net, profile, removed)
         if removed:
             self.initialise(net, graph.readers(profile, removed))
-            forget(net)
+        forget(net)  # also when all stays: what was gathered describes the network before the training that follows
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> RemovalGraph:
         if profile.architecture not in self._graphs:
