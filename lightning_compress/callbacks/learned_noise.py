@@ -18,6 +18,7 @@ from zlib import crc32
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_compress.callbacks.outcome import OutcomeCallback
@@ -64,6 +65,7 @@ class LearnedNoise(OutcomeCallback):
                 f"end {end}"
             )
         self.strength, self.warmup, self.end = strength, (begin, full), end
+        self._images = 0  # of the train data; counted when a training starts
 
     @abstractmethod
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
@@ -81,6 +83,10 @@ class LearnedNoise(OutcomeCallback):
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name in plan.layers:
             self.add_noise(net, profile[name], profile)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the train images, once: data without a length must be opened for it."""
+        self._images = _count_images(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """End the noise when its time has come."""
@@ -119,7 +125,7 @@ class LearnedNoise(OutcomeCallback):
         begin, full = self.warmup
         now = progress(trainer, type(self).__name__)
         share = 1.0 if now >= full else max(now - begin, 0.0) / max(full - begin, 1e-12)
-        return self.strength * share / _samples(trainer)
+        return self.strength * share / self._images
 
     def _noises(self, net: nn.Module) -> list[tuple[Noise, nn.Module, nn.Parameter]]:
         """Of each layer its noise, the module that the noise is attached to, and the layer's raw weight."""
@@ -141,9 +147,10 @@ def salt(layer: str) -> int:
     return crc32(layer.encode())
 
 
-def _samples(trainer: Trainer) -> int:
-    """Number of train images."""
+def _count_images(trainer: Trainer) -> int:
+    """Number of train images; of data without a length, as many batches as the Trainer takes, each like the first."""
     loader = trainer.train_dataloader
     if hasattr(getattr(loader, "dataset", None), "__len__"):
         return len(loader.dataset)
-    return int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
+    with isolate_rng():
+        return int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
