@@ -4,8 +4,9 @@
 
 Source: N2N (Ashok et al. 2018, arXiv 1709.06030, stage 1), with larger units (removal_trace.py) and, by default,
 inherited weights: both reconstructions. In a plain chain, a layer that widens can go too; the layer behind it then gets
-narrower and an initialiser sets its weights. Use it in a stage of its own, before channel pruning (N2N's stage 2), with
-distillation. It breaks when all blocks of a resolution go: what is left is too shallow to be trained back.
+narrower. An initialiser sets the weights of the layers that read what was removed. Use it in a stage of its own, before
+channel pruning (N2N's stage 2), with distillation. It breaks when all blocks of a resolution go: what is left is too
+shallow to be trained back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Least squares: the layer behind removed ones gives what it gave before, as well as its new inputs allow.
+"""Least squares: the layers that read what was removed give what they gave before, as well as their new inputs allow.
 
     W' = argmin |W' x~ - W x|^2 + lambda |W' - W~|^2,      x: inputs in the dense network, x~: in the student
 
@@ -6,7 +6,8 @@ W~: what the layer has, which is zero where it got narrower; lambda: refits/refi
 1709.06030) starts students anew; this is the asymmetric refit of channel pruning (refits/asymmetric.py), used where
 inputs were exchanged rather than dropped. Readers that it cannot set (``moments.refittable``) start from their own
 random initialisation where they got narrower, and keep their weights elsewhere. It breaks where several removed layers
-were doing what no linear map can do: then the student still has to be trained.
+were doing what no linear map can do: then the student still has to be trained. Each reader (removal_readers.py) takes a
+forward pass of both networks for each batch: for a search over many blocks use Inherit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lightning_compress.refits.asymmetric import Asymmetric
 @final
 @dataclass(frozen=True)
 class LeastSquares(Initialiser):
-    """A closed-form fit of each layer behind removed ones; all others keep their weights.
+    """A closed-form fit of each layer that reads what was removed; all others keep their weights.
 
     Args:
         batches: train batches that it sees.
