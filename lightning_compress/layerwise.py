@@ -87,7 +87,7 @@ class LayerwiseStage:
         folder.mkdir(parents=True, exist_ok=True)
         composition = Composition(list(self.callbacks.values()), network(module), run.example)
         if run.plan is not None:
-            plan = composition.realise(run.plan)
+            plan = composition.realise(composition.own(run.plan))
             order = [layer for layer in composition.profile.layers if layer in plan.layers]
         else:
             plan, order = self._allocated(composition, module, run, folder)

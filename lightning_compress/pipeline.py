@@ -13,9 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from lightning_compress import trace
 from lightning_compress.batches import first_tensor
+from lightning_compress.callbacks.base import plan_names
 from lightning_compress.cost import MACs, Parameters, WeightBits
 from lightning_compress.deploy.coders import Coder
 from lightning_compress.deploy.latency import latency
@@ -89,14 +91,18 @@ def compress(
         folder: of this run, made when missing.
         make_trainer: ``lightning.Trainer`` with your settings, as a partial.
         seed: of search and training.
-        plan: takes the place of every search.
+        plan: takes the place of every search; each stage takes the knobs that its callbacks understand. Where it says
+            nothing of a stage, that takes its uniform numbers if it searches nothing, and else changes nothing.
         metric: that ``test_step`` logs.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
         coder: of the quantised weights in ``model.safetensors``.
 
     Raises:
-        CompressError: another process works in the folder, or it cannot be written.
+        CompressError: another process works in the folder, or it cannot be written; no stage understands a knob of the
+            plan, or the network has no such layer.
     """
+    if plan is not None:
+        _check_plan(plan, stages, network(module))
     folder = Path(folder)
     began = perf_counter()
     try:
@@ -119,6 +125,14 @@ def compress(
         for name, stage in stages.items():
             student = stage.run(name, student, run)
         return _finish(student, run, metric, began, coder)
+
+
+def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: nn.Module) -> None:
+    """Before any training: all knobs and layers are known. Layers that a stage makes have names behind the replaced."""
+    knobs = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
+    leaves = tuple(f"{layer.name}." for layer in trace.all_layers(net) if layer.weights)
+    made = {layer for layer in plan.layers if layer.startswith(leaves)}
+    plan.check(plan_names(net) | made, knobs)
 
 
 def _finish(student: LightningModule, run: Run, metric: str, began: float, coder: Coder) -> Result:

@@ -46,8 +46,9 @@ class Removable:
         name: of the layer or block.
         modules: those in whose place an identity comes: itself, and the batch norms behind it.
         layers: of the profile, that are gone then.
-        reader: the only layer that reads the outputs, in a plain chain; else "".
+        reader: the only layer that reads the outputs, in a plain chain, and may get narrower; else "".
         per_channel: inputs of the reader for each output channel: more than one behind a flattening.
+        readers: all layers that read the outputs, alone or in sums with others (removal_readers.py).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Removable:
     layers: tuple[str, ...]
     reader: str = ""
     per_channel: int = 1
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,12 @@ class RemovalGraph:
         return Profile(layers)
 
     def readers(self, profile: Profile, names: Collection[str]) -> dict[str, bool]:
-        """Layer behind removed layers of a chain, in the order in which they run -> whether it gets narrower."""
+        """Layer that reads what some gave, in the order in which they run -> whether it gets narrower."""
         after = self.without(profile, names)
-        found = [part.reader for part in self.parts(names) if part.reader in after.layers]
-        return {name: after[name].in_channels != profile[name].in_channels for name in found}
+        found = {name for part in self.parts(names) for name in (part.reader, *part.readers)}
+        return {
+            layer.name: layer.in_channels != profile[layer.name].in_channels for layer in after if layer.name in found
+        }
 
     def remove(self, net: nn.Module, profile: Profile, names: Collection[str]) -> None:
         """Remove some from a network of that profile, in place; weights of layers that get narrower become zeros.

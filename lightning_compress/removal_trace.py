@@ -23,6 +23,7 @@ from lightning_compress.graph import IN, ChannelGraph
 from lightning_compress.graph_trace import trace_channels
 from lightning_compress.profile import LayerProfile, Profile
 from lightning_compress.removal import Removable, RemovalGraph, Removed
+from lightning_compress.removal_readers import find_readers
 from lightning_compress.replacement import Replacement
 from lightning_compress.surgery import bake
 
@@ -59,6 +60,8 @@ def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGra
         parts.append(Removable(name, (name, *norms), (*own, *norms)))
     order = {name: i for i, name in enumerate(profile.layers)}
     parts.sort(key=lambda part: min(order[layer] for layer in part.layers))
+    readers = find_readers(net, example, [part.name for part in parts])
+    parts = [replace(part, readers=readers[part.name]) for part in parts]
     found = _chained(net, profile, example, parts, seen, kept)
     graph = RemovalGraph(found, {})
     dense = trace.measure(net, example)

@@ -30,7 +30,7 @@ class Run:
         make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
         folder: of the run; each stage has its own below it.
         seed: of everything.
-        plan: a file that replaces the search, or None.
+        plan: a file that replaces the search of all stages, each of which takes what it understands of it; or None.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
     """
 

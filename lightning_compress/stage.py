@@ -48,7 +48,8 @@ class Stage:
         in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
         halving: cheap scores first, the full one for the best of those in flight; None scores all in full.
         correlation: how well the search's scores rank plans, measured after it; None does not.
-        uniform: knob -> number for every layer that has the knob, when nothing is searched.
+        uniform: knob -> number for every layer that has the knob, when nothing is searched and a plan file, if there is
+            one, speaks of other stages alone.
         distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
         epochs: of fine-tuning.
         attributes: set on the module for all fine-tuning, of candidates too, such as its learning rate ``lr``.
@@ -97,9 +98,14 @@ class Stage:
 
     def _plan(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> Plan:
         space = composition.space()
-        if run.plan is not None:
-            return composition.realise(run.plan)
-        if self.searcher is None and self.allocation is None:
+        given, fixed = run.plan, self.searcher is None and self.allocation is None
+        if given is not None:
+            part = composition.own(given)
+            # Where a file says nothing of this stage, a search would have found that all stays; noise, whose outcome
+            # training finds, and other numbers that nobody searches are as they would be without the file.
+            if part.layers or not given.layers or not (fixed and self.uniform):
+                return composition.realise(part)
+        if fixed:
             if not self.uniform:
                 raise CompressError("stage: give it a searcher, an allocation, uniform numbers, or plan=FILE")
             return composition.realise(_uniform(space, self.uniform))

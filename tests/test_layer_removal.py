@@ -13,6 +13,7 @@ import torchvision
 from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import OmegaConf
+from test_moments import pulled
 from torch import nn
 
 import lightning_compress as lc
@@ -26,6 +27,7 @@ from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.cost import MACs, PackedBytes
 from lightning_compress.errors import CompressError
+from lightning_compress.gathered import gathered
 from lightning_compress.initialisers.inherit import Inherit
 from lightning_compress.initialisers.least_squares import LeastSquares
 from lightning_compress.initialisers.restart import Restart
@@ -34,10 +36,13 @@ from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import record_of
+from lightning_compress.refits.asymmetric import KEY as CALIBRATION
+from lightning_compress.refits.asymmetric import Asymmetric
 from lightning_compress.removal import Removed
+from lightning_compress.removal_trace import find_removable
 from lightning_compress.search.features import Features
 from lightning_compress.search.problem import Problem
-from lightning_compress.testing.toys import PlainModule, ToyNet
+from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 
 INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -201,8 +206,53 @@ def test_least_squares_is_the_best_weight_for_the_layer_behind():
         target = dense.features[:8](x) - dense.features[7].bias.view(1, -1, 1, 1)
         rows = nn.functional.unfold(thin.features[:7](x), 3, padding=1).transpose(1, 2).flatten(0, 1)
     wanted = target.flatten(2).transpose(1, 2).flatten(0, 1)
-    expected = torch.linalg.lstsq(rows.double(), wanted.double()).solution.T.reshape(8, 4, 3, 3)
+    expected = pulled(rows.double(), wanted.double(), torch.zeros(36, 8).double()).T.reshape(8, 4, 3, 3)
     torch.testing.assert_close(thin.features[7].weight.detach().double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("part", "readers"), [
+    ("layer1.0", ("layer1.1.conv1", "layer2.0.conv1", "layer2.0.shortcut.0")),
+    ("layer1.1", ("layer2.0.conv1", "layer2.0.shortcut.0")),
+    ("layer2.0.conv2", ("layer2.1.conv1", "layer3.0.conv1", "layer3.0.shortcut.0")),
+    ("layer3.1", ("fc",)),
+])  # fmt: skip
+def test_who_reads_a_block_is_found_through_sums_and_pooling(part, readers):
+    net = ResNetCIFAR(2, in_channels=1).eval()
+    assert find_removable(net, trace.measure(net, EXAMPLE), EXAMPLE).removable[part].readers == readers
+
+
+def residual(initialise) -> tuple[nn.Module, nn.Module]:
+    """A small ResNet, dense and without two of its blocks."""
+    seed_everything(0, verbose=False)
+    module = PlainModule()
+    module.model = ResNetCIFAR(2, in_channels=1, width=4).eval()
+    dense = copy.deepcopy(module.model)
+    callback = LayerRemoval({"layer1.1": {"keep": 0}, "layer3.1": {"keep": 0}}, initialise)
+    callback.prepare(module, torch.randn(8, 32, 1, 8, 8))
+    callback.apply(module.model, EXAMPLE)
+    return dense, module.model
+
+
+def test_least_squares_mends_what_reads_a_removed_block():
+    errors, x = [], torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    for initialise in (Inherit(), LeastSquares()):
+        dense, thin = residual(initialise)
+        with torch.no_grad():
+            errors.append(float((dense(x) - thin(x)).square().sum() / dense(x).square().sum()))
+        changed = {n for n, w in thin.named_parameters() if not torch.equal(w, dense.get_parameter(n))}
+    assert changed == {"layer2.0.conv1.weight", "layer2.0.shortcut.0.weight", "fc.weight"}
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_a_quantised_reader_keeps_its_weight():
+    module = PlainModule()
+    module.model = net = ResNetCIFAR(1, in_channels=1, width=4).eval()
+    QuantizationAwareTraining({"layer2.0.conv1": {"weight_bits": 4}}).apply(net, EXAMPLE)
+    before = net.layer2[0].conv1.weight.detach().clone()
+    callback = LayerRemoval({"layer1.0": {"keep": 0}})
+    callback.prepare(module, toy_data(0)[0])
+    callback.apply(net, EXAMPLE)
+    assert torch.equal(net.layer2[0].conv1.weight, before)
 
 
 def test_inherit_keeps_all_but_what_got_narrower_and_restart_keeps_nothing():
@@ -270,6 +320,18 @@ def test_candidates_are_verified_by_execution():
     assert kept["twice"] == "it runs 2 times in one forward pass"
     assert kept["idle"] == "it runs 0 times in one forward pass"
     assert "the forward pass breaks without 'asked'" in kept["asked"]
+
+
+def test_what_was_gathered_is_forgotten_even_when_all_layers_stay():
+    module = PlainModule()
+    callback = LayerRemoval({"conv1": {"keep": 1}})
+    callback.prepare(module, toy_data(0)[0])
+    callback.apply(module.model, EXAMPLE)
+    pruning = ChannelPruning({"conv1": {"channels": 0.5}}, refit=Asymmetric())
+    with torch.no_grad():  # as a training would
+        module.model.conv2.weight.neg_()
+    pruning.prepare(module, toy_data(0)[0])
+    assert torch.equal(gathered(module.model, CALIBRATION)[0].conv2.weight, module.model.conv2.weight)
 
 
 def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from scipy.integrate import quad
 from scipy.stats import truncnorm
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_compress as lc
 from lightning_compress import trace
@@ -340,3 +341,24 @@ def test_a_weight_is_pruned_one_way():
     WeightPruning({"conv1": {"density": 0.5}}).apply(net, EXAMPLE)
     with pytest.raises(CompressError, match="apply VariationalDropout before that"):
         VariationalDropout({"conv1": {"variational": 1}}).apply(net, EXAMPLE)
+
+
+class Stream(IterableDataset):
+    """Four batches of eight images, that count how often they were opened."""
+
+    opened = 0
+
+    def __iter__(self):
+        self.opened += 1
+        for number in range(4):
+            generator = torch.Generator().manual_seed(number)
+            yield torch.randn(8, 1, 8, 8, generator=generator), torch.randint(4, (8,), generator=generator)
+
+
+def test_data_without_a_length_are_opened_once_more_than_they_are_read():
+    data = Stream()
+    callback = LogNormalDropout({"conv1": {"log_normal": 1}}, warmup=(0, 0))
+    trainer = Trainer(max_epochs=2, limit_train_batches=4, callbacks=[callback], **QUIET)
+    trainer.fit(PlainModule(), DataLoader(data, None))
+    assert data.opened <= 2 + 2  # epochs; the example and the count
+    assert callback._beta(trainer) == 1 / 32  # of the KL of all images

@@ -11,29 +11,43 @@ from hydra.utils import instantiate
 
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.plan import Plan
-from lightning_compress.record import network
+from lightning_compress.record import Record, network, record_of
 from lightning_compress.search.evaluator import COSTS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_the_plan_fits_and_costs_what_the_recipe_says(file):
-    recipe = yaml.safe_load(file.read_text())
+def applied(file: Path) -> Record:
+    """Of a fresh network to which the stages of a recipe applied their parts of its plan, without training."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=[*recipe["overrides"], "run_dir=unused"])
-    data = instantiate(cfg.data)
+        cfg = compose("config", overrides=[*yaml.safe_load(file.read_text())["overrides"], "run_dir=unused"])
+    data, module = instantiate(cfg.data), instantiate(cfg.model)
     data.setup("fit")
     example = next(iter(data.val_dataloader()))[0][:2]
-    stages = instantiate(cfg.compress.stages, _convert_="object")
-    callbacks = [callback for stage in stages.values() for callback in stage.callbacks.values()]
-    composition = Composition(callbacks, network(instantiate(cfg.model)), example)
-    plan = Plan.load(file)
-    assert composition.realise(plan) == plan
-    profile = composition.predict(plan)
-    assert {name: COSTS[name](profile) for name in recipe["report"]["predicted"]} == recipe["report"]["predicted"]
-    assert {"command", "seeds", "dense", "compressed"} <= recipe["report"].keys()
+    for stage in instantiate(cfg.compress.stages, _convert_="object").values():
+        composition = Composition(list(stage.callbacks.values()), network(module), example)
+        for callback in composition.callbacks:
+            callback.prepare(module, data.train_dataloader())
+        composition.apply(network(module), composition.own(Plan.load(file)))
+    return record_of(network(module))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_the_plan_fits_and_costs_what_the_recipe_says(file):
+    report, record = yaml.safe_load(file.read_text())["report"], applied(file)
+    assert record.plan == Plan.load(file)
+    assert {name: COSTS[name](record.profile) for name in report["predicted"]} == report["predicted"]
+    assert {"command", "seeds", "dense", "compressed"} <= report.keys()
+
+
+def test_a_recipe_of_several_stages_is_applied_stage_by_stage(tmp_path):
+    plan = Plan({"layer1.0": {"keep": 0}, "layer2.0.conv1": {"channels": 0.5}})
+    recipe = {"overrides": ["model=resnet8", "+compress=n2n"], "plan": {"layers": plan.to_dict()}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    record = applied(tmp_path / "recipe.yaml")
+    assert record.plan == plan
+    assert record.applied.keys() == {"LayerRemoval", "ChannelPruning"}
 
 
 def test_there_is_a_recipe():

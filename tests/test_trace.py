@@ -10,6 +10,7 @@ from torch import nn
 from lightning_compress import trace
 from lightning_compress.errors import CompressError
 from lightning_compress.profile import Profile
+from lightning_compress.testing.toys import ToyNet
 
 
 @pytest.mark.parametrize(("name", "macs", "parameters"), [
@@ -18,6 +19,12 @@ from lightning_compress.profile import Profile
 def test_macs_and_parameters_at_224_pixels(name, macs, parameters):
     profile = trace.measure(getattr(torchvision.models, name)(), torch.zeros(1, 3, 224, 224))
     assert (profile.macs, profile.parameters) == (macs, parameters)
+
+
+def test_all_that_a_profile_says_can_be_read():
+    profile = trace.measure(ToyNet(), torch.zeros(2, 1, 8, 8))
+    for name in (name for name in dir(Profile) if not name.startswith("_")):
+        getattr(profile, name)
 
 
 def test_every_parameter_of_an_unusual_network_is_counted():

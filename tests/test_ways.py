@@ -11,8 +11,10 @@ from hydra.utils import instantiate
 
 import lightning_compress.conf
 from lightning_compress.callbacks.base import check_order
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.layerwise import LayerwiseStage
+from lightning_compress.refits.symmetric import Symmetric
 from lightning_compress.stage import Stage, _uniform
 from lightning_compress.testing.toys import PlainModule
 
@@ -20,14 +22,18 @@ ROOT = Path(__file__).parent.parent
 WAYS = sorted((Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))
 
 
+def made(way: str, *overrides: str) -> dict[str, Stage | LayerwiseStage]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", [f"+compress={way}", "hydra.run.dir=unused", *overrides])
+    return instantiate(config.compress.stages, _convert_="object")
+
+
 @pytest.mark.parametrize(("overrides", "density"), [
     ([], 0.2), (["compress/pattern=kernel"], 0.2), (["compress/pattern=n_of_m"], 0.5),
     (["compress/pattern=n_of_m", "compress.pattern.n=1"], 0.25),
 ])  # fmt: skip
 def test_sparsify_has_a_density_that_the_pattern_can_have(overrides, density):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", ["+compress=sparsify", *overrides, "hydra.run.dir=unused"])
-    stage = instantiate(config.compress.stages, _convert_="object")["sparsify"]
+    stage = made("sparsify", *overrides)["sparsify"]
     module = PlainModule()
     composition = Composition(list(stage.callbacks.values()), module.model, torch.zeros(2, 1, 8, 8))
     plan = composition.realise(_uniform(composition.space(), stage.uniform))
@@ -37,11 +43,18 @@ def test_sparsify_has_a_density_that_the_pattern_can_have(overrides, density):
 
 @pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
 def test_stages_are_made(file):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", [f"+compress={file.stem}", "hydra.run.dir=unused"])
-    stages = instantiate(config.compress.stages, _convert_="object")
+    stages = made(file.stem)
     assert stages
     for stage in stages.values():
         assert isinstance(stage, (Stage, LayerwiseStage))
         check_order(list(stage.callbacks.values()))
         assert stage.callbacks or stage.distillation
+
+
+@pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
+def test_wherever_channels_are_pruned_a_refit_can_be_chosen(file):
+    if not any(isinstance(c, ChannelPruning) for stage in made(file.stem).values() for c in stage.callbacks.values()):
+        pytest.skip("it prunes no channels")
+    stages = made(file.stem, "compress/refit=symmetric")
+    pruning = [c for stage in stages.values() for c in stage.callbacks.values() if isinstance(c, ChannelPruning)]
+    assert [callback.refit for callback in pruning] == [Symmetric()]

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_compress import trace
 from lightning_compress.callbacks.base import CompressionCallback, check_order, plan_names
-from lightning_compress.errors import NoEffectError
+from lightning_compress.errors import CompressError, NoEffectError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import record_of
@@ -46,12 +46,20 @@ class Composition:
         place = {name: i for i, name in enumerate(self.profile.layers)}
         return Space(tuple(sorted(found, key=lambda choice: place[self.profile.inside(choice.layer)[0].name])))
 
+    def own(self, plan: Plan) -> Plan:
+        """The part of a plan that these callbacks understand."""
+        whole = Plan({})
+        for callback in self.callbacks:
+            whole = whole.merge(callback.own(plan))
+        return whole
+
     def realise(self, plan: Plan) -> Plan:
         """What a plan rounds to: two plans give the same network exactly when this is equal.
 
         Raises:
             CompressError: the plan does not fit the network or the callbacks.
         """
+        self._check_not_removed(plan)
         plan.check(plan.layers, frozenset().union(*(c.knobs for c in self.callbacks)))
         names, whole, profile = plan_names(self.net), Plan({}), self.profile
         for callback in self.callbacks:
@@ -77,6 +85,16 @@ class Composition:
         """Apply a plan to a copy of the network."""
         for callback in self.bound(plan):
             callback.apply(net, self.example)
+
+    def _check_not_removed(self, plan: Plan) -> None:
+        removed = [name for name in self._replaced if not self.profile.inside(name)]
+        for layer, knobs in plan.layers.items():
+            gone = next((name for name in removed if f"{layer}.".startswith(f"{name}.")), None)
+            if gone is not None:
+                raise CompressError(
+                    f"plan: layer {layer!r} sets {sorted(knobs)}, but {gone!r} was removed in a stage before; take "
+                    f"{layer!r} out of the plan, or keep {gone!r}"
+                )
 
     def _spread(self, plan: Plan, profile: Profile) -> Plan:
         return spread(plan, self._replaced | (self.profile.layers.keys() - profile.layers.keys()), profile)

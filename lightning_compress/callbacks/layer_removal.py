@@ -4,8 +4,9 @@
 
 Source: N2N (Ashok et al. 2018, arXiv 1709.06030, stage 1), with larger units (removal_trace.py) and, by default,
 inherited weights: both reconstructions. In a plain chain, a layer that widens can go too; the layer behind it then gets
-narrower and an initialiser sets its weights. Use it in a stage of its own, before channel pruning (N2N's stage 2), with
-distillation. It breaks when all blocks of a resolution go: what is left is too shallow to be trained back.
+narrower. An initialiser sets the weights of the layers that read what was removed. Use it in a stage of its own, before
+channel pruning (N2N's stage 2), with distillation. It breaks when all blocks of a resolution go: what is left is too
+shallow to be trained back.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class LayerRemoval(CompressionCallback):
         graph.remove(net, profile, removed)
         if removed:
             self.initialise(net, graph.readers(profile, removed))
-            forget(net)
+        forget(net)  # also when all stays: what was gathered describes the network before the training that follows
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> RemovalGraph:
         if profile.architecture not in self._graphs:

@@ -19,6 +19,7 @@ from zlib import crc32
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_compress.callbacks.outcome import OutcomeCallback
@@ -66,6 +67,7 @@ class LearnedNoise(OutcomeCallback):
                 f"end {end}"
             )
         self.strength, self.warmup, self.end = strength, (begin, full), end
+        self._images = 0  # of the train data; counted when a training starts
 
     @abstractmethod
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
@@ -85,7 +87,8 @@ class LearnedNoise(OutcomeCallback):
             self.add_noise(net, profile[name], profile)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep weight decay from the noise, whose size is for its KL to say."""
+        """Count the train images, once, and keep weight decay from the noise, whose size is for its KL to say."""
+        self._images = _count_images(trainer)
         parameters = [p for noise, *_ in self._noises(network(pl_module)) for p in noise.parameters()]
         for optimizer in trainer.optimizers:
             keep_from_decay(optimizer, parameters)
@@ -134,7 +137,7 @@ class LearnedNoise(OutcomeCallback):
         begin, full = self.warmup
         now = progress(trainer, type(self).__name__)
         share = 1.0 if now >= full else max(now - begin, 0.0) / max(full - begin, 1e-12)
-        return self.strength * share / _samples(trainer)
+        return self.strength * share / self._images
 
     def _noises(self, net: nn.Module) -> list[tuple[Noise, nn.Module, nn.Parameter]]:
         """Of each layer its noise, the module that the noise is attached to, and the layer's raw weight."""
@@ -162,9 +165,10 @@ def loss_scale(trainer: Trainer) -> float:
     return 1.0 if scaler is None else scaler.get_scale()
 
 
-def _samples(trainer: Trainer) -> int:
-    """Number of train images."""
+def _count_images(trainer: Trainer) -> int:
+    """Number of train images; of data without a length, as many batches as the Trainer takes, each like the first."""
     loader = trainer.train_dataloader
     if hasattr(getattr(loader, "dataset", None), "__len__"):
         return len(loader.dataset)
-    return int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
+    with isolate_rng():
+        return int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))

@@ -27,6 +27,6 @@ class Initialiser(ABC):
 
         Args:
             net: after the removal.
-            readers: layers behind removed layers of a plain chain, in the order in which they run -> whether they got
-                narrower; the weights of those are zeros.
+            readers: layers that read what removed blocks and layers gave, in the order in which they run -> whether
+                they got narrower, in a plain chain; the weights of those are zeros.
         """

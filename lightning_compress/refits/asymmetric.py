@@ -1,11 +1,12 @@
 """Asymmetric refit: the outputs of the dense network, from the inputs that the thin network really has.
 
-    W' = argmin |W' x~ - W x|^2,      x~: inputs after everything before the layer was pruned and refitted
+    W' = argmin |W' x~ - W x|^2 + lambda |W' - W~|^2,      x~: inputs after all before the layer was pruned and refitted
 
-Sources: He et al. 2017 (arXiv 1707.06168, section 3.2), Hu et al. 2018 (paper 2, arXiv 1805.11394; that it is
-asymmetric is a reconstruction). Layers are refitted in the order in which they run, each with a forward pass of both
-networks, so a candidate takes about as many passes as it has layers. Layers wider than moments.WIDEST keep their
-weights.
+W~: the weight that the thin network has; lambda and why: refit.py. Sources: He et al. 2017 (arXiv 1707.06168, section
+3.2), Hu et al. 2018 (paper 2, arXiv 1805.11394; that it is asymmetric is a reconstruction). Layers are refitted in the
+order in which they run, each with a forward pass of both networks, so a candidate takes about as many passes as it has
+layers, and a layer of thousands of features some seconds more: in a search over such networks use Symmetric. Memory is
+that of one layer's moments at a time (moments.py). Layers wider than ``moments.WIDEST`` keep their weights.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from lightning_compress import trace
 from lightning_compress.batches import first_inputs
 from lightning_compress.errors import CompressError
 from lightning_compress.gathered import gathered, keep
-from lightning_compress.moments import WIDEST, sampled_rows, supported
+from lightning_compress.moments import added, places, refittable, sampled_rows
 from lightning_compress.record import network
-from lightning_compress.refits.refit import Refit, solve
+from lightning_compress.refits.refit import Refit, correction
 
 KEY = "calibration"
 
@@ -36,7 +37,7 @@ class Asymmetric(Refit):
     """Least squares on the inputs of the thin network.
 
     Args:
-        positions: places of each image that count.
+        positions: places of each image that count, or more: see :func:`moments.places`.
     """
 
     positions: int = 10
@@ -58,18 +59,21 @@ class Asymmetric(Refit):
         dense, batches = found
         for name in inputs:
             layer = net.get_submodule(name)
-            if supported(layer) and layer.weight[0].numel() <= WIDEST:
-                target = dense.get_submodule(name).weight.double().flatten(1)
+            if refittable(layer):
+                target = dense.get_submodule(name).weight.flatten(1)
                 target = target[outputs[name]] if name in outputs else target
-                moments, cross = 0.0, 0.0
+                weight, count = layer.weight.flatten(1), places(layer, self.positions, sum(len(x) for x in batches))
+                moments, missing, rows = 0.0, 0.0, 0
                 for number, x in enumerate(batches):
-                    thin, full = (self._rows(n, name, x, number) for n in (net, dense))
-                    moments, cross = moments + thin.T @ thin, cross + thin.T @ (full @ target.T)
-                layer.weight.copy_(solve(moments, cross).T.reshape(layer.weight.shape))
+                    thin, full = (_rows(n, name, x, count, number) for n in (net, dense))
+                    wanted = full.double() @ target.T.double() - thin.double() @ weight.T.double()
+                    moments, missing, rows = added(moments, thin, thin), added(missing, thin, wanted), rows + len(thin)
+                layer.weight.add_(correction(moments, missing, rows).T.reshape(layer.weight.shape))
 
-    def _rows(self, net: nn.Module, name: str, x: Any, seed: int) -> Tensor:
-        """What the layer of a network reads at the same places for each network."""
-        layer, found = net.get_submodule(name), []
-        handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
-        trace.run_hooked(net, x, [handle])
-        return sampled_rows(layer, found[0], self.positions, torch.Generator().manual_seed(seed)).double()
+
+def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor:
+    """What the layer of a network reads at ``count`` places, the same for each network."""
+    layer, found = net.get_submodule(name), []
+    handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
+    trace.run_hooked(net, x, [handle])
+    return sampled_rows(layer, found[0], count, torch.Generator().manual_seed(seed))
