@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -71,12 +71,15 @@ class PlanSearch:
         stage = self.stage
         logger = self.run.make_logger(save_dir=self.folder / "search")
         searcher, best, entries = self._search("", stage.searcher, [], [logger])
+        rewards = {"this search": best.reward}
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
         for name, make in (stage.baselines or {}).items():
-            scored += self._search(name, make, scored, [])[2]
-        self._write(entries)
+            _, other, more = self._search(name, make, scored, [])
+            scored += more
+            rewards[name] = other.reward
+        self._write(entries, rewards)
         return best.plan
 
     def _search(
@@ -105,10 +108,14 @@ class PlanSearch:
         for i in pareto_front(points):
             self.composition.realise(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[Entry], rewards: Mapping[str, float]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
         stage = self.stage
         written = {"searcher": _describe(stage.searcher), **self.settings, "baselines": list(stage.baselines or {})}
+        written["found"] = {
+            "searcher": written["searcher"]["class"].rsplit(".", 1)[-1], "objective": type(stage.objective).__name__,
+            "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
+        }  # fmt: skip
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(
