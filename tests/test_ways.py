@@ -35,13 +35,29 @@ def test_sparsify_has_a_density_that_the_pattern_can_have(overrides, density):
     assert ("stem.0" in plan.layers) == ("n_of_m" not in str(overrides))  # one input channel cannot be divided
 
 
+def made(way: str, *overrides: str) -> dict[str, Stage | LayerwiseStage]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", [f"+compress={way}", "hydra.run.dir=unused", *overrides])
+    return instantiate(config.compress.stages, _convert_="object")
+
+
 @pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
 def test_stages_are_made(file):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", [f"+compress={file.stem}", "hydra.run.dir=unused"])
-    stages = instantiate(config.compress.stages, _convert_="object")
+    stages = made(file.stem)
     assert stages
     for stage in stages.values():
         assert isinstance(stage, (Stage, LayerwiseStage))
         check_order(list(stage.callbacks.values()))
         assert stage.callbacks or stage.distillation
+
+
+@pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
+def test_a_searcher_has_its_baselines_also_where_the_command_line_brings_it(file):
+    text = file.read_text()
+    if "searcher" not in text:
+        pytest.skip("it searches nothing")
+    sign = "" if "- searcher:" in text else "+"
+    stages = made(file.stem, f"{sign}compress/searcher=greedy").values()
+    searched = [stage for stage in stages if stage.searcher is not None]
+    assert searched
+    assert all(list(stage.baselines) == ["uniform", "random"] for stage in searched)
