@@ -23,7 +23,7 @@ from lightning_compress.callbacks.composition import Composition
 from lightning_compress.plan import Plan
 from lightning_compress.run import Run
 from lightning_compress.search.correlation import CORRELATION
-from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.search.evaluator import COSTS, Evaluator
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.pareto import pareto_front
@@ -79,7 +79,7 @@ class PlanSearch:
             _, other, more = self._search(name, make, scored, [])
             scored += more
             rewards[name] = other.reward
-        self._write(entries, rewards)
+        self._write(entries, scored, rewards)
         return best.plan
 
     def _search(
@@ -108,14 +108,23 @@ class PlanSearch:
         for i in pareto_front(points):
             self.composition.realise(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
-    def _write(self, entries: Sequence[Entry], rewards: Mapping[str, float]) -> None:
-        """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
+    def _write(self, entries: Sequence[Entry], scored: Sequence[Entry], rewards: Mapping[str, float]) -> None:
+        """What the report needs beside the journals, and the scores after fine-tuning when they are asked for.
+
+        Args:
+            entries: of the search.
+            scored: of the search and of its baselines.
+            rewards: the best of each.
+        """
         stage = self.stage
         written = {"searcher": _describe(stage.searcher), **self.settings, "baselines": list(stage.baselines or {})}
         written["found"] = {
             "searcher": written["searcher"]["class"].rsplit(".", 1)[-1], "objective": type(stage.objective).__name__,
             "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
         }  # fmt: skip
+        if stage.cost not in COSTS.values():  # a cost of the user's, which scores do not have
+            space = self.budget.space
+            written["costs"] = {entry.key: self.budget.cost(space.plan(entry.indices)) for entry in scored}
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(

@@ -77,6 +77,26 @@ def test_what_was_found_is_written_for_runs_side_by_side(finished):
     assert json.loads((folder / "search.json").read_text())["found"] == found
 
 
+class Euros(MACs):
+    """A cost of a user's, which scores do not have."""
+
+    def __eq__(self, other):
+        return self is other
+
+    def __call__(self, profile):
+        return super().__call__(profile) / 1000
+
+
+def test_costs_of_the_user_are_written_for_the_report(tmp_path):
+    run, asked = run_in(tmp_path), stage(3)
+    asked.cost = Euros()
+    asked.run("prune", run.dense, run)
+    folder = tmp_path / "prune"
+    entries = [*read(folder / journal_name()), *read(folder / journal_name("random"))]
+    found = json.loads((folder / "search.json").read_text())["costs"]
+    assert found == {entry.key: entry.score.costs["macs"] / 1000 for entry in entries}
+
+
 def test_the_search_is_logged(finished):
     lines = (finished.folder / "prune/search/log/version_0/metrics.csv").read_text().splitlines()
     assert "search/best_reward" in lines[0]

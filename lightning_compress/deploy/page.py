@@ -27,6 +27,7 @@ tbody th { color: var(--text); font-size: 1rem; font-weight: 400; overflow-wrap:
 td.change { font-weight: 600; }
 td:last-child, th:last-child { padding-right: 0; }
 .scroll { overflow-x: auto; }
+.tried { margin: .6rem 0 .2rem; font-size: .92rem; } .tried tbody th { font-size: .92rem; }
 .plan { table-layout: fixed; font-size: .82rem; line-height: 1.3; }
 .plan th, .plan td { padding: .22rem 1.2rem .22rem 0; text-align: left; }
 .plan thead th:first-child { width: 32%; }
