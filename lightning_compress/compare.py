@@ -140,7 +140,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     table = Table()
     for name in rows[0]:
-        table.add_column(name, justify="right" if name else "left", overflow="fold")
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name, overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)

@@ -197,9 +197,9 @@ def test_every_baseline_has_a_column_beside_the_search(write):
     others = {"random": tuple(replace(p, reward=0.2) for p in points), "uniform": (Point(0, None, None, "nan"),)}
     search = replace(SEARCH, points=points, baselines=others)
     assert search_table.rows(search) == [
-        ("best reward after 2", "0.1000", "0.2000", "all failed"),
-        ("best reward after 4", "0.3000", "0.2000", "all failed"),
-        ("best reward", "0.7000", "0.2000", "all failed"),
+        ("best reward, first 2", "0.1000", "0.2000", "all failed"),
+        ("best reward, first 4", "0.3000", "0.2000", "all failed"),
+        ("best reward, all 8", "0.7000", "0.2000", "all failed"),
         ("its cost, bytes", "17", "10", "-"),
         ("its trial", "7", "0", "-"),
         ("trials", "8", "8", "1"),

@@ -35,8 +35,8 @@ def rows(search: Search) -> list[tuple[str, ...]]:
     early = sorted({most // 4, most // 2} - {0, most})
     best = [best_of(points) for points in tried]
     return [
-        *((f"best reward after {count:,}", *(_reward(best_of(points[:count])) for points in tried)) for count in early),
-        ("best reward", *map(_reward, best)),
+        *((f"best reward, first {n:,}", *(_reward(best_of(points[:n])) for points in tried)) for n in early),
+        (f"best reward, all {most:,}", *map(_reward, best)),
         (f"its cost, {search.cost}", *("-" if p is None else f"{p.cost:,.10g}" for p in best)),
         ("its trial", *("-" if p is None else f"{p.number:,}" for p in best)),
         ("trials", *(f"{len(points):,}" for points in tried)),
