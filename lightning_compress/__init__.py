@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_compress.deploy.pack import save as save
     from lightning_compress.deploy.unpack import inspect as inspect
     from lightning_compress.deploy.unpack import load as load
+    from lightning_compress.environment import plan_env as plan_env
     from lightning_compress.errors import CompressError as CompressError
     from lightning_compress.mixin import CompressibleMixin as CompressibleMixin
     from lightning_compress.pipeline import compress as compress
@@ -46,6 +47,7 @@ _HOMES = {
     "compress": "pipeline",
     "inspect": "deploy.unpack",
     "load": "deploy.unpack",
+    "plan_env": "environment",
     "save": "deploy.pack",
 }
 

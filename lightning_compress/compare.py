@@ -27,26 +27,89 @@ FIGURES = {
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The result of a run.
+    """The result of a run, with ``searches``: stage -> what its search found.
 
     Raises:
         CompressError: there is none, or it cannot be read.
     """
     file = folder / "result.json"
+    if not file.is_file():
+        raise CompressError(f"report: {str(folder)!r} holds no finished run; there is no {file.name} in it")
+    run = _read(file, ("dense", "compressed", "seconds"))
+    for net in ("dense", "compressed"):
+        missing = [key for key in FIGURES if not isinstance(run[net], Mapping) or key not in run[net]]
+        if missing:
+            raise CompressError(f"report: {str(file)!r} is damaged ({net!r} has no {missing}); run that command again")
+    searches = {part.parent.name: _read(part, ["found"])["found"] for part in sorted(folder.glob("*/search.json"))}
+    return {**run, "searches": searches}
+
+
+def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON mapping that has these keys."""
     try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise CompressError(f"report: {str(folder)!r} holds no finished run; there is no {file.name} in it") from None
-    except ValueError as error:
+        found = json.loads(file.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, expected a mapping")
+    except (OSError, ValueError) as error:
         raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
+    if missing := [key for key in keys if key not in found]:
+        raise CompressError(
+            f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
+        )
+    return found
+
+
+def names(folders: Sequence[Path]) -> dict[str, Path]:
+    """The shortest ends of the paths that tell them apart, each with its folder; a folder that comes twice counts once.
+
+    >>> list(names([Path("runs/a/0"), Path("runs/b/0")]))
+    ['a/0', 'b/0']
+    """
+    paths = list(dict.fromkeys(folder.resolve() for folder in folders))
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        found = {str(Path(*path.parts[-length:])): path for path in paths}
+        if len(found) == len(paths):
+            break
+    return found
 
 
 def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A header, then one row for each figure: the dense network of the first run, then each compressed one."""
-    first = next(iter(runs.values()))
-    nets = [first["dense"], *(run["compressed"] for run in runs.values())]
-    figures = [(label, *(form.format(net[key]) for net in nets)) for key, (label, form) in FIGURES.items()]
-    return [("", "dense", *runs), *figures, ("seconds", "", *(f"{run['seconds']:.0f}" for run in runs.values()))]
+    """A header, then one row for each figure: the compressed networks, and the dense ones before them.
+
+    There is one dense column when the dense networks are the same, and one for each run when they differ.
+    """
+    # A latency is measured, and is never twice the same.
+    told = [{key: value for key, value in run["dense"].items() if key != "latency_ms"} for run in runs.values()]
+    one = all(dense == told[0] for dense in told)
+    nets: dict[str, Mapping[str, Any]] = {}
+    for name, run in runs.items():
+        nets.setdefault("dense" if one else f"dense of {name}", run["dense"])
+        nets[name] = run["compressed"]
+    figures = [(label, *(form.format(net[key]) for net in nets.values())) for key, (label, form) in FIGURES.items()]
+
+    def of_runs(label: str, cells: Mapping[str, str]) -> tuple[str, ...]:
+        return label, *(cells.get(name, "") for name in nets)
+
+    seconds = of_runs("seconds", {name: f"{run['seconds']:.0f}" for name, run in runs.items()})
+    searches = [of_runs(label, cells) for label, cells in _searches(runs).items()]
+    return [("", *nets), *figures, seconds, *searches]
+
+
+def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Label -> name of a run -> cell: what each search found, and the baselines beside it."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, run in runs.items():
+        for stage, found in run["searches"].items():
+            cells = {
+                "searcher": found["searcher"],
+                "reward": found["objective"],
+                **{f"best of {other}": f"{reward:.4f}" for other, reward in found["best"].items()},
+                "trials": f"{found['trials']:,}",
+                "failed": f"{found['failed']:,}",
+            }
+            for label, cell in cells.items():
+                rows.setdefault(f"{stage}: {label}", {})[name] = cell
+    return dict(sorted(rows.items(), key=lambda row: row[0].split(":")[0]))  # a stage's rows together
 
 
 def comparison(rows: Sequence[Sequence[str]]) -> str:
@@ -72,17 +135,20 @@ def main() -> None:
     report.add_argument("--html", type=Path, help="also write the table as a page")
     arguments = parser.parse_args()
     try:
-        rows = columns({run.name: read_run(run) for run in arguments.runs})
+        rows = columns({name: read_run(folder) for name, folder in names(arguments.runs).items()})
     except CompressError as error:
         sys.exit(f"error: {error}")
     table = Table()
     for name in rows[0]:
-        table.add_column(name, justify="right" if name else "left", overflow="fold")
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name, overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)
     if arguments.html is not None:
-        arguments.html.write_text(comparison(rows), encoding="utf-8")
+        try:
+            arguments.html.write_text(comparison(rows), encoding="utf-8")
+        except OSError as error:
+            sys.exit(f"error: report: cannot write {str(arguments.html)!r}: {error.strerror}; choose another --html")
 
 
 if __name__ == "__main__":

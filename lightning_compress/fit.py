@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_compress.callbacks.nan import StopAtNaN
@@ -18,7 +18,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.quiet import quiet
 from lightning_compress.record import load_structure
 
-FINAL = "final.ckpt"
+FINAL, LAST = "final.ckpt", "last.ckpt"
 csv_logger = partial(CSVLogger, name="log")  # a resumed training writes its own log/version_N
 
 
@@ -61,12 +61,11 @@ def _train(
     make_logger: Callable[..., Logger],
 ) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
-    checkpoints = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
-    last = folder / "last.ckpt"
+    last = folder / LAST
     with quiet():
         trainer = make_trainer(
             max_epochs=epochs,
-            callbacks=[*callbacks, StopAtNaN(), checkpoints, RichProgressBar()],
+            callbacks=[*callbacks, StopAtNaN(), _EachEpoch(folder), RichProgressBar()],
             logger=make_logger(save_dir=folder),
             default_root_dir=folder,
             enable_model_summary=False,
@@ -76,11 +75,30 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
     if trainer.interrupted:
         raise CompressError(f"interrupted at epoch {trainer.current_epoch}; run the same command again to go on")
-    part = folder / "final.part"
-    trainer.save_checkpoint(part, weights_only=True)
-    os.replace(part, folder / FINAL)
+    _save(trainer, folder / FINAL, weights_only=True)
     last.unlink(missing_ok=True)
     return module
+
+
+class _EachEpoch(Checkpoint):
+    """Writes ``last.ckpt`` after each epoch, as a plain ModelCheckpoint does, but in place at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _save(trainer, self.folder / LAST)
+
+
+def _save(trainer: Trainer, path: Path, weights_only: bool = False) -> None:
+    """Save a checkpoint that is there as a whole or not at all, whenever the process is killed.
+
+    Lightning writes it into the system's temporary folder and moves it, which copies it where that is another disk.
+    """
+    part = path.with_suffix(".part")
+    trainer.save_checkpoint(part, weights_only)
+    if trainer.is_global_zero:
+        os.replace(part, path)
 
 
 def load_checkpoint(module: LightningModule, path: Path) -> LightningModule:

@@ -37,7 +37,7 @@ from lightning_compress.run import Run, set_attributes
 from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.objective import Objective
-from lightning_compress.search.sensitivity import allocate, measure
+from lightning_compress.search.sensitivity import JOURNAL, allocate, measure
 
 
 @dataclass
@@ -121,7 +121,7 @@ class LayerwiseStage:
             "values": self.values, "objective": repr(self.objective), "limit": budget.limit, "cost": repr(self.cost),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices], **evaluator.settings(),
         }  # fmt: skip
-        with Journal(folder / "sensitivity.sqlite", fingerprint) as journal:
+        with Journal(folder / JOURNAL, fingerprint) as journal:
             sensitivities = measure(space, evaluator, journal, self.objective, self.values)
         plan = composition.realise(space.plan(allocate(budget, sensitivities)))
         robust_first = sorted(sensitivities, key=lambda sensitivity: sensitivity.mean)

@@ -16,7 +16,6 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from lightning_compress import trace
-from lightning_compress.batches import first_tensor
 from lightning_compress.callbacks.base import plan_names
 from lightning_compress.cost import MACs, Parameters, WeightBits
 from lightning_compress.deploy.coders import Coder
@@ -116,11 +115,7 @@ def compress(
     except OSError as error:
         raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
     with lock:
-        data.prepare_data()
-        data.setup("fit")
-        example = first_tensor(next(iter(data.val_dataloader())))[:2]
-        profile = trace.measure(network(module), example)
-        run = Run(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
+        run = Run.begun(module, data, folder, make_trainer, seed, plan, make_logger)
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -23,17 +24,18 @@ from lightning_compress.callbacks.composition import Composition
 from lightning_compress.plan import Plan
 from lightning_compress.run import Run
 from lightning_compress.search.correlation import CORRELATION
-from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.search.evaluator import COSTS, Evaluator
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.pareto import pareto_front
-from lightning_compress.search.policy_file import of_stage
+from lightning_compress.search.policy_file import NAME, of_stage
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
 
 if TYPE_CHECKING:
     from lightning_compress.stage import Stage
 
+START = "warm_start.safetensors"  # the policy that a search started from
 FRONT = "front"  # folder of the plans of the Pareto front
 
 
@@ -71,12 +73,15 @@ class PlanSearch:
         stage = self.stage
         logger = self.run.make_logger(save_dir=self.folder / "search")
         searcher, best, entries = self._search("", stage.searcher, [], [logger])
+        rewards = {"this search": best.reward}
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
         for name, make in (stage.baselines or {}).items():
-            scored += self._search(name, make, scored, [])[2]
-        self._write(entries)
+            _, other, more = self._search(name, make, scored, [])
+            scored += more
+            rewards[name] = other.reward
+        self._write(entries, scored, rewards)
         return best.plan
 
     def _search(
@@ -86,8 +91,9 @@ class PlanSearch:
         stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
         executor = stage.executor if stage.halving is None else stage.halving.over(stage.executor, stage.objective)
         with Journal(self.folder / journal_name(name), {"searcher": _describe(make), **self.settings}) as journal:
-            start = start_of(make, self.folder.name)
+            start = start_of(make, self.folder)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
+            keep_start(start, self.folder)
             best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
             return searcher, best, list(journal)
 
@@ -105,10 +111,23 @@ class PlanSearch:
         for i in pareto_front(points):
             self.composition.realise(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
-    def _write(self, entries: Sequence[Entry]) -> None:
-        """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
+    def _write(self, entries: Sequence[Entry], scored: Sequence[Entry], rewards: Mapping[str, float]) -> None:
+        """What the report needs beside the journals, and the scores after fine-tuning when they are asked for.
+
+        Args:
+            entries: of the search.
+            scored: of the search and of its baselines.
+            rewards: the best of each.
+        """
         stage = self.stage
         written = {"searcher": _describe(stage.searcher), **self.settings, "baselines": list(stage.baselines or {})}
+        written["found"] = {
+            "searcher": written["searcher"]["class"].rsplit(".", 1)[-1], "objective": type(stage.objective).__name__,
+            "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
+        }  # fmt: skip
+        if stage.cost not in COSTS.values():  # a cost of the user's, which scores do not have
+            space = self.budget.space
+            written["costs"] = {entry.key: self.budget.cost(space.plan(entry.indices)) for entry in scored}
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(
@@ -123,10 +142,25 @@ class PlanSearch:
         return {**found, "attributes": repr(dict(self.stage.attributes))} if evaluator.finetune_steps else found
 
 
-def start_of(make: Callable[..., Searcher], stage: str) -> dict[str, str]:
-    """The ``warm_start`` of a searcher, of a whole run's folder the stage of that name; empty if it has none."""
+def start_of(make: Callable[..., Searcher], folder: Path) -> dict[str, str]:
+    """The ``warm_start`` of a searcher, of a whole run's folder the stage of the same name; empty if it has none.
+
+    Args:
+        folder: of the stage; what :func:`keep_start` left there comes first.
+    """
     path = make.keywords.get("warm_start") if isinstance(make, partial) else None
-    return {} if path is None else {"warm_start": str(of_stage(path, stage))}
+    if path is None:
+        return {}
+    kept = folder / START
+    return {"warm_start": str(kept if kept.is_file() else of_stage(path, folder.name))}
+
+
+def keep_start(start: Mapping[str, str], folder: Path) -> None:
+    """Copy the policy that a search started from into its folder, as it may be gone or changed when it goes on."""
+    if start and not (folder / START).is_file():
+        path, part = Path(start["warm_start"]), folder / f"{START}.part"
+        shutil.copyfile(path / NAME if path.is_dir() else path, part)
+        os.replace(part, folder / START)
 
 
 def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:

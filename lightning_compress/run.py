@@ -6,16 +6,19 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
+from lightning_compress import trace
+from lightning_compress.batches import first_tensor
 from lightning_compress.errors import CompressError
 from lightning_compress.fit import csv_logger
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
+from lightning_compress.record import network
 
 
 @dataclass
@@ -43,6 +46,24 @@ class Run:
     seed: int
     plan: Plan | None
     make_logger: Callable[..., Logger] = csv_logger
+
+    @classmethod
+    def begun(
+        cls,
+        module: LightningModule,
+        data: LightningDataModule,
+        folder: Path,
+        make_trainer: Callable[..., Trainer] = Trainer,
+        seed: int = 0,
+        plan: Plan | None = None,
+        make_logger: Callable[..., Logger] = csv_logger,
+    ) -> Self:
+        """With the data set up, an input batch of two samples taken from validation, and the module measured on it."""
+        data.prepare_data()
+        data.setup("fit")
+        example = first_tensor(next(iter(data.val_dataloader())))[:2]
+        profile = trace.measure(network(module), example)
+        return cls(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""

@@ -97,7 +97,6 @@ class Stage:
         return fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, callbacks, run.make_logger)
 
     def _plan(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> Plan:
-        space = composition.space()
         given, fixed = run.plan, self.searcher is None and self.allocation is None
         if given is not None:
             part = composition.own(given)
@@ -108,15 +107,30 @@ class Stage:
         if fixed:
             if not self.uniform:
                 raise CompressError("stage: give it a searcher, an allocation, uniform numbers, or plan=FILE")
-            return composition.realise(_uniform(space, self.uniform))
-        budget = Budget(
-            lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
-        )
+            return composition.realise(_uniform(composition.space(), self.uniform))
         if self.searcher is None:
-            return composition.realise(self.allocation(composition, budget))
+            return composition.realise(self.allocation(composition, self._budget(composition, run)))
+        return self.searched(composition, student, run, folder).plan()
+
+    def searched(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> PlanSearch:
+        """The search of this stage, not yet begun.
+
+        Args:
+            composition: this stage's callbacks, bound to the network before it.
+            student: a copy of that network's module with this stage's attributes; it is prepared for the callbacks.
+            folder: of the stage.
+
+        Raises:
+            CompressError: there is nothing to choose, or the budget cannot be met.
+        """
+        budget = self._budget(composition, run)
         for callback in composition.callbacks:
             callback.prepare(student, run.data.train_dataloader())
-        return PlanSearch(self, composition, budget, student, run, folder).plan()
+        return PlanSearch(self, composition, budget, student, run, folder)
+
+    def _budget(self, composition: Composition, run: Run) -> Budget:
+        limit = self.budget * self.cost(run.dense_profile)
+        return Budget(lambda plan: self.cost(composition.predict(plan)), limit, composition.space())
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:

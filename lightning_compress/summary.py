@@ -14,10 +14,13 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from rich.console import Console
+from rich.text import Text
 
 from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
 from lightning_compress.deploy.report import write_report
+from lightning_compress.deploy.search_table import lines
 from lightning_compress.errors import CompressError
+from lightning_compress.origin import origins, short_name
 from lightning_compress.pipeline import PACKED, Result
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.evaluator import COSTS
@@ -39,16 +42,19 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
         for name, stage in config["compress"]["stages"].items()
         if (search := search_of(name, result.folder / name, stage)) is not None
     )
-    title = f"{_last(config['model']['net'])} on {_last(config['data'])}: {' then '.join(config['compress']['stages'])}"
+    net, data = short_name(config["model"]["net"]), short_name(config["data"])
+    title = f"{net} on {data}: {' then '.join(config['compress']['stages'])}"
     text = yaml.safe_dump(dict(config), sort_keys=False)
     write_report(result.folder / REPORT, Report(title, made, result.plan, _facts(result, config), searches, text))
     console.print(table(made))
+    if searches:
+        console.print(lines(searches))
     for search in searches:
         if search.ranking is not None:
             console.print(f"{search.name}: {search.ranking.sentence}", highlight=False)
     console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
     for file in (PACKED, "plan.yaml", REPORT):
-        console.print(str(result.folder / file), highlight=False, soft_wrap=True)
+        console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
 
 
 def rows(result: Result) -> list[Row]:
@@ -68,7 +74,7 @@ def rows(result: Result) -> list[Row]:
 
 
 def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | None:
-    """What a stage's folder knows of its search; None when it did not search, or under a cost that is not journaled.
+    """What a stage's folder knows of its search; None when it did not search.
 
     Args:
         stage: its configuration, with ``objective`` and ``cost``.
@@ -79,17 +85,28 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
     objective: Objective = instantiate(stage["objective"])
     cost = instantiate(stage["cost"])
     key = next((key for key, known in COSTS.items() if known == cost), None)
-    if key is None:
-        return None
     written = json.loads(settings.read_text())
+    costs = written.get("costs", {})  # of a cost that no score has
+
+    def point(entry: Entry) -> Point:
+        if entry.score is None:
+            return Point(entry.number, None, None, entry.failure or "")
+        spent = costs[entry.key] if key is None else entry.score.costs[key]
+        return Point(entry.number, spent, objective(entry.score))
+
     names = written.get("baselines", [])
-    trials, *others = (read(folder / journal_name(baseline)) for baseline in ("", *names))
-    points, *lines = (tuple(_point(entry, key, objective) for entry in entries) for entries in (trials, *others))
+    trials, *beside = (read(folder / journal_name(baseline)) for baseline in ("", *names))
+    points, *others = (tuple(map(point, entries)) for entries in (trials, *beside))
     ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
     return Search(
-        name, f"{key} ({cost.unit})", f"reward: {_last(stage['objective'])}", written["limit"], points,
-        dict(zip(names, lines, strict=True)), ranking,
-    )  # fmt: skip
+        name,
+        f"{key or short_name(stage['cost'])} ({cost.unit})",
+        f"reward: {short_name(stage['objective'])}",
+        written["limit"],
+        points,
+        dict(zip(names, others, strict=True)),
+        ranking,
+    )
 
 
 def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, objective: Objective) -> Ranking:
@@ -104,15 +121,9 @@ def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, obj
     return Ranking(tau, len(found), deviation_of_unrelated(len(found)), steps, failed)
 
 
-def _point(entry: Entry, cost: str, objective: Objective) -> Point:
-    if entry.score is None:
-        return Point(entry.number, None, None, entry.failure or "")
-    return Point(entry.number, entry.score.costs[cost], objective(entry.score))
-
-
 def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     budgets = [
-        f"{name}: at most {100 * stage['budget']:.4g} % of the dense network's {_last(stage['cost'])}"
+        f"{name}: at most {100 * stage['budget']:.4g} % of the dense network's {short_name(stage['cost'])}"
         for name, stage in config["compress"]["stages"].items()
         if stage.get("cost")
         and stage.get("budget")
@@ -122,15 +133,10 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     threads = torch.get_num_threads()
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
+        **{f"plan of {name}": sentence for name, sentence in origins(config, result.folder).items()},
         "seed": str(config["seed"]),
         "command": shlex.join(["python", *sys.argv]),
         "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
         "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
         f"torch {torch.__version__}",
     }
-
-
-def _last(section: Mapping[str, Any]) -> str:
-    """The short name of what a section makes: of a partial inside it, when there is one."""
-    target = section.get("make", section)
-    return target["_target_"].rsplit(".", 1)[-1]

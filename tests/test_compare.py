@@ -12,10 +12,25 @@ from lightning_compress import compare
 FIGURES = {"bytes": 1000, "weight_bits": 8000, "macs": 500, "parameters": 250, "latency_ms": 0.5}
 
 
-def write(folder, accuracy):
-    folder.mkdir()
-    dense, small = {**FIGURES, "accuracy": 0.99}, {**FIGURES, "bytes": 100, "accuracy": accuracy}
+FOUND = {
+    "searcher": "DDPG", "objective": "AccuracyUnderBudget", "trials": 12, "failed": 2,
+    "best": {"this search": 0.98765, "random": 0.97, "uniform": 0.96},
+}  # fmt: skip
+
+
+def write(folder, accuracy, dense=None, found=None):
+    folder.mkdir(parents=True)
+    dense, small = {**FIGURES, "accuracy": 0.99, **(dense or {})}, {**FIGURES, "bytes": 100, "accuracy": accuracy}
     (folder / "result.json").write_text(json.dumps({"dense": dense, "compressed": small, "seconds": 12.3}))
+    for stage, of_stage in (found or {}).items():
+        (folder / stage).mkdir()
+        (folder / stage / "search.json").write_text(json.dumps({"found": of_stage}))
+
+
+def table(*folders):
+    """Label -> name of the column -> cell."""
+    (_, *head), *rows = compare.columns({n: compare.read_run(f) for n, f in compare.names(folders).items()})
+    return {label: dict(zip(head, cells, strict=True)) for label, *cells in rows}
 
 
 def run(monkeypatch, *arguments):
@@ -42,3 +57,61 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_named(tmp_path, monkeypatc
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(SystemExit, match="is damaged"):
         run(monkeypatch, tmp_path)
+
+
+def test_runs_of_the_same_name_are_told_apart_by_the_shortest_paths(tmp_path):
+    for name, accuracy in (("a/0", 0.98), ("b/0", 0.5), ("b/1", 0.6)):
+        write(tmp_path / name, accuracy)
+    found = table(tmp_path / "a/0", tmp_path / "b/0", tmp_path / "b/1", tmp_path / "b/../a/0")
+    expected = {"dense": "99.00%", "a/0": "98.00%", "b/0": "50.00%", "b/1": "60.00%"}
+    assert found["test accuracy"] == expected
+    assert list(compare.names([tmp_path / "a", tmp_path / "b"])) == ["a", "b"]
+    assert list(compare.names([tmp_path, tmp_path / "b"])) == [tmp_path.name, "b"]
+
+
+def test_dense_networks_that_differ_each_have_a_column_and_their_latencies_always_differ(tmp_path):
+    write(tmp_path / "a", 0.98, {"latency_ms": 1.0})
+    write(tmp_path / "b", 0.97, {"latency_ms": 2.0})
+    write(tmp_path / "c", 0.96, {"bytes": 5000})
+    assert list(table(tmp_path / "a", tmp_path / "b")["file, bytes"]) == ["dense", "a", "b"]
+    found = table(tmp_path / "a", tmp_path / "c")
+    assert found["file, bytes"] == {"dense of a": "1,000", "a": "100", "dense of c": "5,000", "c": "100"}
+    assert found["seconds"] == {"dense of a": "", "a": "12", "dense of c": "", "c": "12"}
+
+
+def test_searches_stand_side_by_side_with_their_baselines(tmp_path):
+    write(tmp_path / "a", 0.98, found={"prune": FOUND, "quantize": FOUND})
+    write(tmp_path / "b", 0.97, found={"quantize": {**FOUND, "searcher": "Greedy", "best": {"this search": 0.9}}})
+    write(tmp_path / "c", 0.97)
+    found = table(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    blank = {"dense": "", "c": ""}
+    assert found["quantize: searcher"] == {**blank, "a": "DDPG", "b": "Greedy"}
+    assert found["quantize: best of this search"] == {**blank, "a": "0.9877", "b": "0.9000"}
+    assert found["quantize: best of random"] == {**blank, "a": "0.9700", "b": ""}
+    assert found["quantize: failed"] == {**blank, "a": "2", "b": "2"}
+    assert found["prune: trials"] == {**blank, "a": "12", "b": ""}
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("{}", r"it has no \['dense', 'compressed', 'seconds'\]"),
+    ("[]", "it holds list"),
+    ('{"dense": {}, "compressed": {}, "seconds": 1}', "'dense' has no"),
+    ('{"dense": 3, "compressed": {}, "seconds": 1}', "'dense' has no"),
+])  # fmt: skip
+def test_a_result_that_lacks_something_is_a_sentence(tmp_path, monkeypatch, text, words):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(SystemExit, match=f"is damaged.*{words}.*run that command again"):
+        run(monkeypatch, tmp_path)
+
+
+def test_a_search_of_an_earlier_version_is_a_sentence(tmp_path, monkeypatch):
+    write(tmp_path / "a", 0.98, found={"prune": FOUND})
+    (tmp_path / "a/prune/search.json").write_text('{"limit": 3}')
+    with pytest.raises(SystemExit, match=r"search.json' is damaged or of an earlier version .*'found'"):
+        run(monkeypatch, tmp_path / "a")
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    write(tmp_path / "a", 0.98)
+    with pytest.raises(SystemExit, match="cannot write"):
+        run(monkeypatch, tmp_path / "a", "--html", tmp_path / "missing" / "page.html")

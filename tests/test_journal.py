@@ -59,6 +59,26 @@ def test_entries_come_back_as_they_went(tmp_path):
     assert read(tmp_path / "j") == entries
 
 
+@pytest.mark.parametrize("name", ["a b", "x#y", "50%", "50%25", "q?mode=rw", "é"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    entry = Entry(0, (1,), "k", SCORE, None, 0.25)
+    with Journal(tmp_path / name / "j", {}) as journal:
+        journal.append(entry)
+    assert read(tmp_path / name / "j") == [entry]
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+    run(tmp_path / "j", 1)
+
+    def refused(*_, **__):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(sqlite3, "connect", refused)
+    with pytest.raises(CompressError, match=r"cannot be used \(unable to open"):
+        read(tmp_path / "j")
+
+
 def test_a_search_in_two_parts_equals_one_in_whole(tmp_path):
     whole = run(tmp_path / "whole", 20)
     run(tmp_path / "parts", 7)

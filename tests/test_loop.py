@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import deque
 from heapq import heappop, heappush
 from math import inf, nan
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from lightning_compress.errors import CompressError
+from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.plan import Plan
+from lightning_compress.search import loop
 from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.executor import Executor, Outcome, outcome_of
 from lightning_compress.search.journal import Journal, read
@@ -219,3 +224,29 @@ def test_what_another_search_scored_is_not_scored_again(tmp_path):
     best, _ = run(tmp_path / "b", Random, 20, Counted(), known=read(tmp_path / "a"))
     assert calls == []
     assert best == run(tmp_path / "c", Random, 20)[0]
+
+
+def test_the_bar_shows_the_best_what_was_cached_what_failed_and_the_time_that_is_left(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    columns = loop.progress().columns
+    console = Console(file=shown, width=160, force_terminal=False)
+    monkeypatch.setattr(loop, "progress", lambda: Progress(*columns, console=console))
+
+    class Sometimes(Watched):
+        """Two networks, by the bits of the first layer; one of them fails."""
+
+        def key(self, plan):
+            return str(plan.get(PROBLEM.problem.space.choices[0].layer, "weight_bits") > 4)
+
+        def trouble(self, plan):
+            if self.key(plan) == "True":
+                raise TrialFailedError("the loss is nan")
+
+    with Journal(tmp_path / "j", {}) as journal:
+        best = search(Random(PROBLEM.problem, 0, OBJECTIVE), Sometimes(tmp_path, PROBLEM), journal, 12)
+        cached = 12 - len({entry.key for entry in journal})
+        failed = sum(entry.score is None for entry in journal)
+    assert 0 < failed < 12
+    line = shown.getvalue()
+    note = rf"best {best.reward:.4f} \(trial {best.number}\)  cached {cached}  failed {failed}"
+    assert re.search(rf"Random .* 12/12 {note} \d:\d\d:\d\d left [\d:-]+", line)

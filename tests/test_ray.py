@@ -6,6 +6,12 @@ Less than the whole contract, since each worker imports torch anew; the whole on
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from lightning_compress.errors import CompressError
@@ -28,9 +34,28 @@ ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def placed(folder: Path) -> Watched:
+    """Scores plans, and notes the node and the accelerators of each evaluation; sent as code, with the function."""
+
+    class Placed(Watched):
+        def trouble(self, plan: Plan) -> None:
+            import ray
+
+            context = ray.get_runtime_context()
+            with (self.folder / "places").open("a") as file:
+                file.write(json.dumps([os.getpid(), context.get_node_id(), ray.get_gpu_ids()]) + "\n")
+
+    return Placed(folder)
+
+
+def places(folder: Path) -> list[list]:
+    """Process, node and accelerators of each evaluation."""
+    return [json.loads(line) for line in (folder / "places").read_text().splitlines()]
 
 
 def test_lost_workers_are_replaced_and_failures_are_outcomes(cluster, tmp_path):
@@ -55,6 +80,20 @@ def test_an_error_of_the_user_ends_the_search(cluster, tmp_path):
         failures(executor)
 
 
+def test_workers_share_an_accelerator_by_fractions_and_see_no_other(cluster, tmp_path):
+    with RayCluster(placed(tmp_path), workers=2, cpus=0.5, gpus=0.5) as executor:
+        assert failures(executor) == dict.fromkeys(PLANS)
+    found = places(tmp_path)
+    assert all(gpus == [0] for _, _, gpus in found)
+    assert 1 <= len({process for process, _, _ in found}) <= 2
+
+
+def test_a_worker_that_reserves_none_sees_none(cluster, tmp_path):
+    with RayCluster(placed(tmp_path), workers=1, cpus=0.5) as executor:
+        assert failures(executor) == dict.fromkeys(PLANS)
+    assert all(gpus == [] for _, _, gpus in places(tmp_path))
+
+
 def test_ray_that_is_not_installed_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_cluster, "ray", None)
     with pytest.raises(CompressError, match=r"ray is not installed; pip install 'lightning-compress\[ray\]'"):
@@ -67,3 +106,20 @@ def test_a_cluster_that_is_not_there_is_an_error_with_a_remedy(tmp_path, monkeyp
     sentence = r"no Ray cluster at address 'auto' \(no GCS\)"
     with RayCluster(Watched(tmp_path), address="auto") as executor, pytest.raises(CompressError, match=sentence):
         list(executor.run({0: None}))
+
+
+def test_a_cluster_that_others_started_is_joined_by_its_address_and_left_running(cluster, tmp_path):
+    address = ray.get_runtime_context().gcs_address
+    code = (  # in a process of its own, as one process is in one cluster only
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from test_ray import PLANS, Path, RayCluster, failures, placed\n"
+        f"for _ in range(2):  # twice, for the first must leave the cluster running\n"
+        f"    with RayCluster(placed(Path({str(tmp_path)!r})), workers=1, address={address!r}, gpus=1) as executor:\n"
+        f"        assert failures(executor) == dict.fromkeys(PLANS)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = places(tmp_path)
+    assert len(found) == 2 * len(PLANS)
+    assert {node for _, node, _ in found} == {ray.get_runtime_context().get_node_id()}
+    assert all(gpus == [0] for _, _, gpus in found)

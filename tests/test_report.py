@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from lightning_compress.deploy import charts
+from lightning_compress.deploy import charts, search_table
 from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
 from lightning_compress.deploy.plan_table import plan_table
 from lightning_compress.deploy.report import write_report
@@ -190,6 +190,34 @@ def test_each_baseline_has_its_own_look_and_stands_in_the_key(write):
     assert len(set(keys)) == charts.LOOKS
     assert {f"{name}, best so far" for name in others if name != "fails"} <= set(page.text)
     assert "fails, best so far" not in page.text
+
+
+def test_every_baseline_has_a_column_beside_the_search(write):
+    points = tuple(Point(i, 10.0 + i, 0.1 * i) for i in range(8))
+    others = {"random": tuple(replace(p, reward=0.2) for p in points), "uniform": (Point(0, None, None, "nan"),)}
+    search = replace(SEARCH, points=points, baselines=others)
+    assert search_table.rows(search) == [
+        ("best reward, first 2", "0.1000", "0.2000", "all failed"),
+        ("best reward, first 4", "0.3000", "0.2000", "all failed"),
+        ("best reward, all 8", "0.7000", "0.2000", "all failed"),
+        ("its cost, bytes", "17", "10", "-"),
+        ("its trial", "7", "0", "-"),
+        ("trials", "8", "8", "1"),
+        ("failed", "0", "0", "1"),
+    ]
+    page = write(replace(REPORT, searches=[search])).page
+    assert {"random", "uniform"} <= {a.get("data-name") for a in page.named("td")}
+    for cell in ("all failed", "0.3000", "its cost, bytes"):
+        assert cell in page.text
+
+
+def test_a_terminal_has_a_line_for_each_search():
+    others = {"random": (Point(0, 9.0, 0.25),)}
+    searches = [replace(SEARCH, name="prune", baselines=others), replace(SEARCH, points=POINTS[1:2])]
+    out = io.StringIO()
+    Console(file=out, width=120).print(search_table.lines(searches))
+    cells = [re.split(r"\s*│\s*", line.strip("│ \n")) for line in out.getvalue().splitlines() if "│" in line]
+    assert cells == [["prune", "0.9000", "0.2500", "5", "1"], ["quantize", "all failed", "", "1", "1"]]
 
 
 def test_reasons_of_failures_are_text_too(write):

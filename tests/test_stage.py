@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,36 @@ def test_the_front_is_of_plans_that_no_other_beats(finished):
         assert not [n for n in entries if cost[n] <= cost[number] and reward[n] > reward[number]]
     best = max(reward.values())
     assert any(reward[number] == best for number in front)
+
+
+def test_what_was_found_is_written_for_runs_side_by_side(finished):
+    folder = finished.folder / "prune"
+    best = {
+        name: max(OBJECTIVE(entry.score) for entry in read(folder / journal_name(baseline)))
+        for name, baseline in (("this search", ""), ("random", "random"))
+    }
+    found = {"searcher": "NSGA2", "objective": "AccuracyUnderBudget", "best": best, "trials": TRIALS, "failed": 0}
+    assert json.loads((folder / "search.json").read_text())["found"] == found
+
+
+class Euros(MACs):
+    """A cost of a user's, which scores do not have."""
+
+    def __eq__(self, other):
+        return self is other
+
+    def __call__(self, profile):
+        return super().__call__(profile) / 1000
+
+
+def test_costs_of_the_user_are_written_for_the_report(tmp_path):
+    run, asked = run_in(tmp_path), stage(3)
+    asked.cost = Euros()
+    asked.run("prune", run.dense, run)
+    folder = tmp_path / "prune"
+    entries = [*read(folder / journal_name()), *read(folder / journal_name("random"))]
+    found = json.loads((folder / "search.json").read_text())["costs"]
+    assert found == {entry.key: entry.score.costs["macs"] / 1000 for entry in entries}
 
 
 def test_the_search_is_logged(finished):

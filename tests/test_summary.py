@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
+from lightning_compress.cost import Cost
+from lightning_compress.origin import origins
 from lightning_compress.pipeline import Figures, Result
 from lightning_compress.plan import Plan
+from lightning_compress.profile import Profile
 from lightning_compress.search.journal import Entry, Journal
+from lightning_compress.search.sensitivity import JOURNAL
 from lightning_compress.search.trial import Score
 from lightning_compress.summary import search_of, write_summary
 
@@ -55,6 +61,70 @@ def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(
     assert search.points[1].failure == "the loss is not finite"
     assert search.limit == 1000.0
     assert search.cost == "packed_bytes (bytes)"
+
+
+@dataclass(frozen=True)
+class Euros(Cost):
+    """A cost of a user's."""
+
+    unit: ClassVar[str] = "euros"
+
+    def __call__(self, profile: Profile) -> float:
+        return 1.0
+
+
+def test_a_cost_that_no_score_has_is_taken_from_what_the_search_wrote(result):
+    folder = result.folder / "quantize"
+    (folder / "search.json").write_text(json.dumps({"limit": 9.0, "costs": {"a": 7.0, "c": 8.0}}))
+    search = search_of("quantize", folder, {**STAGE, "cost": {"_target_": f"{__name__}.Euros"}})
+    assert [(p.number, p.cost) for p in search.points] == [(0, 7.0), (1, None), (2, 8.0)]
+    assert search.cost == "Euros (euros)"
+
+
+def test_baselines_stand_in_the_terminal_and_on_the_page(result):
+    folder = result.folder / "quantize"
+    with Journal(folder / "trials-random.sqlite", {}) as journal:
+        journal.append(Entry(0, (0,), "a", Score({"val_acc": 0.75}, {"packed_bytes": 900.0}), None, 0.0))
+    (folder / "search.json").write_text(json.dumps({"limit": 1000.0, "baselines": ["random"]}))
+    out = io.StringIO()
+    write_summary(result, CONFIG, Console(file=out, width=200))
+    for text in (out.getvalue(), (result.folder / "report.html").read_text()):
+        assert "random" in text
+        assert "-1.7006" in text  # - 0.25 ln 900
+
+
+SENSITIVITY = Entry(0, (0,), "a", Score({"val_acc": 1.0}, {}), None, 1.0)
+
+
+@pytest.mark.parametrize(("stage", "sentence"), [
+    (STAGE, "the best that Random found; no baselines were run"),
+    ({**STAGE, "baselines": {"uniform": {}}}, "the best that Random found; run beside it with as many trials: uniform"),
+    ({"searcher": None, "allocation": {"_target_": "a.Knapsack"}, "uniform": {"weight_bits": 4}},
+     "made in closed form by Knapsack; no candidate was scored"),
+    ({"searcher": None, "uniform": {"weight_bits": 4, "act_bits": 8}},
+     "the same for every layer, nothing was searched: weight_bits 4, act_bits 8"),
+    ({"values": 3}, "made from the sensitivity of each layer, which took 1 evaluation; applied layer by layer, the "
+                    "least sensitive first"),
+])  # fmt: skip
+def test_how_a_plan_was_made_is_said_in_a_sentence(tmp_path, stage, sentence):
+    if "values" in stage:
+        (tmp_path / "one").mkdir()
+        with Journal(tmp_path / "one" / JOURNAL, {}) as journal:
+            journal.append(SENSITIVITY)
+    config = {"compress": {"stages": {"one": stage, "distill": {"callbacks": {}}}}}
+    assert origins(config, tmp_path) == {"one": sentence}
+
+
+def test_a_plan_file_is_said_to_be_where_plans_are_from(tmp_path):
+    stages = {"one": {**STAGE, "callbacks": {"bits": {}}}, "distill": {"callbacks": {}}}
+    assert origins({"plan": "my.yaml", "compress": {"stages": stages}}, tmp_path) == {"one": "read from my.yaml"}
+
+
+def test_a_folder_may_have_the_name_of_a_colour(result):
+    out = io.StringIO()
+    moved = replace(result, folder=result.folder.rename(result.folder.parent / "a[red]b"))
+    write_summary(moved, CONFIG, Console(file=out, width=200))
+    assert "a[red]b/plan.yaml" in out.getvalue()
 
 
 def test_a_stage_that_did_not_search_has_no_trials(result):

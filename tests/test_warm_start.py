@@ -22,7 +22,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.initialisers.inherit import Inherit
 from lightning_compress.models.classifier import ImageClassifier
 from lightning_compress.models.resnet_cifar import ResNetCIFAR
-from lightning_compress.plan_search import start_of
+from lightning_compress.plan_search import keep_start, start_of
 from lightning_compress.search import policy_file
 from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -85,12 +85,30 @@ def test_a_stage_starts_from_its_own_name_in_a_run_and_from_what_it_is_given_els
     for stage in ("remove", "shrink"):
         (tmp_path / "run" / stage).mkdir(parents=True)
     make = partial(Reinforce, warm_start=str(tmp_path / path))
-    assert start_of(make, "shrink") == {"warm_start": str(tmp_path / taken)}
+    assert start_of(make, tmp_path / "other/shrink") == {"warm_start": str(tmp_path / taken)}
 
 
 @pytest.mark.parametrize("make", [Random, partial(Random), partial(Reinforce, warm_start=None)])
 def test_a_searcher_without_a_warm_start_is_given_none(make):
-    assert start_of(make, "shrink") == {}
+    assert start_of(make, Path("shrink")) == {}
+
+
+@pytest.mark.parametrize("given", ["source", f"source/{NAME}"])
+def test_a_search_goes_on_without_the_policy_that_it_started_from(given, tmp_path):
+    source, stage = tmp_path / "source", tmp_path / "stage"
+    source.mkdir()
+    stage.mkdir()
+    learned(Reinforce, 1).save(source)
+    make = partial(Reinforce, warm_start=str(tmp_path / given))
+    first = start_of(make, stage)
+    keep_start(first, stage)
+    before = load_file(source / NAME)
+    (source / NAME).unlink()
+    again = start_of(make, stage)
+    assert again != first
+    keep_start(again, stage)
+    found = load_file(again["warm_start"])
+    assert all(torch.equal(found[key], tensor) for key, tensor in before.items())
 
 
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:

@@ -58,3 +58,15 @@ def test_wherever_channels_are_pruned_a_refit_can_be_chosen(file):
     stages = made(file.stem, "compress/refit=symmetric")
     pruning = [c for stage in stages.values() for c in stage.callbacks.values() if isinstance(c, ChannelPruning)]
     assert [callback.refit for callback in pruning] == [Symmetric()]
+
+
+@pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
+def test_a_searcher_has_its_baselines_also_where_the_command_line_brings_it(file):
+    text = file.read_text()
+    if "searcher" not in text:
+        pytest.skip("it searches nothing")
+    sign = "" if "- searcher:" in text else "+"
+    stages = made(file.stem, f"{sign}compress/searcher=greedy").values()
+    searched = [stage for stage in stages if stage.searcher is not None]
+    assert searched
+    assert all(list(stage.baselines) == ["uniform", "random"] for stage in searched)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
@@ -60,6 +60,11 @@ class Point:
     cost: float | None
     reward: float | None
     failure: str = ""
+
+
+def best_of(points: Iterable[Point]) -> Point | None:
+    """The highest reward, the earliest of equals; None when every trial failed."""
+    return max((p for p in points if p.reward is not None), key=lambda point: point.reward, default=None)
 
 
 @dataclass(frozen=True)
@@ -129,15 +134,12 @@ class Search:
     @property
     def best(self) -> Point | None:
         """The highest reward, the earliest of equals; None when every trial failed."""
-        return max(self.scored, key=lambda point: point.reward, default=None)
+        return best_of(self.points)
 
-    def compared(self) -> dict[str, float | None]:
-        """Best reward of the search and of each baseline; None where every trial failed."""
-        found = {"this search": self.points, **self.baselines}
-        return {
-            name: max((p.reward for p in points if p.reward is not None), default=None)
-            for name, points in found.items()
-        }
+    @property
+    def tried(self) -> dict[str, tuple[Point, ...]]:
+        """The trials of the search and of each baseline."""
+        return {"this search": self.points, **self.baselines}
 
     @property
     def front(self) -> list[Point]:

@@ -27,6 +27,7 @@ tbody th { color: var(--text); font-size: 1rem; font-weight: 400; overflow-wrap:
 td.change { font-weight: 600; }
 td:last-child, th:last-child { padding-right: 0; }
 .scroll { overflow-x: auto; }
+.tried { margin: .6rem 0 .2rem; font-size: .92rem; } .tried tbody th { font-size: .92rem; }
 .plan { table-layout: fixed; font-size: .82rem; line-height: 1.3; }
 .plan th, .plan td { padding: .22rem 1.2rem .22rem 0; text-align: left; }
 .plan thead th:first-child { width: 32%; }
@@ -68,6 +69,9 @@ summary { cursor: pointer; color: var(--soft); }
   tbody th { grid-column: 1 / -1; }
   tbody th, td { border: 0; padding: 0 .4rem 0 0; text-align: left; overflow-wrap: anywhere; }
   td { font-size: .88rem; } td:empty { display: none; }
+  .tried thead { display: table-header-group; } .tried tbody tr { display: table-row; }
+  .tried th, .tried td { padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--rule); }
+  .tried thead th, .tried td { text-align: right; white-space: nowrap; } .tried td::before { content: none; }
   .plan tbody th { padding: .1rem 0; } .plan td { padding: .1rem 1rem .1rem 0; }
   svg text { font-size: 14px; } svg text.axis { font-size: 14.5px; }
   td::before { content: attr(data-name); display: block; color: var(--soft); font-size: .75rem; font-weight: 400; }

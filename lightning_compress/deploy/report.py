@@ -7,9 +7,10 @@ from html import escape
 from pathlib import Path
 
 from lightning_compress.deploy import charts
-from lightning_compress.deploy.evidence import Report, Search
+from lightning_compress.deploy.evidence import Report, Search, best_of
 from lightning_compress.deploy.page import page
 from lightning_compress.deploy.plan_table import plan_table
+from lightning_compress.deploy.search_table import search_table
 
 REASONS = 3  # why trials failed, that are named
 SIGNS = {
@@ -61,13 +62,6 @@ def _search(search: Search) -> str:
     best = search.best
     trials = f"{len(search.points):,} trial{'' if len(search.points) == 1 else 's'}"
     texts = [f"{trials}, {failed:,} failed; trial {best.number} is the best, with {best.reward:.4f}."]
-    if search.baselines:
-        others = "; ".join(
-            f"{name} {'failed' if reward is None else f'{reward:.4f}'}"
-            for name, reward in search.compared().items()
-            if name in search.baselines
-        )
-        texts.append(f"Best of the baselines with as many trials: {others}.")
     if failed:
         texts.append(_failures(search))
     if search.ranking is not None:
@@ -80,7 +74,7 @@ def _search(search: Search) -> str:
     texts.append(f"Plans of the Pareto front: {search.name}/front/TRIAL.yaml in the run's folder, each for plan=FILE.")
     keys = [_sign("trial"), _sign("best", "this search, best so far"), *_baselines(search)]
     return (
-        f"{title}\n{_paragraphs(texts)}\n"
+        f"{title}\n{_paragraphs(texts)}\n{search_table(search)}\n"
         f'<div class="grid-of"><div class="panel"><h3>Learning curve</h3>{charts.curve(search)}'
         f"{_key([*keys, *([_sign('failed')] if failed else [])])}</div>\n"
         f'<div class="panel"><h3>All trials</h3>{charts.scatter(search)}'
@@ -102,11 +96,10 @@ def _failures(search: Search) -> str:
 
 def _baselines(search: Search) -> list[str]:
     """Signs of the baselines that have a line."""
-    rewards = search.compared()
     return [
         _sign_of(f'<path class="{charts.look(index)}" d="M1 7H33"/>', f"{name}, best so far")
-        for index, name in enumerate(search.baselines)
-        if rewards[name] is not None
+        for index, (name, points) in enumerate(search.baselines.items())
+        if best_of(points) is not None
     ]
 
 

@@ -151,15 +151,21 @@ def journal_name(baseline: str = "") -> str:
 
 
 def read(path: str | Path) -> list[Entry]:
-    """All finished trials of a journal, by number; also while another process writes it. None if there is no file.
+    """All finished trials of a journal, by number; also while another process writes it. Empty if there is no file.
 
     Raises:
-        CompressError: the file is no journal, or damaged.
+        CompressError: the file cannot be opened, is no journal, or is damaged.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         return []
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        return _entries(db, Path(path))
+    try:
+        # As a URI, for a folder's name may hold what URIs give a meaning to: ? # %
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    with closing(db):
+        return _entries(db, path)
 
 
 def _entries(db: sqlite3.Connection, path: Path) -> list[Entry]:

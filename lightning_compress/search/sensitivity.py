@@ -26,6 +26,7 @@ from lightning_compress.search.loop import progress
 from lightning_compress.search.objective import Objective
 from lightning_compress.space import Space
 
+JOURNAL = "sensitivity.sqlite"  # in the folder of a stage
 TILT = 1e-3  # reward that lowering a choice all the way costs at least: where nothing is lost, all are lowered alike
 
 
