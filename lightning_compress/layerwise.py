@@ -38,6 +38,7 @@ from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.sensitivity import allocate, measure
+from lightning_compress.settings import settings_of
 
 
 @dataclass
@@ -118,7 +119,8 @@ class LayerwiseStage:
             validation_batches=self.validation_batches,
         )  # fmt: skip
         fingerprint = {
-            "values": self.values, "objective": repr(self.objective), "limit": budget.limit, "cost": repr(self.cost),
+            "values": self.values, "objective": settings_of(self.objective), "limit": budget.limit,
+            "cost": settings_of(self.cost),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices], **evaluator.settings(),
         }  # fmt: skip
         with Journal(folder / "sensitivity.sqlite", fingerprint) as journal:

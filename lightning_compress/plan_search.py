@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from lightning import LightningModule
@@ -20,7 +19,9 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_compress.budget import Budget
 from lightning_compress.callbacks.composition import Composition
+from lightning_compress.digest import digest_of
 from lightning_compress.plan import Plan
+from lightning_compress.record import network
 from lightning_compress.run import Run
 from lightning_compress.search.correlation import CORRELATION
 from lightning_compress.search.evaluator import Evaluator
@@ -30,6 +31,7 @@ from lightning_compress.search.pareto import pareto_front
 from lightning_compress.search.policy_file import of_stage
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
+from lightning_compress.settings import settings_of
 
 if TYPE_CHECKING:
     from lightning_compress.stage import Stage
@@ -61,8 +63,9 @@ class PlanSearch:
         correlation = stage.correlation
         self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)
         self.settings = {
-            "objective": repr(stage.objective), "limit": budget.limit, "seed": run.seed, "in_flight": stage.in_flight,
-            "halving": repr(stage.halving), "cost": repr(stage.cost), **self._scoring(self.evaluator),
+            "objective": settings_of(stage.objective), "limit": budget.limit, "seed": run.seed,
+            "in_flight": stage.in_flight, "halving": settings_of(stage.halving), "cost": settings_of(stage.cost),
+            **self._scoring(self.evaluator),
             "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
         }  # fmt: skip
 
@@ -85,7 +88,7 @@ class PlanSearch:
         """One searcher, with a journal of that name; what is known already is not scored again."""
         stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
         executor = stage.executor if stage.halving is None else stage.halving.over(stage.executor, stage.objective)
-        with Journal(self.folder / journal_name(name), {"searcher": _describe(make), **self.settings}) as journal:
+        with Journal(self.folder / journal_name(name), self._searching(make)) as journal:
             start = start_of(make, self.folder.name)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
             best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
@@ -108,7 +111,7 @@ class PlanSearch:
     def _write(self, entries: Sequence[Entry]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
         stage = self.stage
-        written = {"searcher": _describe(stage.searcher), **self.settings, "baselines": list(stage.baselines or {})}
+        written = {**self._searching(stage.searcher), "baselines": list(stage.baselines or {})}
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(
@@ -117,19 +120,22 @@ class PlanSearch:
             written["correlation"] = {"finetune_steps": self.dear.finetune_steps, "trials": chosen}
         (self.folder / "search.json").write_text(json.dumps(written))
 
+    def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
+        """What a search depends on, with a searcher."""
+        return {"searcher": settings_of(partial(make)), **self.settings}
+
     def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
-        """What the scores of an evaluator depend on; attributes count where candidates are fine-tuned."""
+        """What the scores of an evaluator depend on; how a module is trained counts where candidates are fine-tuned."""
         found = evaluator.settings()
-        return {**found, "attributes": repr(dict(self.stage.attributes))} if evaluator.finetune_steps else found
+        if not evaluator.finetune_steps:
+            return found
+        distillation = self.stage.distillation and {
+            **settings_of(partial(self.stage.distillation)), "teacher": digest_of(network(self.run.dense).state_dict())
+        }  # fmt: skip
+        return {**found, "attributes": settings_of(self.stage.attributes), "distillation": distillation}
 
 
 def start_of(make: Callable[..., Searcher], stage: str) -> dict[str, str]:
     """The ``warm_start`` of a searcher, of a whole run's folder the stage of that name; empty if it has none."""
     path = make.keywords.get("warm_start") if isinstance(make, partial) else None
     return {} if path is None else {"warm_start": str(of_stage(path, stage))}
-
-
-def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:
-    made = searcher if isinstance(searcher, partial) else partial(searcher)
-    settings = {k: v if isinstance(v, (int, float, str, NoneType)) else repr(v) for k, v in made.keywords.items()}
-    return {"class": f"{made.func.__module__}.{made.func.__qualname__}", **settings}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from lightning import Trainer
 from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.cost import MACs
 from lightning_compress.criteria.gram import Gram
+from lightning_compress.criteria.l1 import L1
+from lightning_compress.criteria.random import Random as RandomCriterion
+from lightning_compress.errors import CompressError
 from lightning_compress.gathered import KEY
 from lightning_compress.plan import Plan
 from lightning_compress.plan_search import FRONT
@@ -23,10 +28,11 @@ from lightning_compress.search.nsga2 import NSGA2
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.random import Random
 from lightning_compress.stage import Stage
-from lightning_compress.testing.toys import PlainModule, ToyData
+from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 TRIALS, OBJECTIVE = 12, AccuracyUnderBudget()
+ATTRIBUTES = {"prepare_data_per_node": False}  # one that the module has; there is no learning rate
 
 
 def run_in(folder: Path) -> Run:
@@ -79,6 +85,45 @@ def test_a_longer_search_goes_on_and_renews_the_front(finished, tmp_path):
     stage().run("prune", run.dense, run)
     names = [sorted(file.name for file in (r.folder / "prune" / FRONT).iterdir()) for r in (run, finished)]
     assert names[0] == names[1]
+
+
+class OtherData(ToyData):
+    """Other images."""
+
+    def val_dataloader(self):
+        return toy_data(1)[1]
+
+
+def searching(**settings) -> Stage:
+    pruning = ChannelPruning(criterion=settings.pop("criterion", L1()))
+    given = {"cost": MACs(), "budget": 0.7, "searcher": Random, "objective": OBJECTIVE, "trials": 2, "epochs": 0}
+    return Stage({"channels": pruning}, **{**given, **settings})
+
+
+def searched(folder: Path, data: ToyData | None = None, **settings) -> PlainModule:
+    run = run_in(folder)
+    return searching(**settings).run("prune", run.dense, replace(run, data=data or run.data))
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "words"),
+    [
+        ({}, {"criterion": RandomCriterion()}, r"callbacks.ChannelPruning.criterion.class was '.*L1',"),
+        ({"finetune_steps": 1}, {"distillation": KnowledgeDistillation}, "distillation was None, now it is {'class'"),
+        ({"finetune_steps": 1}, {"attributes": ATTRIBUTES}, "prepare_data_per_node was not set, now it is False"),
+        ({}, {"data": OtherData()}, "validation_data was"),
+    ],
+)
+def test_scores_are_not_used_under_other_settings(tmp_path, settings, others, words):
+    searched(tmp_path, **settings)
+    with pytest.raises(CompressError, match=words):
+        searched(tmp_path, **{**settings, **others})
+    searched(tmp_path, **settings)
+
+
+def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_training(tmp_path):
+    searched(tmp_path)
+    searched(tmp_path, distillation=KnowledgeDistillation, attributes=ATTRIBUTES)
 
 
 def test_the_network_that_came_in_is_left_alone(finished):

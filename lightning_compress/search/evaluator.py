@@ -9,13 +9,11 @@ gets the same score; the test loader is never opened.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil, isfinite
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -24,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
+from lightning_compress.digest import digest_of
 from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
@@ -109,10 +108,11 @@ class Evaluator:
         self.make_module, self.composition = make_module, composition
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
         self.accelerator = accelerator
-        self.train, self.validation = train, Batches(validation, validation_batches)
+        self.train = train
         with isolate_rng(), quiet():
             seed_everything(seed, verbose=False)
             self.recalibration = Batches(train, recalibration_batches)
+            self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
 
     def _make_trainers(self) -> None:
@@ -163,16 +163,15 @@ class Evaluator:
 
     def settings(self) -> dict[str, Any]:
         """What a score depends on beside the plan, as plain types: part of the journal's fingerprint."""
-        weights = hashlib.sha256()
-        for value in network(self.make_module()).state_dict().values():
-            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return {
+            "callbacks": self.composition.settings(),
             "monitor": self.monitor,
             "finetune_steps": self.finetune_steps,
             "recalibration_batches": len(self.recalibration),
             "validation_batches": len(self.validation),
+            "validation_data": digest_of(self.validation.batches),
             "seed": self.seed,
-            "weights": weights.hexdigest()[:16],
+            "weights": digest_of(network(self.make_module()).state_dict()),
         }
 
     def __call__(self, plan: Plan) -> Score:
