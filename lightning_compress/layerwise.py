@@ -30,7 +30,7 @@ from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import Cost
 from lightning_compress.errors import CompressError
-from lightning_compress.fit import FINAL, fit, load_checkpoint
+from lightning_compress.fit import FINAL, fit, load_checkpoint, renew
 from lightning_compress.plan import Plan
 from lightning_compress.record import network
 from lightning_compress.run import Run, set_attributes
@@ -95,6 +95,11 @@ class LayerwiseStage:
         plan.save(folder / "plan.yaml")
         student = copy.deepcopy(module)
         set_attributes(student, self.attributes, name)
+        origin = run.origin(
+            module, self.distillation, epochs=self.epochs, epochs_between=self.epochs_between,
+            attributes=self.attributes, plan=plan.to_dict(), order=order, callbacks=composition.settings(),
+        )  # fmt: skip
+        renew(folder, origin)
         if not (folder / FINAL).is_file():
             self._thin(student, [Plan({layer: plan.layers[layer]}) for layer in order], composition, run, folder)
         return fit(

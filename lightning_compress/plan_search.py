@@ -19,9 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_compress.budget import Budget
 from lightning_compress.callbacks.composition import Composition
-from lightning_compress.digest import digest_of
 from lightning_compress.plan import Plan
-from lightning_compress.record import network
 from lightning_compress.run import Run
 from lightning_compress.search.correlation import CORRELATION
 from lightning_compress.search.evaluator import Evaluator
@@ -92,7 +90,7 @@ class PlanSearch:
             start = start_of(make, self.folder.name)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
             best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
-            return searcher, best, list(journal)
+            return searcher, best, [entry for entry in journal if entry.number < stage.trials]
 
     def _write_front(self, entries: Sequence[Entry]) -> None:
         """A plan file for each point of the Pareto front of cost and reward."""
@@ -111,7 +109,9 @@ class PlanSearch:
     def _write(self, entries: Sequence[Entry]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for."""
         stage = self.stage
-        written = {**self._searching(stage.searcher), "baselines": list(stage.baselines or {})}
+        written = {
+            **self._searching(stage.searcher), "baselines": list(stage.baselines or {}), "trials": stage.trials
+        }  # fmt: skip
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(
@@ -129,9 +129,7 @@ class PlanSearch:
         found = evaluator.settings()
         if not evaluator.finetune_steps:
             return found
-        distillation = self.stage.distillation and {
-            **settings_of(partial(self.stage.distillation)), "teacher": digest_of(network(self.run.dense).state_dict())
-        }  # fmt: skip
+        distillation = self.run.taught(self.stage.distillation)
         return {**found, "attributes": settings_of(self.stage.attributes), "distillation": distillation}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
+from lightning_compress.digest import digest_of
 from lightning_compress.errors import CompressError
 from lightning_compress.fit import csv_logger
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
+from lightning_compress.record import network
+from lightning_compress.settings import settings_of
 
 
 @dataclass
@@ -47,6 +51,30 @@ class Run:
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""
         return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
+
+    def origin(
+        self, module: LightningModule, distillation: Callable[..., Callback] | None, **settings: Any
+    ) -> dict[str, Any]:
+        """What a training of a stage depends on, as plain types.
+
+        Args:
+            module: the network that it begins with, before any callback.
+            distillation: of the stage.
+            settings: all else that counts, of any type.
+        """
+        weights = digest_of(network(module).state_dict())
+        return {
+            "weights": weights,
+            "seed": self.seed,
+            "distillation": self.taught(distillation),
+            **settings_of(settings),
+        }
+
+    def taught(self, distillation: Callable[..., Callback] | None) -> dict[str, Any] | None:
+        """What the distillation of a stage depends on, as plain types; None without it."""
+        if distillation is None:
+            return None
+        return {**settings_of(partial(distillation)), "teacher": digest_of(network(self.dense).state_dict())}
 
 
 def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:

@@ -17,7 +17,7 @@ from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import Cost
 from lightning_compress.errors import CompressError, did_you_mean
-from lightning_compress.fit import fit
+from lightning_compress.fit import fit, renew
 from lightning_compress.plan import Number, Plan
 from lightning_compress.plan_search import PlanSearch
 from lightning_compress.record import network
@@ -88,12 +88,15 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         student = copy.deepcopy(module)
         set_attributes(student, self.attributes, name)
-        callbacks = run.teaching(self.distillation)
+        callbacks, applied = run.teaching(self.distillation), {}
         if self.callbacks:
             composition = Composition(list(self.callbacks.values()), network(module), run.example)
             plan = self._plan(composition, student, run, folder)
             plan.save(folder / "plan.yaml")
             callbacks = [*composition.bound(plan), *callbacks]
+            applied = {"plan": plan.to_dict(), "callbacks": composition.settings()}
+        settings = {"epochs": self.epochs, "attributes": self.attributes, **applied}
+        renew(folder, run.origin(module, self.distillation, **settings))
         return fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, callbacks, run.make_logger)
 
     def _plan(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> Plan:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
         return None
     written = json.loads(settings.read_text())
     names = written.get("baselines", [])
-    trials, *others = (read(folder / journal_name(baseline)) for baseline in ("", *names))
+    most = written.get("trials", inf)  # an earlier, longer search left more in its journals
+    found = [read(folder / journal_name(baseline)) for baseline in ("", *names)]
+    trials, *others = ([entry for entry in entries if entry.number < most] for entries in found)
     points, *lines = (tuple(_point(entry, key, objective) for entry in entries) for entries in (trials, *others))
     ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
     return Search(
