@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +30,10 @@ CONF = Path(lightning_compress.conf.__file__).parent / "compress"
 SEARCHERS = sorted((CONF / "searcher").glob("*.yaml"))
 KINDS = {file: get_class(OmegaConf.load(file)._target_) for file in sorted((CONF / "executor").glob("*.yaml"))}
 QUICK = {Processes: {"start": "forkserver"}}  # torch is imported once
+OBJECTIVES = {
+    file: instantiate(OmegaConf.load(file), **({"cost": "cost"} if "cost" in OmegaConf.load(file) else {}))
+    for file in sorted((CONF / "objective").glob("*.yaml"))
+}
 OBJECTIVE = AccuracyUnderBudget()
 PROBLEM = problems.bits(layers=4)
 
@@ -52,8 +58,8 @@ class TestPoolContract(PoolContract):
         return maker(request.param)
 
 
-def run(file, path, trials, executor, in_flight, evaluate=PROBLEM):
-    searcher = instantiate(OmegaConf.load(file))(problem=PROBLEM.problem, seed=0, objective=OBJECTIVE)
+def run(file, path, trials, executor, in_flight, evaluate=PROBLEM, objective=OBJECTIVE):
+    searcher = instantiate(OmegaConf.load(file))(problem=PROBLEM.problem, seed=0, objective=objective)
     with Journal(path, {"in_flight": in_flight}) as journal:
         best = search(searcher, evaluate, journal, trials, executor=executor, in_flight=in_flight)
     return best, [(e.number, e.indices, e.score) for e in read(path)]
@@ -68,6 +74,33 @@ def test_a_search_is_the_same_with_any_number_of_workers(file, tmp_path):
         assert run(file, tmp_path / str(workers), 32, made, 4, evaluate) == alone
     digests = [digest for digest, _ in evaluate.evaluations()]
     assert len(digests) == 2 * len(set(digests))
+
+
+@dataclass
+class Slow(Watched):
+    """Takes the longer, the earlier a plan was found: outcomes come back in another order than they were asked in."""
+
+    def trouble(self, plan):
+        time.sleep(0.05 / len(self.evaluations()))
+
+
+@pytest.mark.parametrize("file", OBJECTIVES, ids=lambda file: file.stem)
+def test_no_objective_notices_in_which_order_outcomes_come_back(file, tmp_path):
+    genecai = CONF / "searcher/genecai.yaml"  # it learns from each reward
+    alone = run(genecai, tmp_path / "alone", 24, Serial, 4, objective=OBJECTIVES[file])
+    made = partial(Processes, workers=3, start="forkserver")
+    assert run(genecai, tmp_path / "three", 24, made, 4, Slow(tmp_path, PROBLEM), OBJECTIVES[file]) == alone
+    assert run(genecai, tmp_path / "last", 24, Backwards, 4, objective=OBJECTIVES[file]) == alone
+
+
+class Backwards(Serial):
+    """Evaluates what was submitted last first."""
+
+    def wait(self):
+        self._queue.reverse()
+        found = super().wait()
+        self._queue.reverse()
+        return found
 
 
 def test_more_workers_than_open_trials_are_refused(tmp_path):

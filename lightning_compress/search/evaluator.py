@@ -89,6 +89,9 @@ class Evaluator:
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
         accelerator: for Lightning's Trainer.
+
+    Attributes:
+        before: metrics and costs of the network as it is, without any plan and without recalibration.
     """
 
     def __init__(
@@ -114,6 +117,8 @@ class Evaluator:
             self.recalibration = Batches(train, recalibration_batches)
             self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
+            # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
+            self.before = {**self._validated(make_module()), **_costs(composition.profile)}
 
     def _make_trainers(self) -> None:
         self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
@@ -189,8 +194,7 @@ class Evaluator:
             if self.finetune_steps:
                 self._finetune(module)
                 self._recalibrate(module)
-            self._validator.validate(module, self.validation, verbose=False)
-            metrics = {k: float(v) for k, v in self._validator.callback_metrics.items()}
+            metrics = self._validated(module)
         if self.monitor not in metrics:
             raise CompressError(
                 f"evaluator: validation_step of {type(module).__name__} logs {sorted(metrics)}, not {self.monitor!r}; "
@@ -199,9 +203,12 @@ class Evaluator:
         broken = [name for name, value in metrics.items() if not isfinite(value)]
         if broken:
             raise TrialFailedError(f"the metrics {broken} are not finite")
-        return Score(
-            metrics, _costs(self.composition.predict(self.composition.realise(plan))), _costs(self.composition.profile)
-        )
+        return Score(metrics, _costs(self.composition.predict(self.composition.realise(plan))), self.before)
+
+    def _validated(self, module: LightningModule) -> dict[str, float]:
+        """The metrics that validation logs."""
+        self._validator.validate(module, self.validation, verbose=False)
+        return {name: float(value) for name, value in self._validator.callback_metrics.items()}
 
     def _recalibrate(self, module: LightningModule) -> None:
         if len(self.recalibration):
