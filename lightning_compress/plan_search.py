@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_compress.budget import Budget
 from lightning_compress.callbacks.composition import Composition
+from lightning_compress.errors import AllTrialsFailedError
 from lightning_compress.plan import Plan
 from lightning_compress.run import Run
 from lightning_compress.search.correlation import CORRELATION
@@ -76,7 +77,10 @@ class PlanSearch:
         self._write_front(entries)
         scored = list(entries)
         for name, make in (stage.baselines or {}).items():
-            scored += self._search(name, make, scored, [])[2]
+            try:
+                scored += self._search(name, make, scored, [])[2]
+            except AllTrialsFailedError:  # the report says so
+                continue
         self._write(entries)
         return best.plan
 

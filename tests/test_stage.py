@@ -18,17 +18,21 @@ from lightning_compress.cost import MACs
 from lightning_compress.criteria.gram import Gram
 from lightning_compress.criteria.l1 import L1
 from lightning_compress.criteria.random import Random as RandomCriterion
-from lightning_compress.errors import CompressError
+from lightning_compress.deploy.evidence import Report
+from lightning_compress.deploy.report import write_report
+from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.fit import FINAL, LAST
 from lightning_compress.gathered import KEY
 from lightning_compress.plan import Plan
 from lightning_compress.plan_search import FRONT
 from lightning_compress.record import network, record_of
 from lightning_compress.run import Run
+from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.nsga2 import NSGA2
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.random import Random
+from lightning_compress.search.uniform import Uniform
 from lightning_compress.stage import Stage
 from lightning_compress.summary import search_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
@@ -196,6 +200,22 @@ def test_scores_are_not_used_under_other_settings(tmp_path, settings, others, wo
 def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_training(tmp_path):
     searched(tmp_path)
     searched(tmp_path, distillation=KnowledgeDistillation, attributes=ATTRIBUTES)
+
+
+def test_a_baseline_that_fails_does_not_end_a_search_that_did_not(tmp_path, monkeypatch):
+    scored = Evaluator.__call__
+
+    def but_uniform_plans(self, plan):
+        if len(set(plan.knob("channels").values())) == 1:
+            raise TrialFailedError("a uniform plan")
+        return scored(self, plan)
+
+    monkeypatch.setattr(Evaluator, "__call__", but_uniform_plans)
+    searched(tmp_path, trials=4, baselines={"uniform": Uniform, "random": Random})
+    search = search_of("prune", tmp_path / "prune", SECTION)
+    assert search.compared()["uniform"] is None
+    write_report(tmp_path / "report.html", Report("", (), Plan({}), searches=(search,)))
+    assert "with as many trials: uniform failed; random " in (tmp_path / "report.html").read_text()
 
 
 def test_the_network_that_came_in_is_left_alone(finished):
