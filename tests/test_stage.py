@@ -32,7 +32,7 @@ from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.nsga2 import NSGA2
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.random import Random
-from lightning_compress.search.uniform import Uniform
+from lightning_compress.search.searcher import Searcher
 from lightning_compress.stage import Stage
 from lightning_compress.summary import search_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
@@ -202,20 +202,30 @@ def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_traini
     searched(tmp_path, distillation=KnowledgeDistillation, attributes=ATTRIBUTES)
 
 
+class Least(Searcher):
+    """Proposes the smallest plan."""
+
+    def propose(self, number):
+        return self.problem.space.smallest
+
+    def learn(self, trial, reward):
+        pass
+
+
 def test_a_baseline_that_fails_does_not_end_a_search_that_did_not(tmp_path, monkeypatch):
     scored = Evaluator.__call__
 
-    def but_uniform_plans(self, plan):
-        if len(set(plan.knob("channels").values())) == 1:
-            raise TrialFailedError("a uniform plan")
+    def but_the_smallest(self, plan):
+        if max(plan.knob("channels").values()) <= 0.25:
+            raise TrialFailedError("too small")
         return scored(self, plan)
 
-    monkeypatch.setattr(Evaluator, "__call__", but_uniform_plans)
-    searched(tmp_path, trials=4, baselines={"uniform": Uniform, "random": Random})
+    monkeypatch.setattr(Evaluator, "__call__", but_the_smallest)
+    searched(tmp_path, trials=4, baselines={"least": Least, "random": Random})
     search = search_of("prune", tmp_path / "prune", SECTION)
-    assert search.compared()["uniform"] is None
+    assert search.compared()["least"] is None
     write_report(tmp_path / "report.html", Report("", (), Plan({}), searches=(search,)))
-    assert "with as many trials: uniform failed; random " in (tmp_path / "report.html").read_text()
+    assert "with as many trials: least failed; random " in (tmp_path / "report.html").read_text()
 
 
 def test_the_network_that_came_in_is_left_alone(finished):
