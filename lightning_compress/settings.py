@@ -47,8 +47,9 @@ def _plain(value: Any, above: frozenset[int]) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(inside, value), key=repr)
     if isinstance(value, partial):
+        made = inside(value.func) if isinstance(value.func, partial) else {"class": _name(value.func)}  # of Hydra's
         unnamed = {"arguments": inside(value.args)} if value.args else {}
-        return {"class": _name(value.func), **unnamed, **inside(value.keywords)}
+        return {**made, **unnamed, **inside(value.keywords)}
     if isinstance(value, nn.Module):
         return {"class": _name(type(value)), "weights": digest_of(value.state_dict())}
     if isinstance(value, LEAVES) or not hasattr(value, "__dict__"):

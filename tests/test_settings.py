@@ -13,6 +13,7 @@ from threading import Lock
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
@@ -79,6 +80,13 @@ def test_what_they_are_made_of():
     assert settings_of(Lock()) == settings_of(Lock())
     node.other = [node]
     assert settings_of(node)["other"] == [f"{__name__}.Node"]
+
+
+def test_of_a_partial_of_hydra_in_another():
+    make = instantiate({"_target_": "lightning_compress.search.random.Random", "_partial_": True, "seed": 1})
+    expected = {"class": "lightning_compress.search.random.Random", "seed": 1}
+    assert settings_of(make) == settings_of(partial(make)) == expected
+    assert settings_of(partial(make, seed=2)) == {**expected, "seed": 2}
 
 
 def test_modules_and_tensors_are_told_apart_by_their_numbers():
