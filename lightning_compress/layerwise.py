@@ -25,7 +25,6 @@ from typing import Any
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
-from lightning_compress.budget import Budget
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import Cost
@@ -111,10 +110,8 @@ class LayerwiseStage:
         self, composition: Composition, module: LightningModule, run: Run, folder: Path
     ) -> tuple[Plan, list[str]]:
         """The plan that meets the budget, and its layers from the least sensitive to the most."""
-        space = composition.space()
-        budget = Budget(
-            lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
-        )
+        budget = run.budget(folder.name, composition, self.cost, self.budget)
+        space = budget.space
         probe = copy.deepcopy(module)  # what is gathered on it must not reach the network that is trained
         for callback in composition.callbacks:
             callback.prepare(probe, run.data.train_dataloader())

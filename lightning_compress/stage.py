@@ -12,7 +12,6 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.allocations.allocation import Allocation
-from lightning_compress.budget import Budget
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import Cost
@@ -112,11 +111,11 @@ class Stage:
             if not self.uniform:
                 raise CompressError("stage: give it a searcher, an allocation, uniform numbers, or plan=FILE")
             return composition.realise(_uniform(space, self.uniform))
-        budget = Budget(
-            lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
-        )
+        budget = run.budget(folder.name, composition, self.cost, self.budget)
         if self.searcher is None:
             return composition.realise(self.allocation(composition, budget))
+        if self.objective is None:
+            raise CompressError(f"stage {folder.name}: objective is null, which a search needs; give it one")
         for callback in composition.callbacks:
             callback.prepare(student, run.data.train_dataloader())
         return PlanSearch(self, composition, budget, student, run, folder).plan()

@@ -202,6 +202,19 @@ def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_traini
     searched(tmp_path, distillation=KnowledgeDistillation, attributes=ATTRIBUTES)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": None}, r"stage prune: budget is null, .* \(1.0 sets no limit\)"),
+        ({"cost": None}, "stage prune: cost is null"),
+        ({"objective": None}, "stage prune: objective is null, which a search needs"),
+    ],
+)
+def test_what_a_search_needs_is_named(tmp_path, settings, words):
+    with pytest.raises(CompressError, match=words):
+        searched(tmp_path, **settings)
+
+
 class Least(Searcher):
     """Proposes the smallest plan."""
 
