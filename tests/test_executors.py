@@ -24,7 +24,7 @@ from lightning_compress.search.process import Processes
 from lightning_compress.search.ray_cluster import RayCluster
 from lightning_compress.search.serial import Serial
 from lightning_compress.testing import problems
-from lightning_compress.testing.executors import ExecutorContract, PoolContract, Watched
+from lightning_compress.testing.executors import PLANS, ExecutorContract, Forking, PoolContract, Watched
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
 SEARCHERS = sorted((CONF / "searcher").glob("*.yaml"))
@@ -101,6 +101,16 @@ class Backwards(Serial):
         found = super().wait()
         self._queue.reverse()
         return found
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_a_worker_that_leaves_a_child_behind_is_noticed_before_that_ends(tmp_path, start):
+    evaluate = Forking(tmp_path)
+    with Processes(evaluate, workers=1, start=start) as executor:
+        found = dict(executor.run(PLANS))
+        assert not (tmp_path / "end").exists()
+    (tmp_path / "end").touch()
+    assert {number for number, outcome in found.items() if outcome.failure} == set()
 
 
 def test_more_workers_than_open_trials_are_refused(tmp_path):
