@@ -42,7 +42,7 @@ SPACES = {pattern: composed.space() for pattern, composed in COMPOSITIONS.items(
 
 
 @pytest.mark.parametrize("pattern", COMPOSITIONS, ids=lambda pattern: type(pattern).__name__)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_costs_are_those_of_the_network_that_is_made(pattern, data):
     composed, space = COMPOSITIONS[pattern], SPACES[pattern]
