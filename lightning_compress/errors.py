@@ -26,6 +26,10 @@ class TrialFailedError(CompressError):
     """One candidate could not be scored (for example a NaN loss); the search records it and goes on."""
 
 
+class AllTrialsFailedError(CompressError):
+    """A search ended without a single score."""
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest candidates, or an empty string when none is close.
 

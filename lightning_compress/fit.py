@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -19,6 +21,7 @@ from lightning_compress.quiet import quiet
 from lightning_compress.record import load_structure
 
 FINAL, LAST = "final.ckpt", "last.ckpt"
+ORIGIN = "trained_from.json"
 csv_logger = partial(CSVLogger, name="log")  # a resumed training writes its own log/version_N
 
 
@@ -48,6 +51,24 @@ def fit(
         if (folder / FINAL).is_file():
             return load_checkpoint(module, folder / FINAL)
         return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger)
+
+
+def renew(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Throw away what was trained in a folder from anything else, so that it is trained again.
+
+    Args:
+        folder: of a stage; trainings in its ``layers/`` belong to it.
+        origin: what the training depends on, as plain types: the plan, the network it begins with, its settings.
+    """
+    file, text = folder / ORIGIN, json.dumps(origin)
+    if file.is_file() and file.read_text() == text:
+        return
+    for name in (FINAL, LAST):
+        for checkpoint in (folder / name, *folder.glob(f"layers/*/{name}")):
+            checkpoint.unlink(missing_ok=True)
+    part = file.with_suffix(".part")  # written last, and whole: a killed process renews again
+    part.write_text(text)
+    os.replace(part, file)
 
 
 def _train(

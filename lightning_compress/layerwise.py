@@ -25,12 +25,11 @@ from typing import Any
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
-from lightning_compress.budget import Budget
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import Cost
 from lightning_compress.errors import CompressError
-from lightning_compress.fit import FINAL, fit, load_checkpoint
+from lightning_compress.fit import FINAL, fit, load_checkpoint, renew
 from lightning_compress.plan import Plan
 from lightning_compress.record import network
 from lightning_compress.run import Run, set_attributes
@@ -38,6 +37,7 @@ from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.sensitivity import JOURNAL, allocate, measure
+from lightning_compress.settings import settings_of
 
 
 @dataclass
@@ -94,6 +94,11 @@ class LayerwiseStage:
         plan.save(folder / "plan.yaml")
         student = copy.deepcopy(module)
         set_attributes(student, self.attributes, name)
+        origin = run.origin(
+            module, self.distillation, epochs=self.epochs, epochs_between=self.epochs_between,
+            attributes=self.attributes, plan=plan.to_dict(), order=order, callbacks=composition.settings(),
+        )  # fmt: skip
+        renew(folder, origin)
         if not (folder / FINAL).is_file():
             self._thin(student, [Plan({layer: plan.layers[layer]}) for layer in order], composition, run, folder)
         return fit(
@@ -105,10 +110,8 @@ class LayerwiseStage:
         self, composition: Composition, module: LightningModule, run: Run, folder: Path
     ) -> tuple[Plan, list[str]]:
         """The plan that meets the budget, and its layers from the least sensitive to the most."""
-        space = composition.space()
-        budget = Budget(
-            lambda plan: self.cost(composition.predict(plan)), self.budget * self.cost(run.dense_profile), space
-        )
+        budget = run.budget(folder.name, composition, self.cost, self.budget)
+        space = budget.space
         probe = copy.deepcopy(module)  # what is gathered on it must not reach the network that is trained
         for callback in composition.callbacks:
             callback.prepare(probe, run.data.train_dataloader())
@@ -118,7 +121,8 @@ class LayerwiseStage:
             validation_batches=self.validation_batches,
         )  # fmt: skip
         fingerprint = {
-            "values": self.values, "objective": repr(self.objective), "limit": budget.limit, "cost": repr(self.cost),
+            "values": self.values, "objective": settings_of(self.objective), "limit": budget.limit,
+            "cost": settings_of(self.cost),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices], **evaluator.settings(),
         }  # fmt: skip
         with Journal(folder / JOURNAL, fingerprint) as journal:

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from lightning import LightningModule
@@ -21,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_compress.budget import Budget
 from lightning_compress.callbacks.composition import Composition
+from lightning_compress.errors import AllTrialsFailedError
 from lightning_compress.plan import Plan
 from lightning_compress.run import Run
 from lightning_compress.search.correlation import CORRELATION
@@ -31,6 +31,7 @@ from lightning_compress.search.pareto import pareto_front
 from lightning_compress.search.policy_file import NAME, of_stage
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
+from lightning_compress.settings import settings_of
 
 if TYPE_CHECKING:
     from lightning_compress.stage import Stage
@@ -63,8 +64,9 @@ class PlanSearch:
         correlation = stage.correlation
         self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)
         self.settings = {
-            "objective": repr(stage.objective), "limit": budget.limit, "seed": run.seed, "in_flight": stage.in_flight,
-            "halving": repr(stage.halving), "cost": repr(stage.cost), **self._scoring(self.evaluator),
+            "objective": settings_of(stage.objective), "limit": budget.limit, "seed": run.seed,
+            "in_flight": stage.in_flight, "halving": settings_of(stage.halving), "cost": settings_of(stage.cost),
+            **self._scoring(self.evaluator),
             "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
         }  # fmt: skip
 
@@ -78,7 +80,10 @@ class PlanSearch:
         self._write_front(entries)
         scored = list(entries)
         for name, make in (stage.baselines or {}).items():
-            _, other, more = self._search(name, make, scored, [])
+            try:
+                _, other, more = self._search(name, make, scored, [])
+            except AllTrialsFailedError:  # the report says so
+                continue
             scored += more
             rewards[name] = other.reward
         self._write(entries, scored, rewards)
@@ -90,12 +95,12 @@ class PlanSearch:
         """One searcher, with a journal of that name; what is known already is not scored again."""
         stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
         executor = stage.executor if stage.halving is None else stage.halving.over(stage.executor, stage.objective)
-        with Journal(self.folder / journal_name(name), {"searcher": _describe(make), **self.settings}) as journal:
+        with Journal(self.folder / journal_name(name), self._searching(make)) as journal:
             start = start_of(make, self.folder)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
             keep_start(start, self.folder)
             best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
-            return searcher, best, list(journal)
+            return searcher, best, [entry for entry in journal if entry.number < stage.trials]
 
     def _write_front(self, entries: Sequence[Entry]) -> None:
         """A plan file for each point of the Pareto front of cost and reward."""
@@ -120,7 +125,9 @@ class PlanSearch:
             rewards: the best of each.
         """
         stage = self.stage
-        written = {"searcher": _describe(stage.searcher), **self.settings, "baselines": list(stage.baselines or {})}
+        written = {
+            **self._searching(stage.searcher), "baselines": list(stage.baselines or {}), "trials": stage.trials
+        }  # fmt: skip
         written["found"] = {
             "searcher": written["searcher"]["class"].rsplit(".", 1)[-1], "objective": type(stage.objective).__name__,
             "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
@@ -136,10 +143,17 @@ class PlanSearch:
             written["correlation"] = {"finetune_steps": self.dear.finetune_steps, "trials": chosen}
         (self.folder / "search.json").write_text(json.dumps(written))
 
+    def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
+        """What a search depends on, with a searcher."""
+        return {"searcher": settings_of(partial(make)), **self.settings}
+
     def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
-        """What the scores of an evaluator depend on; attributes count where candidates are fine-tuned."""
+        """What the scores of an evaluator depend on; how a module is trained counts where candidates are fine-tuned."""
         found = evaluator.settings()
-        return {**found, "attributes": repr(dict(self.stage.attributes))} if evaluator.finetune_steps else found
+        if not evaluator.finetune_steps:
+            return found
+        distillation = self.run.taught(self.stage.distillation)
+        return {**found, "attributes": settings_of(self.stage.attributes), "distillation": distillation}
 
 
 def start_of(make: Callable[..., Searcher], folder: Path) -> dict[str, str]:
@@ -161,9 +175,3 @@ def keep_start(start: Mapping[str, str], folder: Path) -> None:
         path, part = Path(start["warm_start"]), folder / f"{START}.part"
         shutil.copyfile(path / NAME if path.is_dir() else path, part)
         os.replace(part, folder / START)
-
-
-def _describe(searcher: Callable[..., Searcher]) -> dict[str, Any]:
-    made = searcher if isinstance(searcher, partial) else partial(searcher)
-    settings = {k: v if isinstance(v, (int, float, str, NoneType)) else repr(v) for k, v in made.keywords.items()}
-    return {"class": f"{made.func.__module__}.{made.func.__qualname__}", **settings}

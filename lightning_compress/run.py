@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -14,11 +15,18 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_compress import trace
 from lightning_compress.batches import first_tensor
+from lightning_compress.budget import Budget
+from lightning_compress.cost import Cost
+from lightning_compress.digest import digest_of
 from lightning_compress.errors import CompressError
 from lightning_compress.fit import csv_logger
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import network
+from lightning_compress.settings import settings_of
+
+if TYPE_CHECKING:
+    from lightning_compress.callbacks.composition import Composition
 
 
 @dataclass
@@ -68,6 +76,50 @@ class Run:
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""
         return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
+
+    def budget(self, stage: str, composition: Composition, cost: Cost | None, share: float | None) -> Budget:
+        """At most a share of the dense network's cost, over all choices of a stage.
+
+        Args:
+            stage: its name, for errors.
+            composition: its callbacks.
+
+        Raises:
+            CompressError: there is no cost or no share.
+            InfeasibleBudgetError: no plan meets it.
+        """
+        if cost is None or share is None:
+            missing = "cost" if cost is None else "budget"
+            raise CompressError(
+                f"stage {stage}: {missing} is null, and a plan is to be found under a budget; set a cost, and budget "
+                f"to a share of what the dense network costs (1.0 sets no limit)"
+            )
+        limit = share * cost(self.dense_profile)
+        return Budget(lambda plan: cost(composition.predict(plan)), limit, composition.space())
+
+    def origin(
+        self, module: LightningModule, distillation: Callable[..., Callback] | None, **settings: Any
+    ) -> dict[str, Any]:
+        """What a training of a stage depends on, as plain types.
+
+        Args:
+            module: the network that it begins with, before any callback.
+            distillation: of the stage.
+            settings: all else that counts, of any type.
+        """
+        weights = digest_of(network(module).state_dict())
+        return {
+            "weights": weights,
+            "seed": self.seed,
+            "distillation": self.taught(distillation),
+            **settings_of(settings),
+        }
+
+    def taught(self, distillation: Callable[..., Callback] | None) -> dict[str, Any] | None:
+        """What the distillation of a stage depends on, as plain types; None without it."""
+        if distillation is None:
+            return None
+        return {**settings_of(partial(distillation)), "teacher": digest_of(network(self.dense).state_dict())}
 
 
 def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:

@@ -12,12 +12,11 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.allocations.allocation import Allocation
-from lightning_compress.budget import Budget
 from lightning_compress.callbacks.base import CompressionCallback
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import Cost
 from lightning_compress.errors import CompressError, did_you_mean
-from lightning_compress.fit import fit
+from lightning_compress.fit import fit, renew
 from lightning_compress.plan import Number, Plan
 from lightning_compress.plan_search import PlanSearch
 from lightning_compress.record import network
@@ -88,12 +87,15 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         student = copy.deepcopy(module)
         set_attributes(student, self.attributes, name)
-        callbacks = run.teaching(self.distillation)
+        callbacks, applied = run.teaching(self.distillation), {}
         if self.callbacks:
             composition = Composition(list(self.callbacks.values()), network(module), run.example)
             plan = self._plan(composition, student, run, folder)
             plan.save(folder / "plan.yaml")
             callbacks = [*composition.bound(plan), *callbacks]
+            applied = {"plan": plan.to_dict(), "callbacks": composition.settings()}
+        settings = {"epochs": self.epochs, "attributes": self.attributes, **applied}
+        renew(folder, run.origin(module, self.distillation, **settings))
         return fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, callbacks, run.make_logger)
 
     def _plan(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> Plan:
@@ -109,7 +111,8 @@ class Stage:
                 raise CompressError("stage: give it a searcher, an allocation, uniform numbers, or plan=FILE")
             return composition.realise(_uniform(composition.space(), self.uniform))
         if self.searcher is None:
-            return composition.realise(self.allocation(composition, self._budget(composition, run)))
+            budget = run.budget(folder.name, composition, self.cost, self.budget)
+            return composition.realise(self.allocation(composition, budget))
         return self.searched(composition, student, run, folder).plan()
 
     def searched(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> PlanSearch:
@@ -121,16 +124,14 @@ class Stage:
             folder: of the stage.
 
         Raises:
-            CompressError: there is nothing to choose, or the budget cannot be met.
+            CompressError: there is nothing to choose, the budget cannot be met, or it or the objective is missing.
         """
-        budget = self._budget(composition, run)
+        budget = run.budget(folder.name, composition, self.cost, self.budget)
+        if self.objective is None:
+            raise CompressError(f"stage {folder.name}: objective is null, which a search needs; give it one")
         for callback in composition.callbacks:
             callback.prepare(student, run.data.train_dataloader())
         return PlanSearch(self, composition, budget, student, run, folder)
-
-    def _budget(self, composition: Composition, run: Run) -> Budget:
-        limit = self.budget * self.cost(run.dense_profile)
-        return Budget(lambda plan: self.cost(composition.predict(plan)), limit, composition.space())
 
 
 def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
         return Point(entry.number, spent, objective(entry.score))
 
     names = written.get("baselines", [])
-    trials, *beside = (read(folder / journal_name(baseline)) for baseline in ("", *names))
+    most = written.get("trials", inf)  # an earlier, longer search left more in its journals
+    found = [read(folder / journal_name(baseline)) for baseline in ("", *names)]
+    trials, *beside = ([entry for entry in entries if entry.number < most] for entries in found)
     points, *others = (tuple(map(point, entries)) for entries in (trials, *beside))
     ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
     return Search(

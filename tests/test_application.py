@@ -139,6 +139,9 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     assert all(result["compressed"]["macs"] <= limit * result["dense"]["macs"] for limit in limits)
     if way not in ("distill", "variational"):  # so short, noise drops nothing
         assert result["compressed"]["bytes"] < result["dense"]["bytes"]
+    if way == "genecai_mixed":
+        assert result["compressed"]["bytes"] <= 0.1 * 1.02 * result["dense"]["bytes"]
+        assert lc.Plan.load(tmp_path / "plan.yaml").knobs == {"channels", "density", "weight_bits"}
     if "quantize" in cfg.compress.stages:
         assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
 

@@ -66,6 +66,16 @@ def test_the_dense_plan_scores_as_the_dense_network(module):
     assert score.metrics == pytest.approx(found)
 
 
+def test_a_score_says_what_the_network_was_before(module):
+    evaluate = evaluator(module, finetune_steps=1)
+    found = Trainer(**QUIET).validate(copy.deepcopy(module), toy_data(0)[1], verbose=False)[0]
+    before = evaluate(AGGRESSIVE).before
+    assert {name: before[name] for name in found} == pytest.approx(found)
+    assert before["macs"] == evaluate.composition.profile.macs
+    for other in (evaluate.cheaper(0.1), evaluate.finetuned(2), cloudpickle.loads(cloudpickle.dumps(evaluate))):
+        assert other(AGGRESSIVE).before == before
+
+
 def test_recalibration_is_the_plain_average_of_batch_statistics(module):
     evaluate = evaluator(module, recalibration_batches=3)
     fresh = copy.deepcopy(module)

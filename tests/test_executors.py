@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +24,16 @@ from lightning_compress.search.process import Processes
 from lightning_compress.search.ray_cluster import RayCluster
 from lightning_compress.search.serial import Serial
 from lightning_compress.testing import problems
-from lightning_compress.testing.executors import ExecutorContract, PoolContract, Watched
+from lightning_compress.testing.executors import PLANS, ExecutorContract, Forking, PoolContract, Watched
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
 SEARCHERS = sorted((CONF / "searcher").glob("*.yaml"))
 KINDS = {file: get_class(OmegaConf.load(file)._target_) for file in sorted((CONF / "executor").glob("*.yaml"))}
 QUICK = {Processes: {"start": "forkserver"}}  # torch is imported once
+OBJECTIVES = {
+    file: instantiate(OmegaConf.load(file), **({"cost": "cost"} if "cost" in OmegaConf.load(file) else {}))
+    for file in sorted((CONF / "objective").glob("*.yaml"))
+}
 OBJECTIVE = AccuracyUnderBudget()
 PROBLEM = problems.bits(layers=4)
 
@@ -52,8 +58,8 @@ class TestPoolContract(PoolContract):
         return maker(request.param)
 
 
-def run(file, path, trials, executor, in_flight, evaluate=PROBLEM):
-    searcher = instantiate(OmegaConf.load(file))(problem=PROBLEM.problem, seed=0, objective=OBJECTIVE)
+def run(file, path, trials, executor, in_flight, evaluate=PROBLEM, objective=OBJECTIVE):
+    searcher = instantiate(OmegaConf.load(file))(problem=PROBLEM.problem, seed=0, objective=objective)
     with Journal(path, {"in_flight": in_flight}) as journal:
         best = search(searcher, evaluate, journal, trials, executor=executor, in_flight=in_flight)
     return best, [(e.number, e.indices, e.score) for e in read(path)]
@@ -68,6 +74,43 @@ def test_a_search_is_the_same_with_any_number_of_workers(file, tmp_path):
         assert run(file, tmp_path / str(workers), 32, made, 4, evaluate) == alone
     digests = [digest for digest, _ in evaluate.evaluations()]
     assert len(digests) == 2 * len(set(digests))
+
+
+@dataclass
+class Slow(Watched):
+    """Takes the longer, the earlier a plan was found: outcomes come back in another order than they were asked in."""
+
+    def trouble(self, plan):
+        time.sleep(0.05 / len(self.evaluations()))
+
+
+@pytest.mark.parametrize("file", OBJECTIVES, ids=lambda file: file.stem)
+def test_no_objective_notices_in_which_order_outcomes_come_back(file, tmp_path):
+    genecai = CONF / "searcher/genecai.yaml"  # it learns from each reward
+    alone = run(genecai, tmp_path / "alone", 24, Serial, 4, objective=OBJECTIVES[file])
+    made = partial(Processes, workers=3, start="forkserver")
+    assert run(genecai, tmp_path / "three", 24, made, 4, Slow(tmp_path, PROBLEM), OBJECTIVES[file]) == alone
+    assert run(genecai, tmp_path / "last", 24, Backwards, 4, objective=OBJECTIVES[file]) == alone
+
+
+class Backwards(Serial):
+    """Evaluates what was submitted last first."""
+
+    def wait(self):
+        self._queue.reverse()
+        found = super().wait()
+        self._queue.reverse()
+        return found
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_a_worker_that_leaves_a_child_behind_is_noticed_before_that_ends(tmp_path, start):
+    evaluate = Forking(tmp_path)
+    with Processes(evaluate, workers=1, start=start) as executor:
+        found = dict(executor.run(PLANS))
+        assert not (tmp_path / "end").exists()
+    (tmp_path / "end").touch()
+    assert {number for number, outcome in found.items() if outcome.failure} == set()
 
 
 def test_more_workers_than_open_trials_are_refused(tmp_path):

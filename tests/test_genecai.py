@@ -88,13 +88,6 @@ def test_with_its_own_score_and_no_budget_it_beats_random():
     assert ours > random > 0
 
 
-def test_the_score_takes_the_uncompressed_cost_from_its_first_trial():
-    problem = problems.channels(layers=4, budget=1.0)
-    score = GeneCAIScore(cost="cost")
-    told(GeneCAI(problem.problem, 0, score), problem, 3)
-    assert score.dense_cost == problem.problem.budget.limit
-
-
 def test_few_proposals_are_repeated():
     problem = problems.channels(layers=10)
     points = told(GeneCAI(problem.problem, 0, OBJECTIVE), problem, 100)

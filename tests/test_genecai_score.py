@@ -16,7 +16,7 @@ shares = st.floats(0, 1)
 
 
 def score(accuracy: float, cost: float) -> Score:
-    return Score({"val_acc": accuracy}, {"macs": cost})
+    return Score({"val_acc": accuracy}, {"macs": cost}, {"val_acc": 0.9, "macs": 500})
 
 
 @given(st.floats(0, 0.9), st.floats(0, 1e6), st.floats(0, 0.9), st.floats(0.1, 5.0))
@@ -37,15 +37,38 @@ def test_more_accuracy_is_never_worse_and_more_cost_is_never_better(one, other, 
 
 
 def test_a_point_of_saving_is_worth_a_factor_e():
-    ours = GeneCAIScore(dense_cost=100, threshold=0)
+    ours = GeneCAIScore(accuracy=1.0, dense_cost=100, threshold=0)
     assert ours(score(1.0, 99)) - ours(score(1.0, 100)) == pytest.approx(1.0)
 
 
-def test_the_first_score_is_the_dense_one_when_none_is_given():
+def test_the_network_before_the_search_is_what_savings_and_losses_are_measured_from():
     ours = GeneCAIScore(threshold=0)
-    assert ours(score(1.0, 500)) == 0
-    assert ours(score(1.0, 250)) == pytest.approx(50)
-    assert ours(score(1.0, 500)) == 0
+    for _ in range(2):  # in whatever order scores are heard
+        assert ours(score(0.9, 250)) == pytest.approx(50)
+        assert ours(score(0.9, 500)) == 0
+        assert ours(score(0.8, 500)) == pytest.approx(-log(11))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"threshold": 90}, "threshold must be a share within 0 and 1, not percent; got 90"),
+        ({"accuracy": 98.9}, "accuracy must be a share"),
+        ({"dense_cost": 0}, "dense_cost must be above 0, or null, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, words):
+    with pytest.raises(CompressError, match=words):
+        GeneCAIScore(**settings)
+
+
+def test_a_score_of_an_older_journal_needs_the_settings():
+    old = Score({"val_acc": 0.8}, {"macs": 250.0}, {"macs": 500.0})
+    with pytest.raises(
+        CompressError, match=r"before the search the score has no 'val_acc'.*\['macs'\]. Give it as acc"
+    ):
+        GeneCAIScore()(old)
+    assert GeneCAIScore(accuracy=0.8, threshold=0)(old) == pytest.approx(50)
 
 
 def test_a_missing_cost_is_named():

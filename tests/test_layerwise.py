@@ -96,6 +96,17 @@ def test_a_second_call_trains_nothing(finished):
     assert times == {path: path.stat().st_mtime_ns for path in (folder / "prune").rglob("*.ckpt")}
 
 
+def test_another_plan_is_applied_to_the_dense_network_again(tmp_path):
+    def planned(folder: Path, ratio: float) -> PlainModule:
+        run = run_in(folder, Plan({"conv1": {"channels": ratio}, "stem.0": {"channels": 0.5}}))
+        return stage(epochs_between=1, epochs=0).run("prune", run.dense, run)
+
+    planned(tmp_path / "both", 0.25)
+    found = [planned(tmp_path / name, 0.5) for name in ("both", "fresh")]
+    assert record_of(network(found[0])).plan.get("conv1", "channels") == 0.5
+    assert same(*found)
+
+
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_stopped_after_a_layer_it_goes_on_to_the_same_tensors(finished, tmp_path, layers):
     folder, module = finished

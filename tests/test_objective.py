@@ -25,7 +25,9 @@ costs = st.floats(10, 1e12)
 
 def score(accuracy: float, loss: float = 0.5, cost: float = 1e6) -> Score:
     return Score(
-        {"val_acc": accuracy, "val_loss": loss}, {"macs": cost, "parameters": cost}, {"macs": 4e12, "parameters": 4e12}
+        {"val_acc": accuracy, "val_loss": loss},
+        {"macs": cost, "parameters": cost},
+        {"macs": 4e12, "parameters": 4e12, "val_acc": 0.9},
     )
 
 
@@ -78,8 +80,8 @@ def test_a_missing_value_is_named(objective):
 
 @pytest.mark.parametrize(("times", "share"), [(2, 0.75), (5, 0.96), (10, 0.99), (20, 0.9975)])
 def test_n2n_multiplies_accuracy_and_compression(times, share):
-    assert isclose(N2NReward(acc0=0.9)(score(0.8, cost=4e12 / times)), share * 0.8 / 0.9)
-    assert isclose(N2NReward(cost0=60)(score(0.8, cost=60 / times)), share * 0.8)
+    assert isclose(N2NReward(acc0=0.7)(score(0.8, cost=4e12 / times)), share * 0.8 / 0.7)
+    assert isclose(N2NReward(cost0=60)(score(0.8, cost=60 / times)), share * 0.8 / 0.9)
 
 
 @pytest.mark.parametrize("cost", [4e12, 5e12])
@@ -104,9 +106,25 @@ def test_within_its_limits_n2n_is_the_same_at_every_trial(accuracy, number):
     assert limited.during(score(accuracy), number) == limited(score(accuracy)) == N2NReward()(score(accuracy))
 
 
-def test_n2n_needs_the_cost_before_from_somewhere():
-    with pytest.raises(CompressError, match="has no 'parameters'"):
-        N2NReward()(Score({"val_acc": 0.5}, {"parameters": 3.0}))
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({}, "has no 'parameters'.* Give it as cost0"),
+        ({"parameters": 9.0}, "has no 'val_acc'.* Give it as acc0"),
+        ({"parameters": 9.0, "val_acc": 0.0}, "'val_acc' of the network before the search is 0.0; give acc0"),
+    ],
+)
+def test_n2n_needs_what_was_before_from_somewhere(before, words):
+    bare = Score({"val_acc": 0.5}, {"parameters": 3.0}, before)
+    with pytest.raises(CompressError, match=words):
+        N2NReward()(bare)
+    assert N2NReward(acc0=0.5, cost0=9.0)(bare) == pytest.approx(8 / 9)
+
+
+@pytest.mark.parametrize("settings", [{"acc0": 0.0}, {"cost0": -1.0}, {"anneal": -1}])
+def test_n2n_refuses_settings_out_of_range(settings):
+    with pytest.raises(CompressError, match=f"N2NReward: {next(iter(settings))} must be"):
+        N2NReward(**settings)
 
 
 def test_scores_are_plain_data_there_and_back():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import optuna
 import pytest
 
 from lightning_compress.errors import CompressError
@@ -75,3 +76,26 @@ def test_without_optuna_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(CompressError, match=r"pip install 'lightning-compress\[optuna\]'"):
         OptunaSearcher(problems.bits(layers=2).problem, 0, OBJECTIVE)
+
+
+@pytest.mark.parametrize("sampler", ["BruteForceSampler", "GridSampler"])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_that_has_suggested_everything_repeats_itself(sampler):
+    problem = problems.bits(layers=1, budget=1.0)
+    grid = {f"{c.layer}.{c.knob}": list(range(len(c.values))) for c in problem.problem.space.choices}
+    settings = {"search_space": grid} if sampler == "GridSampler" else {}
+    points = told(OptunaSearcher(problem.problem, 0, OBJECTIVE, sampler, settings), problem, 20)
+    assert set(points) == {(i,) for i in range(7)}
+    assert points == told(OptunaSearcher(problem.problem, 0, OBJECTIVE, sampler, settings), problem, 20)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_without_a_seed_of_its_own():
+    problem = problems.bits(layers=3, budget=1.0)
+
+    def points():
+        settings = {"fixed_params": {"conv0.weight_bits": 2}, "base_sampler": optuna.samplers.RandomSampler(seed=1)}
+        return told(OptunaSearcher(problem.problem, 0, OBJECTIVE, "PartialFixedSampler", settings), problem, 8)
+
+    assert points() == points()
+    assert {point[0] for point in points()[1:]} == {2}

@@ -12,8 +12,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
+from lightning_compress.errors import CompressError
 from lightning_compress.search.ddpg import DDPG, truncated_normal
 from lightning_compress.search.n2n_reward import N2NReward
+from lightning_compress.search.nsga2 import NSGA2
 from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget
 from lightning_compress.search.random import Random
 from lightning_compress.search.reinforce import Reinforce
@@ -137,3 +139,18 @@ def test_uniform_is_the_largest_level_that_fits():
     problem = problems.bits(layers=6, budget=0.5)
     plan = Uniform(problem.problem, 0, OBJECTIVE).ask().plan
     assert set(plan.knob("weight_bits").values()) == {4}
+
+
+@pytest.mark.parametrize(
+    ("make", "setting"),
+    [
+        (NSGA2, "population"),
+        (DDPG, "elite"),
+        (Reinforce, "elite"),
+        (Reinforce, "anneal"),
+        (Reinforce, "rollouts"),
+    ],
+)
+def test_a_setting_without_which_nothing_is_learned_is_named(make, setting):
+    with pytest.raises(CompressError, match=f"{make.__name__}: {setting} must be at least 1, got 0"):
+        make(problems.bits(layers=2).problem, 0, OBJECTIVE, **{setting: 0})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,6 +73,21 @@ def test_a_second_call_evaluates_nothing_and_a_killed_one_goes_on(tmp_path):
     again = Counted(synthetic)
     assert measured(synthetic, tmp_path / "killed", 2, again) == first
     assert again.calls == 1 + 3 * 2 - 3
+
+
+def test_a_score_that_is_not_finite_is_a_failure_also_in_the_journal(tmp_path):
+    synthetic = channels(2)
+
+    class Nan(Counted):
+        def __call__(self, plan):
+            score = super().__call__(plan)
+            if plan.get("conv0", "channels") == KEEP[0]:
+                return replace(score, metrics={"val_acc": float("nan")})
+            return score
+
+    first = measured(synthetic, tmp_path, 3, Nan(synthetic))
+    assert first[0].drops[0] == np.inf
+    assert measured(synthetic, tmp_path, 3, Nan(synthetic)) == first  # read again
 
 
 def test_what_cannot_be_scored_is_infinitely_sensitive(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,21 +14,37 @@ from lightning import Trainer
 from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.cost import MACs
 from lightning_compress.criteria.gram import Gram
+from lightning_compress.criteria.l1 import L1
+from lightning_compress.criteria.random import Random as RandomCriterion
+from lightning_compress.deploy.evidence import Report
+from lightning_compress.deploy.report import write_report
+from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.fit import FINAL, LAST
 from lightning_compress.gathered import KEY
 from lightning_compress.plan import Plan
 from lightning_compress.plan_search import FRONT
+from lightning_compress.record import network, record_of
 from lightning_compress.run import Run
+from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.nsga2 import NSGA2
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.random import Random
+from lightning_compress.search.searcher import Searcher
 from lightning_compress.stage import Stage
-from lightning_compress.testing.toys import PlainModule, ToyData
+from lightning_compress.summary import search_of
+from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 TRIALS, OBJECTIVE = 12, AccuracyUnderBudget()
+SECTION = {
+    "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
+    "cost": {"_target_": "lightning_compress.cost.MACs"},
+}
+ATTRIBUTES = {"prepare_data_per_node": False}  # one that the module has; there is no learning rate
 
 
 def run_in(folder: Path) -> Run:
@@ -106,10 +123,153 @@ def test_the_search_is_logged(finished):
 def test_a_longer_search_goes_on_and_renews_the_front(finished, tmp_path):
     run = run_in(tmp_path)
     stage(4).run("prune", run.dense, run)
-    (tmp_path / "prune/final.ckpt").unlink()
     stage().run("prune", run.dense, run)
-    names = [sorted(file.name for file in (r.folder / "prune" / FRONT).iterdir()) for r in (run, finished)]
-    assert names[0] == names[1]
+    assert front_of(run) == front_of(finished)
+
+
+def front_of(run: Run) -> list[str]:
+    return sorted(file.name for file in (run.folder / "prune" / FRONT).iterdir())
+
+
+def test_the_network_has_the_plan_that_a_longer_search_found(tmp_path):
+    plans = []
+    for trials in (2, 40):
+        module = searched(tmp_path, trials=trials)
+        plans.append(Plan.load(tmp_path / "prune/plan.yaml"))
+        assert record_of(network(module)).plan == plans[-1]
+    assert plans[0] != plans[1]
+
+
+def test_a_shorter_search_knows_nothing_of_later_trials(tmp_path):
+    run, fresh = run_in(tmp_path / "cut"), run_in(tmp_path / "fresh")
+    stage(TRIALS).run("prune", run.dense, run)
+    for each in (run, fresh):
+        stage(4).run("prune", each.dense, each)
+    assert len(read(run.folder / "prune" / journal_name())) == TRIALS
+    assert front_of(run) == front_of(fresh)
+    plans = [Plan.load(each.folder / "prune/plan.yaml") for each in (run, fresh)]
+    assert plans[0] == plans[1]
+    found = [search_of("prune", each.folder / "prune", SECTION) for each in (run, fresh)]
+    assert found[0] == found[1]
+    assert len(found[0].points) == len(found[0].baselines["random"]) == 4
+
+
+def trained(folder: Path, ratio: float = 0.5, module: PlainModule | None = None, **settings) -> PlainModule:
+    run = replace(run_in(folder), plan=Plan({"conv1": {"channels": ratio}}))
+    return searching(**{"epochs": 1, **settings}).run("prune", module or run.dense, run)
+
+
+@pytest.mark.parametrize("checkpoint", [FINAL, LAST])
+def test_a_checkpoint_of_another_plan_is_not_used(tmp_path, checkpoint):
+    folders = [tmp_path / name for name in ("other", "fresh")]
+    trained(folders[0])
+    (folders[0] / "prune" / FINAL).rename(folders[0] / "prune" / checkpoint)
+    found = [trained(folder, 0.75) for folder in folders]
+    assert record_of(network(found[0])).plan == Plan({"conv1": {"channels": 0.75}})
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in found), strict=True))
+
+
+def other_network() -> PlainModule:
+    torch.manual_seed(1)
+    return PlainModule()
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"criterion": RandomCriterion()},
+        {"epochs": 2},
+        {"distillation": KnowledgeDistillation},
+        {"attributes": ATTRIBUTES},
+        {"module": other_network()},
+    ],
+    ids=lambda others: next(iter(others)),
+)
+def test_what_was_trained_under_other_settings_is_trained_again(tmp_path, others):
+    trained(tmp_path)
+    times = [(tmp_path / "prune" / FINAL).stat().st_mtime_ns]
+    for settings in ({}, others, others):
+        trained(tmp_path, **settings)
+        times.append((tmp_path / "prune" / FINAL).stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2] == times[3]
+
+
+class OtherData(ToyData):
+    """Other images."""
+
+    def val_dataloader(self):
+        return toy_data(1)[1]
+
+
+def searching(**settings) -> Stage:
+    pruning = ChannelPruning(criterion=settings.pop("criterion", L1()))
+    given = {"cost": MACs(), "budget": 0.7, "searcher": Random, "objective": OBJECTIVE, "trials": 2, "epochs": 0}
+    return Stage({"channels": pruning}, **{**given, **settings})
+
+
+def searched(folder: Path, data: ToyData | None = None, **settings) -> PlainModule:
+    run = run_in(folder)
+    return searching(**settings).run("prune", run.dense, replace(run, data=data or run.data))
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "words"),
+    [
+        ({}, {"criterion": RandomCriterion()}, r"callbacks.ChannelPruning.criterion.class was '.*L1',"),
+        ({"finetune_steps": 1}, {"distillation": KnowledgeDistillation}, "distillation was None, now it is {'class'"),
+        ({"finetune_steps": 1}, {"attributes": ATTRIBUTES}, "prepare_data_per_node was not set, now it is False"),
+        ({}, {"data": OtherData()}, "validation_data was"),
+    ],
+)
+def test_scores_are_not_used_under_other_settings(tmp_path, settings, others, words):
+    searched(tmp_path, **settings)
+    with pytest.raises(CompressError, match=words):
+        searched(tmp_path, **{**settings, **others})
+    searched(tmp_path, **settings)
+
+
+def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_training(tmp_path):
+    searched(tmp_path)
+    searched(tmp_path, distillation=KnowledgeDistillation, attributes=ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": None}, r"stage prune: budget is null, .* \(1.0 sets no limit\)"),
+        ({"cost": None}, "stage prune: cost is null"),
+        ({"objective": None}, "stage prune: objective is null, which a search needs"),
+    ],
+)
+def test_what_a_search_needs_is_named(tmp_path, settings, words):
+    with pytest.raises(CompressError, match=words):
+        searched(tmp_path, **settings)
+
+
+class Least(Searcher):
+    """Proposes the smallest plan."""
+
+    def propose(self, number):
+        return self.problem.space.smallest
+
+    def learn(self, trial, reward):
+        pass
+
+
+def test_a_baseline_that_fails_does_not_end_a_search_that_did_not(tmp_path, monkeypatch):
+    scored = Evaluator.__call__
+
+    def but_the_smallest(self, plan):
+        if max(plan.knob("channels").values()) <= 0.25:
+            raise TrialFailedError("too small")
+        return scored(self, plan)
+
+    monkeypatch.setattr(Evaluator, "__call__", but_the_smallest)
+    searched(tmp_path, trials=4, baselines={"least": Least, "random": Random})
+    search = search_of("prune", tmp_path / "prune", SECTION)
+    assert search.compared()["least"] is None
+    write_report(tmp_path / "report.html", Report("", (), Plan({}), searches=(search,)))
+    assert "with as many trials: least failed; random " in (tmp_path / "report.html").read_text()
 
 
 def test_the_network_that_came_in_is_left_alone(finished):

@@ -10,6 +10,7 @@ import stable_baselines3
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from lightning_compress.models.resnet_cifar import ResNetCIFAR
 from lightning_compress.plan_search import keep_start, start_of
 from lightning_compress.search import policy_file
 from lightning_compress.search.ddpg import DDPG
+from lightning_compress.search.features import COLUMNS
 from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.policy_file import NAME
 from lightning_compress.search.random import Random
@@ -168,6 +170,23 @@ def test_a_policy_of_other_features_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(policy_file, "SCHEMA", 99)
     with pytest.raises(CompressError, match=r"features of schema .*99"):
         warm(tmp_path)
+
+
+def test_a_policy_of_other_columns_is_refused_under_the_same_schema_too(tmp_path, monkeypatch):
+    learned(Reinforce).save(tmp_path)
+    monkeypatch.setattr(policy_file, "COLUMNS", (*COLUMNS[1:], COLUMNS[0]))
+    with pytest.raises(CompressError, match=r"learned on the features \['position', .* now they are \['depthwise', "):
+        warm(tmp_path)
+
+
+@pytest.mark.parametrize("make", [DDPG, Reinforce])
+def test_a_policy_of_a_search_that_diverged_is_refused(tmp_path, make):
+    file = learned(make, 1).save(tmp_path)
+    with safe_open(file, "pt") as opened:
+        found = opened.metadata()
+    save_file({key: value.fill_(torch.nan) for key, value in load_file(file).items()}, file, found)
+    with pytest.raises(CompressError, match="has values that are not finite"):
+        warm(tmp_path, make)
 
 
 def test_a_policy_of_another_size_is_refused(tmp_path):

@@ -13,7 +13,9 @@ import lightning_compress.conf
 from lightning_compress.callbacks.base import check_order
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.composition import Composition
+from lightning_compress.cost import PackedBytes
 from lightning_compress.layerwise import LayerwiseStage
+from lightning_compress.models.resnet_cifar import resnet8
 from lightning_compress.refits.symmetric import Symmetric
 from lightning_compress.stage import Stage, _uniform
 from lightning_compress.testing.toys import PlainModule
@@ -70,3 +72,26 @@ def test_a_searcher_has_its_baselines_also_where_the_command_line_brings_it(file
     searched = [stage for stage in stages if stage.searcher is not None]
     assert searched
     assert all(list(stage.baselines) == ["uniform", "random"] for stage in searched)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "knobs"),
+    [
+        ([], {"channels", "density", "weight_bits"}),
+        (
+            ["compress/callback@compress.stages.mixed.callbacks.low_rank=low_rank"],
+            {"channels", "density", "weight_bits", "rank_in", "rank_out"},
+        ),
+        (
+            ["~compress.stages.mixed.callbacks.weights", "compress.stages.mixed.callbacks.quantization.act_bits=[4,8]"],
+            {"channels", "weight_bits", "act_bits"},
+        ),
+    ],
+)
+def test_genes_of_a_mixed_search_are_added_and_dropped_on_the_command_line(overrides, knobs):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["+compress=genecai_mixed", "hydra.run.dir=unused", *overrides])
+    stage = instantiate(config.compress.stages, _convert_="object")["mixed"]
+    space = Composition(list(stage.callbacks.values()), resnet8(in_channels=1).eval(), torch.zeros(2, 1, 8, 8)).space()
+    assert {choice.knob for choice in space.choices} == knobs
+    assert stage.cost == PackedBytes()

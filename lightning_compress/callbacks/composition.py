@@ -14,6 +14,7 @@ from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.record import record_of
 from lightning_compress.replacement import describe, spread
+from lightning_compress.settings import settings_of
 from lightning_compress.space import Space
 
 
@@ -95,6 +96,11 @@ class Composition:
                     f"plan: layer {layer!r} sets {sorted(knobs)}, but {gone!r} was removed in a stage before; take "
                     f"{layer!r} out of the plan, or keep {gone!r}"
                 )
+
+    def settings(self) -> dict[str, Any]:
+        """How the callbacks do what a plan says, as plain types; not what their own plans say."""
+        found = {type(callback).__name__: settings_of(callback) for callback in self.callbacks}
+        return {name: {k: v for k, v in settings.items() if k != "plan"} for name, settings in found.items()}
 
     def _spread(self, plan: Plan, profile: Profile) -> Plan:
         return spread(plan, self._replaced | (self.profile.layers.keys() - profile.layers.keys()), profile)

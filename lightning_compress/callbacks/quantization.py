@@ -103,10 +103,10 @@ class QuantizationAwareTraining(CompressionCallback):
         for name, bits in plan.layers.items():
             layer = profile[name]
             fields: dict[str, int] = {}
-            if "weight_bits" in bits:
+            if bits.get("weight_bits", 32) != 32:
                 scales = layer.out_channels if self.per_channel else 1
                 fields.update(self._make("weight_bits").stored(int(bits["weight_bits"]), scales))
-            if "act_bits" in bits:
+            if bits.get("act_bits", 32) != 32:
                 fields.update(act_bits=int(bits["act_bits"]), act_scales=ACT_SCALES)
             changed.append(replace(layer, **fields))
         return profile.update(changed)

@@ -107,10 +107,15 @@ class WeightPruning(CompressionCallback):
         return Plan({name: {"density": share} for name, share in shares.items() if share < 1})
 
     def predict(self, plan: Plan, profile: Profile) -> Profile:
-        found = {name: profile[name] for name in plan.layers}
+        layers = {name: profile[name] for name in plan.layers}
+        # Rounded as realise does, so that a plan costs what is built of it.
+        shares = {
+            n: self._share(layer, self.pattern.kept(layer, plan.get(n, "density"))) for n, layer in layers.items()
+        }
+        masked = {name: share for name, share in shares.items() if share < 1}
         return profile.update(
-            replace(layer, density=plan.get(name, "density"), mask_unit=self.pattern.unit(layer))
-            for name, layer in found.items()
+            replace(layers[name], density=share, mask_unit=self.pattern.unit(layers[name]))
+            for name, share in masked.items()
         )
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:

@@ -39,7 +39,7 @@ from lightning_compress.search.policy_file import load_policy, save_policy
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.repair import scale
 from lightning_compress.search.replay import BaselineReplay
-from lightning_compress.search.searcher import START, Searcher, own_randomness
+from lightning_compress.search.searcher import START, Searcher, at_least_one, own_randomness
 from lightning_compress.search.trial import Trial
 from lightning_compress.search.walk import FIRST, Course
 
@@ -89,7 +89,7 @@ class DDPG(Searcher):
             second trial is that policy as it is.
 
     Raises:
-        CompressError: ``warm_start`` is no policy of this agent and these features.
+        CompressError: ``elite`` is below 1, or ``warm_start`` is no policy of this agent and these features.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class DDPG(Searcher):
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
+        at_least_one("DDPG", elite=elite)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
         self.redecided = redecided
         self.baseline_step, self.batch_size = baseline, batch_size

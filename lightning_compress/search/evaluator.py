@@ -9,13 +9,11 @@ gets the same score; the test loader is never opened.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil, isfinite
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -24,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
+from lightning_compress.digest import digest_of
 from lightning_compress.errors import CompressError, TrialFailedError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
@@ -90,6 +89,9 @@ class Evaluator:
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
         accelerator: for Lightning's Trainer.
+
+    Attributes:
+        before: metrics and costs of the network as it is, without any plan and without recalibration.
     """
 
     def __init__(
@@ -109,11 +111,14 @@ class Evaluator:
         self.make_module, self.composition = make_module, composition
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
         self.accelerator = accelerator
-        self.train, self.validation = train, Batches(validation, validation_batches)
+        self.train = train
         with isolate_rng(), quiet():
             seed_everything(seed, verbose=False)
             self.recalibration = Batches(train, recalibration_batches)
+            self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
+            # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
+            self.before = {**self._validated(make_module()), **_costs(composition.profile)}
 
     def _make_trainers(self) -> None:
         self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
@@ -163,16 +168,15 @@ class Evaluator:
 
     def settings(self) -> dict[str, Any]:
         """What a score depends on beside the plan, as plain types: part of the journal's fingerprint."""
-        weights = hashlib.sha256()
-        for value in network(self.make_module()).state_dict().values():
-            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return {
+            "callbacks": self.composition.settings(),
             "monitor": self.monitor,
             "finetune_steps": self.finetune_steps,
             "recalibration_batches": len(self.recalibration),
             "validation_batches": len(self.validation),
+            "validation_data": digest_of(self.validation.batches),
             "seed": self.seed,
-            "weights": weights.hexdigest()[:16],
+            "weights": digest_of(network(self.make_module()).state_dict()),
         }
 
     def __call__(self, plan: Plan) -> Score:
@@ -190,8 +194,7 @@ class Evaluator:
             if self.finetune_steps:
                 self._finetune(module)
                 self._recalibrate(module)
-            self._validator.validate(module, self.validation, verbose=False)
-            metrics = {k: float(v) for k, v in self._validator.callback_metrics.items()}
+            metrics = self._validated(module)
         if self.monitor not in metrics:
             raise CompressError(
                 f"evaluator: validation_step of {type(module).__name__} logs {sorted(metrics)}, not {self.monitor!r}; "
@@ -200,9 +203,12 @@ class Evaluator:
         broken = [name for name, value in metrics.items() if not isfinite(value)]
         if broken:
             raise TrialFailedError(f"the metrics {broken} are not finite")
-        return Score(
-            metrics, _costs(self.composition.predict(self.composition.realise(plan))), _costs(self.composition.profile)
-        )
+        return Score(metrics, _costs(self.composition.predict(self.composition.realise(plan))), self.before)
+
+    def _validated(self, module: LightningModule) -> dict[str, float]:
+        """The metrics that validation logs."""
+        self._validator.validate(module, self.validation, verbose=False)
+        return {name: float(value) for name, value in self._validator.callback_metrics.items()}
 
     def _recalibrate(self, module: LightningModule) -> None:
         if len(self.recalibration):

@@ -20,12 +20,11 @@ from typing import final
 
 import numpy as np
 
-from lightning_compress.errors import CompressError
 from lightning_compress.search.genetic.boundary import Boundary
 from lightning_compress.search.genetic.operators import Gene, Genome, crossover, directed, gene, mutate, roulette
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.searcher import Searcher, at_least_one
 from lightning_compress.search.trial import Trial
 
 REDRAWS = 30  # children that may turn out to be known plans before one is tried again: a small space has no others
@@ -70,8 +69,7 @@ class GeneCAI(Searcher):
         tries: int = 2,
     ) -> None:
         super().__init__(problem, seed, objective)
-        if population < 1:
-            raise CompressError(f"genecai: population must be at least 1, got {population}")
+        at_least_one("GeneCAI", population=population)
         self.population, self.elite, self.drop, self.tries = population, min(elite, population - 1), drop, tries
         self.p_cross, self.p_swap, self.p_mutate, self.p_tweak = p_cross, p_swap, p_mutate, p_tweak
         self.sigma = sigma

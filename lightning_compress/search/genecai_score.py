@@ -20,36 +20,47 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import final
 
-from lightning_compress.search.objective import Objective, pick
+from lightning_compress.errors import CompressError
+from lightning_compress.search.objective import Objective, before, pick
 from lightning_compress.search.trial import Score
 
 
 @final
-@dataclass
+@dataclass(frozen=True)
 class GeneCAIScore(Objective):
     """``coeff * saving - log(err)``.
 
-    Attributes:
+    Args:
         metric, cost: names in the score; the metric is a share in [0, 1].
-        accuracy: of the uncompressed network, in [0, 1]; 1 when it is not known.
+        accuracy: of the network before the search, in [0, 1]; None takes it from the score.
         threshold: accuracy to keep, in [0, 1].
         coeff: worth of saving everything.
-        dense_cost: what savings are shares of, in the unit of the cost; None takes that of the first score heard, which
-            is the uncompressed network's when the searcher starts there (GeneCAI and NSGA2 do, under a budget of 1).
+        dense_cost: what savings are shares of, in the unit of the cost; None takes the cost of the network before the
+            search from the score.
+
+    Raises:
+        CompressError: accuracy or threshold is no share, or a dense cost is not above 0.
     """
 
     metric: str = "val_acc"
     cost: str = "macs"
-    accuracy: float = 1.0
+    accuracy: float | None = None
     threshold: float = 0.9
     coeff: float = 100.0
     dense_cost: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, share in (("accuracy", self.accuracy), ("threshold", self.threshold)):
+            if share is not None and not 0 <= share <= 1:
+                raise CompressError(f"GeneCAIScore: {name} must be a share within 0 and 1, not percent; got {share}")
+        if self.dense_cost is not None and not self.dense_cost > 0:
+            raise CompressError(f"GeneCAIScore: dense_cost must be above 0, or null, got {self.dense_cost}")
+
     def __call__(self, score: Score) -> float:
         accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, self.cost)
-        if self.dense_cost is None:
-            self.dense_cost = max(cost, 1.0)
-        err = 1 + 100 * max(self.accuracy - accuracy, 0.0)
+        dense_cost = before(score, self.cost, "dense_cost") if self.dense_cost is None else self.dense_cost
+        dense_accuracy = before(score, self.metric, "accuracy") if self.accuracy is None else self.accuracy
+        err = 1 + 100 * max(dense_accuracy - accuracy, 0.0)
         if accuracy < self.threshold:
             err += exp(100 * (self.threshold - accuracy))
-        return self.coeff * (1 - cost / self.dense_cost) - log(err)
+        return self.coeff * (1 - cost / max(dense_cost, 1.0)) - log(err)

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_compress.errors import CompressError
+from lightning_compress.errors import AllTrialsFailedError, CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.search.executor import Evaluate, Executor, Outcome
 from lightning_compress.search.journal import Entry, Journal
@@ -140,7 +140,7 @@ def search(
             missing = opened.advance(tell)
             bar.update(task, note=_note(told))
     if told.best is None:
-        raise CompressError(f"search: all {searcher.asked} trials failed; the last because {told.failure}")
+        raise AllTrialsFailedError(f"search: all {searcher.asked} trials failed; the last because {told.failure}")
     return told.best
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from lightning_compress.search.objective import Objective, pick
+from lightning_compress.errors import CompressError
+from lightning_compress.search.objective import Objective, before, pick
 from lightning_compress.search.trial import Score
 
 
@@ -28,19 +29,29 @@ class N2NReward(Objective):
 
     Args:
         metric, cost: names in the score.
-        acc0: accuracy of the network before the search; it only scales the reward.
+        acc0: accuracy of the network before the search; None takes it from the score. It only scales the reward.
         cost0: cost of the network before the search; None takes it from the score.
         least_accuracy, most_cost: limits, in the units of metric and cost; None sets none.
-        anneal: trials until a plan outside a limit gets -1, whatever else it is.
+        anneal: trials until a plan outside a limit gets -1, whatever else it is; 0: from the first.
+
+    Raises:
+        CompressError: ``acc0``, ``cost0`` or the accuracy of the network before the search is not above 0.
     """
 
     metric: str = "val_acc"
     cost: str = "parameters"
-    acc0: float = 1.0
+    acc0: float | None = None
     cost0: float | None = None
     least_accuracy: float | None = None
     most_cost: float | None = None
     anneal: int = 75
+
+    def __post_init__(self) -> None:
+        for name, value in (("acc0", self.acc0), ("cost0", self.cost0)):
+            if value is not None and not value > 0:
+                raise CompressError(f"N2NReward: {name} must be above 0, or null to take what is measured; got {value}")
+        if self.anneal < 0:
+            raise CompressError(f"N2NReward: anneal must be 0 trials or more, got {self.anneal}")
 
     def __call__(self, score: Score) -> float:
         """The reward at the end of the annealing, which ranks trials of a whole search."""
@@ -49,10 +60,13 @@ class N2NReward(Objective):
     def during(self, score: Score, number: int) -> float:
         """The reward at trial ``number``."""
         accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, self.cost)
-        compression = 1 - cost / (pick(score.before, self.cost) if self.cost0 is None else self.cost0)
+        compression = 1 - cost / (before(score, self.cost, "cost0") if self.cost0 is None else self.cost0)
         if compression <= 0:
             return -1.0
-        reward = compression * (2 - compression) * accuracy / self.acc0
+        acc0 = before(score, self.metric, "acc0") if self.acc0 is None else self.acc0
+        if not acc0 > 0:
+            raise CompressError(f"N2NReward: {self.metric!r} of the network before the search is {acc0}; give acc0")
+        reward = compression * (2 - compression) * accuracy / acc0
         if not self._outside(accuracy, cost):
             return reward
         still = max(1 - number / self.anneal, 0.0) ** 4 if self.anneal else 0.0

@@ -33,7 +33,7 @@ from lightning_compress.budget import Budget
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.repair import scale, spend
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.searcher import Searcher, at_least_one
 from lightning_compress.search.trial import Trial
 
 FAILED = 1e9  # in both objectives: pymoo sorts no NaN and no infinity
@@ -52,6 +52,9 @@ class NSGA2(Searcher):
         p_mutate: probability that a child is mutated (polynomial mutation, one gene on average).
         p_spend: probability that an individual spends what it leaves of a budget that binds: these search the front's
             dear end, where the best plan within the budget lies.
+
+    Raises:
+        CompressError: the population is empty.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class NSGA2(Searcher):
         p_spend: float = 0.5,
     ) -> None:
         super().__init__(problem, seed, objective)
+        at_least_one("NSGA2", population=population)
         top = problem.space.largest
         self.dense = max(problem.budget.cost(problem.space.plan(top)), 1.0)
         repair = OnBudget(problem.budget, p_spend if self.binds else 0.0)

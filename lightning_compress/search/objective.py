@@ -72,3 +72,20 @@ def pick(values: dict[str, float], name: str) -> float:
             f"objective: the score has no {name!r}{did_you_mean(name, values)}; it has {sorted(values)}"
         )
     return values[name]
+
+
+def before(score: Score, name: str, setting: str) -> float:
+    """What a score says of the network before the search.
+
+    Args:
+        setting: of the objective, that takes its place.
+
+    Raises:
+        CompressError: it says nothing; journals of older versions have fewer values.
+    """
+    if name not in score.before:
+        raise CompressError(
+            f"objective: of the network before the search the score has no {name!r}{did_you_mean(name, score.before)}; "
+            f"it has {sorted(score.before)}. Give it as {setting}"
+        )
+    return score.before[name]

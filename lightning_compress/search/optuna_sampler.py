@@ -12,6 +12,7 @@ Use it for small spaces (up to some 20 choices) and the 50 to 200 trials that TP
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, final
 
 import numpy as np
@@ -28,8 +29,9 @@ class OptunaSearcher(Searcher):
     """A study in memory; the journal is its storage, since resume is replay.
 
     Args:
-        sampler: name of a class of ``optuna.samplers`` that takes a ``seed``.
-        settings: its other arguments.
+        sampler: name of a class of ``optuna.samplers``.
+        settings: its arguments, but for the ``seed``. One that takes none, but another sampler instead
+            (``PartialFixedSampler``), is deterministic if that one was given a seed.
 
     Raises:
         CompressError: Optuna is not installed, or has no such sampler, or the sampler refuses the settings.
@@ -57,13 +59,16 @@ class OptunaSearcher(Searcher):
                 f"searcher: Optuna has no sampler {sampler!r}{did_you_mean(sampler, known)}; it has {known}"
             )
         try:
-            made = getattr(optuna.samplers, sampler)(**dict(settings or {}), seed=seed)
+            cls = getattr(optuna.samplers, sampler)
+            seeded = {"seed": seed} if "seed" in signature(cls).parameters else {}
+            made = cls(**{**seeded, **dict(settings or {})})
         except (TypeError, ValueError, ImportError) as error:
             raise CompressError(f"searcher: Optuna's {sampler} refuses the settings {settings}: {error}") from error
         level = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # "A new study created in memory"
         self.study = optuna.create_study(direction="maximize", sampler=made)
         optuna.logging.set_verbosity(level)
+        self.study.stop = _go_on
         self._failed = optuna.trial.TrialState.FAIL
         self.ranges = {
             f"{choice.layer}.{choice.knob}": optuna.distributions.IntDistribution(0, len(choice.values) - 1)
@@ -88,3 +93,7 @@ class OptunaSearcher(Searcher):
             self.study.tell(asked, state=self._failed)
         else:
             self.study.tell(asked, reward)
+
+
+def _go_on() -> None:
+    """What a sampler calls that has suggested everything; it repeats itself then, which costs no evaluation."""

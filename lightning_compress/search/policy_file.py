@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_compress.errors import CompressError
-from lightning_compress.search.features import SCHEMA
+from lightning_compress.search.features import COLUMNS, SCHEMA
 
 NAME = "policy.safetensors"
 
@@ -35,7 +35,7 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
     path = Path(folder) / NAME
     tensors = {key: value.detach().contiguous() for key, value in policy.state_dict().items()}
     try:
-        save_file(tensors, path, {"kind": kind, "features": str(SCHEMA)})
+        save_file(tensors, path, {"kind": kind, "features": str(SCHEMA), "columns": " ".join(COLUMNS)})
     except (OSError, SafetensorError) as error:
         raise CompressError(f"policy: {str(path)!r} cannot be written ({error})") from error
     return path
@@ -58,7 +58,8 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
         path: the file, or the folder that holds it.
 
     Raises:
-        CompressError: there is no such file, it holds no policy or one of another kind, schema or shape.
+        CompressError: there is no such file, it holds no policy or one of another kind, other features or another
+            shape, or with values that are not finite.
     """
     file = Path(path) / NAME if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -83,6 +84,18 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
         raise CompressError(
             f"warm_start: {str(file)!r} was learned on features of schema {found['features']}, now they have schema "
             f"{SCHEMA}; run the search that made it again"
+        )
+    columns = found.get("columns", " ".join(COLUMNS)).split()  # older files say their schema only
+    if columns != list(COLUMNS):
+        raise CompressError(
+            f"warm_start: {str(file)!r} was learned on the features {columns}, now they are {list(COLUMNS)}; run the "
+            f"search that made it again"
+        )
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise CompressError(
+            f"warm_start: {broken[0]!r} of {str(file)!r} has values that are not finite; run the search that made it "
+            f"again, or start without it"
         )
     own = {key: tuple(value.shape) for key, value in policy.state_dict().items()}
     theirs = {key: tuple(value.shape) for key, value in tensors.items()}

@@ -24,6 +24,8 @@ from lightning_compress.search.executor import Evaluate, Outcome, outcome_of
 from lightning_compress.search.pickling import packed, portable
 from lightning_compress.search.pool import Lost, Pool, Ready, Worker, lost_or_raise
 
+LOOK = 1.0  # seconds between two looks whether workers are alive
+
 
 @final
 class Processes(Pool):
@@ -65,8 +67,10 @@ class Processes(Pool):
     def answers(
         self, workers: Iterable[_Process], timeout: float | None
     ) -> list[tuple[Worker, Ready | Outcome | Lost]]:
+        # A worker may die and leave a child that holds its pipe open: then only the process itself says that it ended.
         by_connection = {worker.connection: worker for worker in workers}
-        heard = [by_connection[connection] for connection in wait(list(by_connection), timeout)]
+        ready = wait(list(by_connection), LOOK if timeout is None else min(timeout, LOOK))
+        heard = [worker for connection, worker in by_connection.items() if connection in ready or worker.ended]
         found = [(worker, worker.hear()) for worker in heard]
         return [(w, lost_or_raise(a) if isinstance(a, Exception) else a) for w, a in found if a is not None]
 
@@ -81,9 +85,16 @@ class _Process(Worker):
         with suppress(OSError):  # it died while idle: hear() will say so
             self.connection.send(plan)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return not self.process.is_alive()
+
     def hear(self) -> Ready | Outcome | Lost | Exception | None:
         """The next message; None when it was only the request for the evaluator."""
         try:
+            if self.ended and not self.connection.poll():
+                raise EOFError
             message = self.connection.recv()
             if message is None:  # sent only now, when the other side reads: a full pipe would block this process
                 self.connection.send_bytes(self.payload)

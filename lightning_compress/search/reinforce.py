@@ -29,7 +29,7 @@ from lightning_compress.search.policies.removal import Removal
 from lightning_compress.search.policies.shrinkage import Shrinkage
 from lightning_compress.search.policy_file import load_policy, save_policy
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searcher import START, Searcher, own_randomness
+from lightning_compress.search.searcher import START, Searcher, at_least_one, own_randomness
 from lightning_compress.search.trial import Trial
 from lightning_compress.search.walk import Course, Walk
 
@@ -67,7 +67,8 @@ class Reinforce(Searcher):
         warm_start: policies to start from, as :meth:`save` writes them, or their folder.
 
     Raises:
-        CompressError: ``warm_start`` is no file of these policies and features.
+        CompressError: ``rollouts``, ``anneal`` or ``elite`` is below 1, or ``warm_start`` is no file of these policies
+            and features.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Reinforce(Searcher):
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
+        at_least_one("Reinforce", rollouts=rollouts, anneal=anneal, elite=elite)
         self.rollouts, self.entropy, self.anneal, self.baseline_step = rollouts, entropy, anneal, baseline
         self.imitation, self.elite = imitation, elite
         self.course = Course(problem)

@@ -16,6 +16,7 @@ from typing import final
 import numpy as np
 import torch
 
+from lightning_compress.errors import CompressError
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.repair import scale, spend
@@ -75,6 +76,20 @@ class Searcher(ABC):
     @abstractmethod
     def learn(self, trial: Trial, reward: float | None) -> None:
         """Learn from the reward of an earlier proposal; None when it failed. Random numbers as in :meth:`propose`."""
+
+
+def at_least_one(searcher: str, **settings: int) -> None:
+    """Raise unless each of the settings is 1 or more.
+
+    Args:
+        searcher: its name, for the error.
+
+    Raises:
+        CompressError: naming the setting and what it is.
+    """
+    for name, value in settings.items():
+        if value < 1:
+            raise CompressError(f"{searcher}: {name} must be at least 1, got {value}")
 
 
 _kept = False

@@ -22,7 +22,7 @@ from lightning_compress.budget import Budget
 from lightning_compress.errors import CompressError
 from lightning_compress.search.executor import Evaluate, outcome_of
 from lightning_compress.search.journal import Entry, Journal
-from lightning_compress.search.loop import progress
+from lightning_compress.search.loop import checked, progress
 from lightning_compress.search.objective import Objective
 from lightning_compress.space import Space
 
@@ -74,7 +74,7 @@ def measure(
         task = bar.add_task("sensitivity", total=len(points), completed=len(finished), note="")
         for number, point in enumerate(points):
             if number not in finished:
-                finished[number] = _evaluated(number, point, space, evaluate)
+                finished[number] = _evaluated(number, point, space, evaluate, objective)
                 journal.append(finished[number])
                 bar.update(task, advance=1)
     whole = finished[0].score
@@ -126,8 +126,8 @@ def _spread(largest: int, values: int) -> list[int]:
     return sorted({round(i * largest / values) for i in range(values)} - {largest})
 
 
-def _evaluated(number: int, point: tuple[int, ...], space: Space, evaluate: Evaluate) -> Entry:
-    outcome = outcome_of(evaluate, space.plan(point))
+def _evaluated(number: int, point: tuple[int, ...], space: Space, evaluate: Evaluate, objective: Objective) -> Entry:
+    outcome = checked(outcome_of(evaluate, space.plan(point)), objective)
     key = evaluate.key(space.plan(point))
     return Entry(number, point, key, outcome.score, outcome.failure, outcome.seconds)
 

@@ -31,7 +31,7 @@ class Score:
     Attributes:
         metrics: of validation.
         costs: of the candidate.
-        before: the same costs of the network that the search starts from.
+        before: the same metrics and costs of the network that the search starts from, as it is.
     """
 
     metrics: Mapping[str, float]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
+from time import sleep
 
 import pytest
 
@@ -99,6 +100,18 @@ class DeadlyOnce(Deadly):
     def trouble(self, plan: Plan) -> None:
         if [digest for digest, _ in self.evaluations()].count(self.bad.digest) == 1:
             super().trouble(plan)
+
+
+class Forking(DeadlyOnce):
+    """As :class:`DeadlyOnce`, and leaves a child behind, as a loader's worker may be, until its folder has ``end``."""
+
+    def trouble(self, plan: Plan) -> None:
+        if plan == self.bad and os.fork() == 0:
+            for _ in range(3000):  # at most five minutes
+                if not (self.folder / "end").exists():
+                    sleep(0.1)
+            os._exit(0)
+        super().trouble(plan)
 
 
 class OutOfMemory(DeadlyOnce):

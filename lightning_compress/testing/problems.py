@@ -38,7 +38,7 @@ class Synthetic:
             value = plan.get(choice.layer, choice.knob)
             damage += sensitivity * (4.0 ** (2 - value) if choice.knob == "weight_bits" else (1 - value) ** 2)
         space, cost = self.problem.space, self.problem.budget.cost
-        before = {"cost": cost(space.plan(space.largest))}
+        before = {"cost": cost(space.plan(space.largest)), "val_acc": 1.0, "val_loss": 0.0}
         return Score({"val_acc": exp(-damage), "val_loss": damage}, {"cost": cost(plan)}, before)
 
     def key(self, plan: Plan) -> str:

@@ -1,0 +1,66 @@
+"""Channels, ranks, density and bits together: what a plan is predicted to cost is what the network made of it costs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.low_rank import LowRank
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.mask import measured
+from lightning_compress.patterns.element import Element
+from lightning_compress.patterns.kernel import Kernel
+from lightning_compress.quantizers.quantizer import Quantizer
+from lightning_compress.record import record_of
+from lightning_compress.search.evaluator import COSTS
+from lightning_compress.surgery import weight_transforms
+from lightning_compress.testing.toys import ToyNet
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+
+def composition(pattern) -> Composition:
+    torch.manual_seed(0)
+    callbacks = [
+        ChannelPruning(),
+        LowRank(),
+        WeightPruning(pattern=pattern, densities=(0.01, 0.15, 0.5, 0.77, 1.0)),
+        QuantizationAwareTraining(weight_bits=(2, 4, 8, 32), act_bits=(4, 32)),
+    ]
+    return Composition(callbacks, ToyNet(), EXAMPLE)
+
+
+COMPOSITIONS = {pattern: composition(pattern) for pattern in (Element(), Kernel())}
+SPACES = {pattern: composed.space() for pattern, composed in COMPOSITIONS.items()}
+
+
+@pytest.mark.parametrize("pattern", COMPOSITIONS, ids=lambda pattern: type(pattern).__name__)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_costs_are_those_of_the_network_that_is_made(pattern, data):
+    composed, space = COMPOSITIONS[pattern], SPACES[pattern]
+    assert {c.knob for c in space.choices} == {
+        "channels", "rank_in", "rank_out", "density", "weight_bits", "act_bits"
+    }  # fmt: skip
+    plan = space.plan(data.draw(st.tuples(*(st.integers(0, len(c.values) - 1) for c in space.choices))))
+    realised = composed.realise(plan)
+    assert composed.realise(realised) == realised
+    predicted = composed.predict(plan)
+    assert predicted == composed.predict(realised)
+
+    net = copy.deepcopy(composed.net)
+    composed.apply(net, plan)
+    real = measured(net, record_of(net).profile)
+    assert {name: cost(predicted) for name, cost in COSTS.items()} == {name: cost(real) for name, cost in COSTS.items()}
+    for layer in predicted.weighted:
+        weight = net.get_submodule(layer.name).weight
+        assert weight.shape == (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+        bits = [int(t.bits) for t in weight_transforms(net.get_submodule(layer.name)) if isinstance(t, Quantizer)]
+        assert bits == ([] if layer.weight_bits == 32 else [layer.weight_bits])
