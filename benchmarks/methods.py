@@ -28,21 +28,23 @@ LONGER = 3  # times as many where sparsity is an outcome of the training, or muc
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
 REMOVE, NOISE, JOINT = "compress.stages.remove", "compress.stages.noise", "compress.stages.joint"
 RANKS = "compress.stages.factorise"
+IGNORED = "callbacks.weights.ignore=[conv1]"  # whose inputs are too few for 2:4
 LIMITS = f"{JOINT}.callbacks.joint.limits=[0.1,0.05,0.03]"
 BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     "a tenth of the weights (variational: as many as it leaves)": {
         "same density, one-shot (baseline)": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=one_shot"]),
         "same density, cubic": ("sparsify", [f"{SPARSE}.uniform.density=0.1"]),
+        "same density, iterative": ("sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=iterative"]),
         "network-wide magnitude, cubic (baseline)": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide"]),
         "network-wide, as long as variational (baseline)": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", f"{SPARSE}.epochs=LONGER"]),
         "kernels, network-wide, cubic": (
             "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", "compress/pattern=kernel"]),
+        "half of the weights (baseline)": ("sparsify", [f"{SPARSE}.uniform.density=0.5", f"{SPARSE}.{IGNORED}"]),
         "2:4 (half of the weights)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.5", "compress/pattern=n_of_m",
-                         "compress.stages.sparsify.callbacks.weights.ignore=[conv1]"]),
+            "sparsify", [f"{SPARSE}.uniform.density=0.5", "compress/pattern=n_of_m", f"{SPARSE}.{IGNORED}"]),
         "variational, elements": ("variational", []),
         "variational, kernels": ("variational", ["compress/pattern=kernel"]),
     },
