@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -20,6 +21,7 @@ class CheckFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Of a single run."""
+        HydraConfig.instance().set_config(config)  # as Hydra itself does next: the folder's name may ask for it
         _check(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
