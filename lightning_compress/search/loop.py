@@ -187,14 +187,16 @@ class _Open:
         return missing
 
     def _ask(self) -> list[Trial]:
-        """Fill up; those of the new trials that are not finished."""
+        """Fill up, until a trial is asked that is not finished: a worker need not wait for the others of a whole batch."""
         missing, self._missing = self._missing, []
-        if self.whole and self._open:
+        if missing or (self.whole and self._open):
             return missing
         while len(self._open) < self.limit and self.searcher.asked < self.most:
             self._open.append(self.searcher.ask())
             if self._is_missing(self._open[-1]):
                 missing.append(self._open[-1])
+                if not self.whole:
+                    break
         return missing
 
     def _is_missing(self, trial: Trial) -> bool:
