@@ -187,7 +187,7 @@ class _Open:
         return missing
 
     def _ask(self) -> list[Trial]:
-        """Fill up, until a trial is asked that is not finished: a worker need not wait for the others of a whole batch."""
+        """Fill up, until a trial is asked that is not finished: its worker need not wait for the others of a batch."""
         missing, self._missing = self._missing, []
         if missing or (self.whole and self._open):
             return missing

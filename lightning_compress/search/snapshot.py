@@ -24,7 +24,7 @@ import cloudpickle
 from lightning_compress.search.journal import Entry
 from lightning_compress.search.searcher import Searcher
 
-EVERY = 100  # trials between two snapshots
+EVERY = 100  # trials between two snapshots, or a twentieth of all, as they grow with the search
 PACKAGES = ("lightning-compress", "torch", "numpy", "stable-baselines3", "pymoo")
 
 
@@ -51,14 +51,14 @@ class Snapshots:
                 header, told = pickle.load(file), pickle.load(file)
                 if told > trials or header != self._header(told):
                     return None
-                self._due = told + EVERY
+                self._due = _next(told)
                 return _Unpickler(file, self._parts).load()
         except Exception:  # whatever is wrong with a shortcut, the long way is right
             return None
 
     def save(self, state: Any, told: int) -> None:
         """Replace the file; what cannot be pickled or written is left out, and told again when the search goes on."""
-        self._due = told + EVERY
+        self._due = _next(told)
         content = io.BytesIO()
         try:
             pickle.dump(self._header(told), content)
@@ -84,6 +84,10 @@ class Snapshots:
             self._digest.update(json.dumps([number, entry.indices, entry.key, score, entry.failure]).encode())
         self._digested = told
         return {**self._versions, "trials": self._digest.hexdigest()}
+
+
+def _next(told: int) -> int:
+    return told + max(EVERY, told // 20)
 
 
 class _Pickler(cloudpickle.Pickler):
