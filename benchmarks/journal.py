@@ -32,7 +32,7 @@ from lightning_compress.summary import search_of
 from lightning_compress.testing import problems
 
 TRIALS, LAYERS, ROUNDS = 100_000, 20, 2
-BRED = 10_000  # trials of GeneCAI
+BRED = 2_000  # trials of GeneCAI
 PROBLEM = problems.bits(layers=LAYERS)
 STAGE = {
     "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
