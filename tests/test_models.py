@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_compress import trace
 from lightning_compress.data.digits import Digits
 from lightning_compress.models.classifier import ImageClassifier
+from lightning_compress.models.lenet import LeNet5
 from lightning_compress.models.resnet_cifar import resnet8, resnet20, resnet56
+from lightning_compress.models.resnet_deep import resnet18, resnet34, resnet50
 from lightning_compress.models.vgg_cifar import vgg16_bn, vgg19_bn
 from lightning_compress.testing.toys import QUIET
 
@@ -60,6 +62,10 @@ def test_vggs_have_the_parameters_of_the_formula(make, widths):
     (resnet56, 853_018 + 2_752),      # the same, published as 0.85 M
     (vgg16_bn, 14_728_266 - 4_224),   # with torchvision's conv biases, less those
     (vgg19_bn, 20_035_018),           # paper 1 and Network Slimming: 20.04 M
+    (LeNet5, 430_500 + 580),          # Han et al.: 430.5 K weights, and the biases
+    (resnet18, 11_689_512 - 9_408 + 1_728 - 513_000 + 5_130),      # torchvision's, with another first and last layer
+    (resnet34, 21_797_672 - 9_408 + 1_728 - 513_000 + 5_130),
+    (resnet50, 25_557_032 - 9_408 + 1_728 - 2_049_000 + 20_490),
 ])  # fmt: skip
 def test_known_parameter_counts(make, parameters):
     assert count(make()) == parameters
@@ -81,6 +87,12 @@ def test_macs_are_those_counted_by_hand(make, macs):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resnets_take_images_of_any_size(size, channels):
     assert resnet8(5, channels).eval()(torch.zeros(2, channels, size, size)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_resnets_keep_the_places_of_small_images_in_their_first_stage(channels):
+    layers = {layer.name: layer for layer in trace.measure(resnet18(10, channels), torch.zeros(1, channels, 32, 32))}
+    assert layers["layer1.0.conv1"].macs == 64 * 64 * 9 * 32 * 32
 
 
 @pytest.mark.parametrize("make", [resnet20, vgg16_bn])
