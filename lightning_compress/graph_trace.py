@@ -39,6 +39,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     """
     net = bake(copy.deepcopy(net)).eval().requires_grad_(True)  # torch-pruning follows autograd
     failures: dict[str, str] = {}
+    example = trace.beside(net, example)
     sets = list(_coupled_sets(net, "", example, failures))
     if not sets:
         raise CompressError(

@@ -112,13 +112,14 @@ class LayerwiseStage:
         """The plan that meets the budget, and its layers from the least sensitive to the most."""
         budget = run.budget(folder.name, composition, self.cost, self.budget)
         space = budget.space
-        probe = copy.deepcopy(module)  # what is gathered on it must not reach the network that is trained
+        # What is gathered on it must not reach the network that is trained.
+        probe = copy.deepcopy(module).to(run.device)
         for callback in composition.callbacks:
             callback.prepare(probe, run.data.train_dataloader())
         evaluator = Evaluator(
             partial(copy.deepcopy, probe), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
-            validation_batches=self.validation_batches,
+            validation_batches=self.validation_batches, accelerator=run.accelerator,
         )  # fmt: skip
         fingerprint = {
             "values": self.values, "objective": settings_of(self.objective), "limit": budget.limit,

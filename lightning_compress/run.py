@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -22,6 +23,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.fit import csv_logger
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
+from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.settings import settings_of
 
@@ -72,6 +74,17 @@ class Run:
         example = first_tensor(next(iter(data.val_dataloader())))[:2]
         profile = trace.measure(network(module), example)
         return cls(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the user's trainer trains."""
+        with quiet():
+            return self.make_trainer(logger=False, enable_checkpointing=False).strategy.root_device
+
+    @property
+    def accelerator(self) -> str:
+        """For the trainers that score candidates: on the CPU if the user wants that, else on what their worker has."""
+        return "cpu" if self.device.type == "cpu" else "auto"
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""

@@ -129,6 +129,7 @@ class Stage:
         budget = run.budget(folder.name, composition, self.cost, self.budget)
         if self.objective is None:
             raise CompressError(f"stage {folder.name}: objective is null, which a search needs; give it one")
+        student.to(run.device)
         for callback in composition.callbacks:
             callback.prepare(student, run.data.train_dataloader())
         return PlanSearch(self, composition, budget, student, run, folder)

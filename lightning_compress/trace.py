@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.errors import CompressError
@@ -58,8 +58,15 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def beside(net: nn.Module, example: Any) -> Any:
+    """The example on the network's device."""
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example)
+
+
 def run(net: nn.Module, example: Any) -> Any:
     """``net(example)``; a tuple is spread over the arguments, a dict over the keywords, as Lightning does."""
+    example = beside(net, example)
     if isinstance(example, tuple):
         return net(*example)
     return net(**example) if isinstance(example, dict) else net(example)

@@ -21,6 +21,11 @@ def test_macs_and_parameters_at_224_pixels(name, macs, parameters):
     assert (profile.macs, profile.parameters) == (macs, parameters)
 
 
+def test_an_example_need_not_be_where_the_network_is():
+    example = torch.zeros(2, 1, 8, 8)
+    assert trace.measure(ToyNet().to("meta"), example) == trace.measure(ToyNet(), example)
+
+
 def test_all_that_a_profile_says_can_be_read():
     profile = trace.measure(ToyNet(), torch.zeros(2, 1, 8, 8))
     for name in (name for name in dir(Profile) if not name.startswith("_")):

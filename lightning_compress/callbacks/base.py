@@ -123,6 +123,7 @@ class CompressionCallback(Callback, ABC):
             plan = self.plan if record is None else spread(self.plan, describe(net), record.profile)
             plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
+        pl_module.to(trainer.strategy.root_device)  # least squares and the like are computed there, not on the CPU
         record = record_of(net)
         if record is None or self._due(record) is not None:
             self.prepare(pl_module, train_batches(trainer))

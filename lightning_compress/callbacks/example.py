@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -33,8 +32,7 @@ def example_input(trainer: Trainer, module: LightningModule) -> Any:
             f"no example input was found for {type(module).__name__}: set its example_input_array to a batch that its "
             f"network accepts (for example torch.zeros(2, 3, 32, 32))"
         )
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    return tree_map(lambda leaf: leaf[:SAMPLES].to(device) if isinstance(leaf, Tensor) else leaf, example)
+    return tree_map(lambda leaf: leaf[:SAMPLES] if isinstance(leaf, Tensor) else leaf, example)
 
 
 def train_batches(trainer: Trainer) -> Iterator[Any]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
 from itertools import islice
 from math import ceil, isfinite
 from typing import Any
 
+import cloudpickle
+import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -124,13 +127,22 @@ class Evaluator:
         self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker makes its own trainers: these hold the last candidate.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_validator", "_recalibrator")}
+        # A worker makes its own trainers: these hold the last candidate. And it may have another device.
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_validator", "_recalibrator")}
+        file = BytesIO()
+        torch.save(state, file, pickle_module=cloudpickle)
+        return {"accelerator": self.accelerator, "saved": file.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.accelerator = state["accelerator"]
         with quiet():
             self._make_trainers()
+        device = self._validator.strategy.root_device
+
+        def place(storage: torch.UntypedStorage, saved_from: str) -> torch.UntypedStorage | None:
+            return None if saved_from == "cpu" else storage.to(device=device)  # states of generators stay on the CPU
+
+        self.__dict__.update(torch.load(BytesIO(state["saved"]), place, weights_only=False))
 
     def cheaper(self, share: float) -> Evaluator:
         """The same evaluator with a share of its validation and recalibration batches and of its fine-tuning steps.
@@ -188,7 +200,7 @@ class Evaluator:
         """
         with isolate_rng(), quiet():
             seed_everything(self.seed, verbose=False)
-            module = self.make_module()
+            module = self.make_module().to(self._validator.strategy.root_device)
             self.composition.apply(network(module), plan)
             self._recalibrate(module)
             if self.finetune_steps:
