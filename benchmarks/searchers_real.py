@@ -2,12 +2,14 @@
 
     python benchmarks/searchers_real.py digits --seeds 0 1 2
     python benchmarks/searchers_real.py cifar --seeds 0 --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
+    python benchmarks/searchers_real.py resnet56 --npz cifar10.npz
 
-The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains. Keep-ratios under half of the MACs, and bits of
-weights under four or three on average (inputs in eight bits). Each row is one run of train.py; finished runs are not
-run again. Before: the best validation accuracy (%) of the search and its reward (accuracy less a tenth of the loss);
-after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and ChannelGA do not score plans before
-that; and since ChannelGA also trains after each of its layers, "uniform, as long" is what to compare it with.
+The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains; resnet56 and vgg16_bn are for a GPU. Keep-ratios
+under half of the MACs, and bits of weights under four or three on average (inputs in eight bits). Each row is one run
+of train.py; finished runs are not run again. Before: the best validation accuracy (%) of the search and its reward
+(accuracy less a tenth of the loss); after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and
+ChannelGA do not score plans before that; and since ChannelGA also trains after each of its layers, "uniform, as long"
+is what to compare it with.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ from whole_runs import parser, run, slug
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objective import AccuracyUnderBudget
 
-TRIALS = {"digits": 60, "cifar": 40}
+TRIALS = {"digits": 60, "cifar": 40, "resnet56": 30, "vgg16_bn": 30}
 CIFAR = ["experiment=cifar10_resnet20", "data=npz", "+trainer.limit_train_batches=50"]
+DEEP = ["data=npz", "data.batch_size=256"]
+DENSE = {"resnet56": 12, "vgg16_bn": 14}  # epochs of the deep networks
 PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
-EPOCHS = {"digits": 20, "cifar": 1}
-LAYERS = {"digits": 6, "cifar": 12}  # groups of channels that ChannelGA prunes one after the other
-CHEAPER = {"digits": [], "cifar": ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]}
+EPOCHS = {"digits": 20, "cifar": 1, "resnet56": 2, "vgg16_bn": 2}
+LAYERS = {"digits": 6, "cifar": 12, "resnet56": 30, "vgg16_bn": 13}  # groups of channels that ChannelGA prunes in turn
+FEWER = ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]
+CHEAPER = {"digits": [], "cifar": FEWER, "resnet56": FEWER, "vgg16_bn": FEWER}
 SEARCHERS = ("uniform", "random", "greedy", "ddpg", "td3", "sac", "reinforce", "genecai", "nsga2", "optuna")
+HEADER = f"{'':16s}{'before: accuracy':>20s}{'reward':>20s}{'after: accuracy':>20s}{'points':>20s}"
 OBJECTIVE = AccuracyUnderBudget()
 BITS = [f"{QUANT}.callbacks.quantization.act_bits=[8]", f"compress/cost@{QUANT}.cost=weight_bits"]
 
@@ -80,21 +86,26 @@ def row(name: str, folders: list[tuple[Path, dict]], stage: str) -> str:
     return f"{name:16s}" + "".join(f"{cell:>20s}" for cell in cells)
 
 
+def base(data: str, npz: str, ckpt: str | None) -> list[str]:
+    """Data, network and dense training of all rows."""
+    if data == "digits":
+        return DIGITS
+    source = [f"data.path={npz}", *([f"ckpt={ckpt}"] if ckpt else [])]
+    return [*CIFAR, *source] if data == "cifar" else [*DEEP, f"model={data}", f"epochs={DENSE[data]}", *source]
+
+
 def main() -> None:
     """Run all rows, print a table for each problem."""
     asked = parser(__doc__ or "", EPOCHS)
     asked.add_argument("--rows", nargs="+", default=[], help="only these searchers")
     asked.add_argument("--problems", nargs="+", default=["keep-ratios", "bits", "three"], help="only these")
     arguments = asked.parse_args()
-    base = DIGITS
-    if arguments.data == "cifar":
-        base = [*CIFAR, f"data.path={arguments.npz}", f"ckpt={arguments.ckpt}"]
     print("python benchmarks/searchers_real.py", arguments.data, "--seeds", *arguments.seeds, flush=True)
     for title, rows in problems(arguments.data).items():
         if not title.startswith(tuple(arguments.problems)):
             continue
         print(f"\n{title}, {TRIALS[arguments.data]} evaluations")
-        print(f"{'':16s}{'before: accuracy':>20s}{'reward':>20s}{'after: accuracy':>20s}{'points':>20s}", flush=True)
+        print(HEADER, flush=True)
         for name, (stage, overrides) in rows.items():
             if arguments.rows and name not in arguments.rows:
                 continue
@@ -102,7 +113,8 @@ def main() -> None:
             for seed in arguments.seeds:
                 home = Path(arguments.folder).absolute() / "searchers" / arguments.data
                 folder = home / slug(title, name) / str(seed)
-                command = [*base, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}", *overrides]
+                given = base(arguments.data, arguments.npz, arguments.ckpt)
+                command = [*given, *SAME_FOR_ALL, f"cache_dir={arguments.cache}", f"seed={seed}", *overrides]
                 found.append((folder, run(command, folder)))
             print(row(name, found, stage), flush=True)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+RESULT = "result.json"
 
 
 def parser(description: str, data: Iterable[str]) -> argparse.ArgumentParser:
@@ -26,7 +27,7 @@ def parser(description: str, data: Iterable[str]) -> argparse.ArgumentParser:
 
 def run(command: list[str], folder: Path) -> dict:
     """The result of a run, from its folder if it is there."""
-    file = folder / "result.json"
+    file = folder / RESULT
     if not file.is_file():
         done = subprocess.run(
             [sys.executable, "train.py", *command, f"run_dir={folder}"], cwd=ROOT, capture_output=True, text=True
