@@ -8,8 +8,8 @@ The checkpoint is the dense ResNet-20 that ``methods.py cifar`` trains; resnet56
 under half of the MACs, and bits of weights under four or three on average (inputs in eight bits). Each row is one run
 of train.py; finished runs are not run again. Before: the best validation accuracy (%) of the search and its reward
 (accuracy less a tenth of the loss); after: test accuracy of the packed file, fine-tuned by the best plan. Knapsack and
-ChannelGA do not score plans before that; and since ChannelGA also trains after each of its layers, "uniform, as long"
-is what to compare it with.
+ChannelGA do not score plans before that; and since ChannelGA also trains after each of its layers and longer at the
+end, "uniform, as long" is what to compare it with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ DEEP = ["data=npz", "data.batch_size=256"]
 DENSE = {"resnet56": 12, "vgg16_bn": 14}  # epochs of the deep networks
 PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
 EPOCHS = {"digits": 20, "cifar": 1, "resnet56": 2, "vgg16_bn": 2}
-LAYERS = {"digits": 6, "cifar": 12, "resnet56": 30, "vgg16_bn": 13}  # groups of channels that ChannelGA prunes in turn
+# ChannelGA's steps after each layer and epochs at the end, and the epochs of a uniform ratio that trains as long.
+LONG = {"digits": (9, 20, 26), "cifar": (8, 11, 13), "resnet56": (20, 8, 11), "vgg16_bn": (20, 8, 9)}
 FEWER = ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]
 CHEAPER = {"digits": [], "cifar": FEWER, "resnet56": FEWER, "vgg16_bn": FEWER}
 SEARCHERS = ("uniform", "random", "greedy", "ddpg", "td3", "sac", "reinforce", "genecai", "nsga2", "optuna")
@@ -58,8 +59,9 @@ def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
         }  # fmt: skip
         name, option = other
         found[title][name] = (stage, [f"+compress={option}", *common, *cheaper])
-    keep = found["keep-ratios, half of the MACs"]
-    keep["uniform, as long"] = ("prune", [*keep["uniform"][1], f"{PRUNE}.epochs={(LAYERS[data] + 1) * EPOCHS[data]}"])
+    keep, (steps, end, together) = found["keep-ratios, half of the MACs"], LONG[data]
+    keep["ChannelGA"] = ("prune", [*keep["ChannelGA"][1], f"{PRUNE}.steps_between={steps}", f"{PRUNE}.epochs={end}"])
+    keep["uniform, as long"] = ("prune", [*keep["uniform"][1], f"{PRUNE}.epochs={together}"])
     return found
 
 

@@ -34,6 +34,7 @@ def fit(
     seed: int,
     callbacks: Sequence[Callback] = (),
     make_logger: Callable[..., Logger] = csv_logger,
+    steps: int = -1,
 ) -> LightningModule:
     """Train ``module``, or load what an earlier call with the same folder trained.
 
@@ -45,12 +46,13 @@ def fit(
         seed: set before training.
         callbacks: applied in order.
         make_logger: ``(save_dir) -> Logger``; it is given the folder.
+        steps: of the optimizer at most; -1 sets no limit.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
         if (folder / FINAL).is_file():
             return load_checkpoint(module, folder / FINAL)
-        return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger)
+        return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger, steps)
 
 
 def renew(folder: Path, origin: Mapping[str, Any]) -> None:
@@ -80,12 +82,14 @@ def _train(
     seed: int,
     callbacks: Sequence[Callback],
     make_logger: Callable[..., Logger],
+    steps: int,
 ) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
     last = folder / LAST
     with quiet():
         trainer = make_trainer(
             max_epochs=epochs,
+            max_steps=steps,
             callbacks=[*callbacks, StopAtNaN(), _EachEpoch(folder), RichProgressBar()],
             logger=make_logger(save_dir=folder),
             default_root_dir=folder,

@@ -50,7 +50,7 @@ class LayerwiseStage:
         objective: score -> the reward whose loss is the sensitivity.
         values: of each layer's knob that are tried to measure its sensitivity.
         distillation: ``(teacher) -> callback`` for all training, or None.
-        epochs_between: of training after each layer.
+        steps_between: of the optimizer after each layer; short, since each has a learning rate schedule of its own.
         epochs: of training at the end.
         attributes: set on the module for the training, such as its learning rate ``lr``.
         recalibration_batches, validation_batches, monitor: see :class:`Evaluator`.
@@ -62,7 +62,7 @@ class LayerwiseStage:
     objective: Objective
     values: int = 3
     distillation: Callable[..., Callback] | None = None
-    epochs_between: int = 1
+    steps_between: int = 20
     epochs: int = 20
     attributes: Mapping[str, Any] = field(default_factory=dict)
     recalibration_batches: int = 10
@@ -95,7 +95,7 @@ class LayerwiseStage:
         student = copy.deepcopy(module)
         set_attributes(student, self.attributes, name)
         origin = run.origin(
-            module, self.distillation, epochs=self.epochs, epochs_between=self.epochs_between,
+            module, self.distillation, epochs=self.epochs, steps_between=self.steps_between,
             attributes=self.attributes, plan=plan.to_dict(), order=order, callbacks=composition.settings(),
         )  # fmt: skip
         renew(folder, origin)
@@ -143,7 +143,9 @@ class LayerwiseStage:
             load_checkpoint(student, folders[done - 1] / FINAL)
         for part, plan in list(zip(folders, plans, strict=True))[done:]:
             callbacks = self._training(composition, plan, run)
-            fit(student, run.data, run.make_trainer, part, self.epochs_between, run.seed, callbacks, run.make_logger)
+            fit(
+                student, run.data, run.make_trainer, part, -1, run.seed, callbacks, run.make_logger, self.steps_between
+            )  # fmt: skip
 
     def _training(self, composition: Composition, plan: Plan, run: Run) -> list[Callback]:
         return [*composition.bound(plan), *run.teaching(self.distillation)]

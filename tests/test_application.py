@@ -114,7 +114,7 @@ def rows(journal: Path) -> list[tuple]:
 
 WAYS = sorted(f.stem for f in (Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))
 SMALL = {
-    "epochs": 2, "epochs_between": 1, "values": 2, "trials": 3, "finetune_steps": 1, "recalibration_batches": 1,
+    "epochs": 2, "steps_between": 1, "values": 2, "trials": 3, "finetune_steps": 1, "recalibration_batches": 1,
     "validation_batches": 1,
 }  # fmt: skip
 

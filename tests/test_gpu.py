@@ -18,7 +18,7 @@ from lightning_compress.pipeline import Result, compress
 
 ROOT = Path(__file__).parent.parent
 WAYS = sorted((Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))
-SHORTER = {"epochs": 1, "epochs_between": 0, "values": 1, "trials": 2, "correlation.plans": 2}
+SHORTER = {"epochs": 1, "steps_between": 0, "values": 1, "trials": 2, "correlation.plans": 2}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 

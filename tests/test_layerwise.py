@@ -42,7 +42,7 @@ def stage(**settings) -> LayerwiseStage:
     pruning = ChannelPruning(criterion=Genetic(population=8, generations=4), refit=Symmetric(), batches=2)
     given = {
         "callbacks": {"channels": pruning}, "cost": MACs(), "budget": 0.2, "objective": AccuracyUnderBudget(),
-        "values": 2, "distillation": KnowledgeDistillation, "epochs_between": 3, "epochs": 3,
+        "values": 2, "distillation": KnowledgeDistillation, "steps_between": 6, "epochs": 3,
     }  # fmt: skip
     return LayerwiseStage(**{**given, **settings})
 
@@ -83,7 +83,7 @@ def test_the_budget_is_met_by_the_real_network(finished):
 def test_the_dense_network_is_not_changed(tmp_path):
     run = run_in(tmp_path)
     before = {k: v.clone() for k, v in run.dense.state_dict().items()}
-    stage(epochs_between=0, epochs=0).run("prune", run.dense, run)
+    stage(steps_between=0, epochs=0).run("prune", run.dense, run)
     assert all(torch.equal(before[k], v) for k, v in run.dense.state_dict().items())
     assert record_of(run.dense.model) is None
 
@@ -99,7 +99,7 @@ def test_a_second_call_trains_nothing(finished):
 def test_another_plan_is_applied_to_the_dense_network_again(tmp_path):
     def planned(folder: Path, ratio: float) -> PlainModule:
         run = run_in(folder, Plan({"conv1": {"channels": ratio}, "stem.0": {"channels": 0.5}}))
-        return stage(epochs_between=1, epochs=0).run("prune", run.dense, run)
+        return stage(steps_between=1, epochs=0).run("prune", run.dense, run)
 
     planned(tmp_path / "both", 0.25)
     found = [planned(tmp_path / name, 0.5) for name in ("both", "fresh")]
@@ -150,7 +150,7 @@ def test_a_stage_after_it_adds_bits_to_the_thin_network(finished):
 
 def test_a_plan_takes_the_place_of_the_measurement(tmp_path):
     run = run_in(tmp_path, Plan({"conv1": {"channels": 0.25}}))
-    module = stage(epochs_between=0, epochs=0).run("prune", run.dense, run)
+    module = stage(steps_between=0, epochs=0).run("prune", run.dense, run)
     assert module.model.conv1.out_channels == 4
     assert not (tmp_path / "prune" / "sensitivity.sqlite").exists()
 
