@@ -98,10 +98,15 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "min-max (baseline)": (
             "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=min_max"]),
         "LSQ": ("quant", [f"{QUANT}.uniform.weight_bits=2"]),
+        "DoReFa": (
+            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa"]),
+        "PACT": (
+            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.activation_quantizer=pact"]),
         "DoReFa, PACT": (
             "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa",
                       "compress/quantizer@compress.activation_quantizer=pact"]),
         "codebook": ("codebook", [f"{QUANT}.uniform.weight_bits=2"]),
+        "codebook, range-coded": ("codebook", [f"{QUANT}.uniform.weight_bits=2", "+compress/coder=range_coded"]),
     },
     "3 % of the weight bits": {
         "quarter of the weights, then four bits (baseline)": (
@@ -110,6 +115,7 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
                          "+compress/quantizer@compress.weight_quantizer=lsq", f"{QUANT}.uniform.weight_bits=4",
                          "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
         "joint (ADMM)": ("joint", [LIMITS]),
+        "joint (ADMM), range-coded": ("joint", [LIMITS, "+compress/coder=range_coded"]),
         "joint, positions and codebooks counted: 3 %": ("joint", [LIMITS, "compress/account=file"]),
         "joint, positions and codebooks counted: 5.5 %": (
             "joint", [f"{JOINT}.callbacks.joint.limits=[0.15,0.08,0.055]", "compress/account=file"]),
