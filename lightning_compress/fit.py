@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.errors import CompressError
 from lightning_compress.quiet import quiet
 from lightning_compress.record import load_structure
+from lightning_compress.whole_files import written_whole
 
 FINAL, LAST = "final.ckpt", "last.ckpt"
 ORIGIN = "trained_from.json"
@@ -68,9 +69,8 @@ def renew(folder: Path, origin: Mapping[str, Any]) -> None:
     for name in (FINAL, LAST):
         for checkpoint in (folder / name, *folder.glob(f"layers/*/{name}")):
             checkpoint.unlink(missing_ok=True)
-    part = file.with_suffix(".part")  # written last, and whole: a killed process renews again
-    part.write_text(text)
-    os.replace(part, file)
+    with written_whole(file) as part:  # last: a killed process renews again
+        part.write_text(text)
 
 
 def _train(
@@ -120,10 +120,8 @@ def _save(trainer: Trainer, path: Path, weights_only: bool = False) -> None:
 
     Lightning writes it into the system's temporary folder and moves it, which copies it where that is another disk.
     """
-    part = path.with_suffix(".part")
-    trainer.save_checkpoint(part, weights_only)
-    if trainer.is_global_zero:
-        os.replace(part, path)
+    with written_whole(path) if trainer.is_global_zero else nullcontext(path) as part:  # the others write nothing
+        trainer.save_checkpoint(part, weights_only)
 
 
 def load_checkpoint(module: LightningModule, path: Path) -> LightningModule:

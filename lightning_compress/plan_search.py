@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from lightning_compress.search.policy_file import NAME, of_stage
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.settings import settings_of
+from lightning_compress.whole_files import written_whole
 
 if TYPE_CHECKING:
     from lightning_compress.stage import Stage
@@ -172,6 +172,6 @@ def start_of(make: Callable[..., Searcher], folder: Path) -> dict[str, str]:
 def keep_start(start: Mapping[str, str], folder: Path) -> None:
     """Copy the policy that a search started from into its folder, as it may be gone or changed when it goes on."""
     if start and not (folder / START).is_file():
-        path, part = Path(start["warm_start"]), folder / f"{START}.part"
-        shutil.copyfile(path / NAME if path.is_dir() else path, part)
-        os.replace(part, folder / START)
+        path = Path(start["warm_start"])
+        with written_whole(folder / START) as part:
+            shutil.copyfile(path / NAME if path.is_dir() else path, part)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_compress.deploy.words import WORDS
 from lightning_compress.errors import PackedFileError
+from lightning_compress.whole_files import written_whole
 
 FORMAT = "2"
 NAME = "lightning_compress"
@@ -33,15 +34,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], contents: Mapping[str, Any]
     packer = zlib.compressobj(9, zdict=WORDS)
     body = base64.b85encode(packer.compress(text) + packer.flush()).decode()
     metadata = {NAME: FORMAT, "contents": body, "checksum": checksum(tensors, body)}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as out:
-            out.write(to_bytes(dict(tensors), metadata))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
+        with written_whole(path, f".{os.getpid()}") as part:  # every process of a training may save its copy
+            part.write_bytes(to_bytes(dict(tensors), metadata))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise PackedFileError(f"cannot write {str(path)!r}: {error.strerror}; nothing was changed there") from error
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import cloudpickle
 
 from lightning_compress.search.journal import Entry
 from lightning_compress.search.searcher import Searcher
+from lightning_compress.whole_files import written_whole
 
 EVERY = 100  # trials between two snapshots, or a twentieth of all, as they grow with the search
 PACKAGES = ("lightning-compress", "torch", "numpy", "stable-baselines3", "pymoo")
@@ -41,7 +41,7 @@ class Snapshots:
         self.path, self.finished, self._due = path, finished, float(EVERY)
         problem = searcher.problem
         self._parts = (problem, problem.budget, problem.space, problem.dense, problem.predict, searcher.objective)
-        self._versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        self._versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
         self._digest, self._digested = hashlib.sha256(), 0
 
     def load(self, trials: int) -> Any:
@@ -64,9 +64,8 @@ class Snapshots:
             pickle.dump(self._header(told), content)
             pickle.dump(told, content)
             _Pickler(content, self._parts).dump(state)
-            partial = self.path.with_suffix(".partial")
-            partial.write_bytes(content.getbuffer())
-            os.replace(partial, self.path)
+            with written_whole(self.path) as part:
+                part.write_bytes(content.getbuffer())
         except (pickle.PicklingError, TypeError, AttributeError, OSError):
             self._due = inf
 
@@ -84,6 +83,13 @@ class Snapshots:
             self._digest.update(json.dumps([number, entry.indices, entry.key, score, entry.failure]).encode())
         self._digested = told
         return {**self._versions, "trials": self._digest.hexdigest()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # such as our own, where only its folder is on the path
+        return "unknown"
 
 
 def _next(told: int) -> int:
