@@ -5,15 +5,10 @@ from __future__ import annotations
 import copy
 import random
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from hydra.utils import instantiate
-from lightning import seed_everything
-from omegaconf import OmegaConf
-from test_moments import pulled
 from torch import nn
 
 import lightning_compress as lc
@@ -29,8 +24,6 @@ from lightning_compress.cost import MACs, PackedBytes
 from lightning_compress.errors import CompressError
 from lightning_compress.gathered import gathered
 from lightning_compress.initialisers.inherit import Inherit
-from lightning_compress.initialisers.least_squares import LeastSquares
-from lightning_compress.initialisers.restart import Restart
 from lightning_compress.models.resnet_cifar import ResNetCIFAR, resnet20, resnet56
 from lightning_compress.models.vgg_cifar import vgg16_bn
 from lightning_compress.plan import Plan
@@ -44,7 +37,6 @@ from lightning_compress.search.features import Features
 from lightning_compress.search.problem import Problem
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 
-INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 
@@ -187,29 +179,6 @@ def test_the_layer_behind_a_flattening_gets_its_inputs_channel_by_channel():
     assert net(EXAMPLE).shape == (2, 4)
 
 
-def calibrated(initialise) -> tuple[nn.Module, nn.Module, torch.Tensor]:
-    """A dense network, the same without two layers, and the images that it was calibrated with."""
-    seed_everything(0, verbose=False)
-    module = PlainModule()
-    module.model = Chain().eval()
-    dense = copy.deepcopy(module.model)
-    batches = [torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    callback = LayerRemoval({"features.3": {"keep": 0}}, initialise)
-    callback.prepare(module, [(x, None) for x in batches])
-    callback.apply(module.model, EXAMPLE)
-    return dense, module.model, torch.cat(batches)
-
-
-def test_least_squares_is_the_best_weight_for_the_layer_behind():
-    dense, thin, x = calibrated(LeastSquares(positions=100))
-    with torch.no_grad():
-        target = dense.features[:8](x) - dense.features[7].bias.view(1, -1, 1, 1)
-        rows = nn.functional.unfold(thin.features[:7](x), 3, padding=1).transpose(1, 2).flatten(0, 1)
-    wanted = target.flatten(2).transpose(1, 2).flatten(0, 1)
-    expected = pulled(rows.double(), wanted.double(), torch.zeros(36, 8).double()).T.reshape(8, 4, 3, 3)
-    torch.testing.assert_close(thin.features[7].weight.detach().double(), expected, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize(("part", "readers"), [
     ("layer1.0", ("layer1.1.conv1", "layer2.0.conv1", "layer2.0.shortcut.0")),
     ("layer1.1", ("layer2.0.conv1", "layer2.0.shortcut.0")),
@@ -221,69 +190,10 @@ def test_who_reads_a_block_is_found_through_sums_and_pooling(part, readers):
     assert find_removable(net, trace.measure(net, EXAMPLE), EXAMPLE).removable[part].readers == readers
 
 
-def residual(initialise) -> tuple[nn.Module, nn.Module]:
-    """A small ResNet, dense and without two of its blocks."""
-    seed_everything(0, verbose=False)
-    module = PlainModule()
-    module.model = ResNetCIFAR(2, in_channels=1, width=4).eval()
-    dense = copy.deepcopy(module.model)
-    callback = LayerRemoval({"layer1.1": {"keep": 0}, "layer3.1": {"keep": 0}}, initialise)
-    callback.prepare(module, torch.randn(8, 32, 1, 8, 8))
-    callback.apply(module.model, EXAMPLE)
-    return dense, module.model
-
-
-def test_least_squares_mends_what_reads_a_removed_block():
-    errors, x = [], torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(9))
-    for initialise in (Inherit(), LeastSquares()):
-        dense, thin = residual(initialise)
-        with torch.no_grad():
-            errors.append(float((dense(x) - thin(x)).square().sum() / dense(x).square().sum()))
-        changed = {n for n, w in thin.named_parameters() if not torch.equal(w, dense.get_parameter(n))}
-    assert changed == {"layer2.0.conv1.weight", "layer2.0.shortcut.0.weight", "fc.weight"}
-    assert errors[1] < 0.7 * errors[0]
-
-
-def test_a_quantised_reader_keeps_its_weight():
-    module = PlainModule()
-    module.model = net = ResNetCIFAR(1, in_channels=1, width=4).eval()
-    QuantizationAwareTraining({"layer2.0.conv1": {"weight_bits": 4}}).apply(net, EXAMPLE)
-    before = net.layer2[0].conv1.weight.detach().clone()
-    callback = LayerRemoval({"layer1.0": {"keep": 0}})
-    callback.prepare(module, toy_data(0)[0])
-    callback.apply(net, EXAMPLE)
-    assert torch.equal(net.layer2[0].conv1.weight, before)
-
-
-def test_inherit_keeps_all_but_what_got_narrower_and_restart_keeps_nothing():
-    dense, thin, _ = calibrated(Inherit())
-    assert torch.equal(dense.features[0].weight, thin.features[0].weight)
-    assert torch.equal(dense.features[10].weight, thin.features[10].weight)
-    assert thin.features[7].weight.abs().max() > 0
-    _, fresh, _ = calibrated(Restart())
-    assert not torch.equal(dense.features[0].weight, fresh.features[0].weight)
-    assert not torch.equal(dense.classifier[2].weight, fresh.classifier[2].weight)
-
-
-@pytest.mark.parametrize("file", sorted(INITIALISERS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_initialiser_leaves_no_layer_at_zero_and_is_given_the_same_structure(file):
-    dense, thin, x = calibrated(instantiate(OmegaConf.load(file)))
-    assert thin(x).isfinite().all()
-    assert thin.features[7].weight.shape == (8, 4, 3, 3)
-    assert thin.features[7].bias.shape == dense.features[7].bias.shape
-    assert all(parameter.requires_grad for parameter in thin.parameters())
-    assert all(layer.weight.abs().sum((1, 2, 3)).min() > 0 for layer in thin.features if isinstance(layer, nn.Conv2d))
-
-
 def test_ignored_blocks_are_no_choice():
     net = ResNetCIFAR(2, in_channels=1)
     choices = LayerRemoval(ignore=["layer2.*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
     assert {choice.layer for choice in choices} == {"layer1.0", "layer1.1", "layer3.0.conv2", "layer3.1"}
-
-
-def test_without_gathered_images_least_squares_says_so():
-    with pytest.raises(CompressError, match="no batches were gathered"):
-        LayerRemoval({"conv1": {"keep": 0}}).apply(ToyNet(), EXAMPLE)
 
 
 @pytest.mark.parametrize(("make", "plan", "message"), [
