@@ -26,6 +26,7 @@ from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.settings import settings_of
+from lightning_compress.workplace import workplace
 
 if TYPE_CHECKING:
     from lightning_compress.callbacks.composition import Composition
@@ -76,15 +77,19 @@ class Run:
         return cls(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
 
     @cached_property
-    def device(self) -> torch.device:
-        """Where the user's trainer trains."""
+    def _trainer(self) -> Trainer:
         with quiet():
-            return self.make_trainer(logger=False, enable_checkpointing=False).strategy.root_device
+            return self.make_trainer(logger=False, enable_checkpointing=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are changed."""
+        return workplace(self._trainer)
 
     @property
     def accelerator(self) -> str:
-        """For the trainers that score candidates: on the CPU if the user wants that, else on what their worker has."""
-        return "cpu" if self.device.type == "cpu" else "auto"
+        """For the trainers that score candidates: the CPU if the user trains there, else what their worker has."""
+        return "cpu" if self._trainer.strategy.root_device.type == "cpu" else "auto"
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""

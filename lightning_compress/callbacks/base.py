@@ -29,6 +29,7 @@ from lightning_compress.record import Record, load_structure, network, record_of
 from lightning_compress.replacement import describe, spread
 from lightning_compress.space import Choice
 from lightning_compress.surgery import transformed
+from lightning_compress.workplace import workplace
 
 
 class CompressionCallback(Callback, ABC):
@@ -123,7 +124,7 @@ class CompressionCallback(Callback, ABC):
             plan = self.plan if record is None else spread(self.plan, describe(net), record.profile)
             plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
-        pl_module.to(trainer.strategy.root_device)  # least squares and the like are computed there, not on the CPU
+        pl_module.to(workplace(trainer))
         record = record_of(net)
         if record is None or self._due(record) is not None:
             self.prepare(pl_module, train_batches(trainer))

@@ -32,6 +32,7 @@ from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.search.trial import Score
+from lightning_compress.workplace import workplace
 
 COSTS: dict[str, Cost] = {
     "macs": MACs(),
@@ -137,7 +138,7 @@ class Evaluator:
         self.accelerator = state["accelerator"]
         with quiet():
             self._make_trainers()
-        device = self._validator.strategy.root_device
+        device = workplace(self._validator)
 
         def place(storage: torch.UntypedStorage, saved_from: str) -> torch.UntypedStorage | None:
             return None if saved_from == "cpu" else storage.to(device=device)  # states of generators stay on the CPU
@@ -200,7 +201,7 @@ class Evaluator:
         """
         with isolate_rng(), quiet():
             seed_everything(self.seed, verbose=False)
-            module = self.make_module().to(self._validator.strategy.root_device)
+            module = self.make_module().to(workplace(self._validator))
             self.composition.apply(network(module), plan)
             self._recalibrate(module)
             if self.finetune_steps:
