@@ -12,6 +12,7 @@ import torch
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningDataModule, LightningModule, seed_everything
@@ -40,10 +41,12 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     console = Console()
     try:
         return run(cfg, console).to_dict()
-    except CompressError as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+    except (CompressError, InstantiationException) as error:
+        # What Hydra makes may refuse its arguments: Hydra wraps that.
+        said = error.__cause__ if isinstance(error, InstantiationException) else error
+        if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(said, CompressError):
             raise
-        console.print("[bold red]error:[/]", Text(str(error)), soft_wrap=True)
+        console.print("[bold red]error:[/]", Text(str(said)), soft_wrap=True)
         sys.exit(1)
 
 

@@ -154,3 +154,10 @@ def test_uniform_is_the_largest_level_that_fits():
 def test_a_setting_without_which_nothing_is_learned_is_named(make, setting):
     with pytest.raises(CompressError, match=f"{make.__name__}: {setting} must be at least 1, got 0"):
         make(problems.bits(layers=2).problem, 0, OBJECTIVE, **{setting: 0})
+
+
+def test_an_agent_that_diverges_is_named_with_the_remedy():
+    problem = problems.channels()
+    searcher = DDPG(problem.problem, 0, OBJECTIVE, learning_rate=1e30, warmup=2)
+    with pytest.raises(CompressError, match=r"DDPG: its policy diverged .* lower its learning_rate or tau"):
+        told(searcher, problem, 40)

@@ -33,6 +33,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.nn.functional import mse_loss
 
+from lightning_compress.errors import CompressError
 from lightning_compress.search.features import COLUMNS
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.policy_file import load_policy, save_policy
@@ -89,7 +90,8 @@ class DDPG(Searcher):
             second trial is that policy as it is.
 
     Raises:
-        CompressError: ``elite`` is below 1, or ``warm_start`` is no policy of this agent and these features.
+        CompressError: ``elite`` is below 1, or ``warm_start`` is no policy of this agent and these features; later, when
+            the policy has diverged.
     """
 
     def __init__(
@@ -180,6 +182,12 @@ class DDPG(Searcher):
         if self.asked > self.warmup:
             self.agent.train(self.updates * len(actions), self.batch_size)
             self._imitate()
+            broken = [n for n, value in self.agent.policy.named_parameters() if not value.isfinite().all()]
+            if broken:
+                raise CompressError(
+                    f"{self._kind}: its policy diverged ({broken[0]!r} holds nan or infinity); lower its learning_rate "
+                    f"or tau, and give another run_dir, as a search goes on with the settings that it began with"
+                )
 
     def _imitate(self) -> None:
         """Draw the actor to the actions of the best trials."""
