@@ -90,8 +90,8 @@ class DDPG(Searcher):
             second trial is that policy as it is.
 
     Raises:
-        CompressError: ``elite`` is below 1, or ``warm_start`` is no policy of this agent and these features; later, when
-            the policy has diverged.
+        CompressError: ``elite`` is below 1, or ``warm_start`` is no policy of this agent and these features; and in a
+            search whose policy has diverged.
     """
 
     def __init__(
