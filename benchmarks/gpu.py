@@ -47,7 +47,7 @@ class Runs:
     """Runs by network and row; those of a network begin when its dense network is trained."""
 
     def __init__(self, pool: ThreadPoolExecutor, folder: Path, npz: str) -> None:
-        self.pool, self.folder, self.npz, self.began = pool, folder.absolute(), npz, perf_counter()
+        self.pool, self.folder, self.npz = pool, folder.absolute(), npz
         self.results: dict[tuple[str, str], dict] = {}
 
     def place(self, network: str, name: str) -> Path:

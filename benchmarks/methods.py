@@ -90,9 +90,9 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "half of the MACs, layer by layer": {
         "same ratio everywhere, at once (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.7", f"{PRUNE}.epochs=26"]),
-        "by sensitivity, L2": ("ga_channel", ["compress/criterion=l2", f"{PRUNE}.steps_between=9"]),
-        "by sensitivity, Gram": ("ga_channel", ["compress/criterion=gram", f"{PRUNE}.steps_between=9"]),
-        "by sensitivity, genetic": ("ga_channel", [f"{PRUNE}.steps_between=9"]),  # an epoch
+        "by sensitivity, L2": ("ga_channel", ["compress/criterion=l2", f"{PRUNE}.steps_between=16"]),
+        "by sensitivity, Gram": ("ga_channel", ["compress/criterion=gram", f"{PRUNE}.steps_between=16"]),
+        "by sensitivity, genetic": ("ga_channel", [f"{PRUNE}.steps_between=16"]),  # an epoch
     },
     "two bits for every weight, inputs in eight": {
         "min-max (baseline)": (

@@ -30,7 +30,7 @@ DENSE = {"resnet56": 12, "vgg16_bn": 14}  # epochs of the deep networks
 PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
 EPOCHS = {"digits": 20, "cifar": 1, "resnet56": 2, "vgg16_bn": 2}
 # ChannelGA's steps after each layer and epochs at the end, and the epochs of a uniform ratio that trains as long.
-LONG = {"digits": (9, 20, 26), "cifar": (8, 11, 13), "resnet56": (20, 8, 11), "vgg16_bn": (20, 8, 9)}
+LONG = {"digits": (16, 20, 26), "cifar": (8, 11, 13), "resnet56": (20, 8, 11), "vgg16_bn": (20, 8, 9)}
 FEWER = ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]
 CHEAPER = {"digits": [], "cifar": FEWER, "resnet56": FEWER, "vgg16_bn": FEWER}
 SEARCHERS = ("uniform", "random", "greedy", "ddpg", "td3", "sac", "reinforce", "genecai", "nsga2", "optuna")
