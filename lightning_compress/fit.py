@@ -35,7 +35,7 @@ def fit(
     seed: int,
     callbacks: Sequence[Callback] = (),
     make_logger: Callable[..., Logger] = csv_logger,
-    steps: int = -1,
+    steps: int | None = None,
 ) -> LightningModule:
     """Train ``module``, or load what an earlier call with the same folder trained.
 
@@ -47,12 +47,12 @@ def fit(
         seed: set before training.
         callbacks: applied in order.
         make_logger: ``(save_dir) -> Logger``; it is given the folder.
-        steps: of the optimizer at most; -1 sets no limit.
+        steps: of the optimizer, at most; None leaves that to ``make_trainer``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
         if (folder / FINAL).is_file():
-            return load_checkpoint(module, folder / FINAL)
+            return load_checkpoint(module.cpu(), folder / FINAL)  # where a training would leave it
         return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger, steps)
 
 
@@ -82,14 +82,14 @@ def _train(
     seed: int,
     callbacks: Sequence[Callback],
     make_logger: Callable[..., Logger],
-    steps: int,
+    steps: int | None,
 ) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
     last = folder / LAST
     with quiet():
         trainer = make_trainer(
             max_epochs=epochs,
-            max_steps=steps,
+            **({} if steps is None else {"max_steps": steps}),
             callbacks=[*callbacks, StopAtNaN(), _EachEpoch(folder), RichProgressBar()],
             logger=make_logger(save_dir=folder),
             default_root_dir=folder,
