@@ -17,7 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from time import perf_counter
 
-from searchers_real import DEEP, HEADER, TRIALS, base, problems, row
+from methods import SAME_FOR_ALL
+from searchers_real import DEEP, DENSE, HEADER, TRIALS, problems, row
 from whole_runs import RESULT, run, slug
 
 STAGES = "compress.stages"
@@ -27,7 +28,8 @@ N2N = [
     *(f"{STAGES}.{stage}.validation_batches=2" for stage in ("remove", "shrink")),
 ]  # fmt: skip
 VARIATIONAL = ["+compress=drl_two_stage", f"~{STAGES}.prune", f"~{STAGES}.quantize", f"{STAGES}.variational.epochs=14"]
-EPOCHS = {"resnet50": 8, "lenet5": 20, "vgg19_bn": 14, "resnet18": 8, "resnet34": 8}  # of the dense training
+# Of the dense training.
+EPOCHS = {**DENSE, "resnet50": 8, "lenet5": 20, "vgg19_bn": 14, "resnet18": 8, "resnet34": 8}
 METHODS: dict[str, dict[str, list[str]]] = {
     "resnet50": {"joint, 3 % of the weight bits": ["+compress=joint", f"{STAGES}.joint.epochs=8",
                                                    f"{STAGES}.joint.callbacks.joint.every=88"]},
@@ -55,9 +57,8 @@ class Runs:
 
     def submit(self, network: str, name: str, overrides: list[str]) -> Future[tuple[str, str]]:
         """One run of train.py, in a thread that waits for it."""
-        given = base(network, self.npz, None) if network in SEARCHED else [*DEEP, f"model={network}"]
-        given = [*given, *([] if network in SEARCHED else [f"data.path={self.npz}", f"epochs={EPOCHS[network]}"])]
-        command = [*given, "threads=1", f"cache_dir={self.folder / 'cache'}", *overrides]
+        given = [*DEEP, f"model={network}", f"epochs={EPOCHS[network]}", f"data.path={self.npz}"]
+        command = [*given, *SAME_FOR_ALL, f"cache_dir={self.folder / 'cache'}", *overrides]
 
         def work() -> tuple[str, str]:
             began = perf_counter()
@@ -124,7 +125,7 @@ def main() -> None:
 
 def following(runs: Runs, network: str, name: str) -> list[tuple[str, str, list[str]]]:
     """What can begin now that a run has ended: network, row and overrides."""
-    found = [(network, row, given) for row, given in rows(network).items()] if name == "dense" else []
+    found = [(network, title, given) for title, given in rows(network).items()] if name == "dense" else []
     source, target = ("resnet18", "N2N"), ("resnet34", "dense")
     if (network, name) in (source, target) and {source, target} <= runs.results.keys():
         found.append(("resnet34", TRANSFER, [*N2N, f"compress.searcher.warm_start={runs.place(*source)}"]))
