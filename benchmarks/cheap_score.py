@@ -77,7 +77,7 @@ def main() -> None:
     def evaluator(pruning: ChannelPruning, train: Digits = data, **settings: int) -> Evaluator:
         composition = Composition([pruning], module.net, example)
         loaders = train.train_dataloader(), data.val_dataloader()
-        return Evaluator(partial(copy.deepcopy, module), composition, *loaders, accelerator="cpu", **settings)
+        return Evaluator(partial(copy.deepcopy, module), composition, *loaders, **settings)
 
     final = evaluator(plain, finetune_steps=FINETUNE)
     composition = final.composition

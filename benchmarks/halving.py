@@ -49,7 +49,7 @@ def main() -> None:
     budget = Budget(lambda plan: MACs()(composition.predict(plan)), SHARE * dense, space)
     evaluate = Evaluator(
         partial(copy.deepcopy, module), composition, data.train_dataloader(), data.val_dataloader(),
-        finetune_steps=STEPS, accelerator="cpu",
+        finetune_steps=STEPS,
     )  # fmt: skip
     print(f"{'seed':>4}{'full, s':>10}{'halving, s':>12}{'place':>14}{'reward lost':>13}{'spread of rewards':>19}")
     for seed in SEEDS:

@@ -152,9 +152,7 @@ def main() -> None:
     for name, steps in (("recalibrated", 0), ("trained for 10 steps", 10)):
         loaders = data.train_dataloader(), data.val_dataloader()
         make = partial(copy.deepcopy, module)
-        evaluate = Evaluator(
-            make, composition, *loaders, finetune_steps=steps, recalibration_batches=8, accelerator="cpu"
-        )
+        evaluate = Evaluator(make, composition, *loaders, finetune_steps=steps, recalibration_batches=8)
         compare(name, Timed(evaluate), problem, arguments.rounds)
     print(f"load after: {os.getloadavg()[0]:.1f}")
 

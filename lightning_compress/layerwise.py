@@ -119,7 +119,7 @@ class LayerwiseStage:
         evaluator = Evaluator(
             partial(copy.deepcopy, probe), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
-            validation_batches=self.validation_batches, accelerator=run.accelerator,
+            validation_batches=self.validation_batches, device=run.scoring_device,
         )  # fmt: skip
         fingerprint = {
             "values": self.values, "objective": settings_of(self.objective), "limit": budget.limit,

@@ -59,7 +59,7 @@ class PlanSearch:
         self.evaluator = Evaluator(
             partial(copy.deepcopy, student), composition, run.data.train_dataloader(), run.data.val_dataloader(),
             stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
-            run.seed, accelerator=run.accelerator, validation_batches=stage.validation_batches,
+            run.seed, device=run.scoring_device, validation_batches=stage.validation_batches,
         )  # fmt: skip
         correlation = stage.correlation
         self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)

@@ -87,9 +87,9 @@ class Run:
         return workplace(self._trainer)
 
     @property
-    def accelerator(self) -> str:
-        """For the trainers that score candidates: the CPU if the user trains there, else what their worker has."""
-        return "cpu" if self._trainer.strategy.root_device.type == "cpu" else "auto"
+    def scoring_device(self) -> torch.device:
+        """Where candidates are trained and validated."""
+        return self._trainer.strategy.root_device
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""

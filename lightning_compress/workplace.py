@@ -1,12 +1,31 @@
-"""Where networks are changed: least squares, k-means of many weights and the like take minutes on a CPU."""
+"""Where networks are changed and candidates scored: on the device that the user trains on.
+
+Least squares, k-means of many weights and the like take minutes on a CPU.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning import Trainer
+
+CPU = torch.device("cpu")
 
 
 def workplace(trainer: Trainer) -> torch.device:
     """The device that the trainer trains on; the CPU where that is Apple's, which has no float64."""
     device = trainer.strategy.root_device
-    return torch.device("cpu") if device.type == "mps" else device
+    return CPU if device.type == "mps" else device
+
+
+def trains_on(device: torch.device) -> dict[str, Any]:
+    """The settings of a ``Trainer`` that uses this device alone.
+
+    Where it is not there, as in a worker that sees only the accelerators that it reserved, they say the first one that
+    is, or the CPU.
+    """
+    if device.type == "cpu":
+        return {"accelerator": "cpu", "devices": 1}
+    is_there = (device.index or 0) < torch.accelerator.device_count()
+    return {"accelerator": "auto", "devices": [device.index or 0] if is_there else 1}

@@ -35,7 +35,7 @@ def module():
 
 def evaluator(module, **settings):
     composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
-    return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), accelerator="cpu", **settings)
+    return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), **settings)
 
 
 def test_a_score_from_some_of_the_validation_batches(module):

@@ -12,7 +12,7 @@ from lightning import Trainer
 from lightning_compress import trace
 from lightning_compress.run import Run
 from lightning_compress.testing.toys import PlainModule, ToyData
-from lightning_compress.workplace import workplace
+from lightning_compress.workplace import trains_on, workplace
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
@@ -23,18 +23,34 @@ def test_networks_are_changed_where_they_are_trained_if_that_has_float64(trains,
     assert workplace(trainer) == torch.device(changed)
 
 
-@pytest.mark.parametrize(("trains", "accelerator"), [("cpu", "cpu"), ("cuda", "auto"), ("mps", "auto")])
-def test_candidates_are_scored_on_the_cpu_only_if_the_user_trains_there(tmp_path, trains, accelerator):
+@pytest.mark.parametrize("trains", ["cpu", "cuda:1", "mps"])
+def test_candidates_are_scored_on_the_device_that_the_user_trains_on(tmp_path, trains):
     def make(**settings) -> SimpleNamespace:
         return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(trains)))
 
     module = PlainModule()
     run = Run(ToyData(), module, trace.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
-    assert run.accelerator == accelerator
+    assert run.scoring_device == torch.device(trains)
+
+
+@pytest.mark.parametrize(
+    ("trains", "there", "settings"),
+    [
+        ("cpu", 2, {"accelerator": "cpu", "devices": 1}),
+        ("cuda:1", 2, {"accelerator": "auto", "devices": [1]}),
+        ("mps", 1, {"accelerator": "auto", "devices": [0]}),
+        ("cuda:1", 1, {"accelerator": "auto", "devices": 1}),  # a worker that reserved one of them
+        ("cuda:0", 0, {"accelerator": "auto", "devices": 1}),  # or none
+    ],
+)
+def test_a_trainer_for_one_device_or_for_what_a_worker_has_in_its_place(monkeypatch, trains, there, settings):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: there)
+    assert trains_on(torch.device(trains)) == settings
 
 
 def test_a_real_trainer_says_where(tmp_path):
     module = PlainModule()
     make = partial(Trainer, accelerator="cpu")
     run = Run(ToyData(), module, trace.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
-    assert (run.device, run.accelerator) == (torch.device("cpu"), "cpu")
+    assert run.device == run.scoring_device == torch.device("cpu")
+    assert Trainer(**trains_on(run.device), logger=False).strategy.root_device == torch.device("cpu")

@@ -32,7 +32,7 @@ from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network
 from lightning_compress.search.trial import Score
-from lightning_compress.workplace import workplace
+from lightning_compress.workplace import CPU, trains_on, workplace
 
 COSTS: dict[str, Cost] = {
     "macs": MACs(),
@@ -92,7 +92,7 @@ class Evaluator:
         validation_batches: how many of ``validation`` are used; None takes all.
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
-        accelerator: for Lightning's Trainer.
+        device: that candidates are trained and validated on, or what a worker has in its place.
 
     Attributes:
         before: metrics and costs of the network as it is, without any plan and without recalibration.
@@ -109,12 +109,12 @@ class Evaluator:
         recalibration_batches: int = 10,
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
-        accelerator: str = "auto",
+        device: torch.device = CPU,
         validation_batches: int | None = None,
     ) -> None:
         self.make_module, self.composition = make_module, composition
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
-        self.accelerator = accelerator
+        self.device = device
         self.train = train
         with isolate_rng(), quiet():
             seed_everything(seed, verbose=False)
@@ -132,10 +132,10 @@ class Evaluator:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_validator", "_recalibrator")}
         file = BytesIO()
         torch.save(state, file, pickle_module=cloudpickle)
-        return {"accelerator": self.accelerator, "saved": file.getvalue()}
+        return {"device": self.device, "saved": file.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.accelerator = state["accelerator"]
+        self.device = state["device"]
         with quiet():
             self._make_trainers()
         device = workplace(self._validator)
@@ -233,6 +233,6 @@ class Evaluator:
 
     def _trainer(self, callbacks: list[Callback], **settings: Any) -> Trainer:
         return Trainer(
-            accelerator=self.accelerator, devices=1, logger=False, enable_checkpointing=False, callbacks=callbacks,
+            **trains_on(self.device), logger=False, enable_checkpointing=False, callbacks=callbacks,
             enable_progress_bar=False, enable_model_summary=False, inference_mode=False, barebones=False, **settings,
         )  # fmt: skip
