@@ -1,14 +1,21 @@
-"""How well cheap scores rank pruned networks: ``python benchmarks/cheap_score.py``.
+"""How well cheap scores rank pruned networks.
 
-ResNet-8 on scikit-learn's digits, random keep-ratios at 20 % of the MACs. Kendall's tau between the validation loss as
-a search sees it and after a fine-tuning of all plans, for each way to make the search's score; its spread is the
-standard deviation over bootstrap samples of the plans. Scores with a refit are compared with a fine-tuning after one.
-The last row is the fine-tuning with the images in another order: no score can be expected to rank better than that.
+    python benchmarks/cheap_score.py digits
+    python benchmarks/cheap_score.py cifar --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
+
+Random keep-ratios, of ResNet-8 on scikit-learn's digits at 20 % of the MACs, or of the ResNet-20 on CIFAR-10 that
+``methods.py cifar`` trains at half of them. Kendall's tau between the validation loss as a search sees it and after a
+fine-tuning of all plans, for each way to make the search's score; its spread is the standard deviation over bootstrap
+samples of the plans. Scores with a refit are compared with a fine-tuning after one. The last row is the fine-tuning
+with the images in another order: no score can be expected to rank better than that.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import mean, stdev
 from time import perf_counter
@@ -22,8 +29,10 @@ from lightning_compress.callbacks.composition import Composition
 from lightning_compress.cost import MACs
 from lightning_compress.criteria.l2 import L2
 from lightning_compress.data.digits import Digits
+from lightning_compress.data.images import ImageDataModule
+from lightning_compress.data.npz import Npz
 from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.resnet_cifar import resnet8
+from lightning_compress.models.resnet_cifar import resnet8, resnet20
 from lightning_compress.quiet import quiet
 from lightning_compress.refits.symmetric import Symmetric
 from lightning_compress.search.correlation import rank_correlation
@@ -32,19 +41,43 @@ from lightning_compress.search.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.random import Random
 
-PLANS, SHARE, DENSE_EPOCHS, FINETUNE = 24, 0.2, 15, 160
 SUBSETS = 200  # bootstrap samples of the plans, for the spread of tau
+DENSE_EPOCHS = 15  # of the ResNet-8
+FINETUNING_LR = 0.03
 
 
-def digits(seed: int) -> Digits:
-    """The same images for each seed, in another order."""
-    data = Digits(10, 1, 8, batch_size=64, shift=1, seed=seed)
+@dataclass(frozen=True)
+class Case:
+    """A network and its data.
+
+    Attributes:
+        data: of a seed: the same images for each, in another order.
+        network: with trained weights.
+        share: of the MACs that plans keep.
+        plans: how many.
+        steps: of the fine-tuning that all scores are compared with.
+        validation_batches: of each score; None takes all.
+    """
+
+    data: Callable[[int], ImageDataModule]
+    network: Callable[[ImageDataModule], ImageClassifier]
+    share: float
+    plans: int
+    steps: int
+    validation_batches: int | None = None
+
+
+def ready(data: ImageDataModule) -> ImageDataModule:
     data.prepare_data()
     data.setup("fit")
     return data
 
 
-def trained(data: Digits) -> ImageClassifier:
+def digits(seed: int) -> ImageDataModule:
+    return ready(Digits(10, 1, 8, batch_size=64, shift=1, seed=seed))
+
+
+def trained(data: ImageDataModule) -> ImageClassifier:
     seed_everything(0, verbose=False)
     module = ImageClassifier(resnet8(num_classes=10, in_channels=1), 10, lr=0.1)
     with quiet():
@@ -52,8 +85,24 @@ def trained(data: Digits) -> ImageClassifier:
             max_epochs=DENSE_EPOCHS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, accelerator="cpu", limit_val_batches=0,
         ).fit(module, datamodule=data)  # fmt: skip
-    module.lr = 0.03
+    module.lr = FINETUNING_LR
     return module
+
+
+def restored(ckpt: str) -> ImageClassifier:
+    module = ImageClassifier(resnet20(num_classes=10, in_channels=3), 10, lr=FINETUNING_LR)
+    module.load_state_dict(torch.load(ckpt, map_location="cpu", weights_only=True)["state_dict"])
+    return module
+
+
+def case(arguments: argparse.Namespace) -> Case:
+    if arguments.data == "digits":
+        return Case(digits, trained, share=0.2, plans=24, steps=160)
+    return Case(
+        lambda seed: ready(Npz(arguments.npz, 10, 3, 32, shift=4, flip=True, seed=seed)),
+        lambda data: restored(arguments.ckpt),
+        share=0.5, plans=16, steps=100, validation_batches=8,
+    )  # fmt: skip
 
 
 def spread_of_tau(cheap: list[float], dear: list[float]) -> float:
@@ -67,26 +116,34 @@ def spread_of_tau(cheap: list[float], dear: list[float]) -> float:
 
 
 def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("data", choices=["digits", "cifar"])
+    asked.add_argument("--npz", default="cifar10.npz")
+    asked.add_argument("--ckpt", help="the dense ResNet-20")
+    given = case(asked.parse_args())
     torch.set_num_threads(1)
-    data, other = digits(0), digits(1)
-    module = trained(data)
+    data, other = given.data(0), given.data(1)
+    module = given.network(data)
     example = next(iter(data.val_dataloader()))[0][:2]
     plain, refitted = ChannelPruning(criterion=L2()), ChannelPruning(criterion=L2(), refit=Symmetric())
     refitted.prepare(module, data.train_dataloader())
 
-    def evaluator(pruning: ChannelPruning, train: Digits = data, **settings: int) -> Evaluator:
+    def evaluator(pruning: ChannelPruning, train: ImageDataModule = data, **settings: int) -> Evaluator:
         composition = Composition([pruning], module.net, example)
         loaders = train.train_dataloader(), data.val_dataloader()
-        return Evaluator(partial(copy.deepcopy, module), composition, *loaders, **settings)
+        return Evaluator(
+            partial(copy.deepcopy, module), composition, *loaders,
+            validation_batches=given.validation_batches, **settings,
+        )  # fmt: skip
 
-    final = evaluator(plain, finetune_steps=FINETUNE)
+    final = evaluator(plain, finetune_steps=given.steps)
     composition = final.composition
     space, dense = composition.space(), MACs()(composition.profile)
-    budget = Budget(lambda plan: MACs()(composition.predict(plan)), SHARE * dense, space)
+    budget = Budget(lambda plan: MACs()(composition.predict(plan)), given.share * dense, space)
     problem = Problem(budget, composition.profile, composition.predict)
     searcher = Random(problem, 0, AccuracyUnderBudget())
-    plans = [searcher.ask().plan for _ in range(PLANS)]
-    after = evaluator(refitted, finetune_steps=FINETUNE)
+    plans = [searcher.ask().plan for _ in range(given.plans)]
+    after = evaluator(refitted, finetune_steps=given.steps)
     ways = {
         "as pruned": (evaluator(plain, recalibration_batches=0), final),
         "recalibrated": (evaluator(plain), final),
@@ -96,19 +153,18 @@ def main() -> None:
         "refit": (evaluator(refitted, recalibration_batches=0), after),
         "refit, recalibrated": (evaluator(refitted), after),
         "refit, 10 steps": (evaluator(refitted, finetune_steps=10), after),
-        f"{FINETUNE} steps, other order": (evaluator(plain, other, finetune_steps=FINETUNE), final),
+        f"{given.steps} steps, other order": (evaluator(plain, other, finetune_steps=given.steps), final),
     }
     targets = {evaluate: [evaluate(plan).metrics for plan in plans] for evaluate in (final, after)}
     for name, evaluate in (("no refit", final), ("refit", after)):
         accuracies = [metrics["val_acc"] for metrics in targets[evaluate]]
-        print(
-            f"{PLANS} plans, {name}: accuracy after {FINETUNE} steps {mean(accuracies):.4f} +- {stdev(accuracies):.4f}"
-        )
+        after_all = f"{mean(accuracies):.4f} +- {stdev(accuracies):.4f}"
+        print(f"{given.plans} plans, {name}: accuracy after {given.steps} steps {after_all}", flush=True)
     print(f"{'score in the search':38}{'accuracy':>10}{'tau, by loss':>24}{'seconds a plan':>16}")
     for name, (evaluate, target) in ways.items():
         began = perf_counter()
         found = [evaluate(plan).metrics for plan in plans]
-        seconds = (perf_counter() - began) / PLANS
+        seconds = (perf_counter() - began) / given.plans
         cheap, dear = ([-metrics["val_loss"] for metrics in scores] for scores in (found, targets[target]))
         tau = f"{rank_correlation(cheap, dear):.2f} +- {spread_of_tau(cheap, dear):.2f}"
         print(f"{name:38}{mean(s['val_acc'] for s in found):10.4f}{tau:>24}{seconds:16.2f}", flush=True)
