@@ -24,7 +24,7 @@ from lightning_compress.search.journal import Entry
 from lightning_compress.search.searcher import Searcher
 from lightning_compress.whole_files import written_whole
 
-EVERY = 100  # trials between two snapshots, or a twentieth of all, as they grow with the search
+EVERY = 100  # trials between two snapshots, or a hundredth of all, as they grow with the search
 PACKAGES = ("lightning-compress", "torch", "numpy", "stable-baselines3", "pymoo")
 
 
@@ -93,7 +93,7 @@ def _version(package: str) -> str:
 
 
 def _next(told: int) -> int:
-    return told + max(EVERY, told // 20)
+    return told + max(EVERY, told // 100)
 
 
 class _Pickler(cloudpickle.Pickler):
