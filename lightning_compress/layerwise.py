@@ -46,7 +46,7 @@ class LayerwiseStage:
 
     Attributes:
         callbacks: name -> the one callback; it must be able to add layers to a plan, as ChannelPruning is.
-        cost, budget: the plan costs at most ``budget`` times the dense network.
+        cost, budget: as for :class:`~lightning_compress.stage.Stage`.
         objective: score -> the reward whose loss is the sensitivity.
         values: of each layer's knob that are tried to measure its sensitivity.
         distillation: ``(teacher) -> callback`` for all training, or None.

@@ -95,24 +95,30 @@ class Run:
         """The distillation of a stage, with the dense network as teacher; empty for None."""
         return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
 
-    def budget(self, stage: str, composition: Composition, cost: Cost | None, share: float | None) -> Budget:
-        """At most a share of the dense network's cost, over all choices of a stage.
+    def budget(self, stage: str, composition: Composition, cost: Cost | None, budget: float | None) -> Budget:
+        """Over all choices of a stage.
 
         Args:
             stage: its name, for errors.
             composition: its callbacks.
+            budget: up to 1 a share of the dense network's cost; above it, the limit itself in the unit of the cost.
 
         Raises:
-            CompressError: there is no cost or no share.
+            CompressError: there is no cost or no budget, or it is not above 0.
             InfeasibleBudgetError: no plan meets it.
         """
-        if cost is None or share is None:
+        if cost is None or budget is None:
             missing = "cost" if cost is None else "budget"
             raise CompressError(
                 f"stage {stage}: {missing} is null, and a plan is to be found under a budget; set a cost, and budget "
-                f"to a share of what the dense network costs (1.0 sets no limit)"
+                f"to a share of what the dense network costs (1.0 sets no limit) or above 1 to the limit itself"
             )
-        limit = share * cost(self.dense_profile)
+        if not budget > 0:
+            raise CompressError(
+                f"stage {stage}: budget must be a share in (0, 1] of what the dense network costs, or above 1 a number "
+                f"of {cost.unit}, got {budget}"
+            )
+        limit = budget if budget > 1 else budget * cost(self.dense_profile)
         return Budget(lambda plan: cost(composition.predict(plan)), limit, composition.space())
 
     def origin(

@@ -36,7 +36,8 @@ class Stage:
 
     Attributes:
         callbacks: name -> callback, in rising order; the names are for overriding on the command line.
-        cost, budget: the limit of the search is ``budget`` times the dense network's cost.
+        cost, budget: the limit of the search is ``budget`` times the dense network's cost, or ``budget`` itself, in the
+            unit of the cost, when it is above 1.
         searcher: ``(problem, seed, objective) -> Searcher``; None takes ``allocation``, ``uniform`` or a plan file.
         baselines: name -> searcher that is run after it with the same number of trials, for the report. They share
             scores: a candidate that was scored before is not scored again.

@@ -124,9 +124,16 @@ def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, obj
     return Ranking(tau, len(found), deviation_of_unrelated(len(found)), steps, failed)
 
 
+def _limit(stage: Mapping[str, Any]) -> str:
+    budget = stage["budget"]
+    if budget > 1:
+        return f"{budget:,.0f} {instantiate(stage['cost']).unit}"
+    return f"{100 * budget:.4g} % of the dense network's {short_name(stage['cost'])}"
+
+
 def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     budgets = [
-        f"{name}: at most {100 * stage['budget']:.4g} % of the dense network's {short_name(stage['cost'])}"
+        f"{name}: at most {_limit(stage)}"
         for name, stage in config["compress"]["stages"].items()
         if stage.get("cost")
         and stage.get("budget")

@@ -238,12 +238,24 @@ def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_traini
     [
         ({"budget": None}, r"stage prune: budget is null, .* \(1.0 sets no limit\)"),
         ({"cost": None}, "stage prune: cost is null"),
+        ({"budget": 0.0}, r"stage prune: budget must be a share in \(0, 1\] .* above 1 a number of MACs, got 0.0"),
+        ({"budget": float("nan")}, "stage prune: budget must be .* got nan"),
         ({"objective": None}, "stage prune: objective is null, which a search needs"),
     ],
 )
 def test_what_a_search_needs_is_named(tmp_path, settings, words):
     with pytest.raises(CompressError, match=words):
         searched(tmp_path, **settings)
+
+
+def test_a_budget_above_1_is_the_limit_itself(tmp_path):
+    dense = run_in(tmp_path).dense_profile.macs
+    limits = [
+        search_of("prune", folder / "prune", SECTION).limit
+        for folder, budget in ((tmp_path / "share", 0.75), (tmp_path / "limit", 0.75 * dense))
+        if searched(folder, budget=budget)
+    ]
+    assert limits == [0.75 * dense, 0.75 * dense]
 
 
 class Least(Searcher):

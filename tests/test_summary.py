@@ -169,6 +169,19 @@ def test_page_and_terminal_say_how_well_scores_rank(result, accuracies, sentence
     assert sentence in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (0.125, "quantize: at most 12.5 % of the dense network&#x27;s PackedBytes"),
+        (2e6, "quantize: at most 2,000,000 bytes"),
+    ],
+)
+def test_the_budget_is_named_as_it_was_given(result, budget, words):
+    config = {**CONFIG, "compress": {"stages": {"quantize": {**STAGE, "budget": budget}}}}
+    write_summary(result, config, Console(file=io.StringIO()))
+    assert words in (result.folder / "report.html").read_text()
+
+
 def test_a_budget_that_was_not_used_is_not_claimed(result):
     write_summary(result, {**CONFIG, "plan": "plan.yaml"}, Console(file=io.StringIO()))
     page = (result.folder / "report.html").read_text()
