@@ -26,7 +26,7 @@ def step(
     optimizer.zero_grad()
     F.cross_entropy(net(x), y).backward()
     if callback is not None:
-        callback.add_gradient(net, 1e-5)
+        callback.add_gradient(net, 1e-5, net.parameters())
     optimizer.step()
 
 

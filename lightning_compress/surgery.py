@@ -51,11 +51,22 @@ class Transform(nn.Module):
 
     def before_forward(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the layer whose input this transforms: the first argument goes through it."""
-        return (self(args[0]), *args[1:])
+        return (self(first_input(_layer, args)), *args[1:])
 
     def after_forward(self, _layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of the layer whose output this transforms."""
         return self(output)
+
+
+def first_input(layer: nn.Module, args: tuple[Any, ...]) -> Tensor:
+    """What a layer was called with.
+
+    Raises:
+        CompressError: it was called by keyword, which hooks do not show.
+    """
+    if not args:
+        raise CompressError(f"a {type(layer).__name__} is called as layer(input=x); call it as layer(x): {layer}")
+    return args[0]
 
 
 def known_class(path: str, base: type[T]) -> type[T]:

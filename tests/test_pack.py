@@ -293,20 +293,6 @@ def test_a_norm_with_weight_zero_gives_zeros_not_nan(bits, tmp_path):
 
 
 @torch.no_grad()
-def test_tied_layers_keep_their_own_bits(tmp_path):
-    def make():
-        net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-        net[2].weight = net[0].weight
-        return net
-
-    net, example = make(), torch.randn(3, 8)
-    QuantizationAwareTraining({"0": {"weight_bits": 2}}).apply(net, example)
-    file = saved(net, tmp_path)
-    for dequantize in (False, True):
-        torch.testing.assert_close(lc.load(file, make(), dequantize)(example), net(example))
-
-
-@torch.no_grad()
 def test_precision_and_frozen_weights_of_the_target_stay(tmp_path):
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).double().eval()
     file = saved(net, tmp_path, torch.zeros(2, 1, 8, 8, dtype=torch.float64))

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_compress import trace
+from lightning_compress.callbacks.averaging import check_averaging
 from lightning_compress.callbacks.example import example_input, train_batches
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
@@ -41,10 +42,13 @@ class CompressionCallback(Callback, ABC):
     Attributes:
         order: callbacks must be listed in rising order: shapes change before weights are quantised.
         knobs: the words in a plan that this callback understands.
+        steady: whether weights mean the same from the first step of a training to the last, so that they may be
+            averaged over it.
     """
 
     order: ClassVar[int]
     knobs: ClassVar[frozenset[str]]
+    steady: ClassVar[bool] = True
 
     def __init__(self, plan: Plan | str | Path | Mapping[str, Any] | None = None) -> None:
         self.plan = as_plan(plan)
@@ -117,6 +121,7 @@ class CompressionCallback(Callback, ABC):
         """Apply the plan before Lightning makes the optimizers and restores a checkpoint."""
         mates = [c for c in trainer.callbacks if isinstance(c, CompressionCallback)]
         check_order(mates)
+        check_averaging(self, trainer.callbacks, self.steady)
         net = network(pl_module)
         if self.plan is not None:
             known = frozenset().union(*(c.knobs for c in mates))

@@ -56,7 +56,7 @@ class InformationDropout(LearnedNoise):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         # The KL joins the backward pass of a loss that is averaged over batches, and scaled in fp16.
         strength = self._beta(trainer) / trainer.accumulate_grad_batches * loss_scale(trainer)
-        for noise, *_ in self._noises(network(pl_module)):
+        for noise, *_ in self._noises(network(pl_module)).values():
             noise.strength.fill_(strength)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:

@@ -11,7 +11,7 @@ what was found made permanent.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 from zlib import crc32
@@ -89,7 +89,7 @@ class LearnedNoise(OutcomeCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the train images, once, and keep weight decay from the noise, whose size is for its KL to say."""
         self._images = _count_images(trainer)
-        parameters = [p for noise, *_ in self._noises(network(pl_module)) for p in noise.parameters()]
+        parameters = [p for noise, *_ in self._noises(network(pl_module)).values() for p in noise.parameters()]
         for optimizer in trainer.optimizers:
             keep_from_decay(optimizer, parameters)
 
@@ -108,19 +108,25 @@ class LearnedNoise(OutcomeCallback):
         beta = self._beta(trainer)
         # Gradients are unscaled by now, unless the optimizer does that itself.
         scale = loss_scale(trainer) if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
-        kl = self.add_gradient(network(pl_module), beta * scale) if beta else None
+        mine = [p for group in optimizer.param_groups for p in group["params"]]
+        kl = self.add_gradient(network(pl_module), beta * scale, mine) if beta else None
         if kl is not None:
             pl_module.log("kl", kl)
 
     @final
     @torch.enable_grad()
-    def add_gradient(self, net: nn.Module, beta: float) -> torch.Tensor | None:
+    def add_gradient(self, net: nn.Module, beta: float, parameters: Iterable[nn.Parameter]) -> torch.Tensor | None:
         """Add ``beta`` times the gradient of the KL to that of the parameters; the KL, or None when noise has ended."""
-        active = [(noise, weight) for noise, _, weight in self._noises(net) if not noise.ended]
+        stepped = {id(parameter) for parameter in parameters}
+        active = [(noise, weight) for noise, _, weight in self._noises(net).values() if not noise.ended]
         if not active:
             return None
         kl = sum(noise.kl(weight) for noise, weight in active)
-        wanted = [p for noise, weight in active for p in (*noise.parameters(), weight) if p.requires_grad]
+        wanted = [
+            p for noise, weight in active for p in (*noise.parameters(), weight) if id(p) in stepped and p.requires_grad
+        ]
+        if not wanted:
+            return None
         found = torch.autograd.grad(kl * beta, wanted, allow_unused=True)
         for parameter, gradient in zip(wanted, found, strict=True):
             if gradient is not None:
@@ -139,15 +145,20 @@ class LearnedNoise(OutcomeCallback):
         share = 1.0 if now >= full else max(now - begin, 0.0) / max(full - begin, 1e-12)
         return self.strength * share / self._images
 
-    def _noises(self, net: nn.Module) -> list[tuple[Noise, nn.Module, nn.Parameter]]:
-        """Of each layer its noise, the module that the noise is attached to, and the layer's raw weight."""
+    def _noises(self, net: nn.Module) -> dict[str, tuple[Noise, nn.Module, nn.Parameter]]:
+        """Layer -> its noise, the module that the noise is attached to, and the layer's raw weight."""
         record = record_of(net)
         names = record.applied[type(self).__name__].layers
-        return [(*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names]
+        return {n: (*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names}
 
     def _end(self, net: nn.Module) -> None:
-        found = [(noise, host) for noise, host, _ in self._noises(net) if not noise.ended]
-        for noise, host in found:
+        found = {name: parts for name, parts in self._noises(net).items() if not parts[0].ended}
+        for name, (noise, host, weight) in found.items():
+            if not all(value.isfinite().all() for value in (weight, *noise.parameters())):
+                raise CompressError(
+                    f"{type(self).__name__}: training diverged: the noise or the weight of layer {name!r} is not "
+                    f"finite; lower strength ({self.strength}) or the learning rate"
+                )
             noise.end(host)
         if found:
             record = record_of(net)

@@ -31,6 +31,7 @@ class OutcomeCallback(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    steady: ClassVar[bool] = False
     name: ClassVar[str]
     refusal: ClassVar[str]
 

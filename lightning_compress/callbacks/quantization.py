@@ -23,13 +23,21 @@ from lightning_compress.errors import CompressError
 from lightning_compress.mask import Mask, has_moving_mask
 from lightning_compress.plan import Plan, matching
 from lightning_compress.profile import Profile
+from lightning_compress.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantizers.codebook import Codebook
 from lightning_compress.quantizers.lsq import LSQ
 from lightning_compress.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantizers.quantizer import Quantizer
 from lightning_compress.record import network, record_of
 from lightning_compress.space import Choice
-from lightning_compress.surgery import attach_input, attach_weight, raw_weight, weight_transforms
+from lightning_compress.surgery import (
+    attach_input,
+    attach_weight,
+    input_transform,
+    raw_weight,
+    transformed,
+    weight_transforms,
+)
 
 ACT_SCALES = 2  # a packed input quantiser: its scale, and whether its grid is signed
 
@@ -129,6 +137,13 @@ class QuantizationAwareTraining(CompressionCallback):
                 attach_weight(layer, quantizer, first=True)
             if "act_bits" in bits:
                 attach_input(layer, self.activation_quantizer(int(bits["act_bits"]), ()).to(raw_weight(layer).device))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Inputs that no batch has set the scale of still wait for one, whatever was put back after a sanity check."""
+        for layer in transformed(network(pl_module)).values():
+            quantizer = input_transform(layer)
+            if isinstance(quantizer, ActivationQuantizer) and not quantizer.calibrated:
+                quantizer.await_batch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Codebooks wait while a schedule or noise, whose callback comes first, moves the mask of their layer."""

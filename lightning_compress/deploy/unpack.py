@@ -16,6 +16,7 @@ from lightning_compress.deploy import container, fitting
 from lightning_compress.deploy.coders import Coder, by_name
 from lightning_compress.deploy.description import Description
 from lightning_compress.deploy.positions import read_positions
+from lightning_compress.deploy.tying import tie, untie
 from lightning_compress.errors import PackedFileError
 from lightning_compress.layout import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
 from lightning_compress.mask import Mask
@@ -67,11 +68,13 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
         target.get_buffer(name).copy_(value)
     coder = by_name(described.coder)
     reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"], coder), described.profile.folded()
+    tied = untie(target, {f"{layer.name}.weight" for layer in kept.weighted} | {layer.name for layer in kept})
     for layer in kept:
         weight, stored = reader.next(layer, described.grids.get(layer.name))
         _fill(target, layer, weight, stored)
         if not dequantize:
             _attach(target, layer, stored, inputs.get(layer.name))
+    tie(tied)
     write_record(target, Record(_plain(kept) if dequantize else kept, dict(described.applied)))
     return net.eval()
 
@@ -131,7 +134,7 @@ def _grid(layer: LayerProfile, stored: Mapping[str, Any], codes: Tensor, zero: f
     if grid is None:
         grid = Codebook(layer.weight_bits, shape, codes.shape)
         grid.values.copy_(stored["codebook"])
-        grid.codes.copy_(codes)
+        grid.keep_codes(codes, stored.get("mask", torch.ones_like(codes, dtype=torch.bool)))
     if scale.numel():
         grid.scale.copy_(scale.view(grid.scale.shape))
     return grid
@@ -157,8 +160,6 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
             module.running_mean.copy_(stored["buffers"][: layer.out_channels])
             module.running_var.copy_(stored["buffers"][layer.out_channels :])
         return
-    if layer.weight_bits < 32:  # of its own, where it is tied: another layer may hold it with other bits
-        module.weight = nn.Parameter(module.weight.new_empty(weight.shape), module.weight.requires_grad)
     module.weight.copy_(weight)
     module.bias = nn.Parameter(stored["extras"].to(module.weight)) if layer.extras else None
 

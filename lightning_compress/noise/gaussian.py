@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_compress.mask import Mask
 from lightning_compress.noise.noise import Noise
-from lightning_compress.surgery import raw_weight
+from lightning_compress.surgery import first_input, raw_weight
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 LIMIT = 8.0  # of |log alpha|; beyond it the KL is flat
@@ -65,9 +65,12 @@ class GaussianNoise(Noise, Mask):
 
     def log_alpha(self, weight: Tensor) -> Tensor:
         """Noise to signal, in logarithm, within +-8, shape ``grain``."""
+        return self._unlimited(weight).clamp(-LIMIT, LIMIT)
+
+    def _unlimited(self, weight: Tensor) -> Tensor:
         dims = [d for d, size in enumerate(self.grain) if size != weight.shape[d]]
         power = weight.square().mean(dims, keepdim=True) if dims else weight.square()
-        return (self.raw_log_variance * self.speed - (power + TINY).log()).clamp(-LIMIT, LIMIT)
+        return self.raw_log_variance * self.speed - (power + TINY).log()
 
     def kl(self, weight: Tensor) -> Tensor:
         log_alpha = self.log_alpha(weight)
@@ -77,18 +80,21 @@ class GaussianNoise(Noise, Mask):
     def after_forward(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.ended or not self.training:
             return output
-        variance = (self.raw_log_variance * self.speed).exp().expand(self.mask.shape)
+        variance = (self.raw_log_variance.float() * self.speed).exp().expand(self.mask.shape)
         drawn = torch.randn(output.shape, generator=self.generator(output.device), device=output.device)
-        return output + drawn.to(output) * (_without_bias(layer, args[0].square(), variance) + TINY).sqrt()
+        # Half precision would lose TINY, and with it the gradient of the root, and squares overflow it.
+        with torch.autocast(output.device.type, enabled=False):
+            spread = (_without_bias(layer, first_input(layer, args).float().square(), variance) + TINY).sqrt()
+            return output + (drawn * spread).to(output)
 
     @torch.no_grad()
     def end(self, host: nn.Module) -> None:
         weight = raw_weight(host)
-        alive = (self.log_alpha(weight) < self.threshold).expand(self.mask.shape)
+        log_alpha = self._unlimited(weight)
+        alive = log_alpha < self.threshold
         if not alive.any():  # a layer with nothing left would cut the network in two
-            log_alpha = self.log_alpha(weight)
-            alive = (log_alpha == log_alpha.min()).expand(self.mask.shape)
-        self.mask.copy_(alive)
+            alive.view(-1)[log_alpha.argmin()] = True
+        self.mask.copy_(alive.expand(self.mask.shape))
         super().end(host)
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress.noise.noise import Noise
+from lightning_compress.surgery import first_input
 
 ALPHA_MAX = 0.7
 LEAST = -7.0  # of u: at most 7 nats a unit
@@ -62,7 +63,7 @@ class InformationNoise(Noise):
     def after_forward(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.ended or not self.training:
             return output
-        u = self._read(args[0]).clamp_min(LEAST)
+        u = self._read(first_input(layer, args)).clamp_min(LEAST)
         alpha = ALPHA_MAX * torch.sigmoid(u)
         kl = F.softplus(-u)
         channel = kl.dim() - 1 if isinstance(layer, nn.Linear) else 1

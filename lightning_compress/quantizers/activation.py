@@ -26,7 +26,13 @@ class ActivationQuantizer(Quantizer):
         super().__init__(bits, shape)
         self.register_buffer("calibrated", torch.tensor(False))
         self.set_sign(torch.tensor(False))
+        self.await_batch()
+
+    @final
+    def await_batch(self) -> None:
+        """Let the next batch set the scale, if no checkpoint does."""
         # A hook that takes itself off, rather than a branch in forward: a compiled step has neither.
+        self._forward_pre_hooks.clear()
         self.register_forward_pre_hook(self._calibrate)
 
     @final

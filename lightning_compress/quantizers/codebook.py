@@ -25,24 +25,23 @@ from lightning_compress.surgery import Transform
 
 
 class _Lookup(torch.autograd.Function):
-    """``values[codes]``, whose gradient is the mean over the members of a value.
+    """``values[codes]``, whose gradient is the mean over the members of a value: the kept weights that have its code.
 
     Their sum, over thousands, would make steps that diverge; the mean moves a value as its members would move. The raw
     weight has a gradient of zero rather than none: DDP waits for one of every parameter.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, codes: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(codes)
-        ctx.size = len(values)
+    def forward(ctx: Any, values: Tensor, codes: Tensor, members: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, members)
         return values[codes]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        (codes,) = ctx.saved_tensors
-        total = gradient.new_zeros(ctx.size).index_add_(0, codes.flatten(), gradient.flatten())
-        mean = total / torch.bincount(codes.flatten(), minlength=ctx.size).clamp_min(1)
-        return mean, None, torch.zeros_like(gradient) if ctx.needs_input_grad[2] else None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+        codes, members = ctx.saved_tensors
+        total = gradient.new_zeros(len(members)).index_add_(0, codes.flatten(), gradient.flatten())
+        zero = torch.zeros_like(gradient) if ctx.needs_input_grad[3] else None
+        return total / members.clamp_min(1), None, None, zero
 
 
 def nearest(x: Tensor, values: Tensor) -> Tensor:
@@ -60,6 +59,7 @@ class Codebook(Transform):
 
     Attributes:
         bit_range: the smallest and largest number of bits.
+        members: how many of the kept weights have each code; pruned ones have the code nearest to zero, and no say.
         frozen: whether the weight is that of the codes; before, it is the raw weight.
 
     Raises:
@@ -69,6 +69,7 @@ class Codebook(Transform):
     bit_range: ClassVar[tuple[int, int]] = (1, 8)
 
     codes: Tensor
+    members: Tensor
     scale: Tensor
     frozen: Tensor
 
@@ -80,6 +81,7 @@ class Codebook(Transform):
         self.shape = tuple(shape)
         self.values = nn.Parameter(torch.zeros(2**bits))
         self.register_buffer("codes", torch.zeros(tuple(weight_shape), dtype=torch.uint8))
+        self.register_buffer("members", torch.zeros(2**bits, dtype=torch.int64))
         self.register_buffer("scale", torch.ones(self.shape))
         self.register_buffer("frozen", torch.tensor(True))
 
@@ -120,13 +122,24 @@ class Codebook(Transform):
     def set_codes(self, x: Tensor) -> None:
         """The nearest value for each weight."""
         ordered, positions = self.values.sort()
-        self.codes = positions[nearest(x.detach().to(ordered), ordered)].to(torch.uint8)
+        self.keep_codes(positions[nearest(x.detach().to(ordered), ordered)], x != 0)
+
+    @torch.no_grad()
+    def keep_codes(self, codes: Tensor, kept: Tensor) -> None:
+        """Take these codes.
+
+        Args:
+            codes: in the weight's shape, of any integer type.
+            kept: bool, the same shape: which weights are not pruned.
+        """
+        self.codes = codes.to(torch.uint8)
+        self.members.copy_(torch.bincount(codes[kept].long(), minlength=len(self.values)))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The values that the codes stand for, once these are frozen."""
         if not self.frozen:
             return weight
-        return (_Lookup.apply(self.values, self.codes.long(), weight) * self.scale).to(weight.dtype)
+        return (_Lookup.apply(self.values, self.codes.long(), self.members, weight) * self.scale).to(weight.dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={self.bits})"

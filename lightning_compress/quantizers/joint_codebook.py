@@ -69,5 +69,5 @@ class JointCodebook(Codebook):
         centroids = torch.from_numpy(found.centroids).to(self.values) if len(found.centroids) else self.values[:1] * 0
         nn.init.zeros_(self.values)
         self.values[: 2**bits] = centroids.repeat(2**bits // len(centroids) + 1)[: 2**bits]
-        self.codes = nearest(weight.detach(), centroids).to(torch.uint8)
+        self.keep_codes(nearest(weight.detach(), centroids), weight != 0)
         self.frozen.fill_(True)
