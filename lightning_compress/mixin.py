@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_compress.errors import CompressError
 from lightning_compress.record import load_structure, network, save_structure
+
+TERMS = "_loss_terms"
 
 
 class CompressibleMixin:
@@ -31,20 +34,26 @@ class CompressibleMixin:
         super().on_load_checkpoint(checkpoint)
 
     def add_loss(self, name: str, value: Tensor) -> None:
-        """Hand in the value of a loss term for this training step; a callback calls this.
-
-        Raises:
-            CompressError: the term of the step before was never summed: ``training_step`` ignores it.
-        """
-        terms = self.__dict__.setdefault("_loss_terms", {})
-        if name in terms:
-            raise CompressError(
-                f"{type(self).__name__}.training_step does not sum the loss term {name!r}: add self.compression_loss() "
-                f"to the loss it returns, after the forward pass"
-            )
-        terms[name] = value
+        """Hand in the value of a loss term for this training step, several times if need be; a callback calls this."""
+        self.__dict__.setdefault(TERMS, {}).setdefault(name, []).append(value)
 
     def compression_loss(self) -> Tensor | float:
-        """The sum of the terms handed in since the last call, 0.0 when there are none."""
-        terms = self.__dict__.pop("_loss_terms", {})
-        return sum(terms.values()) if terms else 0.0
+        """The sum of the terms handed in since the last call, each the mean of its values; 0.0 when there are none."""
+        terms = self.__dict__.pop(TERMS, {})
+        return sum(torch.stack(values).mean() for values in terms.values()) if terms else 0.0
+
+    def check_summed(self, skipped: bool) -> None:
+        """Drop what this training step did not sum; a callback calls this after it.
+
+        Args:
+            skipped: whether the step may leave its terms.
+
+        Raises:
+            CompressError: it may not: ``training_step`` ignores them.
+        """
+        terms = self.__dict__.pop(TERMS, {})
+        if terms and not skipped:
+            raise CompressError(
+                f"{type(self).__name__}.training_step does not sum the loss terms {sorted(terms)}: add "
+                f"self.compression_loss() to the loss it returns, after the forward pass"
+            )

@@ -185,10 +185,20 @@ def check_order(callbacks: Sequence[CompressionCallback]) -> None:
         CompressError: naming the two callbacks to swap.
     """
     for first, second in pairwise(callbacks):
-        names = type(first).__name__, type(second).__name__
-        if names[0] == names[1]:
-            raise CompressError(f"callbacks: {names[0]} is listed twice; merge the plans and list it once")
+        if type(first) is type(second):
+            raise CompressError(f"callbacks: {type(first).__name__} is listed twice; merge the plans and list it once")
+    check_rising(callbacks)
+
+
+def check_rising(callbacks: Sequence[Any]) -> None:
+    """Raise unless callbacks stand in rising ``order``.
+
+    Raises:
+        CompressError: naming the two callbacks to swap.
+    """
+    for first, second in pairwise(callbacks):
         if first.order > second.order:
+            names = type(first).__name__, type(second).__name__
             raise CompressError(f"callbacks: {names[1]} must be listed before {names[0]}; swap them")
 
 

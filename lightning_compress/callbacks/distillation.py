@@ -34,6 +34,7 @@ class KnowledgeDistillation(TeacherTerm):
         CompressError: the weight is out of range, or as for :class:`TeacherTerm`.
     """
 
+    order: ClassVar[int] = 10
     term_name: ClassVar[str] = "distillation"
 
     def __init__(self, teacher: nn.Module, loss: DistillationLoss | None = None, weight: float = 0.5) -> None:

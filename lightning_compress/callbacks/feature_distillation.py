@@ -5,7 +5,7 @@
 Sources: FitNets (Romero et al. 2015, arXiv 1412.6550, section 2.2), attention transfer (Zagoruyko and Komodakis 2017,
 arXiv 1612.03928, section 3.1). How the term reaches the loss: loss_term.py. The features are the outputs of the named
 layers, whatever their widths; of a layer that is called several times in one pass, the last output. Use it where the
-student has fewer layers or channels than the teacher; beside ``KnowledgeDistillation``, list it second, so that this
+student has fewer layers or channels than the teacher; beside ``KnowledgeDistillation`` it comes second, so that that
 one's share is taken of the module's own loss alone. It breaks when the layers do different work, such as the first
 stage of one and the last of the other: the term then stays high and harms.
 """
@@ -41,6 +41,7 @@ class FeatureDistillation(TeacherTerm):
             range, or as for :class:`TeacherTerm`.
     """
 
+    order: ClassVar[int] = 20
     term_name: ClassVar[str] = "feature_distillation"
 
     def __init__(
@@ -97,9 +98,14 @@ def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Tensor]) -> l
     """Hooks that keep the last output of each named layer in ``into``."""
 
     def keep(name: str) -> RemovableHandle:
-        return net.get_submodule(name).register_forward_hook(lambda _layer, _args, out: into.update({name: out}))
+        return net.get_submodule(name).register_forward_hook(lambda _layer, _args, out: into.update({name: _own(out)}))
 
     return [keep(name) for name in dict.fromkeys(names)]
+
+
+def _own(output: Any) -> Any:
+    """A copy: a layer behind, such as ``ReLU(inplace=True)`` or ``+=``, may write into the output."""
+    return output.clone() if isinstance(output, Tensor) else output
 
 
 def _taken(features: Mapping[str, Tensor], name: str, who: str) -> Tensor:

@@ -25,7 +25,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.outcome import OutcomeCallback
-from lightning_compress.callbacks.progress import progress
+from lightning_compress.callbacks.progress import progress, steps_done
 from lightning_compress.errors import CompressError
 from lightning_compress.joint_projection import (
     affordable_bits,
@@ -122,7 +122,7 @@ class JointSparsityQuantization(OutcomeCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Project when it is time, and freeze the codes at the end."""
-        net, step, now = network(pl_module), trainer.global_step, self._progress(trainer)
+        net, step, now = network(pl_module), steps_done(trainer), self._progress(trainer)
         self._rates = {}
         if self._frozen(net):
             return

@@ -18,9 +18,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_compress.callbacks.base import check_rising
 from lightning_compress.errors import CompressError
 from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.record import network
+
+UNEXTENDED = "_unextended_training_step"  # in a module's __dict__: what it had there as training_step, or None
 
 
 class TeacherTerm(Callback, ABC):
@@ -32,6 +35,7 @@ class TeacherTerm(Callback, ABC):
         weight: factor on the term.
 
     Attributes:
+        order: terms must be listed in rising order: each takes its share of the loss and the terms before it.
         term_name: under which the mixin keeps the term; the log has it as ``<term_name>_loss``.
 
     Raises:
@@ -39,6 +43,7 @@ class TeacherTerm(Callback, ABC):
             ``training_step`` ran no forward pass of the network.
     """
 
+    order: ClassVar[int]
     term_name: ClassVar[str]
 
     def __init__(self, teacher: nn.Module, weight: float) -> None:
@@ -67,6 +72,7 @@ class TeacherTerm(Callback, ABC):
         """Extend ``training_step`` (or, with the mixin, watch the forward pass) until ``teardown``."""
         if stage != "fit":
             return
+        check_rising([c for c in trainer.callbacks if isinstance(c, TeacherTerm)])
         own, name, net = type(self).__name__, type(pl_module).__name__, network(pl_module)
         if self.teacher is net:
             raise CompressError(f"{own}: the teacher is the {name} that is trained; pass a deepcopy of it")
@@ -77,6 +83,7 @@ class TeacherTerm(Callback, ABC):
                 *self.watch(net), net.register_forward_hook(self._hand_in(pl_module), with_kwargs=True)
             ]  # fmt: skip
         elif pl_module.automatic_optimization:
+            pl_module.__dict__.setdefault(UNEXTENDED, pl_module.__dict__.get("training_step"))
             pl_module.training_step = MethodType(self._extended(pl_module.training_step), pl_module)
         else:
             raise CompressError(
@@ -92,7 +99,28 @@ class TeacherTerm(Callback, ABC):
     @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
-        pl_module.__dict__.pop("training_step", None)
+        self._leave(pl_module)
+
+    @final
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was: Lightning calls no ``teardown`` now."""
+        self._leave(pl_module)
+
+    @final
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """With the mixin, see that the step summed its terms; one that was skipped (None) need not have."""
+        if isinstance(pl_module, CompressibleMixin):
+            pl_module.check_summed(skipped=not outputs and pl_module.automatic_optimization)
+
+    def _leave(self, pl_module: LightningModule) -> None:
+        # Of several terms the first one puts the user's own training step back: the others have extended that.
+        if UNEXTENDED in pl_module.__dict__:
+            pl_module.__dict__.pop("training_step", None)
+            own = pl_module.__dict__.pop(UNEXTENDED)
+            if own is not None:
+                pl_module.training_step = own
         for handle in self._handles:
             handle.remove()
         self._handles = []

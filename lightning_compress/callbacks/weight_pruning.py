@@ -21,7 +21,7 @@ from lightning import LightningModule, Trainer
 from torch import nn
 
 from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.callbacks.progress import progress
+from lightning_compress.callbacks.progress import progress, steps_done
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import Mask
 from lightning_compress.patterns.element import Element
@@ -129,7 +129,7 @@ class WeightPruning(CompressionCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Move the masks on to where the schedule is at this step."""
-        step = trainer.global_step
+        step = steps_done(trainer)
         share = self._scheduled(trainer, step)
         if not step or share != self._scheduled(trainer, step - 1):
             self._prune(network(pl_module), share)
