@@ -8,6 +8,8 @@ from typing import Any
 from lightning import LightningModule
 from torch import Tensor
 
+from lightning_compress.errors import CompressError
+
 
 def first_tensor(batch: Any) -> Tensor | None:
     """The first tensor of a batch: the ``x`` of ``x, y = batch``; None when there is none."""
@@ -18,7 +20,19 @@ def first_tensor(batch: Any) -> Tensor | None:
     return first_tensor(batch[0]) if isinstance(batch, (list, tuple)) and len(batch) else None
 
 
+def on_device(module: LightningModule, batch: Any) -> Any:
+    """A batch as the module's steps get it: on its device, through its hooks and those of its Trainer's data."""
+    return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch))
+
+
 def first_inputs(module: LightningModule, batches: Iterable[Any]) -> Iterator[Tensor]:
-    """The first tensor of each batch, on the module's device."""
+    """The first tensor of each batch, as the module's steps get it.
+
+    Raises:
+        CompressError: a tensor has a value that is not finite.
+    """
     for number, batch in enumerate(batches):
-        yield first_tensor(module.transfer_batch_to_device(batch, module.device, number))
+        found = first_tensor(on_device(module, batch))
+        if found is not None and not found.isfinite().all():
+            raise CompressError(f"data: the inputs of train batch {number} are not finite; clean the data")
+        yield found

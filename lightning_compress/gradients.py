@@ -9,6 +9,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_compress.batches import on_device
 from lightning_compress.errors import CompressError
 
 
@@ -18,8 +19,13 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
     Batch statistics, random numbers and logs stay as they were.
 
     Raises:
-        CompressError: there is no batch.
+        CompressError: there is no batch, or the module optimises manually, so that no loss is known.
     """
+    if not module.automatic_optimization:
+        raise CompressError(
+            f"gradients: {type(module).__name__} optimises manually, so which loss to take the gradients of is not "
+            f"known; take a criterion without gradients, such as l2"
+        )
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     modes = {m: m.training for m in module.modules()}
     module.zero_grad()
@@ -31,8 +37,9 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
     try:
         with isolate_rng():
             for count, batch in enumerate(batches, 1):
-                batch = module.transfer_batch_to_device(batch, module.device, 0)
-                found = module.training_step(batch, count - 1)
+                found = module.training_step(on_device(module, batch), count - 1)
+                if found is None:  # a batch that the module skips
+                    continue
                 (found if not isinstance(found, dict) else found["loss"]).backward()
     finally:
         del module.log

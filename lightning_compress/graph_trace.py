@@ -158,7 +158,9 @@ def _members(
     if isinstance(target, nn.Parameter):
         rows = any(parameter is target and dim == 0 for parameter, dim in graph.unwrapped_parameters)
         return [Member(prefix + name, OUT if rows else "irregular", index)]
-    if not any(value.dim() and len(value) > 1 for value in target.state_dict().values()) and not _mixes(target):
+    weighted = isinstance(target, trace.CONV + trace.LINEAR)  # whose one output is a channel all the same
+    wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
+    if not wide and not _mixes(target):
         return []  # a norm without parameters, one slope for all channels: any number of channels fits
     if isinstance(target, nn.PReLU):
         return [Member(f"{prefix}{name}.weight", OUT, index)]

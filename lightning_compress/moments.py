@@ -179,7 +179,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
         positions: places of each sample that count, or more: see :func:`places`.
 
     Raises:
-        CompressError: there is no input.
+        CompressError: there is no input, or a layer's are not finite.
     """
     generator, inputs = torch.Generator().manual_seed(0), list(inputs)
     recorders = {n: _Recorder(m, positions, len(inputs), generator) for n, m in net.named_modules() if supported(m)}
@@ -191,10 +191,13 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
     finally:
         for handle in handles:
             handle.remove()
-    found = {name: recorder.moments() for name, recorder in recorders.items() if recorder.rows}
-    if not found:
+    fed = {name: recorder for name, recorder in recorders.items() if recorder.rows}
+    for name, recorder in fed.items():
+        if not recorder.sum.isfinite().all():
+            raise CompressError(f"moments: the inputs of layer {name!r} are not finite; check weights and data")
+    if not fed:
         raise CompressError(f"moments: there is no batch to gather inputs of {type(net).__name__} from")
-    keep(net, KEY, found)
+    keep(net, KEY, {name: recorder.moments() for name, recorder in fed.items()})
 
 
 def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:

@@ -81,10 +81,7 @@ class Plan:
         """
         for layer, values in self.layers.items():
             if layer not in layers:
-                raise CompressError(
-                    f"plan: the network has no layer {layer!r}{did_you_mean(layer, layers)} "
-                    f"(a plan found for another network cannot be applied to this one)"
-                )
+                raise CompressError(f"plan: the network has no layer {layer!r}{_hint(layer, layers)}")
             for knob in values:
                 if knob not in knobs:
                     raise CompressError(
@@ -139,6 +136,16 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     if not found:
         raise NoEffectError(f"the pattern {pattern!r} matches no layer{did_you_mean(pattern, names)}")
     return found
+
+
+def _hint(layer: str, layers: Collection[str]) -> str:
+    """What may have been meant by the name of a layer that is not there."""
+    inside = layer.partition(".")[2]
+    if inside in layers:
+        return f"; names begin inside the network, which is {layer.removesuffix(inside)[:-1]!r} here: {inside!r}"
+    if set("*?[") & set(layer):
+        return "; make plans of patterns with Plan.resolve(patterns, layers)"
+    return f"{did_you_mean(layer, layers)} (a plan found for another network cannot be applied to this one)"
 
 
 def _plain(layer: str, knob: str, value: object) -> Number:

@@ -133,3 +133,18 @@ def test_two_bits_of_a_codebook_are_nearer_than_two_bits_of_a_grid(make):
     grid = LSQ(2, ())
     grid.initialise(weight)
     assert nn.functional.mse_loss(on(weight, make, 2)(weight), weight) < nn.functional.mse_loss(grid(weight), weight)
+
+
+def test_the_step_of_a_value_is_the_mean_over_the_weights_that_are_kept():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(40, 30), torch.randn(8, 40)
+    net = nn.Sequential(layer)
+    WeightPruning({"0": {"density": 0.1}}).apply(net, x)
+    QuantizationAwareTraining({"0": {"weight_bits": 2}}, weight_quantizer=Codebook).apply(net, x)
+    codebook, mask = weight_transforms(layer)
+    net(x).square().sum().backward()
+    free = layer.weight.detach().requires_grad_()
+    nn.functional.linear(x, free, layer.bias).square().sum().backward()
+    kept = mask.mask
+    expected = torch.stack([free.grad[kept & (codebook.codes == k)].mean() for k in range(4)])
+    torch.testing.assert_close(codebook.values.grad, expected)

@@ -305,7 +305,7 @@ def test_bad_settings_are_named(bad, message):
 
 
 def test_bad_plans_and_limits_are_named():
-    with pytest.raises(CompressError, match="joint: layer 'bn1' has no weight"):
+    with pytest.raises(CompressError, match="joint: layer 'bn1' is no Conv or Linear"):
         JointSparsityQuantization({"bn1": {"joint": 1}}).apply(PlainModule().model, EXAMPLE)
     net = PlainModule().model
     JointSparsityQuantization(EVERYWHERE).apply(net, EXAMPLE)

@@ -40,3 +40,9 @@ def test_logit_mse_by_hand():
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(CompressError, match="temperature must be above 0, got 0"):
         Hinton(0)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1)])
+def test_hinton_needs_classes(shape):
+    with pytest.raises(CompressError, match=r"Hinton: needs the logits of two classes .* use LogitMSE"):
+        Hinton()(torch.zeros(shape), torch.zeros(shape))

@@ -217,7 +217,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("plan", "message"), [
-    ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorised: it has no weight"),
+    ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorised: it is no Conv or Linear"),
     ({"conv1": {"rank_in": 0.0}}, "rank_in of layer 'conv1' must be above 0 and at most 1"),
     ({"fc": {"rank_in": 0.5}}, "layer 'fc' has no rank_in, only one rank"),
 ])  # fmt: skip
@@ -242,3 +242,19 @@ def test_ignored_layers_are_no_choice():
     net = resnet8(in_channels=1)
     choices = LowRank(ignore=["layer*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
     assert {choice.layer for choice in choices} == {"conv1", "fc"}
+
+
+@torch.no_grad()
+def test_a_transformer_layer_calls_its_factors_in_eval_mode_too():
+    torch.manual_seed(0)
+    net, example = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), torch.randn(3, 5, 16)
+    LowRank(Plan({"linear1": {"rank_out": 0.25}, "linear2": {"rank_out": 0.25}})).apply(net, example)
+    torch.testing.assert_close(net.eval()(example), net.train()(example))
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    net = ToyNet()
+    with torch.no_grad():
+        net.conv1.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(CompressError, match="layer 'conv1' cannot be factorised: its weight is not finite"):
+        LowRank(PLAN).apply(net, EXAMPLE)

@@ -14,9 +14,11 @@ from lightning.pytorch.plugins import MixedPrecision
 from scipy.integrate import quad
 from scipy.stats import truncnorm
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
+from lightning_compress.errors import CompressError
 from lightning_compress.noise.gaussian import GaussianNoise
 from lightning_compress.noise.information import ALPHA_MAX, InformationNoise
 from lightning_compress.noise.log_normal import HIGH, LOW, LogNormalNoise
@@ -179,3 +181,62 @@ def test_the_kl_weighs_as_much_when_the_loss_is_scaled(make, fused):
         found.append([p.detach().clone() for p in noise.parameters()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("log_variance", [0.0, 3.0, 6.0, 40.0])
+@pytest.mark.parametrize("grain", [(8, 4), (8, 1)])
+def test_of_a_layer_that_is_all_noise_one_unit_stays(log_variance, grain):
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 8)
+    noise = GaussianNoise((8, 4), grain)
+    attach_weight(layer, noise)
+    with torch.no_grad():
+        noise.raw_log_variance.fill_(log_variance / noise.speed)
+    noise.threshold = -100.0
+    noise.end(layer)
+    power = layer.parametrizations["weight"].original.square()
+    strongest = power.mean(1, keepdim=True) if grain[1] == 1 else power
+    assert torch.equal(noise.mask, (strongest == strongest.max()).expand(8, 4))
+
+
+@pytest.mark.parametrize("make", [lambda: GaussianNoise((4, 3, 3, 3), (4, 3, 3, 3)), lambda: LogNormalNoise(4),
+                                  lambda: InformationNoise((4, 3, 3, 3), (1, 1, 1, 1))],
+                         ids=["gaussian", "log-normal", "information"])  # fmt: skip
+def test_a_layer_that_is_run_again_in_the_backward_pass_gets_the_same_noise(make):
+    x, gradients = torch.randn(2, 3, 6, 6), []
+    for again in (False, True):
+        torch.manual_seed(0)
+        layer, noise = nn.Conv2d(3, 4, 3, padding=1), make()
+        attach_weight(layer, noise) if isinstance(noise, GaussianNoise) else attach_output(layer, noise)
+        noise.train()
+        y = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
+        y.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]))
+        assert int(noise.draws) == 1
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_layer_that_ran_twice_is_not_run_again_with_other_noise():
+    layer, noise = nn.Conv2d(3, 3, 3, padding=1), LogNormalNoise(3)
+    attach_output(layer, noise)
+    y = checkpoint(lambda x: layer(layer(x)), torch.randn(2, 3, 6, 6), use_reentrant=False)
+    with pytest.raises(CompressError, match="LogNormalNoise: a layer that runs several times in a step"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_mixed_precision_dead_and_large_inputs_give_finite_gradients(dtype):
+    layer, noise = nn.Linear(3, 4), GaussianNoise((4, 3), (4, 3))
+    attach_weight(layer, noise)
+    x = torch.tensor([[0.0, 0.0, 0.0], [300.0, 0.0, 0.0]])
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+    y.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_a_training_that_diverged_is_not_made_permanent():
+    torch.manual_seed(0)
+    module, noise = PlainModule(), VariationalDropout({"conv1": {"variational": 1}}, strength=1e30)
+    with pytest.raises(CompressError, match=r"VariationalDropout: training diverged: .* 'conv1' is not finite"):
+        Trainer(max_epochs=1, callbacks=[noise], **QUIET).fit(module, toy_data(0)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -84,3 +85,16 @@ def test_values_off_the_grid_are_named():
         Space((Choice("a", "x", (1, 2)),)).indices(Plan({"a": {"x": 3}}))
     with pytest.raises(CompressError, match="must be distinct and ascending"):
         Choice("a", "x", (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "hint"),
+    [
+        ("model.conv1", "names begin inside the network, which is 'model' here: 'conv1'"),
+        ("conv*", "make plans of patterns with Plan.resolve"),
+        ("convl", "did you mean 'conv1'?"),
+    ],
+)
+def test_a_name_that_is_not_there_gets_a_hint(layer, hint):
+    with pytest.raises(CompressError, match=re.escape(hint)):
+        Plan({layer: {"density": 0.5}}).check(["conv1", "fc"], ["density"])

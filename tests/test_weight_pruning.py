@@ -285,7 +285,7 @@ def test_a_file_saved_before_the_schedule_ended_says_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize(("callback", "message"), [
-    (WeightPruning({"bn1": {"density": 0.5}}), "layer 'bn1' is a BatchNorm2d, with no weight to prune"),
+    (WeightPruning({"bn1": {"density": 0.5}}), "layer 'bn1' is a BatchNorm2d, and only Conv and Linear"),
     (WeightPruning({"conv1": {"density": 0}}), "density of layer 'conv1' must be above 0"),
     (WeightPruning({"stem.0": {"density": 0.5}}, NofM()), "layer 'stem.0' has 1 inputs for each output"),
     (WeightPruning({"conv1": {"density": 0.4}}, NofM()), "must be 0.5 or 1 with 2:4"),

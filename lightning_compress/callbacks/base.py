@@ -122,6 +122,7 @@ class CompressionCallback(Callback, ABC):
         mates = [c for c in trainer.callbacks if isinstance(c, CompressionCallback)]
         check_order(mates)
         check_averaging(self, trainer.callbacks, self.steady)
+        pl_module.configure_model()  # Lightning does so only later, and again: layers may not be there yet
         net = network(pl_module)
         if self.plan is not None:
             known = frozenset().union(*(c.knobs for c in mates))

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_compress.batches import first_tensor
+from lightning_compress.batches import first_inputs
 from lightning_compress.errors import CompressError
 
 SAMPLES = 2  # batch norms of 1x1 maps need more than one sample, and no result depends on how many there are
@@ -26,7 +27,7 @@ def example_input(trainer: Trainer, module: LightningModule) -> Any:
     """
     example = module.example_input_array
     if example is None:
-        example = first_tensor(next(train_batches(trainer), None))
+        example = next(first_inputs(module, train_batches(trainer)), None)
     if example is None:
         raise CompressError(
             f"no example input was found for {type(module).__name__}: set its example_input_array to a batch that its "
@@ -38,7 +39,8 @@ def example_input(trainer: Trainer, module: LightningModule) -> Any:
 def train_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches that the first loop with data would see, train before validation before test.
 
-    Reading them moves none of the random numbers of the training that follows.
+    Of several loaders for training they are what ``training_step`` gets, one batch of each. Reading them moves none of
+    the random numbers of the training that follows.
     """
     loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
     for loop in loops:
@@ -46,7 +48,7 @@ def train_batches(trainer: Trainer) -> Iterator[Any]:
         if source.instance is not None and source.is_defined():
             with isolate_rng():
                 loaders = source.dataloader()
-                if isinstance(loaders, dict):
-                    loaders = list(loaders.values())
-                yield from loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+                if not isinstance(loaders, CombinedLoader):
+                    loaders = CombinedLoader(loaders, "max_size_cycle" if loop is trainer.fit_loop else "sequential")
+                yield from (batch for batch, *_ in loaders)
             return

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callbacks.loss_term import TeacherTerm
+from lightning_compress.compiled import is_compiled
 from lightning_compress.errors import CompressError, NoEffectError, did_you_mean
 from lightning_compress.losses.attention_transfer import AttentionTransfer
 from lightning_compress.losses.feature_loss import FeatureLoss
@@ -65,6 +66,11 @@ class FeatureDistillation(TeacherTerm):
         return 1.0
 
     def check(self, net: nn.Module) -> None:
+        if is_compiled(net):
+            raise CompressError(
+                f"FeatureDistillation: {type(net).__name__} is compiled, and gives no features of layers inside; train "
+                f"it uncompiled, or use KnowledgeDistillation"
+            )
         for who, owner, names in (("student", net, self.layers), ("teacher", self.teacher, self.layers.values())):
             present = dict(owner.named_modules())
             for name in names:

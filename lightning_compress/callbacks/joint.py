@@ -69,7 +69,7 @@ class JointSparsityQuantization(OutcomeCallback):
     """
 
     name: ClassVar[str] = "joint"
-    refusal: ClassVar[str] = "has no weight"
+    refusal: ClassVar[str] = "is no Conv or Linear"
     order: ClassVar[int] = 28
     knobs: ClassVar[frozenset[str]] = frozenset({"joint"})
 

@@ -21,6 +21,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_compress.callbacks.outcome import OutcomeCallback
 from lightning_compress.callbacks.progress import progress
@@ -177,9 +178,12 @@ def loss_scale(trainer: Trainer) -> float:
 
 
 def _count_images(trainer: Trainer) -> int:
-    """Number of train images; of data without a length, as many batches as the Trainer takes, each like the first."""
-    loader = trainer.train_dataloader
-    if hasattr(getattr(loader, "dataset", None), "__len__"):
-        return len(loader.dataset)
-    with isolate_rng():
-        return int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
+    """Number of train images, of all loaders; of data without a length, batches of the Trainer, each like the first."""
+    loaders, number = tree_leaves(trainer.train_dataloader), 0
+    for loader in loaders:
+        if hasattr(getattr(loader, "dataset", None), "__len__"):
+            number += len(loader.dataset)
+        else:
+            with isolate_rng():
+                number += int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
+    return number

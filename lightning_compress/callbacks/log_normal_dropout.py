@@ -30,8 +30,8 @@ class LogNormalDropout(LearnedNoise):
 
     name: ClassVar[str] = "LogNormalDropout"
     refusal: ClassVar[str] = (
-        "cannot have this noise: it has no weight, does not run, is the last layer, or a batch norm with affine=False "
-        "follows it, which cannot keep the gate that the noise leaves"
+        "cannot have this noise: it is no Conv or Linear, does not run, is the last layer, or a batch norm with "
+        "affine=False follows it, which cannot keep the gate that the noise leaves"
     )
     order: ClassVar[int] = 22
     knobs: ClassVar[frozenset[str]] = frozenset({"log_normal"})

@@ -85,7 +85,7 @@ class LowRank(CompressionCallback):
     def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         layers = {layer.name: layer for layer in profile.weighted}
         for name, ratios in self.own(plan).layers.items():
-            reason = _refusal(net, layers[name]) if name in layers else "it has no weight to factorise"
+            reason = _refusal(net, layers[name]) if name in layers else "it is no Conv or Linear"
             if reason is not None:
                 raise CompressError(f"LowRank: layer {name!r} cannot be factorised: {reason}")
             for knob, ratio in ratios.items():
@@ -112,9 +112,10 @@ class LowRank(CompressionCallback):
         """Before a search, decompose all layers, for all candidates at once; no batch is read."""
         net = network(module)
         if self.plan is None:
-            layers = {n: m for n, m in net.named_modules() if type(m).forward in PLAIN and getattr(m, "groups", 1) == 1}
-            ignored = {name for pattern in self.ignore for name in matching(pattern, layers)}
-            keep(net, KEY, {n: _kind_of(m).decompose(m.weight) for n, m in layers.items() if n not in ignored})
+            plain = {n: m for n, m in net.named_modules() if type(m).forward in PLAIN and getattr(m, "groups", 1) == 1}
+            ignored = {name for pattern in self.ignore for name in matching(pattern, plain)}
+            free = {n: m for n, m in plain.items() if n not in ignored and m.weight.isfinite().all()}
+            keep(net, KEY, {n: _kind_of(m).decompose(m.weight) for n, m in free.items()})
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         known: Mapping[str, Basis] = gathered(net, KEY) or {}
@@ -170,6 +171,8 @@ def _refusal(net: nn.Module, layer: LayerProfile) -> str | None:
         return "its own forward pass never runs"
     if type(module).forward not in PLAIN:
         return f"{type(module).__name__} has a forward pass of its own"
+    if not module.weight.isfinite().all():
+        return "its weight is not finite"
     if input_transform(module) is not None or layer.density < 1 or layer.weight_bits < 32:
         return "it is quantised or masked; factorise in a stage before that"
     return None

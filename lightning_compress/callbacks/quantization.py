@@ -15,10 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
+from lightning_compress import trace
+from lightning_compress.batches import first_inputs
 from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.example import train_batches
+from lightning_compress.compiled import is_compiled
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import Mask, has_moving_mask
 from lightning_compress.plan import Plan, matching
@@ -57,7 +62,7 @@ class QuantizationAwareTraining(CompressionCallback):
         ignore: globs of layers that a search leaves in floating point.
 
     Raises:
-        CompressError: bits out of range, or a layer that has no weight to quantise.
+        CompressError: bits out of range, or a layer that is no Conv or Linear.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -92,8 +97,13 @@ class QuantizationAwareTraining(CompressionCallback):
         for layer, values in self.own(plan).layers.items():
             if layer not in quantisable:
                 raise CompressError(
-                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, with no weight "
-                    f"to quantise; the plan may name {sorted(quantisable)}"
+                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, and only Conv and "
+                    f"Linear layers are quantised; the plan may name {sorted(quantisable)}"
+                )
+            if "act_bits" in values and not profile[layer].positions:
+                raise CompressError(
+                    f"quantization: layer {layer!r} is not called: something else reads its weight, as attention does; "
+                    f"leave its act_bits out of the plan"
                 )
             for knob, bits in values.items():
                 least, most = self._make(knob).bit_range
@@ -138,11 +148,17 @@ class QuantizationAwareTraining(CompressionCallback):
             if "act_bits" in bits:
                 attach_input(layer, self.activation_quantizer(int(bits["act_bits"]), ()).to(raw_weight(layer).device))
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of a compiled network, which the hook that sets the scales cannot be a part of, run one batch uncompiled."""
+        if any(not quantizer.calibrated for quantizer in self._inputs(pl_module)) and is_compiled(pl_module):
+            x = next(first_inputs(pl_module, train_batches(trainer)))
+            with torch.compiler.set_stance("force_eager"):
+                trace.run_hooked(network(pl_module), x, [])
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Inputs that no batch has set the scale of still wait for one, whatever was put back after a sanity check."""
-        for layer in transformed(network(pl_module)).values():
-            quantizer = input_transform(layer)
-            if isinstance(quantizer, ActivationQuantizer) and not quantizer.calibrated:
+        for quantizer in self._inputs(pl_module):
+            if not quantizer.calibrated:
                 quantizer.await_batch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -158,6 +174,11 @@ class QuantizationAwareTraining(CompressionCallback):
         for layer, codebook in self._codebooks(network(pl_module)):
             if not codebook.frozen:
                 codebook.initialise(layer.weight)
+
+    def _inputs(self, module: LightningModule) -> list[ActivationQuantizer]:
+        """The quantisers of inputs."""
+        found = (input_transform(layer) for layer in transformed(network(module)).values())
+        return [quantizer for quantizer in found if isinstance(quantizer, ActivationQuantizer)]
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
         """The layers whose weight has a codebook of this callback."""

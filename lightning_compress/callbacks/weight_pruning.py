@@ -52,8 +52,8 @@ class WeightPruning(CompressionCallback):
         ignore: globs of layers that a search leaves dense.
 
     Raises:
-        CompressError: a layer has no weight, or a density that the pattern cannot have; a pattern that leaves a scope
-            no choice.
+        CompressError: a layer is no Conv or Linear, or a density that the pattern cannot have; a pattern that leaves a
+            scope no choice.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -96,8 +96,8 @@ class WeightPruning(CompressionCallback):
         for name, density in self.own(plan).knob("density").items():
             if name not in layers:
                 raise CompressError(
-                    f"pruning: layer {name!r} is a {type(net.get_submodule(name)).__name__}, with no weight to prune; "
-                    f"the plan may name {sorted(layers)}"
+                    f"pruning: layer {name!r} is a {type(net.get_submodule(name)).__name__}, and only Conv and Linear "
+                    f"layers are pruned; the plan may name {sorted(layers)}"
                 )
             if not 0 < density <= 1:
                 raise CompressError(f"pruning: density of layer {name!r} must be above 0 and at most 1, got {density}")

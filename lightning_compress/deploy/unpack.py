@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress import replacement, surgery
@@ -57,6 +58,8 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     """
     tensors, contents = container.read(Path(path))
     described = Description.from_dict(contents)
+    if isinstance(net, LightningModule):
+        net.configure_model()
     target, tables = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
     if record_of(target) is not None:
         raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")

@@ -25,6 +25,11 @@ class Factors(Replacement, nn.Sequential):
     knobs: ClassVar[tuple[str, ...]]
     ranks: dict[str, int]
 
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        # Without a hook nn.TransformerEncoderLayer, in eval mode, would not call it but read a weight that it has not.
+        self.register_forward_pre_hook(_unchanged)
+
     def config(self) -> dict[str, Any]:
         return dict(self.ranks)
 
@@ -76,6 +81,10 @@ class Factors(Replacement, nn.Sequential):
             layer.weight.copy_(weight.reshape(layer.weight.shape))
         if bias is not None:
             self[-1].bias.copy_(bias)
+
+
+def _unchanged(_factors: nn.Module, _args: tuple[Any, ...]) -> None:
+    """Leaves the input as it is."""
 
 
 def conv_class(module: nn.Module) -> type[nn.Module] | None:

@@ -26,6 +26,9 @@ class Hinton(DistillationLoss):
 
     Args:
         temperature: T, above 0.
+
+    Raises:
+        CompressError: T is out of range, or, when called, there are not two classes.
     """
 
     temperature: float = 1.0
@@ -35,6 +38,11 @@ class Hinton(DistillationLoss):
             raise CompressError(f"Hinton: temperature must be above 0, got {self.temperature}")
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if student.dim() < 2 or student.shape[1] < 2:
+            raise CompressError(
+                f"Hinton: needs the logits of two classes or more, shape (batch, classes), got outputs of shape "
+                f"{tuple(student.shape)}; for one output, as in a regression, use LogitMSE (compress/loss=logit_mse)"
+            )
         log_s = F.log_softmax(student / self.temperature, dim=1)
         log_t = F.log_softmax(teacher.detach() / self.temperature, dim=1)
         return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1).mean() * self.temperature**2

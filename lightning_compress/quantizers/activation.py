@@ -59,6 +59,7 @@ class ActivationQuantizer(Quantizer):
         self.set_sign(values[1] > 0)
         self.number.copy_(values[0])
         self.calibrated.fill_(True)
+        self._forward_pre_hooks.clear()
 
     @final
     def _calibrate(self, _module: torch.nn.Module, args: tuple[Any, ...]) -> None:

@@ -80,9 +80,14 @@ class Quantizer(Transform):
 
     @final
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes)."""
+        """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes).
+
+        In a network that is of half precision itself (``bf16-true``) the result is as well.
+        """
+        mixed = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
-            return self.on_grid(self.precondition(x))
+            found = self.on_grid(self.precondition(x))
+        return found if mixed else found.to(x.dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={int(self.bits)}, shape={self.shape})"

@@ -10,6 +10,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from lightning_compress.errors import CompressError
+
 
 class Refit(ABC):
     """Solves least squares for the weights behind removed channels."""
@@ -55,7 +57,12 @@ def correction(moments: Tensor, missing: Tensor, rows: int) -> Tensor:
 
     Returns:
         Shape ``(inputs, outputs)``, float64.
+
+    Raises:
+        CompressError: something is not finite.
     """
+    if not (moments.isfinite().all() and missing.isfinite().all()):
+        raise CompressError("refit: weights or inputs of a layer are not finite; check the network and its data")
     system = moments.double().clone()
     system.diagonal().add_((system.diagonal().sum() / rows).clamp_min(1e-30))
     return torch.linalg.solve(system, missing.double())
