@@ -174,3 +174,11 @@ def test_tracing_moves_no_random_numbers():
     net, state = around(nn.BatchNorm2d(8)), torch.get_rng_state()
     trace_channels(net, trace.measure(net, IMAGES), IMAGES)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("last", [nn.Conv2d(8, 1, 1), nn.Sequential(nn.Flatten(), nn.Linear(8 * 64, 1))])
+def test_one_output_is_the_networks_answer_like_any_other(last):
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), last)
+    graph = trace_channels(net, trace.measure(net, IMAGES), IMAGES)
+    assert list(graph.groups) == ["0"]
+    assert [reason[:40] for reason in graph.kept_whole.values()] == ["its channels reach the output of the net"]

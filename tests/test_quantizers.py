@@ -199,3 +199,20 @@ def test_least_squares_steps_never_raise_the_error():
         scale = least_squares_scale(x, torch.tensor(0.2), low, high, z, steps)
         errors.append(float(((x / scale).clamp(low, high).round() * scale - x).square().sum()))
     assert all(b <= a + 1e-4 for a, b in pairwise(errors))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_outside_mixed_precision_the_type_of_a_tensor_stays(dtype):
+    x = torch.randn(4, 8, dtype=dtype)
+    for quantizer in (LSQ(4), MinMax(4), LSQActivation(4), PACT(4)):
+        assert quantizer(x).dtype == dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        assert LSQ(4)(x).dtype == torch.float32
+
+
+def test_what_a_file_calibrated_can_be_exported_before_it_runs():
+    quantizer = LSQActivation(4)
+    quantizer.unpack(torch.tensor([0.1, 1.0]))
+    x = torch.randn(2, 3)
+    exported = torch.export.export(quantizer, (x,)).module()
+    torch.testing.assert_close(exported(x), quantizer(x))

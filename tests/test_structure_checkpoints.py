@@ -16,7 +16,7 @@ from lightning_compress.fit import load_checkpoint
 from lightning_compress.mixin import CompressibleMixin
 from lightning_compress.record import network, record_of
 from lightning_compress.removal import Removed
-from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
+from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 RANKS = {"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}}
 CASES = {
@@ -73,3 +73,26 @@ def test_a_checkpoint_of_other_ranks_is_refused(tmp_path):
     LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(network(module), torch.zeros(2, 1, 8, 8))
     with pytest.raises(CompressError, match=r"LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
         load_checkpoint(module, tmp_path / "a.ckpt")
+
+
+class MadeLate(PlainModule):
+    """Makes its network where Lightning says, after the callbacks' ``setup``."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.model = 0, None
+
+    def configure_model(self):
+        if self.model is None:
+            self.made, self.model = self.made + 1, ToyNet()
+
+
+@pytest.mark.parametrize("make", [make for make, _ in CASES.values()], ids=CASES)
+def test_a_network_that_is_made_late_is_compressed_saved_and_loaded(tmp_path, make):
+    module = MadeLate()
+    Trainer(max_epochs=1, limit_train_batches=1, callbacks=[make()], **QUIET).fit(module, *toy_data(0))
+    assert module.made == 1
+    lc.save(module, tmp_path / "net.safetensors")
+    x = torch.randn(2, 1, 8, 8)
+    loaded = lc.load(tmp_path / "net.safetensors", MadeLate())
+    torch.testing.assert_close(loaded.model(x), module.eval().model(x), rtol=1e-4, atol=1e-5)

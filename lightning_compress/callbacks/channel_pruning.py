@@ -3,8 +3,9 @@
     keep the round(ratio x units) units of a group that the criterion chooses; slice all tensors that they reach
 
 Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal
-happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. It breaks nothing it
-cannot see through: what cannot be pruned is kept whole, and :meth:`ChannelPruning.kept_whole` says why.
+happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. Use it first of all
+where speed counts: a thin network is faster everywhere, without kernels for sparsity or few bits. What it cannot see
+through is kept whole, and :meth:`ChannelPruning.kept_whole` says why. It breaks networks that are narrow already.
 """
 
 from __future__ import annotations

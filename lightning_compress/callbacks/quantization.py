@@ -5,7 +5,9 @@
 The trained fp32 weight stays the parameter; the quantised one is what the forward pass sees. Bits are buffers and
 scales parameters or buffers of the network, so checkpoints resume exactly. Batch norm is not folded during training (it
 keeps learning); ``save`` folds it into the scales, which keeps the codes. Sources: Jacob et al. 2018 (arXiv
-1712.05877, section 3), HAQ (arXiv 1811.08886) for bits per layer. One bit for weights works only with much training.
+1712.05877, section 3), HAQ (arXiv 1811.08886) for bits per layer. Use it from 8 bits, where hardware is fast, down to 2
+or 3 for the smallest files. One bit for weights works only with much training; it breaks at the learning rate of the
+first training, and where a layer's inputs have outliers that one scale cannot serve.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class QuantizationAwareTraining(CompressionCallback):
                     f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, and only Conv and "
                     f"Linear layers are quantised; the plan may name {sorted(quantisable)}"
                 )
-            if "act_bits" in values and not profile[layer].positions:
+            if values.get("act_bits", 32) != 32 and not profile[layer].positions:
                 raise CompressError(
                     f"quantization: layer {layer!r} is not called: something else reads its weight, as attention does; "
                     f"leave its act_bits out of the plan"

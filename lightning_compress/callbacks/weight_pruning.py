@@ -6,7 +6,8 @@ Sources: Han et al. 2015 (arXiv 1506.02626) for magnitudes, Zhu and Gupta 2017 (
 schedule. Shapes stay, so it takes bytes off the packed file (kept values, and positions as a bitmask or entropy-coded,
 whichever is smaller) and MACs only where the hardware skips zeros: reports name both. Structure is set up front and
 only the values of the mask change during training, by the step number alone. At densities below a few per cent use
-NetworkWide, variational dropout, or JointSparsityQuantization rather than the same density everywhere.
+NetworkWide, variational dropout, or JointSparsityQuantization rather than the same density everywhere. It breaks where
+the schedule leaves few steps after its end: the network then has no time to get used to its last mask.
 """
 
 from __future__ import annotations

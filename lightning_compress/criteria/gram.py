@@ -5,7 +5,7 @@
 The rank of a channel is when backward elimination on G drops it, so that correlated channels are not all kept or all
 dropped. Sources: papers 1 and 2 (arXiv 1912.02254, 1805.11394; the closed form is a reconstruction), ThiNet (arXiv
 1707.06342) for the criterion. Needs train batches, gathered once. Use it with a refit: that matters more than the
-choice.
+choice. It breaks where the gathered batches are few or unlike the data: it then ranks what they happened to show.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
 """Signal to noise: mean over standard deviation of the noise that ``LogNormalDropout`` found a channel can bear.
 
+    score = E[e] / sqrt(Var[e]),      e: the log-normal noise of the channel (noise/log_normal.py)
+
 A unit is worth what the best of its channels is. Source: Neklyudov et al. 2017 (arXiv 1705.07283, section 3.3), who
-drop channels below 1: with ``threshold=1`` and a plan that keeps all, how many stay is what the training found.
+drop channels below 1: with ``threshold=1`` and a plan that keeps all, how many stay is what the training found. Use it
+in a stage after ``LogNormalDropout``; it breaks, with an error, on groups that had no noise, and after a training too
+short for the noise to part the channels ranks them by chance.
 """
 
 from __future__ import annotations

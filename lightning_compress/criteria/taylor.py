@@ -2,8 +2,9 @@
 
     score = ( sum over the channel's weights of w dL/dw )^2
 
-Source: Molchanov et al. 2019 (arXiv 1906.10771, eq. 8). Needs gradients, gathered once over some
-train batches. It breaks on a network trained to zero loss, whose gradients vanish.
+Source: Molchanov et al. 2019 (arXiv 1906.10771, eq. 8). Needs gradients, gathered once over some train batches. Use it
+where the loss says more than magnitudes do, as behind batch norms without scales. It breaks on a network trained to
+zero loss, whose gradients vanish.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""How the codes of quantised weights become bytes: each in its bits, or entropy-coded by how often each code occurs."""
+"""How the codes of quantised weights become bytes: each in its bits, or entropy-coded by how often each code occurs.
+
+    bytes ~= n sum over codes of -p log2 p / 8,      p: the share of the weights that have the code
+
+Sources: Deep Compression (arXiv 1510.00149, section 4) for entropy-coded codes, there by Huffman; range coding (Martin
+1979) as the library constriction does it, which comes within a few bytes of the entropy. Use it where the file counts
+and reading it may take longer; it gains nothing where all codes are about as frequent, as at 1 and 2 bits.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@
 Source: Hinton, Vinyals, Dean 2015 (arXiv 1503.02531, section 2). The factor T^2 keeps the size of the gradient when T
 changes. A high temperature helps fp32 students and harms low-bit ones: for W3A8 ResNet-20 on CIFAR-10 the Distiller
 project published 80.0 % at T = 5 against 91.6 % at T = 1 (examples/quantization, preact_resnet_cifar_dorefa.yaml).
+Use it for classes that exclude each other. It breaks elsewhere: with several labels at once, and in regressions, take
+LogitMSE.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Element-wise: each weight by itself; of ``n`` weights the ``round(density n)`` with the largest magnitude stay.
 
+    keep w where |w| is among the round(density n) largest
+
 Source: Han et al. 2015 (arXiv 1506.02626). Use it for the smallest files and the least loss; it breaks the hope for
 speed where hardware and libraries are dense.
 """

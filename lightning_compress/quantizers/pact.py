@@ -7,7 +7,8 @@ Source: Choi et al. 2018, PACT (arXiv 1805.06085, section 3, eqs. 1 to 3). The p
 decay of the user's optimizer. Ours: ``a`` starts where the squared error of the first batch is least rather than at a
 fixed large number, so that a candidate can be scored before any training; and inputs with both signs (which the paper
 leaves in floating point) are clipped at both ends of a signed grid. Use it behind ReLU at 4 bits and less, with weight
-decay. It breaks without any: nothing but the loss then draws ``a`` down. LSQActivation needs none.
+decay. It breaks without any: nothing but the loss then draws ``a`` down. LSQActivation needs none. A learning rate
+that throws ``a`` below zero is the other way: the layer's output and all gradients are zero from then on.
 """
 
 from __future__ import annotations
