@@ -38,7 +38,7 @@ def test_choices_lie_on_the_grid_and_end_at_one():
 def test_ignored_layers_are_no_choice_and_a_reason():
     callback = ChannelPruning(ignore=["conv*"])
     assert "conv1" not in {c.layer for c in callback.choices(NET, DENSE, EXAMPLE)}
-    assert callback.kept_whole(NET, DENSE, EXAMPLE)["conv1"] == "it is ignored"
+    assert callback.kept_whole(NET, EXAMPLE)["conv1"] == "it is ignored"
 
 
 def test_a_glob_that_matches_nothing_is_an_error():

@@ -29,6 +29,7 @@ from lightning_compress.graph import IN, OUT, ChannelGraph, ChannelGroup, kept_p
 from lightning_compress.graph_trace import trace_channels
 from lightning_compress.plan import Number, Plan, matching
 from lightning_compress.profile import Profile
+from lightning_compress.record import network, record_of
 from lightning_compress.refits.refit import Refit
 from lightning_compress.space import Choice
 from lightning_compress.surgery import check_plain, drop_output, transformed
@@ -75,8 +76,16 @@ class ChannelPruning(CompressionCallback):
         self.refit, self.batches = refit, batches
         self._graphs: dict[object, ChannelGraph] = {}  # by architecture; shared by the copies of with_plan
 
-    def kept_whole(self, net: nn.Module, profile: Profile, example: Any) -> dict[str, str]:
-        """Layer -> why its output channels are not pruned, whatever the plan says."""
+    def kept_whole(self, module: nn.Module, example: Any) -> dict[str, str]:
+        """Layer -> why its output channels are not pruned, whatever the plan says.
+
+        Args:
+            module: a LightningModule or a network; it is not changed.
+            example: one input batch.
+        """
+        net = network(module)
+        record = record_of(net)
+        profile = trace.measure(net, example) if record is None else record.profile
         return dict(self._graph(net, profile, example).kept_whole)
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
