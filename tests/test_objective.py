@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import lightning_compress.conf
 from lightning_compress.errors import CompressError
 from lightning_compress.search.n2n_reward import N2NReward
-from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget, Objective
+from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget, LossUnderBudget, Objective
 from lightning_compress.search.trial import Score
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "objective").glob("*.yaml"))
@@ -35,7 +35,12 @@ def score(accuracy: float, loss: float = 0.5, cost: float = 1e6) -> Score:
 def test_every_file_makes_an_objective_that_prefers_accuracy(file):
     objective = instantiate(OmegaConf.load(file))
     assert isinstance(objective, Objective)
-    assert objective(score(0.9)) > objective(score(0.8))
+    assert objective(score(0.9, loss=0.4)) > objective(score(0.8, loss=0.5))
+
+
+@given(losses)
+def test_without_an_accuracy_the_smaller_loss_is_better(loss):
+    assert LossUnderBudget("val_mse")(Score({"val_mse": loss}, {})) == -loss
 
 
 @given(shares, losses)

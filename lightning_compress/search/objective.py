@@ -1,4 +1,4 @@
-"""Objectives: score -> reward. The two forms of AMC (arXiv 1802.03494, section 3.4)."""
+"""Objectives: score -> reward. The two forms of AMC (arXiv 1802.03494, section 3.4), and one without an accuracy."""
 
 from __future__ import annotations
 
@@ -47,6 +47,22 @@ class AccuracyUnderBudget(Objective):
 
     def __call__(self, score: Score) -> float:
         return pick(score.metrics, self.metric) - (self.weight * pick(score.metrics, self.loss) if self.weight else 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class LossUnderBudget(Objective):
+    """A metric that is better when it is smaller: ``R = -loss``, for regressions and others without an accuracy. Ours.
+
+    Searchers whose settings are in points of accuracy, such as GeneCAI's ``tolerance``, need them in units of the loss.
+    """
+
+    weighs_cost: ClassVar[bool] = False
+
+    metric: str = "val_loss"
+
+    def __call__(self, score: Score) -> float:
+        return -pick(score.metrics, self.metric)
 
 
 @final
