@@ -56,7 +56,7 @@ def main() -> None:
         searcher = Random(Problem(budget, composition.profile, composition.predict), seed, OBJECTIVE)
         plans = [searcher.ask().plan for _ in range(PLANS)]
         full, whole_seconds = scored(Serial(evaluate), plans)
-        halved, seconds = scored(Halving().over(Serial, OBJECTIVE)(evaluate), plans)
+        halved, seconds = scored(Halving().over(Serial, OBJECTIVE, BATCH)(evaluate), plans)
         rewards = [OBJECTIVE(score) for score in full]
         picked = max(range(PLANS), key=lambda i: OBJECTIVE(halved[i]))
         place, lost = sum(r > rewards[picked] for r in rewards), max(rewards) - rewards[picked]

@@ -71,7 +71,11 @@ class PlanSearch:
         }  # fmt: skip
 
     def plan(self) -> Plan:
-        """Search, or go on with a search that was killed; the plan of the highest reward."""
+        """Search, or go on with a search that was killed; the plan of the highest reward.
+
+        Raises:
+            NoEffectError: halving with so few in flight that every plan would be scored in full.
+        """
         stage = self.stage
         logger = self.run.make_logger(save_dir=self.folder / "search")
         searcher, best, entries = self._search("", stage.searcher, [], [logger])
@@ -94,7 +98,9 @@ class PlanSearch:
     ) -> tuple[Searcher, Best, list[Entry]]:
         """One searcher, with a journal of that name; what is known already is not scored again."""
         stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
-        executor = stage.executor if stage.halving is None else stage.halving.over(stage.executor, stage.objective)
+        executor = stage.executor
+        if stage.halving is not None:
+            executor = stage.halving.over(executor, stage.objective, stage.in_flight)
         with Journal(self.folder / journal_name(name), self._searching(make)) as journal:
             start = start_of(make, self.folder)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)

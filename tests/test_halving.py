@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -13,20 +14,31 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning import Trainer
 from omegaconf import OmegaConf
 
+import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.cost import MACs
+from lightning_compress.data.digits import Digits
+from lightning_compress.errors import CompressError, NoEffectError, TrialFailedError
+from lightning_compress.models.classifier import ImageClassifier
+from lightning_compress.models.resnet_cifar import ResNetCIFAR
 from lightning_compress.search.halving import Halving
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search
 from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.process import Processes
 from lightning_compress.search.random import Random
 from lightning_compress.search.serial import Serial
 from lightning_compress.search.trial import Score
+from lightning_compress.stage import Stage
+from lightning_compress.testing.executors import PROBLEM, Watched
 from lightning_compress.testing.problems import channels
 
 OBJECTIVE = AccuracyUnderBudget()
+OBJECTIVES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "objective").glob("*.yaml"))
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "halving").glob("*.yaml"))
 
 
@@ -52,28 +64,34 @@ class Noisy:
             raise TrialFailedError(f"plan {plan} has no score")
         noise = np.random.default_rng([plan, round(1000 * self.share)]).normal() * self.noise * (1 - self.share)
         value = self.full[plan] - 0.3 * (1 - self.share) + noise
-        return Score({"val_acc": value, "val_loss": 1 - value}, {"macs": float(plan)})
+        costs = {"macs": 100.0 - 3 * plan, "parameters": 100.0 - 3 * plan}
+        return Score(
+            {"val_acc": value, "val_loss": 1 - value}, costs, {"macs": 110.0, "parameters": 110.0, "val_acc": 1.0}
+        )
 
 
-def outcomes(evaluate, halving=None, **settings):
+def outcomes(evaluate, halving=None, objective=OBJECTIVE, **settings):
     halving = halving or Halving(**settings)
-    with halving.over(Serial, OBJECTIVE)(evaluate) as executor:
+    with halving.over(Serial, objective, 9)(evaluate) as executor:
         return dict(executor.run({i: i for i in range(len(evaluate.full))}))
 
 
 values = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30).map(tuple)
 
 
+@pytest.mark.parametrize("file", OBJECTIVES, ids=lambda file: file.stem)
 @settings(max_examples=100, deadline=None)
-@given(values, st.floats(0, 1), st.sampled_from([0.2, 1 / 3, 0.5]))
-def test_the_best_of_a_batch_was_scored_in_full(full, noise, keep):
+@given(full=values, noise=st.floats(0, 1), keep=st.sampled_from([0.2, 1 / 3, 0.5]))
+def test_the_best_of_a_batch_was_scored_in_full(file, full, noise, keep):
+    objective = instantiate(OmegaConf.load(file))
     evaluate = Noisy(full, noise=noise)
-    found = outcomes(evaluate, keep=keep)
+    found = outcomes(evaluate, objective=objective, keep=keep)
     assert found.keys() == set(range(len(full)))
     whole = {plan for plan, share in evaluate.calls if share == 1}
-    rewards = {plan: OBJECTIVE(outcome.score) for plan, outcome in found.items()}
-    assert max(rewards[plan] for plan in whole) >= max(rewards.values()) - 1e-9
+    rewards = {plan: objective(outcome.score) for plan, outcome in found.items()}
+    assert max(rewards, key=lambda plan: (rewards[plan], -plan)) in whole
     assert all(found[plan].score == Noisy(full)(plan) for plan in whole)
+    assert len(evaluate.calls) == len(set(evaluate.calls))
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,7 +101,7 @@ def test_without_noise_all_scores_are_the_full_ones_and_the_best_climb(full):
     found = outcomes(evaluate)
     for plan, outcome in found.items():
         assert outcome.score.metrics["val_acc"] == pytest.approx(full[plan], abs=1e-9)
-        assert outcome.score.costs == {"macs": float(plan)}
+        assert outcome.score.costs == Noisy(full)(plan).costs
     best = max(found, key=lambda plan: (OBJECTIVE(found[plan].score), -plan))
     assert full[best] == pytest.approx(max(full), abs=1e-9)
 
@@ -147,7 +165,7 @@ def test_a_search_with_it_resumes_at_a_batch_and_finds_the_same(tmp_path):
     synthetic = channels(6)
 
     def run(name, trials):
-        executor = Halving().over(Serial, OBJECTIVE)
+        executor = Halving().over(Serial, OBJECTIVE, 9)
         with Journal(tmp_path / name, {}) as journal:
             searcher = Random(synthetic.problem, 0, OBJECTIVE)
             best = search(searcher, Shared(synthetic), journal, trials, executor=executor, in_flight=9)
@@ -187,3 +205,57 @@ def test_the_option_reaches_the_stage():
 def test_settings_out_of_range_are_refused(given_, message):
     with pytest.raises(CompressError, match=message):
         Halving(**given_)
+
+
+@pytest.mark.parametrize(("given_", "in_flight", "least"), [
+    ({}, 1, 9),
+    ({"keep": 0.9}, 9, 10),
+    ({"shares": (0.1,), "keep": 0.2}, 1, 5),
+])  # fmt: skip
+def test_a_batch_that_climbs_as_a_whole_is_refused(given_, in_flight, least):
+    halving = Halving(**given_)
+    with pytest.raises(NoEffectError, match=f"with in_flight={in_flight} .*set the stage's in_flight to {least}$"):
+        halving.over(Serial, OBJECTIVE, in_flight)
+    evaluate = Noisy(tuple(np.linspace(0, 1, least)))
+    with halving.over(Serial, OBJECTIVE, least)(evaluate) as executor:
+        list(executor.run({i: i for i in range(least)}))
+    assert sum(share == 1 for _, share in evaluate.calls) < least
+
+
+@dataclass
+class WatchedOnRungs(Watched):
+    """Notes which process scores; cheap scores are off."""
+
+    share: float = 1.0
+
+    def cheaper(self, share):
+        return replace(self, share=share)
+
+    def __call__(self, plan):
+        score = super().__call__(plan)
+        return replace(score, metrics={name: value * self.share**0.2 for name, value in score.metrics.items()})
+
+
+def test_all_rungs_share_the_workers_and_find_what_one_process_finds(tmp_path):
+    plans = {number: PROBLEM.problem.space.plan((number // 3, number % 3, 1)) for number in range(9)}
+    found = []
+    for make in (Serial, partial(Processes, workers=2, start="forkserver")):
+        folder = tmp_path / str(len(found))
+        folder.mkdir()
+        evaluate = WatchedOnRungs(folder)
+        with Halving().over(make, OBJECTIVE, 9)(evaluate) as executor:
+            found.append([replace(outcome, seconds=0) for _, outcome in sorted(executor.run(plans))])
+            assert executor.workers >= len({process for _, process in evaluate.evaluations()})
+        assert len(evaluate.evaluations()) == 9 + 3 + 1
+    assert found[0] == found[1]
+
+
+def test_a_stage_with_one_trial_in_flight_says_that_halving_would_do_nothing(tmp_path):
+    stage = Stage(
+        {"channels": ChannelPruning()}, MACs(), 0.6, searcher=Random, objective=OBJECTIVE, halving=Halving(), epochs=0,
+        recalibration_batches=0,
+    )  # fmt: skip
+    module = ImageClassifier(ResNetCIFAR(1, in_channels=1, width=4), 10)
+    make_trainer = partial(Trainer, accelerator="cpu", logger=False)
+    with pytest.raises(NoEffectError, match="set the stage's in_flight to 9"):
+        lc.compress(module, Digits(10, 1, 8), {"prune": stage}, tmp_path, make_trainer)

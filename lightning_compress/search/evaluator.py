@@ -145,6 +145,12 @@ class Evaluator:
 
         self.__dict__.update(torch.load(BytesIO(state["saved"]), place, weights_only=False))
 
+    def __copy__(self) -> Evaluator:
+        # Else by the two methods above, and all data would be held twice.
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def cheaper(self, share: float) -> Evaluator:
         """The same evaluator with a share of its validation and recalibration batches and of its fine-tuning steps.
 

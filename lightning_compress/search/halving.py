@@ -6,9 +6,11 @@
 Source: Jamieson and Talwalkar 2016 (arXiv 1502.07943), with the rungs of Hyperband (Li et al. 2018, arXiv 1603.06560):
 a third climbs, at three times the cost. The correction is ours: a search compares scores of different rungs, and fewer
 steps or images give other scores. Rewards that are linear in the metrics, as AccuracyUnderBudget's, then have no plan
-left behind above the best of those with a full score, in any batch, so the best plan of a search was scored in full.
-A batch of b costs about b s_0 + b keep s_1 + ... + b keep^r full evaluations, plus what does not shrink: applying the
-plan. It breaks where cheap scores rank at random: measure that with ``benchmarks/cheap_score.py``.
+left behind above the best of those with a full score. Others may, such as N2NReward, in which a gain of accuracy counts
+more for a small network: such a leader is scored in full too, until the best of a batch was. So the best plan of a
+search was scored in full; that of a baseline may have its score from the search beside it.
+A batch of b costs about b s_0 + b keep s_1 + ... + b keep^r full evaluations, plus such leaders, and plus what does not
+shrink: applying the plan. It breaks where cheap scores rank at random: measure that with ``benchmarks/cheap_score.py``.
 
 The score of a plan depends on the others of its batch that were not scored before. A search that is killed while a
 finished batch is written down (a few milliseconds) scores the rest of that batch among themselves when it goes on.
@@ -18,13 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from math import ceil
 from statistics import fmean
 from typing import ClassVar, Protocol, Self, final
 
-from lightning_compress.errors import CompressError
+from lightning_compress.errors import CompressError, NoEffectError
 from lightning_compress.plan import Plan
 from lightning_compress.search.executor import Evaluate, Executor, Outcome
+from lightning_compress.search.loop import checked
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.trial import Score
 
@@ -59,17 +63,59 @@ class Halving:
         if list(self.shares) != sorted(set(self.shares)):
             raise CompressError(f"halving: shares must rise from rung to rung, got {self.shares}")
 
-    def over(self, make: Callable[[Evaluate], Executor], objective: Objective) -> Callable[[Scalable], Executor]:
+    def over(
+        self, make: Callable[[Evaluate], Executor], objective: Objective, in_flight: int
+    ) -> Callable[[Scalable], Executor]:
         """``(evaluate) -> Executor`` that halves each batch.
 
         Args:
-            make: ``(evaluate) -> Executor`` that evaluates the plans of one rung; each rung has its own.
+            make: ``(evaluate) -> Executor`` that evaluates the plans of all rungs.
             objective: score -> what plans are ranked by.
+            in_flight: of the search, that is, plans of a batch.
+
+        Raises:
+            NoEffectError: a batch is so small that all its plans climb.
         """
-        return lambda evaluate: _Rungs(evaluate, self, make, objective)
+        if ceil(in_flight * self.keep) == in_flight:
+            least = next(size for size in count(2) if ceil(size * self.keep) < size)
+            raise NoEffectError(
+                f"halving: with in_flight={in_flight} and keep={self.keep:g} no plan would stay behind, and all be "
+                f"scored in full; set the stage's in_flight to {max(least, round(self.keep ** -len(self.shares)))}"
+            )
+        return lambda evaluate: _Climb(evaluate, self, make, objective)
 
 
-class _Rungs(Executor):
+@dataclass(frozen=True)
+class _Step:
+    """A plan on a rung."""
+
+    plan: Plan
+    level: int
+
+
+class _Ladder:
+    """The evaluators of all rungs as one, so that one pool of workers serves them all.
+
+    Args:
+        evaluate: of the top rung. Only it is sent to workers, which make the others of it.
+        shares: of the rungs below.
+    """
+
+    def __init__(self, evaluate: Scalable, shares: tuple[float, ...]) -> None:
+        self.shares, self.rungs = shares, [*(evaluate.cheaper(share) for share in shares), evaluate]
+
+    def __reduce__(self) -> tuple[type[_Ladder], tuple[Scalable, tuple[float, ...]]]:
+        return _Ladder, (self.rungs[-1], self.shares)
+
+    def key(self, step: _Step) -> str:
+        """Of the plan: it is the same on all rungs."""
+        return self.rungs[-1].key(step.plan)
+
+    def __call__(self, step: _Step) -> Score:
+        return self.rungs[step.level](step.plan)
+
+
+class _Climb(Executor):
     """Evaluates batches on rising rungs."""
 
     compares: ClassVar[bool] = True
@@ -77,10 +123,9 @@ class _Rungs(Executor):
     def __init__(
         self, evaluate: Scalable, halving: Halving, make: Callable[[Evaluate], Executor], objective: Objective
     ) -> None:
-        evaluators = [*(evaluate.cheaper(share) for share in halving.shares), evaluate]
-        self.rungs = [make(evaluator) for evaluator in evaluators]
-        super().__init__(evaluate, max(rung.workers for rung in self.rungs))
-        self.keep, self.objective = halving.keep, objective
+        self.pool = make(_Ladder(evaluate, halving.shares))
+        super().__init__(evaluate, self.pool.workers)
+        self.top, self.keep, self.objective = len(halving.shares), halving.keep, objective
         self._batch: dict[int, Plan] = {}
 
     def submit(self, number: int, plan: Plan) -> None:
@@ -88,32 +133,51 @@ class _Rungs(Executor):
 
     def wait(self) -> list[tuple[int, Outcome]]:
         batch, self._batch = self._batch, {}
-        return sorted(self._climb(batch, 0).items())  # all at once: a batch that is killed is scored again whole
+        found, whole = self._climb(batch, 0)
+        while (leader := self._leader(found)) is not None and leader not in whole:
+            found |= _later(found, self._run({leader: batch[leader]}, self.top))
+            whole.add(leader)
+        return sorted(found.items())  # all at once: a batch that is killed is scored again whole
 
     def close(self) -> None:
-        for rung in self.rungs:
-            rung.close()
+        self.pool.close()
 
-    def _climb(self, plans: Mapping[int, Plan], level: int) -> dict[int, Outcome]:
-        """Outcomes of all plans in the scale of the full evaluation."""
-        if level == len(self.rungs) - 1:
-            return dict(self.rungs[level].run(plans))
+    def _run(self, plans: Mapping[int, Plan], level: int) -> dict[int, Outcome]:
+        steps = {number: _Step(plan, level) for number, plan in plans.items()}
+        return {number: checked(outcome, self.objective) for number, outcome in self.pool.run(steps)}
+
+    def _leader(self, found: Mapping[int, Outcome]) -> int | None:
+        """The number of the highest reward, as the search has it: the first of equals; None if all failed."""
+        scores = {
+            n: outcome.score for n, outcome in found.items() if checked(outcome, self.objective).score is not None
+        }
+        return min(scores, key=lambda number: (-self.objective(scores[number]), number), default=None)
+
+    def _climb(self, plans: Mapping[int, Plan], level: int) -> tuple[dict[int, Outcome], set[int]]:
+        """Outcomes of all plans in the scale of the full evaluation, and the numbers of those that had it."""
+        if level == self.top:
+            return self._run(plans, level), set(plans)
         if ceil(len(plans) * self.keep) == len(plans):
             return self._climb(plans, level + 1)  # none would stay behind
-        found = dict(self.rungs[level].run(plans))
+        found = self._run(plans, level)
         scores = {number: outcome.score for number, outcome in found.items() if outcome.score is not None}
         waiting = sorted(scores, key=lambda number: (-self.objective(scores[number]), number))
-        count, above = ceil(len(waiting) * self.keep), {}
+        many, above, whole = ceil(len(waiting) * self.keep), {}, set()
         while waiting and all(outcome.score is None for outcome in above.values()):  # fewer steps may hide a failure
-            above |= self._climb({number: plans[number] for number in waiting[:count]}, level + 1)
-            waiting = waiting[count:]
+            climbed, full = self._climb({number: plans[number] for number in waiting[:many]}, level + 1)
+            above, whole, waiting = above | climbed, whole | full, waiting[many:]
         lifts = _lifts({n: (scores[n], outcome.score) for n, outcome in above.items() if outcome.score is not None})
-        for number, outcome in found.items():
-            if number in above:
-                found[number] = replace(above[number], seconds=outcome.seconds + above[number].seconds)
-            elif outcome.score is not None:
-                found[number] = replace(outcome, score=_lifted(outcome.score, lifts))
-        return found
+        behind = {
+            number: outcome if outcome.score is None else replace(outcome, score=_lifted(outcome.score, lifts))
+            for number, outcome in found.items()
+            if number not in above
+        }
+        return {**behind, **_later(found, above)}, whole
+
+
+def _later(found: Mapping[int, Outcome], above: Mapping[int, Outcome]) -> dict[int, Outcome]:
+    """Outcomes of further up, with the seconds that both took."""
+    return {n: replace(outcome, seconds=found[n].seconds + outcome.seconds) for n, outcome in above.items()}
 
 
 def _lifts(pairs: Mapping[int, tuple[Score, Score]]) -> dict[str, float]:
