@@ -10,13 +10,18 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.search import ray_cluster
+from lightning_compress.search.halving import Halving
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.pool import Lost
 from lightning_compress.search.ray_cluster import RayCluster
 from lightning_compress.testing.executors import (
     PLANS,
@@ -92,6 +97,36 @@ def test_a_worker_that_reserves_none_sees_none(cluster, tmp_path):
     with RayCluster(placed(tmp_path), workers=1, cpus=0.5) as executor:
         assert failures(executor) == dict.fromkeys(PLANS)
     assert all(gpus == [] for _, _, gpus in places(tmp_path))
+
+
+def test_halving_needs_no_more_workers_than_one_rung(cluster, tmp_path):
+    class OnRungs(Watched):  # in here, so that it is sent as code
+        """Scores the same on every rung."""
+
+        def cheaper(self, share: float) -> OnRungs:
+            return self
+
+    evaluate = OnRungs(tmp_path)
+    with Halving().over(partial(RayCluster, workers=2), AccuracyUnderBudget(), len(PLANS))(evaluate) as executor:
+        assert failures(executor) == dict.fromkeys(PLANS)  # they fill the cluster
+    assert len(evaluate.evaluations()) == 5 + 2 + 1
+    assert len({process for _, process in evaluate.evaluations()}) <= 2
+
+
+@pytest.mark.parametrize("kind", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
+def test_a_worker_that_ray_ended_is_lost(kind, monkeypatch):
+    error = getattr(ray.exceptions, kind)
+    monkeypatch.setattr(ray_cluster.ray, "get", Mock(side_effect=error(*["Low on memory"] * (kind[0] in "ON"))))
+    found = ray_cluster._Actor(Mock()).hear()
+    assert isinstance(found, Lost)
+    assert found.reason.startswith("its Ray actor died (")
+
+
+def test_a_worker_that_ended_with_its_cluster_is_not_looked_for(monkeypatch):
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "kill", Mock())
+    ray_cluster._Actor(Mock()).kill()
+    ray_cluster.ray.kill.assert_not_called()
 
 
 def test_ray_that_is_not_installed_is_an_error_with_a_remedy(tmp_path, monkeypatch):

@@ -104,13 +104,19 @@ class _Actor(Worker):
         future, self.future = self.future, None
         try:
             return ray.get(future)
-        except ray.exceptions.RayActorError as error:
-            return Lost(f"its Ray actor died ({str(error).splitlines()[0]})")
         except ray.exceptions.RayTaskError as error:
             return lost_or_raise(error.cause)
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.OutOfMemoryError,  # of the machine, which Ray watches; that of the evaluator is a task's
+            ray.exceptions.NodeDiedError,
+            ray.exceptions.WorkerCrashedError,
+        ) as error:
+            return Lost(f"its Ray actor died ({str(error).splitlines()[0]})")
 
     def kill(self) -> None:
-        ray.kill(self.actor)
+        if ray.is_initialized():  # else it ended with its cluster, and Ray would start another one to look for it
+            ray.kill(self.actor)
 
 
 class _Remote:
