@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lightning_compress.testing import problems
 SEARCHERS = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "searcher").glob("*.yaml"))
 PROBLEM = problems.bits(layers=4)
 TRIALS, EVERY, IN_FLIGHT = 60, 25, 3
+BETTER = json.dumps({"metrics": {"val_acc": 9.0, "val_loss": 0.0}, "costs": {}})
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +99,14 @@ def test_a_snapshot_of_other_trials_is_not_taken(tmp_path):
         run(unasked(random()), tmp_path / "j", TRIALS)
 
 
-def test_fewer_trials_than_the_snapshot_knows(tmp_path):
-    run(random(), tmp_path / "j", TRIALS)
-    fewer, _ = run(random(), tmp_path / "j", EVERY - 5)
-    assert fewer == run(random(), tmp_path / "few", EVERY - 5)[0]
+@pytest.mark.parametrize("trials", [EVERY - 5, 2 * EVERY, 2 * EVERY + 7])
+def test_fewer_trials_than_the_snapshot_was_told_of_or_asked_for(trials, tmp_path):
+    run(random(), tmp_path / "j", TRIALS, in_flight=10)
+    for number in range(trials, TRIALS):  # the best are those that are not asked for
+        with Journal(tmp_path / "j", {}) as journal:
+            journal._db.execute("UPDATE trials SET score = ? WHERE number = ?", (BETTER, number))
+    fewer, _ = run(random(), tmp_path / "j", trials, in_flight=10)
+    assert fewer == run(random(), tmp_path / "few", trials, in_flight=10)[0]
 
 
 def test_open_trials_are_checked_against_the_journal(tmp_path):

@@ -123,7 +123,7 @@ def search(
             searcher.tell(trial, entry.score)
             told.hear(trial, entry, searcher.objective)
             if snapshots.due(trial.number + 1):
-                snapshots.save((vars(searcher), told, opened.trials), trial.number + 1)
+                snapshots.save((vars(searcher), told, opened.trials), trial.number + 1, searcher.asked)
             for logger in loggers if trial.number not in old else ():
                 logger.log_metrics(_metrics(entry, told), trial.number)
                 logger.save()

@@ -45,24 +45,29 @@ class Snapshots:
         self._digest, self._digested = hashlib.sha256(), 0
 
     def load(self, trials: int) -> Any:
-        """What was written last; None if there is nothing, or nothing that was made of the first of these trials."""
+        """What was written last; None if there is nothing, or it knows of other trials than the first ``trials``."""
         try:
             with self.path.open("rb") as file:
-                header, told = pickle.load(file), pickle.load(file)
-                if told > trials or header != self._header(told):
+                header, (told, asked) = pickle.load(file), pickle.load(file)
+                if asked > trials or header != self._header(told):
                     return None
                 self._due = _next(told)
                 return _Unpickler(file, self._parts).load()
         except Exception:  # whatever is wrong with a shortcut, the long way is right
             return None
 
-    def save(self, state: Any, told: int) -> None:
-        """Replace the file; what cannot be pickled or written is left out, and told again when the search goes on."""
+    def save(self, state: Any, told: int, asked: int) -> None:
+        """Replace the file; what cannot be pickled or written is left out, and told again when the search goes on.
+
+        Args:
+            state: what :meth:`load` gives back.
+            told, asked: how many trials the searcher was told of, and asked for; those in flight are not told.
+        """
         self._due = _next(told)
         content = io.BytesIO()
         try:
             pickle.dump(self._header(told), content)
-            pickle.dump(told, content)
+            pickle.dump((told, asked), content)
             _Pickler(content, self._parts).dump(state)
             with written_whole(self.path) as part:
                 part.write_bytes(content.getbuffer())
