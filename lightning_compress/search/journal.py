@@ -1,7 +1,8 @@
 """Every trial ever told, on disk: one SQLite transaction a trial, so that kill -9 loses at most the open ones.
 
 The journal also keeps the fingerprint of the search it belongs to, and a lock against a second process. The operating
-system frees the lock of a killed process. Trials that are missing, or that a user deletes, are evaluated again.
+system frees the lock of a killed process. Trials that are missing are evaluated again. What a searcher proposes depends
+on the scores before, so to have a failed trial evaluated again (say, with more memory) delete it and all after it.
 """
 
 from __future__ import annotations

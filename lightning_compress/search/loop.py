@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -58,18 +58,16 @@ class _Told:
     """What is known so far."""
 
     def __init__(self) -> None:
-        self.keys: set[str] = set()
         self.best: Best | None = None
         self.cached = self.failed = 0
         self.failure = ""
 
     def hear(self, trial: Trial, entry: Entry, objective: Objective) -> None:
         """Count one more trial."""
-        self.cached += entry.key in self.keys
-        self.keys.add(entry.key)
         if entry.score is None:
             self.failed, self.failure = self.failed + 1, entry.failure or ""
             return
+        self.cached += entry.seconds == 0
         reward = objective(entry.score)
         if self.best is None or reward > self.best.reward:
             self.best = Best(trial.plan, entry.score, reward, trial.number)
@@ -89,7 +87,7 @@ def search(
 
     Args:
         searcher: fresh; it is told what is in the journal before it goes on, or takes it from the snapshot beside it.
-        evaluate: scores plans; a plan whose key was scored before is not scored again.
+        evaluate: scores plans; a plan whose key has a score is not scored again.
         journal: of this search, with the same ``in_flight``.
         trials: in all.
         loggers: told of the trials that this call adds, in order.
@@ -210,7 +208,9 @@ class _Open:
         if trial.indices != (indices := self.finished[trial.number].indices):
             raise CompressError(
                 f"journal: trial {trial.number} was {indices}, and the searcher now proposes {trial.indices}: "
-                f"it was written by another version or setting. Choose another run_dir"
+                f"an earlier trial was deleted and has another score now, or this is of another version or setting. "
+                f"Delete it and all after it (DELETE FROM trials WHERE number >= {trial.number}), or choose another "
+                f"run_dir"
             )
         return False
 
@@ -220,13 +220,14 @@ class _Scores:
 
     Args:
         pool: evaluates.
-        known: entries whose networks need no score.
+        known: entries whose networks need no other score. A failure is none: with more memory or time, or on another
+            machine, the network may have one.
         objective: score -> reward, which must be finite.
     """
 
     def __init__(self, pool: Executor, known: Iterable[Entry], objective: Objective) -> None:
         self.pool, self.objective = pool, objective
-        self._known = {entry.key: entry for entry in known}
+        self._known = {entry.key: entry for entry in known if entry.score is not None}
         self._alike: dict[str, list[Trial]] = {}  # key -> trials that wait for its score
         self._keys: dict[int, str] = {}
 
@@ -248,9 +249,11 @@ class _Scores:
             key = self._keys.pop(number)
             first, *rest = self._alike.pop(key)
             outcome = checked(outcome, self.objective)
-            self._known[key] = Entry(number, first.indices, key, outcome.score, outcome.failure, outcome.seconds)
-            yield self._known[key]
-            yield from (_again(trial, self._known[key]) for trial in rest)
+            entry = Entry(number, first.indices, key, outcome.score, outcome.failure, outcome.seconds)
+            if entry.score is not None:
+                self._known[key] = entry
+            yield entry
+            yield from (_again(trial, entry) for trial in rest)
 
 
 def _again(trial: Trial, entry: Entry) -> Entry:
@@ -282,4 +285,5 @@ def _note(told: _Told) -> str:
 def progress() -> Progress:
     """The bar of a search; its tasks have a ``note``."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    # A trial may take an hour, and the time left needs two.
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=inf)
