@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
@@ -24,7 +25,16 @@ from lightning_compress.search.process import Processes
 from lightning_compress.search.ray_cluster import RayCluster
 from lightning_compress.search.serial import Serial
 from lightning_compress.testing import problems
-from lightning_compress.testing.executors import PLANS, ExecutorContract, Forking, PoolContract, Watched
+from lightning_compress.testing.executors import (
+    PLANS,
+    ExecutorContract,
+    Failing,
+    Forking,
+    PoolContract,
+    Watched,
+    failures,
+    nothing_but,
+)
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
 SEARCHERS = sorted((CONF / "searcher").glob("*.yaml"))
@@ -47,6 +57,21 @@ class TestContract(ExecutorContract):
     @pytest.fixture(params=[f for f, cls in KINDS.items() if not issubclass(cls, Pool)], ids=lambda file: file.stem)
     def make(self, request):
         return maker(request.param)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_a_plan_that_runs_out_of_memory_in_this_process_fails_and_the_others_do_not(kind, tmp_path, monkeypatch):
+    freed = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(sys.exception()))
+
+    class Large(Failing):
+        def trouble(self, plan):
+            if plan == self.bad:
+                raise kind("tried to allocate 20 GiB")
+
+    with Serial(Large(tmp_path)) as executor:
+        assert failures(executor) == nothing_but(1, "it ran out of memory (tried to allocate 20 GiB)")
+    assert freed == [None]
 
 
 class TestPoolContract(PoolContract):
