@@ -7,10 +7,11 @@ from functools import partial
 from math import ceil
 
 import cloudpickle
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.composition import Composition
@@ -121,6 +122,77 @@ def test_settings_tell_networks_apart(module):
     with torch.no_grad():
         other.model.fc.bias[0] += 1
     assert evaluator(module).settings() != evaluator(other).settings()
+
+
+def shuffled(generator=None, change=lambda image: image):
+    """Train batches in an order of the loader's own, each image changed."""
+    dataset = [(change(image), label) for image, label in toy_data(0)[0].dataset]
+    return DataLoader(dataset, 32, shuffle=True, generator=generator)
+
+
+def trained_on(module, loader, **settings):
+    composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
+    return Evaluator(partial(copy.deepcopy, module), composition, loader, toy_data(0)[1], **settings)
+
+
+def test_a_loader_with_a_generator_of_its_own_gives_the_same_score_again_and_goes_on_as_if_untouched(module):
+    generator = torch.Generator().manual_seed(7)
+    before = generator.get_state()
+    evaluate = trained_on(module, shuffled(generator), finetune_steps=5)
+    score = evaluate(AGGRESSIVE)
+    assert evaluate(AGGRESSIVE) == score
+    assert cloudpickle.loads(cloudpickle.dumps(evaluate))(AGGRESSIVE) == score
+    assert torch.equal(generator.get_state(), before)
+    generator.manual_seed(8)  # wherever the dense training left it
+    assert trained_on(module, shuffled(generator), finetune_steps=5)(AGGRESSIVE) == score
+
+
+def test_several_loaders_with_generators_of_their_own(module):
+    class Both(PlainModule):
+        def training_step(self, batch, batch_idx):
+            return sum(super(Both, self).training_step(part, batch_idx) for part in batch.values())
+
+    both = Both()
+    both.load_state_dict(module.state_dict())
+    loaders = {name: shuffled(torch.Generator()) for name in "ab"}
+    evaluate = trained_on(both, loaders, finetune_steps=5, recalibration_batches=0)
+    assert evaluate(AGGRESSIVE) == evaluate(AGGRESSIVE)
+    assert evaluate.settings()["train_data"] is not None
+
+
+@pytest.mark.parametrize(("settings", "counts"), [
+    ({"recalibration_batches": 2}, True),
+    ({"recalibration_batches": 0, "finetune_steps": 1}, True),
+    ({"recalibration_batches": 0}, False),
+])  # fmt: skip
+def test_settings_tell_train_data_apart_where_they_count(module, settings, counts):
+    mine, same, other = (
+        trained_on(module, shuffled(change=change), **settings).settings()
+        for change in (abs, abs, lambda image: image + 1)
+    )
+    assert mine == same
+    assert (mine != other) == counts
+
+
+def test_train_data_that_no_seed_reaches_do_not_end_a_search_that_goes_on(module):
+    random = np.random.default_rng()
+
+    def collate(batch):
+        images, labels = default_collate(batch)
+        return images + float(random.normal()), labels
+
+    first, second = (
+        trained_on(module, DataLoader(toy_data(0)[1].dataset, 32, collate_fn=collate), finetune_steps=1).settings()
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_cheaper_evaluator_holds_no_second_copy_of_the_data(module):
+    evaluate = evaluator(module)
+    part = evaluate.cheaper(0.5)
+    assert part.train is evaluate.train
+    assert part.validation.batches[0] is evaluate.validation.batches[0]
 
 
 def test_the_space_runs_in_the_order_of_layers(module):

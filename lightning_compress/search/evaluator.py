@@ -2,14 +2,15 @@
 
 A fresh network from the factory, the plan applied, batch norms recalibrated on train batches, optionally a few steps of
 fine-tuning, then validated on a split carved from train. Without recalibration the score of a pruned or low-bit
-network is mostly noise (EagleEye, arXiv 2007.02491, section 3). The same seed serves every trial, so the same plan
-gets the same score; the test loader is never opened.
+network is mostly noise (EagleEye, arXiv 2007.02491, section 3). The same seed serves every trial, also for generators
+that loaders have of their own, so the same plan gets the same score; the test loader is never opened.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import islice
 from math import ceil, isfinite
@@ -19,6 +20,7 @@ import cloudpickle
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -54,6 +56,36 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+@contextmanager
+def _seeded(seed: int, *loaders: Any) -> Iterator[None]:
+    """Seed the global generators and those that loaders have of their own, and put all back after."""
+    own = [generator for loader in loaders for generator in _generators(loader)]
+    states = [generator.get_state() for generator in own]
+    with isolate_rng():
+        seed_everything(seed, verbose=False)
+        for generator in own:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(own, states, strict=True):
+                generator.set_state(state)
+
+
+def _combined(loaders: Any) -> CombinedLoader:
+    """As Lightning combines what a training is given, be it one loader or several."""
+    return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
+
+
+def _generators(loaders: Any) -> Iterator[torch.Generator]:
+    """Those that loaders and their samplers draw from."""
+    for loader in _combined(loaders).flattened:
+        batches = getattr(loader, "batch_sampler", None)
+        for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+            if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
+                yield generator
 
 
 class _Recalibrate(Callback):
@@ -116,13 +148,21 @@ class Evaluator:
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
         self.device = device
         self.train = train
-        with isolate_rng(), quiet():
-            seed_everything(seed, verbose=False)
+        with _seeded(seed, train, validation), quiet():
             self.recalibration = Batches(train, recalibration_batches)
             self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
             # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
             self.before = {**self._validated(make_module()), **_costs(composition.profile)}
+        self._first = self._digest_of_train()
+
+    def _digest_of_train(self) -> str | None:
+        """Of the first train batches; None where no seed reaches what is drawn, and a digest would say nothing."""
+        drawn = []
+        for _ in range(2):
+            with _seeded(self.seed, self.train):
+                drawn.append(digest_of(next(iter(_combined(self.train)), None)))
+        return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
 
     def _make_trainers(self) -> None:
         self._validator, self._recalibrator = self._trainer([]), self._trainer([_Recalibrate()])
@@ -194,6 +234,7 @@ class Evaluator:
             "recalibration_batches": len(self.recalibration),
             "validation_batches": len(self.validation),
             "validation_data": digest_of(self.validation.batches),
+            "train_data": self._first if len(self.recalibration) or self.finetune_steps else None,
             "seed": self.seed,
             "weights": digest_of(network(self.make_module()).state_dict()),
         }
@@ -205,8 +246,7 @@ class Evaluator:
             TrialFailedError: a loss or metric is not finite.
             CompressError: the monitored metric is not logged.
         """
-        with isolate_rng(), quiet():
-            seed_everything(self.seed, verbose=False)
+        with _seeded(self.seed, self.train), quiet():
             module = self.make_module().to(workplace(self._validator))
             self.composition.apply(network(module), plan)
             self._recalibrate(module)
