@@ -36,7 +36,6 @@ from lightning_compress.whole_files import written_whole
 if TYPE_CHECKING:
     from lightning_compress.stage import Stage
 
-START = "warm_start.safetensors"  # the policy that a search started from
 FRONT = "front"  # folder of the plans of the Pareto front
 
 
@@ -102,9 +101,10 @@ class PlanSearch:
         if stage.halving is not None:
             executor = stage.halving.over(executor, stage.objective, stage.in_flight)
         with Journal(self.folder / journal_name(name), self._searching(make)) as journal:
-            start = start_of(make, self.folder)
+            kept = self.folder / start_name(name)
+            start = start_of(make, kept)
             searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
-            keep_start(start, self.folder)
+            keep_start(start, kept)
             best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
             return searcher, best, [entry for entry in journal if entry.number < stage.trials]
 
@@ -162,22 +162,26 @@ class PlanSearch:
         return {**found, "attributes": settings_of(self.stage.attributes), "distillation": distillation}
 
 
-def start_of(make: Callable[..., Searcher], folder: Path) -> dict[str, str]:
+def start_name(baseline: str = "") -> str:
+    """The file of the policy that a stage's search started from, or a baseline that was run beside it."""
+    return f"warm_start-{baseline}.safetensors" if baseline else "warm_start.safetensors"
+
+
+def start_of(make: Callable[..., Searcher], kept: Path) -> dict[str, str]:
     """The ``warm_start`` of a searcher, of a whole run's folder the stage of the same name; empty if it has none.
 
     Args:
-        folder: of the stage; what :func:`keep_start` left there comes first.
+        kept: in the folder of the stage; what :func:`keep_start` left there comes first.
     """
     path = make.keywords.get("warm_start") if isinstance(make, partial) else None
     if path is None:
         return {}
-    kept = folder / START
-    return {"warm_start": str(kept if kept.is_file() else of_stage(path, folder.name))}
+    return {"warm_start": str(kept if kept.is_file() else of_stage(path, kept.parent.name))}
 
 
-def keep_start(start: Mapping[str, str], folder: Path) -> None:
-    """Copy the policy that a search started from into its folder, as it may be gone or changed when it goes on."""
-    if start and not (folder / START).is_file():
+def keep_start(start: Mapping[str, str], kept: Path) -> None:
+    """Copy the policy that a search started from beside its journal, as it may be gone or changed when it goes on."""
+    if start and not kept.is_file():
         path = Path(start["warm_start"])
-        with written_whole(folder / START) as part:
+        with written_whole(kept) as part:
             shutil.copyfile(path / NAME if path.is_dir() else path, part)

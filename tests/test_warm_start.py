@@ -23,7 +23,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.initialisers.inherit import Inherit
 from lightning_compress.models.classifier import ImageClassifier
 from lightning_compress.models.resnet_cifar import ResNetCIFAR
-from lightning_compress.plan_search import keep_start, start_of
+from lightning_compress.plan_search import keep_start, start_name, start_of
 from lightning_compress.search import policy_file
 from lightning_compress.search.ddpg import DDPG
 from lightning_compress.search.features import COLUMNS
@@ -87,12 +87,12 @@ def test_a_stage_starts_from_its_own_name_in_a_run_and_from_what_it_is_given_els
     for stage in ("remove", "shrink"):
         (tmp_path / "run" / stage).mkdir(parents=True)
     make = partial(Reinforce, warm_start=str(tmp_path / path))
-    assert start_of(make, tmp_path / "other/shrink") == {"warm_start": str(tmp_path / taken)}
+    assert start_of(make, tmp_path / "other/shrink" / start_name()) == {"warm_start": str(tmp_path / taken)}
 
 
 @pytest.mark.parametrize("make", [Random, partial(Random), partial(Reinforce, warm_start=None)])
 def test_a_searcher_without_a_warm_start_is_given_none(make):
-    assert start_of(make, Path("shrink")) == {}
+    assert start_of(make, Path("shrink") / start_name()) == {}
 
 
 @pytest.mark.parametrize("given", ["source", f"source/{NAME}"])
@@ -102,20 +102,24 @@ def test_a_search_goes_on_without_the_policy_that_it_started_from(given, tmp_pat
     stage.mkdir()
     learned(Reinforce, 1).save(source)
     make = partial(Reinforce, warm_start=str(tmp_path / given))
-    first = start_of(make, stage)
-    keep_start(first, stage)
+    kept = stage / start_name()
+    first = start_of(make, kept)
+    keep_start(first, kept)
     before = load_file(source / NAME)
     (source / NAME).unlink()
-    again = start_of(make, stage)
+    again = start_of(make, kept)
     assert again != first
-    keep_start(again, stage)
+    keep_start(again, kept)
     found = load_file(again["warm_start"])
     assert all(torch.equal(found[key], tensor) for key, tensor in before.items())
 
 
+REINFORCE = {"_target_": "lightning_compress.search.reinforce.Reinforce", "_partial_": True}
+
+
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:
     """What both stages of a run on an untrained network wrote; the searcher is made as the application makes it."""
-    searcher = instantiate({"_target_": "lightning_compress.search.reinforce.Reinforce", "_partial_": True, **given})
+    searcher = instantiate({**REINFORCE, **given})
     methods = {"remove": (LayerRemoval(initialise=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
     stages = {
         stage: Stage(
@@ -136,6 +140,23 @@ def test_both_stages_start_from_those_of_a_run_on_another_network(tmp_path):
     for stage, tensors in source.items():
         assert all(torch.equal(warm[stage][key], tensor) for key, tensor in tensors.items())
     assert any(not torch.equal(warm["shrink"][key], tensor) for key, tensor in warm["remove"].items())
+
+
+def test_a_baseline_starts_from_its_own_policy(tmp_path):
+    for seed, name in enumerate(("mine", "other")):
+        run_n2n(tmp_path / name, blocks=1, seed=seed, trials=2)
+    searcher, baseline = (instantiate({**REINFORCE, "warm_start": str(tmp_path / name)}) for name in ("mine", "other"))
+    stage = Stage(
+        callbacks={"one": ChannelPruning()}, cost=MACs(), budget=0.6, searcher=searcher, baselines={"b": baseline},
+        objective=OBJECTIVE, trials=1, epochs=0, recalibration_batches=1,
+    )  # fmt: skip
+    module = ImageClassifier(ResNetCIFAR(1, in_channels=1, width=4), 10)
+    make_trainer = partial(Trainer, accelerator="cpu", logger=False)
+    lc.compress(module, Digits(10, 1, 8), {"shrink": stage}, tmp_path / "warm", make_trainer)
+    for baseline, name in (("", "mine"), ("b", "other")):
+        kept = load_file(tmp_path / "warm/shrink" / start_name(baseline))
+        found = load_file(tmp_path / name / "shrink" / NAME)
+        assert all(torch.equal(found[key], tensor) for key, tensor in kept.items())
 
 
 def warm(path, make=Reinforce):
