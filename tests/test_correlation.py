@@ -116,6 +116,22 @@ def test_what_was_scored_again_is_not_scored_another_time(entries, tmp_path):
     assert first == second
 
 
+def test_networks_of_another_search_are_scored_anew_under_their_numbers(entries, tmp_path):
+    measured(entries, tmp_path / "j", Opposite())
+    points = [entry.indices for entry in entries]
+    other = [
+        replace(a, indices=b.indices, key=b.key, score=b.score) for a, b in zip(entries, entries[::-1], strict=True)
+    ]
+    assert [entry.indices for entry in other] == points[::-1]
+    assert pairs(other, read(tmp_path / "j"), OBJECTIVE) == []
+    dear = Opposite()
+    numbers = measured(other, tmp_path / "j", dear)
+    assert len(dear.calls) == 8
+    found = pairs(other, [entry for entry in read(tmp_path / "j") if entry.number in numbers], OBJECTIVE)
+    assert len(found) == 8
+    assert all(again == -first for first, again in found)
+
+
 def test_a_plan_that_fails_is_left_out(entries, tmp_path):
     worst = spread(entries, OBJECTIVE, 8)[0]
     dear = Opposite([SYNTHETIC.problem.space.plan(worst.indices)])

@@ -66,12 +66,12 @@ def spread(entries: Sequence[Entry], objective: Objective, count: int) -> list[E
 
 
 def pairs(entries: Iterable[Entry], again: Iterable[Entry], objective: Objective) -> list[tuple[float, float]]:
-    """The two rewards of each trial that has a score in both."""
-    first = {entry.number: objective(entry.score) for entry in entries if entry.score is not None}
+    """The two rewards of each trial that has a score in both, of the same network."""
+    first = {(entry.number, entry.key): objective(entry.score) for entry in entries if entry.score is not None}
     return [
-        (first[entry.number], objective(entry.score))
+        (first[entry.number, entry.key], objective(entry.score))
         for entry in again
-        if entry.score is not None and entry.number in first
+        if entry.score is not None and (entry.number, entry.key) in first
     ]
 
 
@@ -104,7 +104,7 @@ class Correlation:
         journal: Journal,
         executor: Callable[[Evaluate], Executor] = Serial,
     ) -> list[int]:
-        """Score plans again; what the journal has already is not scored another time.
+        """Score plans again; what the journal has already, of the same network, is not scored another time.
 
         Args:
             entries: of the search.
@@ -118,8 +118,8 @@ class Correlation:
             The numbers of the trials, from the lowest reward in the search to the highest.
         """
         chosen = {entry.number: entry for entry in spread(entries, objective, self.plans)}
-        finished = {entry.number for entry in journal}
-        missing = {number: space.plan(chosen[number].indices) for number in chosen if number not in finished}
+        finished = {(entry.number, entry.key) for entry in journal}
+        missing = {n: space.plan(entry.indices) for n, entry in chosen.items() if (n, entry.key) not in finished}
         if missing:
             with executor(dear) as pool, progress() as bar:
                 task = bar.add_task("Correlation", total=len(chosen), completed=len(chosen) - len(missing), note="")

@@ -121,7 +121,7 @@ class Journal:
             )
 
     def append(self, entry: Entry) -> None:
-        """Write one finished trial, for good.
+        """Write one finished trial, for good, in the place of another of its number.
 
         Raises:
             CompressError: the disk is full or the file cannot be written; what was written before is safe.
@@ -129,7 +129,7 @@ class Journal:
         score = None if entry.score is None else json.dumps(entry.score.to_dict())
         values = (entry.number, json.dumps(entry.indices), entry.key, score, entry.failure, entry.seconds)
         try:
-            self._db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._db.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?)", values)
         except sqlite3.Error as error:
             raise CompressError(
                 f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error}): {_remedy(error)}"
