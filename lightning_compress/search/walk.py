@@ -25,7 +25,10 @@ class Course:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.features = Features(problem)
-        self.level = min(max(problem.budget.level() + 1e-3, 0.05), 0.95)
+        # Away from 0 and 1, where actions would have no inverse, but within the first and the last bin.
+        finest = max((len(choice.values) for choice in problem.space.choices), default=1)
+        edge = 0.05 if finest < 20 else 0.5 / finest
+        self.level = min(max(problem.budget.level() + 1e-3, edge), 1 - edge)
 
     def unit(self, action: float) -> float:
         """Position among a choice's values: action 1/2 is the uniform policy that just meets the budget."""
