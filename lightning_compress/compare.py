@@ -27,7 +27,7 @@ FIGURES = {
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The result of a run, with ``searches``: stage -> what its search found.
+    """The result of a run.
 
     Raises:
         CompressError: there is none, or it cannot be read.
@@ -35,28 +35,21 @@ def read_run(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
     if not file.is_file():
         raise CompressError(f"report: {str(folder)!r} holds no finished run; there is no {file.name} in it")
-    run = _read(file, ("dense", "compressed", "seconds"))
+    try:
+        run = json.loads(file.read_text())
+        if not isinstance(run, dict):
+            raise ValueError(f"it holds {type(run).__name__}, expected a mapping")
+    except (OSError, ValueError) as error:
+        raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
+    if missing := [key for key in ("dense", "compressed", "seconds", "searches") if key not in run]:
+        raise CompressError(
+            f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
+        )
     for net in ("dense", "compressed"):
         missing = [key for key in FIGURES if not isinstance(run[net], Mapping) or key not in run[net]]
         if missing:
             raise CompressError(f"report: {str(file)!r} is damaged ({net!r} has no {missing}); run that command again")
-    searches = {part.parent.name: _read(part, ["found"])["found"] for part in sorted(folder.glob("*/search.json"))}
-    return {**run, "searches": searches}
-
-
-def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """A JSON mapping that has these keys."""
-    try:
-        found = json.loads(file.read_text())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds {type(found).__name__}, expected a mapping")
-    except (OSError, ValueError) as error:
-        raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
-    if missing := [key for key in keys if key not in found]:
-        raise CompressError(
-            f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
-        )
-    return found
+    return run
 
 
 def names(folders: Sequence[Path]) -> dict[str, Path]:

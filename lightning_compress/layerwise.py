@@ -83,8 +83,7 @@ class LayerwiseStage:
             raise CompressError(
                 f"stage {name}: one layer after the other is for one callback, got {sorted(self.callbacks)}"
             )
-        folder = run.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = run.opened(name)
         composition = Composition(list(self.callbacks.values()), network(module), run.example)
         if run.plan is not None:
             plan = composition.realise(composition.own(run.plan))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,7 +29,7 @@ from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network, record_of
-from lightning_compress.run import Run
+from lightning_compress.run import FOUND, Run
 from lightning_compress.stage import Stage
 
 PACKED = "model.safetensors"
@@ -49,13 +49,18 @@ class Figures:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves behind, beside its files."""
+    """What a run leaves behind, beside its files.
+
+    Attributes:
+        searches: stage -> what its search found; only of stages that searched in this run.
+    """
 
     dense: Figures
     compressed: Figures
     plan: Plan
     seconds: float
     folder: Path
+    searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -64,6 +69,7 @@ class Result:
             "compressed": asdict(self.compressed),
             "plan": self.plan.to_dict(),
             "seconds": self.seconds,
+            "searches": dict(self.searches),
         }
 
 
@@ -119,7 +125,7 @@ def compress(
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)
-        return _finish(student, run, metric, began, coder)
+        return _finish(student, run, stages, metric, began, coder)
 
 
 def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: nn.Module) -> None:
@@ -130,7 +136,9 @@ def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: n
     plan.check(plan_names(net) | made, knobs)
 
 
-def _finish(student: LightningModule, run: Run, metric: str, began: float, coder: Coder) -> Result:
+def _finish(
+    student: LightningModule, run: Run, stages: Iterable[str], metric: str, began: float, coder: Coder
+) -> Result:
     """Pack, load again what was packed, and measure that."""
     dense_file, packed_file = run.folder / "dense.safetensors", run.folder / PACKED
     save(run.dense, dense_file, example_input=run.example)
@@ -138,6 +146,7 @@ def _finish(student: LightningModule, run: Run, metric: str, began: float, coder
     record = record_of(network(student))
     plan = record.plan if record else Plan({})
     plan.save(run.folder / "plan.yaml")
+    found = [run.folder / name / FOUND for name in stages]
     unpacked = load(packed_file, copy.deepcopy(run.dense))
     result = Result(
         _figures(run.dense, run.dense_profile, dense_file, run, metric),
@@ -145,6 +154,7 @@ def _finish(student: LightningModule, run: Run, metric: str, began: float, coder
         plan,
         round(perf_counter() - began, 1),
         run.folder,
+        {file.parent.name: json.loads(file.read_text())["found"] for file in found if file.is_file()},
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result

@@ -31,6 +31,8 @@ from lightning_compress.workplace import workplace
 if TYPE_CHECKING:
     from lightning_compress.callbacks.composition import Composition
 
+FOUND = "search.json"  # in the folder of a stage that searched
+
 
 @dataclass
 class Run:
@@ -90,6 +92,16 @@ class Run:
     def scoring_device(self) -> torch.device:
         """Where candidates are trained and validated."""
         return self._trainer.strategy.root_device
+
+    def opened(self, stage: str) -> Path:
+        """The folder of a stage, without what an earlier run's search found: only a search of this run says so again.
+
+        Its journals stay, for a search that goes on.
+        """
+        folder = self.folder / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FOUND).unlink(missing_ok=True)
+        return folder
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""

@@ -84,8 +84,7 @@ class Stage:
             name: of the stage; its folder below the run's.
             module: the network as the stage before left it; it is not changed.
         """
-        folder = run.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = run.opened(name)
         student = copy.deepcopy(module)
         set_attributes(student, self.attributes, name)
         callbacks, applied = run.teaching(self.distillation), {}

@@ -23,6 +23,7 @@ from lightning_compress.deploy.search_table import lines
 from lightning_compress.errors import CompressError
 from lightning_compress.origin import origins, short_name
 from lightning_compress.pipeline import PACKED, Result
+from lightning_compress.run import FOUND
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.evaluator import COSTS
 from lightning_compress.search.journal import Entry, journal_name, read
@@ -80,7 +81,7 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
     Args:
         stage: its configuration, with ``objective`` and ``cost``.
     """
-    settings = folder / "search.json"
+    settings = folder / FOUND
     if not settings.is_file():
         return None
     objective: Objective = instantiate(stage["objective"])

@@ -1,0 +1,79 @@
+"""What a run says of itself: the searches of this run alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+
+from lightning_compress import compare
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.cost import MACs
+from lightning_compress.pipeline import Result, compress
+from lightning_compress.plan import Plan
+from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.random import Random
+from lightning_compress.stage import Stage
+from lightning_compress.summary import search_of
+from lightning_compress.testing.toys import PlainModule, ToyData
+
+SECTION = {
+    "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
+    "cost": {"_target_": "lightning_compress.cost.MACs"},
+}
+PLAN = Plan({"conv1": {"channels": 0.5}})
+
+
+class Tested(PlainModule):
+    """With a test."""
+
+    def test_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
+
+
+class TestedData(ToyData):
+    """With test data."""
+
+    def test_dataloader(self):
+        return self.val_dataloader()
+
+
+def searching() -> Stage:
+    return Stage(
+        {"channels": ChannelPruning()}, MACs(), 0.7, Random, objective=AccuracyUnderBudget(), trials=2, epochs=0
+    )
+
+
+def uniform() -> Stage:
+    return Stage({"channels": ChannelPruning()}, uniform={"channels": 0.5}, epochs=0)
+
+
+def run(folder: Path, plan: Plan | None = None, **stages: Stage) -> Result:
+    torch.manual_seed(0)
+    return compress(Tested(), TestedData(), stages, folder, partial(Trainer, accelerator="cpu"), plan=plan)
+
+
+@pytest.mark.parametrize(
+    "after", [{"plan": PLAN, "prune": searching()}, {"prune": uniform()}, {"prune": Stage(epochs=0)}]
+)
+def test_a_search_of_an_earlier_run_in_the_folder_is_not_said_to_be_of_this_one(tmp_path, after):
+    assert run(tmp_path, prune=searching()).searches["prune"]["searcher"] == "Random"
+    assert search_of("prune", tmp_path / "prune", SECTION) is not None
+    assert compare.read_run(tmp_path)["searches"].keys() == {"prune"}
+    assert run(tmp_path, **after).searches == compare.read_run(tmp_path)["searches"] == {}
+    assert search_of("prune", tmp_path / "prune", SECTION) is None
+
+
+def test_a_search_of_a_stage_that_is_gone_is_not_said_to_be_of_this_run(tmp_path):
+    run(tmp_path, prune=searching())
+    run(tmp_path, other=uniform())
+    assert compare.read_run(tmp_path)["searches"] == {}
+
+
+def test_a_search_that_is_repeated_says_the_same_again(tmp_path):
+    found = [run(tmp_path, prune=searching()).searches for _ in range(2)]
+    assert found[0] == found[1] != {}
