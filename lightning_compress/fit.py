@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_compress.callbacks.nan import StopAtNaN
@@ -41,19 +42,41 @@ def fit(
 
     Args:
         module: is changed in place, and returned.
-        make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
+        make_trainer: ``lightning.Trainer`` with the user's settings, as a partial; each training gets copies of its
+            callbacks, behind ours.
         folder: holds ``last.ckpt`` while training, ``final.ckpt`` after it, and the logged metrics.
         epochs: none leaves the module as the callbacks made it.
         seed: set before training.
         callbacks: applied in order.
         make_logger: ``(save_dir) -> Logger``; it is given the folder.
         steps: of the optimizer, at most; None leaves that to ``make_trainer``.
+
+    Raises:
+        CompressError: the user's settings leave no room for checkpoints, or the user interrupted the training.
     """
+    check_trainer(make_trainer)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
         if (folder / FINAL).is_file():
             return load_checkpoint(module.cpu(), folder / FINAL)  # where a training would leave it
         return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger, steps)
+
+
+def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
+    """Whether a training with these settings can be killed and go on.
+
+    Raises:
+        CompressError: it cannot.
+    """
+    if _settings(make_trainer).get("barebones"):
+        raise CompressError(
+            "trainer: barebones=True allows neither checkpoints nor logs, and a training here has both, so that it can "
+            "go on where it was killed; leave barebones out"
+        )
+
+
+def _settings(make_trainer: Callable[..., Trainer]) -> Mapping[str, Any]:
+    return make_trainer.keywords if isinstance(make_trainer, partial) else {}
 
 
 def renew(folder: Path, origin: Mapping[str, Any]) -> None:
@@ -86,11 +109,18 @@ def _train(
 ) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
     last = folder / LAST
+    theirs = copy.deepcopy(_settings(make_trainer).get("callbacks") or [])  # one training must not know of another
     with quiet():
         trainer = make_trainer(
             max_epochs=epochs,
             **({} if steps is None else {"max_steps": steps}),
-            callbacks=[*callbacks, StopAtNaN(), _EachEpoch(folder), RichProgressBar()],
+            callbacks=[
+                *callbacks,
+                *(theirs if isinstance(theirs, list) else [theirs]),
+                StopAtNaN(),
+                _EachEpoch(folder),
+            ],
+            enable_checkpointing=True,
             logger=make_logger(save_dir=folder),
             default_root_dir=folder,
             enable_model_summary=False,

@@ -23,7 +23,7 @@ from lightning_compress.deploy.latency import latency
 from lightning_compress.deploy.pack import FIXED_WIDTH, save
 from lightning_compress.deploy.unpack import load
 from lightning_compress.errors import CompressError
-from lightning_compress.fit import csv_logger
+from lightning_compress.fit import check_trainer, csv_logger
 from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
@@ -94,7 +94,8 @@ def compress(
         data: with train, validation and test loaders; the last is opened once, at the end.
         stages: name -> stage, in order.
         folder: of this run, made when missing.
-        make_trainer: ``lightning.Trainer`` with your settings, as a partial.
+        make_trainer: ``lightning.Trainer`` with your settings, as a partial. Each training gets copies of its
+            callbacks; the measurements at the end have none.
         seed: of search and training.
         plan: takes the place of every search; each stage takes the knobs that its callbacks understand. Where it says
             nothing of a stage, that takes its uniform numbers if it searches nothing, and else changes nothing.
@@ -106,6 +107,7 @@ def compress(
         CompressError: another process works in the folder, or it cannot be written; no stage understands a knob of the
             plan, or the network has no such layer.
     """
+    check_trainer(make_trainer)
     if plan is not None:
         _check_plan(plan, stages, network(module))
     folder = Path(folder)
@@ -162,7 +164,9 @@ def _finish(
 
 def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, metric: str) -> Figures:
     with quiet():
-        trainer = run.make_trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer = run.make_trainer(
+            callbacks=[], logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )  # fmt: skip
         found = trainer.test(module, datamodule=run.data, verbose=False)[0]
     if metric not in found:
         raise CompressError(f"test_step of {type(module).__name__} logs {sorted(found)}, not {metric!r}; set metric")

@@ -81,7 +81,7 @@ class Run:
     @cached_property
     def _trainer(self) -> Trainer:
         with quiet():
-            return self.make_trainer(logger=False, enable_checkpointing=False)
+            return self.make_trainer(callbacks=[], logger=False, enable_checkpointing=False)
 
     @property
     def device(self) -> torch.device:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from lightning_compress import compare
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.cost import MACs
+from lightning_compress.errors import CompressError
 from lightning_compress.pipeline import Result, compress
 from lightning_compress.plan import Plan
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -52,9 +57,10 @@ def uniform() -> Stage:
     return Stage({"channels": ChannelPruning()}, uniform={"channels": 0.5}, epochs=0)
 
 
-def run(folder: Path, plan: Plan | None = None, **stages: Stage) -> Result:
+def run(folder: Path, plan: Plan | None = None, trainer: Mapping[str, Any] = MappingProxyType({}), **stages) -> Result:
     torch.manual_seed(0)
-    return compress(Tested(), TestedData(), stages, folder, partial(Trainer, accelerator="cpu"), plan=plan)
+    make_trainer = partial(Trainer, accelerator="cpu", **trainer)
+    return compress(Tested(), TestedData(), stages, folder, make_trainer, plan=plan)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +83,16 @@ def test_a_search_of_a_stage_that_is_gone_is_not_said_to_be_of_this_run(tmp_path
 def test_a_search_that_is_repeated_says_the_same_again(tmp_path):
     found = [run(tmp_path, prune=searching()).searches for _ in range(2)]
     assert found[0] == found[1] != {}
+
+
+@pytest.mark.parametrize(
+    "trainer", [{"enable_progress_bar": False}, {"callbacks": [TQDMProgressBar(), ModelCheckpoint()]}]
+)
+def test_a_run_shows_and_keeps_what_the_user_s_trainer_says(tmp_path, trainer):
+    assert run(tmp_path, trainer=trainer, prune=searching()).compressed.accuracy > 0
+
+
+def test_a_trainer_that_no_training_can_have_is_refused_at_once(tmp_path):
+    with pytest.raises(CompressError, match="barebones=True"):
+        run(tmp_path / "run", trainer={"barebones": True}, prune=searching())
+    assert not (tmp_path / "run").exists()
