@@ -32,7 +32,7 @@ from lightning_compress.errors import CompressError
 from lightning_compress.fit import FINAL, fit, load_checkpoint, renew
 from lightning_compress.plan import Plan
 from lightning_compress.record import network
-from lightning_compress.run import Run, set_attributes
+from lightning_compress.run import Run, check_least, set_attributes
 from lightning_compress.search.evaluator import Evaluator
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.objective import Objective
@@ -68,6 +68,20 @@ class LayerwiseStage:
     recalibration_batches: int = 10
     validation_batches: int | None = None
     monitor: str = "val_acc"
+
+    def check(self, name: str) -> None:
+        """Before anything is measured or trained, whether the numbers can be.
+
+        Args:
+            name: of the stage.
+
+        Raises:
+            CompressError: one cannot.
+        """
+        check_least(
+            name, values=(self.values, 1), steps_between=(self.steps_between, 0),
+            recalibration_batches=(self.recalibration_batches, 0), validation_batches=(self.validation_batches, 1),
+        )  # fmt: skip
 
     def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
         """Measure, allocate, compress layer by layer; what an earlier, killed run finished is not done again.

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lightning_compress import trace
@@ -104,10 +105,14 @@ def compress(
         coder: of the quantised weights in ``model.safetensors``.
 
     Raises:
-        CompressError: another process works in the folder, or it cannot be written; no stage understands a knob of the
-            plan, or the network has no such layer.
+        CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
+            method that the run comes to need, or a stage has a number that cannot be; no stage understands a knob of
+            the plan, or the network has no such layer.
     """
     check_trainer(make_trainer)
+    _check_methods(module, data)
+    for name, stage in stages.items():
+        stage.check(name)
     if plan is not None:
         _check_plan(plan, stages, network(module))
     folder = Path(folder)
@@ -128,6 +133,20 @@ def compress(
         for name, stage in stages.items():
             student = stage.run(name, student, run)
         return _finish(student, run, stages, metric, began, coder)
+
+
+def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
+    """Before any search, all that the trainings after it and the measurements at the end need."""
+    for name, of, use in (
+        ("training_step", module, "is trained after compression"),
+        ("configure_optimizers", module, "is trained after compression"),
+        ("test_step", module, "is measured before and after compression, on the metric that this logs"),
+        ("train_dataloader", data, "is trained after compression"),
+        ("val_dataloader", data, "is scored on validation data while plans are searched"),
+        ("test_dataloader", data, "is measured on test data before and after compression"),
+    ):
+        if not is_overridden(name, of):
+            raise CompressError(f"{type(of).__name__} has no {name}; the network {use}, so give it one")
 
 
 def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: nn.Module) -> None:

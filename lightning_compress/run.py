@@ -158,6 +158,21 @@ class Run:
         return {**settings_of(partial(distillation)), "teacher": digest_of(network(self.dense).state_dict())}
 
 
+def check_least(stage: str, **settings: tuple[int | None, int]) -> None:
+    """Numbers of a stage that a search would stumble over later, under a name that says less.
+
+    Args:
+        stage: its name.
+        settings: name -> number, the least it may be; None is not checked.
+
+    Raises:
+        CompressError: a number is smaller.
+    """
+    for key, (number, least) in settings.items():
+        if number is not None and number < least:
+            raise CompressError(f"stage {stage}: {key} must be {least} or more, got {number}")
+
+
 def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:
     """Set what differs in the fine-tuning of a stage, such as the learning rate.
 

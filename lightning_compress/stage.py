@@ -20,7 +20,7 @@ from lightning_compress.fit import fit, renew
 from lightning_compress.plan import Number, Plan
 from lightning_compress.plan_search import PlanSearch
 from lightning_compress.record import network
-from lightning_compress.run import Run, set_attributes
+from lightning_compress.run import Run, check_least, set_attributes
 from lightning_compress.search.correlation import Correlation
 from lightning_compress.search.executor import Evaluate, Executor
 from lightning_compress.search.halving import Halving
@@ -76,6 +76,21 @@ class Stage:
     recalibration_batches: int = 10
     validation_batches: int | None = None
     monitor: str = "val_acc"
+
+    def check(self, name: str) -> None:
+        """Before anything is searched or trained, whether the numbers of the search can be.
+
+        Args:
+            name: of the stage.
+
+        Raises:
+            CompressError: one cannot.
+        """
+        if self.searcher is not None:
+            check_least(
+                name, trials=(self.trials, 1), in_flight=(self.in_flight, 1), finetune_steps=(self.finetune_steps, 0),
+                recalibration_batches=(self.recalibration_batches, 0), validation_batches=(self.validation_batches, 1),
+            )  # fmt: skip
 
     def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
         """Find the plan and fine-tune with it; what an earlier, killed run finished is not done again.

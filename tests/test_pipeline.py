@@ -1,4 +1,4 @@
-"""What a run says of itself: the searches of this run alone."""
+"""A whole run: what it needs is missed at its beginning, and what it says of itself is of this run alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from lightning_compress import compare
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.cost import MACs
 from lightning_compress.errors import CompressError
+from lightning_compress.layerwise import LayerwiseStage
 from lightning_compress.pipeline import Result, compress
 from lightning_compress.plan import Plan
 from lightning_compress.search.objective import AccuracyUnderBudget
@@ -47,10 +48,15 @@ class TestedData(ToyData):
         return self.val_dataloader()
 
 
-def searching() -> Stage:
+def searching(**settings: int) -> Stage:
     return Stage(
-        {"channels": ChannelPruning()}, MACs(), 0.7, Random, objective=AccuracyUnderBudget(), trials=2, epochs=0
-    )
+        {"channels": ChannelPruning()}, MACs(), 0.7, Random, objective=AccuracyUnderBudget(),
+        **{"trials": 2, "epochs": 0, **settings},
+    )  # fmt: skip
+
+
+def layerwise(**settings: int) -> LayerwiseStage:
+    return LayerwiseStage({"channels": ChannelPruning()}, MACs(), 0.7, AccuracyUnderBudget(), **settings)
 
 
 def uniform() -> Stage:
@@ -95,4 +101,43 @@ def test_a_run_shows_and_keeps_what_the_user_s_trainer_says(tmp_path, trainer):
 def test_a_trainer_that_no_training_can_have_is_refused_at_once(tmp_path):
     with pytest.raises(CompressError, match="barebones=True"):
         run(tmp_path / "run", trainer={"barebones": True}, prune=searching())
+    assert not (tmp_path / "run").exists()
+
+
+class Untrained(Tested):
+    """Without an optimizer."""
+
+    configure_optimizers = LightningModule.configure_optimizers
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "words"),
+    [
+        (PlainModule(), TestedData(), "PlainModule has no test_step; the network is measured before and after"),
+        (Tested(), ToyData(), "ToyData has no test_dataloader; the network is measured on test data"),
+        (Untrained(), TestedData(), "Untrained has no configure_optimizers; the network is trained after compression"),
+    ],
+)
+def test_what_the_end_of_a_run_needs_is_missed_at_its_beginning(tmp_path, module, data, words):
+    with pytest.raises(CompressError, match=words):
+        compress(module, data, {"prune": searching()}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (searching(trials=0), "trials must be 1 or more, got 0"),
+        (searching(in_flight=0), "in_flight must be 1 or more, got 0"),
+        (searching(validation_batches=0), "validation_batches must be 1 or more, got 0"),
+        (searching(finetune_steps=-1), "finetune_steps must be 0 or more, got -1"),
+        (searching(recalibration_batches=-1), "recalibration_batches must be 0 or more, got -1"),
+        (layerwise(validation_batches=0), "validation_batches must be 1 or more, got 0"),
+        (layerwise(values=0), "values must be 1 or more, got 0"),
+        (layerwise(steps_between=-1), "steps_between must be 0 or more, got -1"),
+    ],
+)
+def test_numbers_of_a_later_stage_are_checked_before_the_first(tmp_path, stage, words):
+    with pytest.raises(CompressError, match=f"stage last: {words}"):
+        run(tmp_path / "run", first=searching(), last=stage)
     assert not (tmp_path / "run").exists()
