@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +20,7 @@ from lightning_compress.batches import first_tensor
 from lightning_compress.budget import Budget
 from lightning_compress.cost import Cost
 from lightning_compress.digest import digest_of
-from lightning_compress.errors import CompressError
+from lightning_compress.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.fit import csv_logger
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
@@ -130,8 +131,23 @@ class Run:
                 f"stage {stage}: budget must be a share in (0, 1] of what the dense network costs, or above 1 a number "
                 f"of {cost.unit}, got {budget}"
             )
-        limit = budget if budget > 1 else budget * cost(self.dense_profile)
-        return Budget(lambda plan: cost(composition.predict(plan)), limit, composition.space())
+        dense, space = cost(self.dense_profile), composition.space()
+        limit = budget if budget > 1 else budget * dense
+
+        def spent(plan: Plan) -> float:
+            return cost(composition.predict(plan))
+
+        try:
+            return Budget(spent, limit, space)
+        except InfeasibleBudgetError as error:
+            least = spent(space.plan(space.smallest))
+            share = ceil(1e4 * least / dense) / 1e4  # rounded up, so that it can be met
+            raise InfeasibleBudgetError(
+                f"stage {stage}: the budget of {limit:,.0f} {cost.unit}"
+                f"{'' if budget > 1 else f' (budget={budget:g} of the dense network)'} cannot be met; the smallest "
+                f"feasible one is {ceil(least):,} {cost.unit}{f' (budget={share:g})' if share <= 1 else ''}. Raise the "
+                f"budget, or allow smaller values in the search space"
+            ) from error
 
     def origin(
         self, module: LightningModule, distillation: Callable[..., Callback] | None, **settings: Any

@@ -123,7 +123,9 @@ class Stage:
                 return composition.realise(part)
         if fixed:
             if not self.uniform:
-                raise CompressError("stage: give it a searcher, an allocation, uniform numbers, or plan=FILE")
+                raise CompressError(
+                    f"stage {folder.name}: give it a searcher, an allocation, uniform numbers, or plan=FILE"
+                )
             return composition.realise(_uniform(composition.space(), self.uniform))
         if self.searcher is None:
             budget = run.budget(folder.name, composition, self.cost, self.budget)

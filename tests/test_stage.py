@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from lightning_compress.criteria.l1 import L1
 from lightning_compress.criteria.random import Random as RandomCriterion
 from lightning_compress.deploy.evidence import Report, best_of
 from lightning_compress.deploy.report import write_report
-from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.errors import CompressError, InfeasibleBudgetError, TrialFailedError
 from lightning_compress.fit import FINAL, LAST
 from lightning_compress.gathered import KEY
 from lightning_compress.plan import Plan
@@ -256,6 +257,23 @@ def test_a_budget_above_1_is_the_limit_itself(tmp_path):
         if searched(folder, budget=budget)
     ]
     assert limits == [0.75 * dense, 0.75 * dense]
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (0.01, r"the budget of [\d,]+ MACs \(budget=0.01 of the dense network\) cannot be met"),
+        (1000, "the budget of 1,000 MACs cannot be met"),
+    ],
+)
+def test_a_budget_that_no_plan_meets_is_told_with_the_smallest_that_one_does(tmp_path, budget, words):
+    with pytest.raises(InfeasibleBudgetError, match=f"stage prune: {words}; the smallest feasible one is") as caught:
+        searched(tmp_path, budget=budget)
+    limit, share = re.search(r"one is ([\d,]+) MACs \(budget=(0\.\d+)\)", str(caught.value)).groups()
+    assert searched(tmp_path / "share", budget=float(share))
+    assert searched(tmp_path / "limit", budget=float(limit.replace(",", "")))
+    with pytest.raises(InfeasibleBudgetError):
+        searched(tmp_path, budget=float(share) - 1e-4)
 
 
 class Least(Searcher):
