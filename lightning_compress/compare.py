@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_compress.deploy.page import page
 from lightning_compress.errors import CompressError
@@ -131,11 +132,11 @@ def main() -> None:
         rows = columns({name: read_run(folder) for name, folder in names(arguments.runs).items()})
     except CompressError as error:
         sys.exit(f"error: {error}")
-    table = Table()
+    table = Table()  # of Text: a folder may be named [red]
     for name in rows[0]:
-        table.add_column(name, justify="right" if name else "left", no_wrap=not name, overflow="fold")
+        table.add_column(Text(name), justify="right" if name else "left", no_wrap=not name, overflow="fold")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
     if arguments.html is not None:
         try:

@@ -46,6 +46,7 @@ class SweepSummary(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.overrides: list[list[str]] = []  # of each row's job
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note the result of a multirun's job; a failed one has empty columns."""
@@ -57,6 +58,7 @@ class SweepSummary(Callback):
             row |= {f"dense_{c}": result["dense"][c] for c in COLUMNS}
             row |= {c: result["compressed"][c] for c in COLUMNS} | {"seconds": result["seconds"]}
         self.rows.append(row)
+        self.overrides.append(list(job_return.overrides or []))
         self.write(config)  # after each job, so that a sweep that is stopped leaves what it has
 
     def write(self, config: DictConfig) -> Path:
@@ -69,16 +71,28 @@ class SweepSummary(Callback):
         return file
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table."""
+        """Print where the table is, and of each job what only some of the jobs had and the figures that matter most."""
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=str(self.write(config)))
-        for name in self._names():
-            table.add_column(name, overflow="fold")
-        for row in self.rows:
-            table.add_row(*(str(row.get(name, "")) for name in self._names()))
-        Console().print(table)
+        file = self.write(config)
+        everywhere = set.intersection(*map(set, self.overrides)) if len(self.overrides) > 1 else set()
+        table = Table()
+        table.add_column("job", overflow="fold")
+        for name in ("test accuracy", "file, bytes", "MACs", "seconds"):
+            table.add_column(name, justify="right")
+        for row, overrides in zip(self.rows, self.overrides, strict=True):
+            cells = [row["status"], "", "", ""]
+            if "accuracy" in row:
+                cells = [
+                    f"{row['accuracy']:.2%}", f"{row['bytes']:,}", f"{row['macs']:,}", f"{row['seconds']:.0f}"
+                ]  # fmt: skip
+            job = "\n".join(each for each in overrides if each not in everywhere)
+            table.add_row(*map(Text, (job, *cells)))  # of Text: an override may be layers=[layer1]
+        console = Console()
+        console.print(table)
+        console.print(Text(str(file)), soft_wrap=True)
 
     def _names(self) -> list[str]:
         return list(max(self.rows, key=len, default={}))

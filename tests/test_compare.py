@@ -90,6 +90,16 @@ def test_searches_stand_side_by_side_with_their_baselines(tmp_path):
     assert found["prune: trials"] == {**blank, "a": "12", "b": ""}
 
 
+def test_folders_may_be_named_as_markup_is(tmp_path, monkeypatch, capsys):
+    for name in ("q[red]", "y[/b]"):
+        write(tmp_path / name, 0.98, found={"prune": {**FOUND, "best": {"[red]mine": 0.5}}})
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "q[red]", "y[/b]")
+    printed = capsys.readouterr().out
+    for text in ("q[red]", "b]", "prune: best of [red]mine"):
+        assert text in printed
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("{}", r"it has no \['dense', 'compressed', 'seconds', 'searches'\]"),
     ('{"dense": {}, "compressed": {}, "seconds": 1}', r"of an earlier version \(it has no \['searches'\]\)"),

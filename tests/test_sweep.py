@@ -1,15 +1,19 @@
-"""The run's folder is tried before Hydra makes it."""
+"""The run's folder is tried before Hydra makes it; a multirun's jobs stand in one table."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 import lightning_compress.conf  # noqa: F401  makes ${slug:...} known, as train.py does
-from lightning_compress.sweep import CheckFolder
+from lightning_compress.sweep import CheckFolder, SweepSummary
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -38,3 +42,42 @@ def test_a_folder_that_cannot_be_written_ends_the_process_with_a_sentence(tmp_pa
         "error: cannot write to 'runs/compress=quant': Not a directory; choose another run_dir="
         in capsys.readouterr().out
     )
+
+
+FIGURES = {
+    "accuracy": 0.9778, "bytes": 123_456, "weight_bits": 8000, "macs": 40_123_456, "parameters": 250, "latency_ms": 0.5
+}  # fmt: skip
+
+
+def swept(folder: Path, *jobs: list[str], failed: tuple[int, ...] = ()) -> None:
+    config = OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(folder)}}})
+    summary = SweepSummary()
+    for number, overrides in enumerate(jobs):
+        status = JobStatus.FAILED if number in failed else JobStatus.COMPLETED
+        result = ValueError() if number in failed else {"dense": FIGURES, "compressed": FIGURES, "seconds": 12.3}
+        summary.on_job_end(config, JobReturn(overrides, status=status, _return_value=result))
+    summary.on_multirun_end(config)
+
+
+def test_the_printed_table_has_what_differs_and_fits_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    same = ["+compress=attention", "epochs=1"]
+    jobs = [[*same, f"compress.stages.remove.distillation.layers={layers}"] for layers in ("[layer1]", "[/b]", "[red]")]
+    swept(tmp_path, *jobs, failed=(1,))
+    printed = capsys.readouterr().out
+    joined = "".join(line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│"))
+    for job in jobs:
+        assert job[-1] in joined
+    assert "epochs" not in printed
+    for text in ("97.78%", "123,456", "40,123,456", "12", "failed"):
+        assert text in printed.split("summary.csv")[0]
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"] for row in rows] == [",".join(job) for job in jobs]
+    assert [row["latency_ms"] for row in rows] == ["0.5", "", "0.5"]
+    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 80
+
+
+def test_a_multirun_of_one_job_names_it(tmp_path, capsys):
+    swept(tmp_path, ["+compress=quant"])
+    assert "+compress=quant" in capsys.readouterr().out
