@@ -15,6 +15,7 @@ for each layer: for many layers, or for a search over plans, use Stage.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,12 +33,14 @@ from lightning_compress.errors import CompressError
 from lightning_compress.fit import FINAL, fit, load_checkpoint, renew
 from lightning_compress.plan import Plan
 from lightning_compress.record import network
-from lightning_compress.run import Run, check_least, set_attributes
+from lightning_compress.run import MEASURED, Run, check_least, set_attributes
 from lightning_compress.search.evaluator import Evaluator
-from lightning_compress.search.journal import Journal
+from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.objective import Objective
 from lightning_compress.search.sensitivity import JOURNAL, allocate, measure
 from lightning_compress.settings import settings_of
+from lightning_compress.space import Space
+from lightning_compress.whole_files import written_whole
 
 
 @dataclass
@@ -141,9 +144,39 @@ class LayerwiseStage:
         }  # fmt: skip
         with Journal(folder / JOURNAL, fingerprint) as journal:
             sensitivities = measure(space, evaluator, journal, self.objective, self.values)
-        plan = composition.realise(space.plan(allocate(budget, sensitivities)))
-        robust_first = sorted(sensitivities, key=lambda sensitivity: sensitivity.mean)
-        return plan, [sensitivity.layer for sensitivity in robust_first if sensitivity.layer in plan.layers]
+            whole, *lowered = journal
+        point = allocate(budget, sensitivities)
+        robust_first = sorted(range(len(sensitivities)), key=lambda i: sensitivities[i].mean)
+        self._write(robust_first, space, point, whole, lowered, folder)
+        plan = composition.realise(space.plan(point))
+        return plan, [space.choices[i].layer for i in robust_first if space.choices[i].layer in plan.layers]
+
+    def _write(
+        self, order: Sequence[int], space: Space, point: Sequence[int], whole: Entry, lowered: Sequence[Entry],
+        folder: Path,
+    ) -> None:  # fmt: skip
+        """What the report shows of the measurement: each layer with its knob, what was tried, and what it got.
+
+        Args:
+            order: numbers of the choices, the least sensitive first.
+            point: that was allocated.
+            whole: the network as it came in.
+            lowered: all others, each with one choice below its largest.
+        """
+        tried: list[list[tuple[float, float | None]]] = [[] for _ in space.choices]
+        for entry in lowered:
+            (i,) = [i for i, index in enumerate(entry.indices) if index != space.largest[i]]
+            reward = None if entry.score is None else self.objective(entry.score)
+            tried[i].append((space.choices[i].values[entry.indices[i]], reward))
+        layers = [
+            {
+                "layer": space.choices[i].layer, "knob": space.choices[i].knob, "tried": tried[i],
+                "chosen": space.choices[i].values[point[i]],
+            }
+            for i in order
+        ]  # fmt: skip
+        with written_whole(folder / MEASURED) as part:
+            part.write_text(json.dumps({"whole": self.objective(whole.score), "layers": layers}))
 
     def _thin(
         self, student: LightningModule, parts: Sequence[Plan], composition: Composition, run: Run, folder: Path

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_compress.search.journal import read
-from lightning_compress.search.sensitivity import JOURNAL
+from lightning_compress.run import MEASURED
 
 
 def origins(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -46,7 +46,10 @@ def _origin(stage: Mapping[str, Any], folder: Path) -> str:
 
 def _measured(folder: Path) -> int:
     """Evaluations for the sensitivities of a layer by layer stage; 0 for other stages."""
-    return len(read(folder / JOURNAL))
+    file = folder / MEASURED
+    if not file.is_file():
+        return 0
+    return 1 + sum(len(layer["tried"]) for layer in json.loads(file.read_text())["layers"])
 
 
 def short_name(section: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.composition import Composition
 
 FOUND = "search.json"  # in the folder of a stage that searched
+MEASURED = "sensitivity.json"  # in the folder of a stage that measured sensitivities in place of a search
 
 
 @dataclass
@@ -95,13 +96,14 @@ class Run:
         return self._trainer.strategy.root_device
 
     def opened(self, stage: str) -> Path:
-        """The folder of a stage, without what an earlier run's search found: only a search of this run says so again.
+        """The folder of a stage, without what an earlier run found or measured there: only this run says so again.
 
-        Its journals stay, for a search that goes on.
+        Journals stay, for a search that goes on.
         """
         folder = self.folder / stage
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FOUND).unlink(missing_ok=True)
+        for name in (FOUND, MEASURED):
+            (folder / name).unlink(missing_ok=True)
         return folder
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:

@@ -17,13 +17,13 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.text import Text
 
-from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
+from lightning_compress.deploy.evidence import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
 from lightning_compress.deploy.report import write_report
 from lightning_compress.deploy.search_table import lines
 from lightning_compress.errors import CompressError
 from lightning_compress.origin import origins, short_name
 from lightning_compress.pipeline import PACKED, Result
-from lightning_compress.run import FOUND
+from lightning_compress.run import FOUND, MEASURED
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.evaluator import COSTS
 from lightning_compress.search.journal import Entry, journal_name, read
@@ -44,16 +44,22 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
         for name, stage in config["compress"]["stages"].items()
         if (search := search_of(name, result.folder / name, stage)) is not None
     )
+    measured = [
+        found for name in config["compress"]["stages"] if (found := sensitivities_of(name, result.folder / name))
+    ]
     net, data = short_name(config["model"]["net"]), short_name(config["data"])
     title = f"{net} on {data}: {' then '.join(config['compress']['stages'])}"
     text = yaml.safe_dump(dict(config), sort_keys=False)
-    write_report(result.folder / REPORT, Report(title, made, result.plan, _facts(result, config), searches, text))
+    report = Report(title, made, result.plan, _facts(result, config), searches, text, measured)
+    write_report(result.folder / REPORT, report)
     console.print(table(made))
     if searches:
         console.print(lines(searches))
     for search in searches:
         if search.ranking is not None:
-            console.print(f"{search.name}: {search.ranking.sentence}", highlight=False)
+            console.print(Text(f"{search.name}: {search.ranking.sentence}"))
+    for found in measured:
+        console.print(Text(f"{found.name}: {found.sentence}"))
     console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
     for file in (PACKED, "plan.yaml", REPORT):
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
@@ -110,6 +116,28 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
         points,
         dict(zip(names, others, strict=True)),
         ranking,
+    )
+
+
+def sensitivities_of(name: str, folder: Path) -> Sensitivities | None:
+    """What a stage measured of its layers; None when it did not."""
+    file = folder / MEASURED
+    if not file.is_file():
+        return None
+    written = json.loads(file.read_text())
+    whole = written["whole"]
+    return Sensitivities(
+        name,
+        whole,
+        tuple(
+            Layer(
+                found["layer"],
+                found["knob"],
+                tuple((value, None if reward is None else whole - reward) for value, reward in found["tried"]),
+                found["chosen"],
+            )
+            for found in written["layers"]
+        ),
     )
 
 

@@ -32,7 +32,9 @@ from lightning_compress.plan import Plan
 from lightning_compress.record import network, record_of
 from lightning_compress.refits.symmetric import Symmetric
 from lightning_compress.run import Run
+from lightning_compress.search.journal import read
 from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.summary import sensitivities_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -78,6 +80,19 @@ def test_the_budget_is_met_by_the_real_network(finished):
     assert MACs()(thin) == MACs()(record.profile) <= 0.2 * MACs()(dense)
     assert record.plan == Plan.load(folder / "prune" / "plan.yaml")
     assert set(record.plan.layers) == {"stem.0", "conv1"}
+
+
+def test_what_was_measured_is_written_for_the_report(finished):
+    folder, module = finished
+    found = sensitivities_of("prune", folder / "prune")
+    first, *others = read(folder / "prune" / "sensitivity.sqlite")
+    reward = AccuracyUnderBudget()
+    assert found.whole == reward(first.score)
+    losses = [lost for layer in found.layers for _, lost in layer.losses]
+    assert sorted(losses) == sorted(found.whole - reward(entry.score) for entry in others)
+    assert {layer.name: layer.chosen for layer in found.layers} == record_of(network(module)).plan.knob("channels")
+    thinned = [path.name.split("-", 1)[1] for path in sorted((folder / "prune/layers").iterdir())]
+    assert [layer.name for layer in found.layers] == thinned
 
 
 def test_the_dense_network_is_not_changed(tmp_path):
@@ -153,6 +168,13 @@ def test_a_plan_takes_the_place_of_the_measurement(tmp_path):
     module = stage(steps_between=0, epochs=0).run("prune", run.dense, run)
     assert module.model.conv1.out_channels == 4
     assert not (tmp_path / "prune" / "sensitivity.sqlite").exists()
+
+
+def test_a_plan_file_in_the_folder_of_a_measurement_is_not_said_to_be_made_from_it(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    run = run_in(tmp_path, Plan({"conv1": {"channels": 0.25}}))
+    stage(steps_between=0, epochs=0).run("prune", run.dense, run)
+    assert sensitivities_of("prune", tmp_path / "prune") is None
 
 
 def test_one_callback_and_no_more(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lightning_compress.deploy import charts, search_table
-from lightning_compress.deploy.evidence import Point, Ranking, Report, Row, Search, table
+from lightning_compress.deploy.evidence import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
 from lightning_compress.deploy.plan_table import plan_table
 from lightning_compress.deploy.report import write_report
 from lightning_compress.plan import Plan
@@ -255,6 +255,26 @@ def test_layers_stand_in_natural_order_without_what_all_names_begin_with():
     assert written.count("<span>1</span>") == 3  # bits are numbers, no shares
     assert written.count("<span>12.5 %</span>") == 1
     assert written.count('"></td>') == 4  # knobs that a layer lacks
+
+
+def test_bars_of_sensitivities_are_as_long_as_what_was_lost(write):
+    layers = (
+        Layer("fc", "channels", ((0.25, -0.1), (0.5, 0.0)), 0.5),
+        Layer(EVIL, EVIL, ((2, 0.4), (4, None)), 8),
+        Layer("conv", "channels", ((0.25, 0.1),), 1.0),
+    )
+    page = write(replace(REPORT, plan=Plan({}), sensitivities=(Sensitivities("prune", 0.9, layers),))).page
+    widths = [tag["style"] for tag in page.named("span", **{"class": "fill"})]
+    assert widths == [f"width:{width}%" for width in ("0.0", "0.0", "100.0", "0.0", "25.0")]
+    text = "".join(page.text)
+    for words in ("Sensitivity: prune", "channels kept", "25 %", "-0.1000", "failed", EVIL, "(reward 0.9000)"):
+        assert words in text
+    assert not page.named("script")
+
+
+def test_layers_that_were_never_scored_and_none_at_all_make_a_page_too(write):
+    for layers in ((), (Layer("fc", "channels", ((0.5, None),), 1.0),), (Layer("fc", "channels", (), 1.0),)):
+        assert write(replace(REPORT, sensitivities=(Sensitivities("prune", 0.9, layers),))).page.text
 
 
 def test_the_ranking_is_a_sentence_of_the_search(write):

@@ -16,7 +16,6 @@ from lightning_compress.pipeline import Figures, Result
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.search.journal import Entry, Journal
-from lightning_compress.search.sensitivity import JOURNAL
 from lightning_compress.search.trial import Score
 from lightning_compress.summary import search_of, write_summary
 
@@ -93,7 +92,36 @@ def test_baselines_stand_in_the_terminal_and_on_the_page(result):
         assert "-1.7006" in text  # - 0.25 ln 900
 
 
-SENSITIVITY = Entry(0, (0,), "a", Score({"val_acc": 1.0}, {}), None, 1.0)
+MEASURED = {
+    "whole": 0.9,
+    "layers": [
+        {"layer": "fc", "knob": "channels", "tried": [[0.25, 0.89], [0.5, 0.9]], "chosen": 0.25},
+        {"layer": "conv", "knob": "channels", "tried": [[0.25, None], [0.5, 0.7]], "chosen": 1.0},
+    ],
+}
+
+
+def test_page_and_terminal_say_what_was_measured_and_that_nothing_was_searched(result):
+    (result.folder / "quantize/search.json").unlink()
+    (result.folder / "quantize/sensitivity.json").write_text(json.dumps(MEASURED))
+    out = io.StringIO()
+    write_summary(result, CONFIG, Console(file=out, width=600))
+    page = (result.folder / "report.html").read_text()
+    for text in (
+        "othing was searched, so there are no baselines; the plan was made from 5 evaluations",
+        "(reward 0.9000) and with one layer lowered at a time",
+        "The least sensitive is fc (at most 0.0100 lost), the most sensitive conv (at most 0.2000 lost).",
+    ):
+        assert text in out.getvalue()
+        assert text in page
+    for cell in (
+        "<span>0.2000</span>",
+        "<span>0.0000</span>",
+        "<span>failed</span>",
+        ">100 %</td>",
+        "<span>50 %</span>",
+    ):
+        assert cell in page
 
 
 @pytest.mark.parametrize(("stage", "sentence"), [
@@ -103,14 +131,13 @@ SENSITIVITY = Entry(0, (0,), "a", Score({"val_acc": 1.0}, {}), None, 1.0)
      "made in closed form by Knapsack; no candidate was scored"),
     ({"searcher": None, "uniform": {"weight_bits": 4, "act_bits": 8}},
      "the same for every layer, nothing was searched: weight_bits 4, act_bits 8"),
-    ({"values": 3}, "made from the sensitivity of each layer, which took 1 evaluation; applied layer by layer, the "
+    ({"values": 3}, "made from the sensitivity of each layer, which took 5 evaluations; applied layer by layer, the "
                     "least sensitive first"),
 ])  # fmt: skip
 def test_how_a_plan_was_made_is_said_in_a_sentence(tmp_path, stage, sentence):
     if "values" in stage:
         (tmp_path / "one").mkdir()
-        with Journal(tmp_path / "one" / JOURNAL, {}) as journal:
-            journal.append(SENSITIVITY)
+        (tmp_path / "one/sensitivity.json").write_text(json.dumps(MEASURED))
     config = {"compress": {"stages": {"one": stage, "distill": {"callbacks": {}}}}}
     assert origins(config, tmp_path) == {"one": sentence}
 

@@ -152,6 +152,56 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What was measured of one layer, and what it got.
+
+    Attributes:
+        name: of the layer.
+        knob: that was lowered.
+        losses: each value that was tried, with the reward lost by it; None where it could not be scored.
+        chosen: the value that the plan gives.
+    """
+
+    name: str
+    knob: str
+    losses: tuple[tuple[float, float | None], ...]
+    chosen: float
+
+    @property
+    def most(self) -> str:
+        """The largest loss, for a person."""
+        losses = [lost for _, lost in self.losses if lost is not None]
+        return f"{self.name} (at most {max(losses):.4f} lost)" if losses else f"{self.name} (never scored)"
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """How much reward each layer loses when it alone is lowered, from which a stage made its plan without a search.
+
+    Attributes:
+        name: of the stage.
+        whole: reward of the network as it came in.
+        layers: from the least sensitive to the most.
+    """
+
+    name: str
+    whole: float
+    layers: tuple[Layer, ...]
+
+    @property
+    def sentence(self) -> str:
+        """All of it in short, for a person."""
+        evaluations = 1 + sum(len(layer.losses) for layer in self.layers)
+        told = (
+            f"nothing was searched, so there are no baselines; the plan was made from {evaluations:,} evaluations, of "
+            f"the network as it was (reward {self.whole:.4f}) and with one layer lowered at a time."
+        )
+        if not self.layers:
+            return told
+        return f"{told} The least sensitive is {self.layers[0].most}, the most sensitive {self.layers[-1].most}."
+
+
+@dataclass(frozen=True)
 class Report:
     """What :func:`~lightning_compress.deploy.report.write_report` writes.
 
@@ -162,6 +212,7 @@ class Report:
         facts: label -> text: the budget, the seed, the command, the seconds spent.
         searches: one a stage that searched.
         config: the whole configuration as text.
+        sensitivities: one a stage that measured them in place of a search.
     """
 
     title: str
@@ -170,6 +221,7 @@ class Report:
     facts: Mapping[str, str] = field(default_factory=dict)
     searches: Sequence[Search] = ()
     config: str = ""
+    sensitivities: Sequence[Sensitivities] = ()
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -33,6 +33,7 @@ td:last-child, th:last-child { padding-right: 0; }
 .plan thead th:first-child { width: 32%; }
 .plan tbody th { font-size: .82rem; overflow-wrap: anywhere; }
 .bar { display: grid; grid-template-columns: 1fr 3.4rem; gap: .5rem; align-items: center; text-align: right; }
+.lost .bar { grid-template-columns: 3.4rem 1fr 3.8rem; } .lost th:nth-child(2) { width: 22%; }
 .track { background: var(--rule); height: .65rem; border-radius: .2rem; }
 .fill { display: block; height: 100%; background: var(--accent); border-radius: .2rem; }
 .grid-of { display: grid; gap: 1rem; align-items: start; margin-top: .7rem;
@@ -65,6 +66,7 @@ summary { cursor: pointer; color: var(--soft); }
   thead { display: none; }
   tbody tr { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); padding: .4rem 0; }
   .plan tbody tr { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .lost tbody tr { grid-template-columns: minmax(0, 1fr); }
   tbody tr { border-bottom: 1px solid var(--rule); }
   tbody th { grid-column: 1 / -1; }
   tbody th, td { border: 0; padding: 0 .4rem 0 0; text-align: left; overflow-wrap: anywhere; }

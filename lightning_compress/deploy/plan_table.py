@@ -28,10 +28,10 @@ def plan_table(plan: Plan) -> str:
     knobs = {knob: plan.knob(knob) for knob in sorted(plan.knobs, reverse=True)}
     names = {knob: escape(KNOBS.get(knob, knob)) for knob in knobs}
     shared = _shared(plan.layers)
-    note = f"<p>All layers are in {_breakable(shared[:-1])}.</p>\n" if shared else ""
+    note = f"<p>All layers are in {breakable(shared[:-1])}.</p>\n" if shared else ""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("layer", *names.values()))
     rows = "".join(
-        f'<tr><th scope="row">{_breakable(layer.removeprefix(shared))}</th>'
+        f'<tr><th scope="row">{breakable(layer.removeprefix(shared))}</th>'
         + "".join(f'<td data-name="{names[knob]}">{_bar(knob, values, layer)}</td>' for knob, values in knobs.items())
         + "</tr>\n"
         for layer in sorted(plan.layers, key=_natural)
@@ -40,15 +40,23 @@ def plan_table(plan: Plan) -> str:
 
 
 def _bar(knob: str, values: Mapping[str, float], layer: str) -> str:
-    """A bar and its number; shares of one are shown in per cent."""
+    """A bar and its number."""
     if layer not in values:
         return ""
     value, top = values[layer], max(1.0, *values.values())
-    text = f"{value:g}" if top > 1 or knob.endswith("_bits") else f"{100 * value:.3g} %"
     return (
         f'<div class="bar"><span class="track"><span class="fill" style="width:{100 * value / top:.1f}%"></span></span>'
-        f"<span>{text}</span></div>"
+        f"<span>{amount(knob, value, top)}</span></div>"
     )
+
+
+def amount(knob: str, value: float, top: float) -> str:
+    """The number of a knob; shares of one are shown in per cent.
+
+    Args:
+        top: the largest that the knob has anywhere.
+    """
+    return f"{value:g}" if top > 1 or knob.endswith("_bits") else f"{100 * value:.3g} %"
 
 
 def _shared(names: Iterable[str]) -> str:
@@ -57,7 +65,8 @@ def _shared(names: Iterable[str]) -> str:
     return "".join(f"{part[0]}." for part in takewhile(lambda part: len(set(part)) == 1, zip(*parents, strict=False)))
 
 
-def _breakable(name: str) -> str:
+def breakable(name: str) -> str:
+    """The name as HTML that may break into lines behind its dots."""
     return escape(name).replace(".", ".<wbr>")
 
 

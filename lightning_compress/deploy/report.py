@@ -7,10 +7,11 @@ from html import escape
 from pathlib import Path
 
 from lightning_compress.deploy import charts
-from lightning_compress.deploy.evidence import Report, Search, best_of
+from lightning_compress.deploy.evidence import Report, Search, Sensitivities, best_of
 from lightning_compress.deploy.page import page
 from lightning_compress.deploy.plan_table import plan_table
 from lightning_compress.deploy.search_table import search_table
+from lightning_compress.deploy.sensitivity_table import sensitivity_table
 
 REASONS = 3  # why trials failed, that are named
 SIGNS = {
@@ -30,6 +31,7 @@ def write_report(path: str | Path, report: Report) -> None:
         _rows(report),
         _facts(report),
         *map(_search, report.searches),
+        *map(_sensitivities, report.sensitivities),
         _plan(report),
         _config(report),
     ]
@@ -80,6 +82,11 @@ def _search(search: Search) -> str:
         f'<div class="panel"><h3>All trials</h3>{charts.scatter(search)}'
         f"{_key([_sign('trial'), _sign('front', 'Pareto front'), _sign('chosen'), _sign('limit')])}</div></div>"
     )
+
+
+def _sensitivities(found: Sensitivities) -> str:
+    sentence = found.sentence[0].upper() + found.sentence[1:]
+    return f"<h2>Sensitivity: {escape(found.name)}</h2>\n{_paragraphs([sentence])}\n{sensitivity_table(found)}"
 
 
 def _paragraphs(texts: list[str]) -> str:
