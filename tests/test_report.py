@@ -220,6 +220,14 @@ def test_a_terminal_has_a_line_for_each_search():
     assert cells == [["prune", "0.9000", "0.2500", "5", "1"], ["quantize", "all failed", "", "1", "1"]]
 
 
+def test_names_in_a_terminal_may_look_like_markup():
+    search = replace(SEARCH, name="q[red]", baselines={"y[/b]": (Point(0, 9.0, 0.25),)})
+    out = io.StringIO()
+    Console(file=out, width=120).print(search_table.lines([search]))
+    assert "q[red]" in out.getvalue()
+    assert "y[/b]" in out.getvalue()
+
+
 def test_reasons_of_failures_are_text_too(write):
     points = (Point(0, 1.0, 0.5), *(Point(i, None, None, f"reason {i % 5}") for i in range(1, 12)))
     text = " ".join(write(replace(REPORT, searches=[replace(SEARCH, points=points)])).page.text)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from rich.table import Table
+from rich.text import Text
 
 from lightning_compress.deploy.evidence import Point, Search, best_of
 
@@ -50,11 +51,11 @@ def lines(searches: Iterable[Search]) -> Table:
     baselines = list(dict.fromkeys(name for search in searches for name in search.baselines))
     found = Table()
     for name in ("search", "best reward", *baselines, "trials", "failed"):
-        found.add_column(name, justify="left" if name == "search" else "right", no_wrap=True)
+        found.add_column(Text(name), justify="left" if name == "search" else "right", no_wrap=True)
     for search in searches:
         others = (_reward(best_of(search.baselines[n])) if n in search.baselines else "" for n in baselines)
         counts = f"{len(search.points):,}", f"{_failed(search.points):,}"
-        found.add_row(search.name, _reward(search.best), *others, *counts)
+        found.add_row(Text(search.name), _reward(search.best), *others, *counts)
     return found
 
 
