@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningDataModule, LightningModule, seed_everything
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
@@ -41,12 +42,13 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     console = Console()
     try:
         return run(cfg, console).to_dict()
-    except (CompressError, InstantiationException) as error:
+    except (CompressError, InstantiationException, OmegaConfBaseException) as error:
         # What Hydra makes may refuse its arguments: Hydra wraps that.
         said = error.__cause__ if isinstance(error, InstantiationException) else error
-        if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(said, CompressError):
+        if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(said, CompressError | OmegaConfBaseException):
             raise
-        console.print("[bold red]error:[/]", Text(str(said)), soft_wrap=True)
+        sentence = str(said) if isinstance(said, CompressError) else f"configuration: {str(said).splitlines()[0]}"
+        console.print("[bold red]error:[/]", Text(sentence), soft_wrap=True)
         sys.exit(1)
 
 

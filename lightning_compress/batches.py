@@ -6,9 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lightning import LightningModule
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lightning_compress.errors import CompressError
+
+SAMPLES = 2  # batch norms of 1x1 maps need more than one, and no figure depends on how many
 
 
 def first_tensor(batch: Any) -> Tensor | None:
@@ -18,6 +22,25 @@ def first_tensor(batch: Any) -> Tensor | None:
     if isinstance(batch, dict):
         batch = list(batch.values())
     return first_tensor(batch[0]) if isinstance(batch, (list, tuple)) and len(batch) else None
+
+
+def small(example: Any, samples: int = SAMPLES) -> Any:
+    """The first samples of an input batch: a tensor, or a tuple or dict of such."""
+    return tree_map(lambda leaf: leaf[:samples] if isinstance(leaf, Tensor) else leaf, example)
+
+
+def combined(loaders: Any, mode: str = "min_size") -> Iterable[Any]:
+    """The batches of a loader, or of several as Lightning combines them.
+
+    Args:
+        loaders: one, or a list, tuple or dict of them, or Lightning's ``CombinedLoader``.
+        mode: of ``CombinedLoader``, where they are not combined yet.
+    """
+    if not isinstance(loaders, list | tuple | dict | CombinedLoader):
+        return loaders
+    if not isinstance(loaders, CombinedLoader):
+        loaders = CombinedLoader(loaders, mode)
+    return (batch for batch, *_ in loaders)
 
 
 def on_device(module: LightningModule, batch: Any) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -158,14 +159,36 @@ def load_checkpoint(module: LightningModule, path: Path) -> LightningModule:
     """Give a module the structure and weights of a checkpoint (or a plain ``state_dict``) file.
 
     Raises:
-        CompressError: the file is missing, or holds the weights of another network.
+        CompressError: the file is missing or damaged, or holds something else or the weights of another network.
     """
     if not Path(path).is_file():
         raise CompressError(f"checkpoint: there is no file {str(path)!r}")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    load_structure(module, checkpoint)
     try:
-        module.load_state_dict(checkpoint.get("state_dict", checkpoint))
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        raise CompressError(
+            f"checkpoint: {str(path)!r} is damaged, or holds more than tensors and plain values, which could run code; "
+            f"if you trust it, save what counts: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+        ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise CompressError(f"checkpoint: {str(path)!r} holds a {type(checkpoint).__name__}, expected a state_dict")
+    load_structure(module, checkpoint)
+    given, own = checkpoint.get("state_dict", checkpoint), module.state_dict()
+    try:
+        module.load_state_dict(given)
     except RuntimeError as error:
-        raise CompressError(f"checkpoint: {str(path)!r} does not fit {type(module).__name__}: {error}") from error
+        others = {
+            "it lacks": own.keys() - given.keys(),
+            "it has besides": given.keys() - own.keys(),
+            "of another shape are": {k for k in own.keys() & given.keys() if own[k].shape != given[k].shape},
+        }
+        said = [f"{words} {_some(keys)}" for words, keys in others.items() if keys]
+        raise CompressError(
+            f"checkpoint: {str(path)!r} does not fit {type(module).__name__}: {'; '.join(said) or error}"
+        ) from error
     return module
+
+
+def _some(names: Collection[str]) -> str:
+    first = ", ".join(sorted(names)[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

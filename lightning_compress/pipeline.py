@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lightning_compress import trace
+from lightning_compress.batches import small
 from lightning_compress.callbacks.base import plan_names
 from lightning_compress.cost import MACs, Parameters, WeightBits
 from lightning_compress.deploy.coders import Coder
@@ -196,6 +197,6 @@ def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, me
         macs=int(MACs()(profile)),
         parameters=int(Parameters()(profile)),
         latency_ms=latency(
-            network(load(file, copy.deepcopy(run.dense), dequantize=True)), run.example[:1]
+            network(load(file, copy.deepcopy(run.dense), dequantize=True)), small(run.example, 1)
         ).milliseconds,
     )

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from lightning_compress import trace
-from lightning_compress.batches import first_tensor
+from lightning_compress.batches import first_inputs, small
 from lightning_compress.budget import Budget
 from lightning_compress.cost import Cost
 from lightning_compress.digest import digest_of
@@ -73,11 +73,24 @@ class Run:
         plan: Plan | None = None,
         make_logger: Callable[..., Logger] = csv_logger,
     ) -> Self:
-        """With the data set up, an input batch of two samples taken from validation, and the module measured on it."""
+        """With the data set up, and the module measured on two samples: its ``example_input_array``, or of validation.
+
+        Raises:
+            CompressError: there is neither, or the network does not run on them.
+        """
         data.prepare_data()
         data.setup("fit")
-        example = first_tensor(next(iter(data.val_dataloader())))[:2]
-        profile = trace.measure(network(module), example)
+        example = module.example_input_array
+        if example is None:
+            example = next(first_inputs(module, data.val_dataloader()), None)
+        try:
+            example = small(example)
+            profile = trace.measure(network(module), example)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise CompressError(
+                f"{type(module).__name__}: its network does not run on its example_input_array, or without one on the "
+                f"first tensor of a validation batch ({error}); set example_input_array to a batch that it accepts"
+            ) from error
         return cls(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
 
     @cached_property
@@ -128,10 +141,10 @@ class Run:
                 f"stage {stage}: {missing} is null, and a plan is to be found under a budget; set a cost, and budget "
                 f"to a share of what the dense network costs (1.0 sets no limit) or above 1 to the limit itself"
             )
-        if not budget > 0:
+        if not isinstance(budget, int | float) or not budget > 0:
             raise CompressError(
                 f"stage {stage}: budget must be a share in (0, 1] of what the dense network costs, or above 1 a number "
-                f"of {cost.unit}, got {budget}"
+                f"of {cost.unit} such as 2e6, got {budget!r}"
             )
         dense, space = cost(self.dense_profile), composition.space()
         limit = budget if budget > 1 else budget * dense

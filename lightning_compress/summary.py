@@ -38,7 +38,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     Args:
         config: the whole configuration, resolved.
     """
-    made = rows(result)
+    made = rows(result, config["metric"])
     searches = tuple(
         search
         for name, stage in config["compress"]["stages"].items()
@@ -47,7 +47,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     measured = [
         found for name in config["compress"]["stages"] if (found := sensitivities_of(name, result.folder / name))
     ]
-    net, data = short_name(config["model"]["net"]), short_name(config["data"])
+    net, data = short_name(config["model"].get("net", config["model"])), short_name(config["data"])
     title = f"{net} on {data}: {' then '.join(config['compress']['stages'])}"
     text = yaml.safe_dump(dict(config), sort_keys=False)
     report = Report(title, made, result.plan, _facts(result, config), searches, text, measured)
@@ -65,10 +65,14 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
 
 
-def rows(result: Result) -> list[Row]:
-    """The figures of both networks side by side."""
+def rows(result: Result, metric: str) -> list[Row]:
+    """The figures of both networks side by side.
+
+    Args:
+        metric: that was measured; ``test_acc`` is shown as percent, others as the numbers that they are.
+    """
     names = {
-        "accuracy": ("test accuracy", "%"),
+        "accuracy": ("test accuracy", "%") if metric == "test_acc" else (metric, ""),
         "bytes": ("file on disk", "bytes"),
         "weight_bits": ("weights alone (papers' metric)", "bits"),
         "macs": ("MACs per sample", ""),

@@ -239,7 +239,11 @@ def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_traini
     [
         ({"budget": None}, r"stage prune: budget is null, .* \(1.0 sets no limit\)"),
         ({"cost": None}, "stage prune: cost is null"),
-        ({"budget": 0.0}, r"stage prune: budget must be a share in \(0, 1\] .* above 1 a number of MACs, got 0.0"),
+        (
+            {"budget": 0.0},
+            r"stage prune: budget must be a share in \(0, 1\] .* a number of MACs such as 2e6, got 0.0",
+        ),
+        ({"budget": "2MB"}, "stage prune: budget must be .* got '2MB'"),
         ({"budget": float("nan")}, "stage prune: budget must be .* got nan"),
         ({"objective": None}, "stage prune: objective is null, which a search needs"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -36,6 +37,7 @@ CONFIG = {
     },
     "seed": 3,
     "plan": None,
+    "metric": "test_acc",
 }
 
 
@@ -214,3 +216,10 @@ def test_a_budget_that_was_not_used_is_not_claimed(result):
     page = (result.folder / "report.html").read_text()
     assert "at most" not in page
     assert "nothing was searched" in page
+
+
+def test_networks_that_are_no_classifiers_of_ours_are_reported_too(result):
+    out, own = io.StringIO(), {**CONFIG, "model": {"_target_": "mine.Regressor"}, "metric": "test_mse"}
+    write_summary(result, own, Console(file=out, width=200))
+    assert re.search(r"test_mse +│ +0.990 │ +0.980 │ 1.01x less", out.getvalue())
+    assert "<h1>Regressor on " in (result.folder / "report.html").read_text()

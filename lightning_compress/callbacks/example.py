@@ -6,15 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from lightning_compress.batches import first_inputs
+from lightning_compress.batches import combined, first_inputs, small
 from lightning_compress.errors import CompressError
-
-SAMPLES = 2  # batch norms of 1x1 maps need more than one sample, and no result depends on how many there are
 
 
 def example_input(trainer: Trainer, module: LightningModule) -> Any:
@@ -33,7 +28,7 @@ def example_input(trainer: Trainer, module: LightningModule) -> Any:
             f"no example input was found for {type(module).__name__}: set its example_input_array to a batch that its "
             f"network accepts (for example torch.zeros(2, 3, 32, 32))"
         )
-    return tree_map(lambda leaf: leaf[:SAMPLES] if isinstance(leaf, Tensor) else leaf, example)
+    return small(example)
 
 
 def train_batches(trainer: Trainer) -> Iterator[Any]:
@@ -47,8 +42,6 @@ def train_batches(trainer: Trainer) -> Iterator[Any]:
         source = loop._data_source  # Lightning has no public way to the loaders before the loop starts
         if source.instance is not None and source.is_defined():
             with isolate_rng():
-                loaders = source.dataloader()
-                if not isinstance(loaders, CombinedLoader):
-                    loaders = CombinedLoader(loaders, "max_size_cycle" if loop is trainer.fit_loop else "sequential")
-                yield from (batch for batch, *_ in loaders)
+                mode = "max_size_cycle" if loop is trainer.fit_loop else "sequential"  # Lightning's own
+                yield from combined(source.dataloader(), mode)
             return

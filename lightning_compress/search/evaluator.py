@@ -23,7 +23,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
+from lightning_compress.batches import combined
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.nan import StopAtNaN
 from lightning_compress.cost import BitOperations, Cost, MACs, PackedBytes, Parameters, WeightBits
@@ -74,14 +76,9 @@ def _seeded(seed: int, *loaders: Any) -> Iterator[None]:
                 generator.set_state(state)
 
 
-def _combined(loaders: Any) -> CombinedLoader:
-    """As Lightning combines what a training is given, be it one loader or several."""
-    return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
-
-
 def _generators(loaders: Any) -> Iterator[torch.Generator]:
     """Those that loaders and their samplers draw from."""
-    for loader in _combined(loaders).flattened:
+    for loader in loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders):
         batches = getattr(loader, "batch_sampler", None)
         for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
             if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
@@ -161,7 +158,7 @@ class Evaluator:
         drawn = []
         for _ in range(2):
             with _seeded(self.seed, self.train):
-                drawn.append(digest_of(next(iter(_combined(self.train)), None)))
+                drawn.append(digest_of(next(iter(combined(self.train)), None)))
         return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
 
     def _make_trainers(self) -> None:
