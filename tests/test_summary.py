@@ -178,7 +178,7 @@ def scored_again(result, accuracies):
     with Journal(folder / "correlation.sqlite", {}) as journal:
         for number, accuracy in accuracies.items():
             score = None if accuracy is None else Score({"val_acc": accuracy}, {"packed_bytes": 900.0})
-            journal.append(Entry(number, (number,), str(number), score, "why" if score is None else None, 1.0))
+            journal.append(Entry(number, (number,), "abc"[number], score, "why" if score is None else None, 1.0))
     settings = {"limit": 1000.0, "correlation": {"finetune_steps": 200, "trials": list(accuracies)}}
     (folder / "search.json").write_text(json.dumps(settings))
 
@@ -196,6 +196,13 @@ def test_page_and_terminal_say_how_well_scores_rank(result, accuracies, sentence
     write_summary(result, CONFIG, Console(file=out, width=400))
     assert sentence in (result.folder / "report.html").read_text()
     assert sentence in out.getvalue()
+
+
+def test_second_scores_of_networks_that_the_search_does_not_have_say_nothing_of_it(result):
+    scored_again(result, {0: 0.8, 2: 0.7})
+    with Journal(result.folder / "quantize/trials.sqlite", {}) as journal:
+        journal.append(Entry(2, (1,), "other", Score({"val_acc": 0.1}, {"packed_bytes": 800.0}), None, 1.0))
+    assert search_of("quantize", result.folder / "quantize", STAGE).ranking.plans == 1
 
 
 @pytest.mark.parametrize(
