@@ -133,7 +133,7 @@ class LayerwiseStage:
         for callback in composition.callbacks:
             callback.prepare(probe, run.data.train_dataloader())
         evaluator = Evaluator(
-            partial(copy.deepcopy, probe), composition, run.data.train_dataloader(), run.data.val_dataloader(),
+            partial(copy.deepcopy, probe), composition, *run.loaders(),
             self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
             validation_batches=self.validation_batches, device=run.scoring_device,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from lightning_compress.budget import Budget
 from lightning_compress.callbacks.composition import Composition
 from lightning_compress.errors import AllTrialsFailedError
 from lightning_compress.plan import Plan
-from lightning_compress.run import Run
+from lightning_compress.run import FOUND, Run
 from lightning_compress.search.correlation import CORRELATION
 from lightning_compress.search.evaluator import COSTS, Evaluator
 from lightning_compress.search.journal import Entry, Journal, journal_name
@@ -56,7 +56,7 @@ class PlanSearch:
     ) -> None:
         self.stage, self.composition, self.budget, self.run, self.folder = stage, composition, budget, run, folder
         self.evaluator = Evaluator(
-            partial(copy.deepcopy, student), composition, run.data.train_dataloader(), run.data.val_dataloader(),
+            partial(copy.deepcopy, student), composition, *run.loaders(),
             stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
             run.seed, device=run.scoring_device, validation_batches=stage.validation_batches,
         )  # fmt: skip
@@ -147,7 +147,7 @@ class PlanSearch:
                     entries, self.budget.space, stage.objective, self.dear, journal, stage.executor
                 )
             written["correlation"] = {"finetune_steps": self.dear.finetune_steps, "trials": chosen}
-        (self.folder / "search.json").write_text(json.dumps(written))
+        (self.folder / FOUND).write_text(json.dumps(written))
 
     def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
         """What a search depends on, with a searcher."""

@@ -14,6 +14,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_compress import trace
 from lightning_compress.batches import first_inputs, small
@@ -107,6 +108,20 @@ class Run:
     def scoring_device(self) -> torch.device:
         """Where candidates are trained and validated."""
         return self._trainer.strategy.root_device
+
+    def loaders(self) -> tuple[Any, Any]:
+        """Train and validation batches, for scores.
+
+        Raises:
+            CompressError: the data module has a hook that changes them, which is called in whole trainings only.
+        """
+        for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
+            if is_overridden(hook, self.data):
+                raise CompressError(
+                    f"{type(self.data).__name__}: candidates are scored without its {hook}; move that to "
+                    f"{type(self.dense).__name__}, whose hooks are called everywhere"
+                )
+        return self.data.train_dataloader(), self.data.val_dataloader()
 
     def opened(self, stage: str) -> Path:
         """The folder of a stage, without what an earlier run found or measured there: only this run says so again.

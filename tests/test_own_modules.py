@@ -1,4 +1,4 @@
-"""Modules and data that are not ours, through ``lc.compress`` and ``train.py``: several inputs, no accuracy, own names."""
+"""Modules and data that are not ours, through lc.compress and train.py: several inputs, no accuracy, own names."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_several_inputs_and_any_metric_go_all_the_way(tmp_path):
 def test_inputs_that_the_network_does_not_take_are_told_before_anything_else(tmp_path):
     module = Own()
     module.example_input_array = None  # the first entry of a batch is the label
-    with pytest.raises(lc.CompressError, match="Own: its network does not run on .* set example_input_array"):
+    with pytest.raises(lc.CompressError, match=r"Own: its network does not run on .* set example_input_array"):
         lc.compress(module, OwnData(), {"quantize": stage()}, tmp_path, partial(Trainer, accelerator="cpu"))
 
 
@@ -149,7 +149,7 @@ def test_a_regression_of_a_user_s_is_searched_by_its_loss(own, tmp_path):
     assert "test_mse" in done.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["compressed"]["bytes"] <= 3000
-    assert result["searches"]["quantize"]["best"] < 0  # minus a loss
+    assert result["searches"]["quantize"]["best"]["this search"] < 0  # minus a loss
     assert "<h1>Regressor on Numbers" in (tmp_path / "run" / "report.html").read_text()
 
 

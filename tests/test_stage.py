@@ -280,6 +280,18 @@ def test_a_budget_that_no_plan_meets_is_told_with_the_smallest_that_one_does(tmp
         searched(tmp_path, budget=float(share) - 1e-4)
 
 
+class HookedData(ToyData):
+    """Changes batches where only whole trainings know of it."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+
+def test_a_search_does_not_go_without_what_the_data_do_to_batches(tmp_path):
+    with pytest.raises(CompressError, match="HookedData: candidates are scored without its on_after_batch_transfer"):
+        searched(tmp_path, HookedData())
+
+
 class Least(Searcher):
     """Proposes the smallest plan."""
 
