@@ -52,8 +52,15 @@ def first_inputs(module: LightningModule, batches: Iterable[Any]) -> Iterator[Te
     """The first tensor of each batch, as the module's steps get it.
 
     Raises:
-        CompressError: a tensor has a value that is not finite.
+        CompressError: a tensor has a value that is not finite, or the network has other inputs beside it.
     """
+    example = module.example_input_array
+    if isinstance(example, tuple | dict) and len(example) > 1:
+        raise CompressError(
+            f"data: {type(module).__name__} has {len(example)} inputs, as its example_input_array says, and which "
+            f"parts of a batch they are is not known; use what needs no batches: l2 or taylor for channels, no refit, "
+            f"the initialiser inherit"
+        )
     for number, batch in enumerate(batches):
         found = first_tensor(on_device(module, batch))
         if found is not None and not found.isfinite().all():
