@@ -11,9 +11,9 @@ from typing import Any, Self
 from torch import nn
 
 from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.known_class import known_class
 from lightning_compress.plan import Number, Plan
 from lightning_compress.profile import Profile
-from lightning_compress.surgery import known_class
 
 
 class Replacement(nn.Module):

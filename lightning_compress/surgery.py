@@ -7,17 +7,16 @@ own function breaks the original; hooks must be bound methods, because a closure
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.errors import CompressError, did_you_mean
+from lightning_compress.known_class import known_class
 
-T = TypeVar("T")
 INPUT, OUTPUT = "input_transform", "output_transform"
 
 
@@ -67,30 +66,6 @@ def first_input(layer: nn.Module, args: tuple[Any, ...]) -> Tensor:
     if not args:
         raise CompressError(f"a {type(layer).__name__} is called as layer(input=x); call it as layer(x): {layer}")
     return args[0]
-
-
-def known_class(path: str, base: type[T]) -> type[T]:
-    """The sub-class of ``base`` of that name, which this package ships or the program has imported.
-
-    Raises:
-        CompressError: there is none.
-    """
-    module = path.rpartition(".")[0]
-    if module.startswith("lightning_compress."):
-        import_module(module)
-    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(base)}
-    if path not in known:
-        raise CompressError(
-            f"the saved network uses the {base.__name__.lower()} {path!r}, which is not known here"
-            f"{did_you_mean(path, known)}; import the package that defines it first"
-        )
-    return known[path]
-
-
-def _subclasses(cls: type) -> Iterator[type]:
-    for sub in cls.__subclasses__():
-        yield sub
-        yield from _subclasses(sub)
 
 
 def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from io import BytesIO
 from itertools import islice
 from math import ceil, isfinite
@@ -18,12 +17,9 @@ from typing import Any
 
 import cloudpickle
 import torch
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.batches import combined
 from lightning_compress.callbacks.composition import Composition
@@ -35,6 +31,7 @@ from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
 from lightning_compress.quiet import quiet
 from lightning_compress.record import network
+from lightning_compress.search.seeded import seeded
 from lightning_compress.search.trial import Score
 from lightning_compress.workplace import CPU, trains_on, workplace
 
@@ -58,31 +55,6 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-@contextmanager
-def _seeded(seed: int, *loaders: Any) -> Iterator[None]:
-    """Seed the global generators and those that loaders have of their own, and put all back after."""
-    own = [generator for loader in loaders for generator in _generators(loader)]
-    states = [generator.get_state() for generator in own]
-    with isolate_rng():
-        seed_everything(seed, verbose=False)
-        for generator in own:
-            generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            for generator, state in zip(own, states, strict=True):
-                generator.set_state(state)
-
-
-def _generators(loaders: Any) -> Iterator[torch.Generator]:
-    """Those that loaders and their samplers draw from."""
-    for loader in loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders):
-        batches = getattr(loader, "batch_sampler", None)
-        for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
-            if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
-                yield generator
 
 
 class _Recalibrate(Callback):
@@ -145,7 +117,7 @@ class Evaluator:
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
         self.device = device
         self.train = train
-        with _seeded(seed, train, validation), quiet():
+        with seeded(seed, train, validation), quiet():
             self.recalibration = Batches(train, recalibration_batches)
             self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
@@ -157,7 +129,7 @@ class Evaluator:
         """Of the first train batches; None where no seed reaches what is drawn, and a digest would say nothing."""
         drawn = []
         for _ in range(2):
-            with _seeded(self.seed, self.train):
+            with seeded(self.seed, self.train):
                 drawn.append(digest_of(next(iter(combined(self.train)), None)))
         return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
 
@@ -243,7 +215,7 @@ class Evaluator:
             TrialFailedError: a loss or metric is not finite.
             CompressError: the monitored metric is not logged.
         """
-        with _seeded(self.seed, self.train), quiet():
+        with seeded(self.seed, self.train), quiet():
             module = self.make_module().to(workplace(self._validator))
             self.composition.apply(network(module), plan)
             self._recalibrate(module)
