@@ -18,7 +18,6 @@ from lightning_compress.deploy.page import page
 from lightning_compress.errors import CompressError
 
 FIGURES = {
-    "accuracy": ("test accuracy", "{:.2%}"),
     "bytes": ("file, bytes", "{:,}"),
     "weight_bits": ("weight bits", "{:,}"),
     "macs": ("MACs", "{:,}"),
@@ -42,15 +41,20 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise ValueError(f"it holds {type(run).__name__}, expected a mapping")
     except (OSError, ValueError) as error:
         raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
-    if missing := [key for key in ("dense", "compressed", "seconds", "searches") if key not in run]:
+    if missing := [key for key in ("dense", "compressed", "seconds", "searches", "metric") if key not in run]:
         raise CompressError(
             f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
         )
     for net in ("dense", "compressed"):
-        missing = [key for key in FIGURES if not isinstance(run[net], Mapping) or key not in run[net]]
+        missing = [key for key in ("accuracy", *FIGURES) if not isinstance(run[net], Mapping) or key not in run[net]]
         if missing:
             raise CompressError(f"report: {str(file)!r} is damaged ({net!r} has no {missing}); run that command again")
     return run
+
+
+def metric_text(metric: str, value: float) -> str:
+    """An accuracy in percent; another metric as a number, with its name."""
+    return f"{value:.2%}" if metric == "test_acc" else f"{metric} {value:.4g}"
 
 
 def names(folders: Sequence[Path]) -> dict[str, Path]:
@@ -77,8 +81,9 @@ def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     one = all(dense == told[0] for dense in told)
     nets: dict[str, Mapping[str, Any]] = {}
     for name, run in runs.items():
-        nets.setdefault("dense" if one else f"dense of {name}", run["dense"])
-        nets[name] = run["compressed"]
+        nets.setdefault("dense" if one else f"dense of {name}", {**run["dense"], "metric": run["metric"]})
+        nets[name] = {**run["compressed"], "metric": run["metric"]}
+    quality = ("test accuracy", *(metric_text(net["metric"], net["accuracy"]) for net in nets.values()))
     figures = [(label, *(form.format(net[key]) for net in nets.values())) for key, (label, form) in FIGURES.items()]
 
     def of_runs(label: str, cells: Mapping[str, str]) -> tuple[str, ...]:
@@ -86,7 +91,7 @@ def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
     seconds = of_runs("seconds", {name: f"{run['seconds']:.0f}" for name, run in runs.items()})
     searches = [of_runs(label, cells) for label, cells in _searches(runs).items()]
-    return [("", *nets), *figures, seconds, *searches]
+    return [("", *nets), quality, *figures, seconds, *searches]
 
 
 def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:

@@ -55,6 +55,7 @@ class Result:
 
     Attributes:
         searches: stage -> what its search found; only of stages that searched in this run.
+        metric: that ``accuracy`` is, as ``test_step`` logs it.
     """
 
     dense: Figures
@@ -63,6 +64,7 @@ class Result:
     seconds: float
     folder: Path
     searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metric: str = "test_acc"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -72,6 +74,7 @@ class Result:
             "plan": self.plan.to_dict(),
             "seconds": self.seconds,
             "searches": dict(self.searches),
+            "metric": self.metric,
         }
 
 
@@ -177,6 +180,7 @@ def _finish(
         round(perf_counter() - began, 1),
         run.folder,
         {file.parent.name: json.loads(file.read_text())["found"] for file in found if file.is_file()},
+        metric,
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result

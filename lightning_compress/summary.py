@@ -38,7 +38,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     Args:
         config: the whole configuration, resolved.
     """
-    made = rows(result, config["metric"])
+    made = rows(result)
     searches = tuple(
         search
         for name, stage in config["compress"]["stages"].items()
@@ -65,14 +65,10 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
 
 
-def rows(result: Result, metric: str) -> list[Row]:
-    """The figures of both networks side by side.
-
-    Args:
-        metric: that was measured; ``test_acc`` is shown as percent, others as the numbers that they are.
-    """
+def rows(result: Result) -> list[Row]:
+    """The figures of both networks side by side; a metric but ``test_acc`` is shown as the number that it is."""
     names = {
-        "accuracy": ("test accuracy", "%") if metric == "test_acc" else (metric, ""),
+        "accuracy": ("test accuracy", "%") if result.metric == "test_acc" else (result.metric, ""),
         "bytes": ("file on disk", "bytes"),
         "weight_bits": ("weights alone (papers' metric)", "bits"),
         "macs": ("MACs per sample", ""),

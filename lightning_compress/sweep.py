@@ -56,7 +56,7 @@ class SweepSummary(Callback):
         if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, dict):
             result = job_return.return_value
             row |= {f"dense_{c}": result["dense"][c] for c in COLUMNS}
-            row |= {c: result["compressed"][c] for c in COLUMNS} | {"seconds": result["seconds"]}
+            row |= {c: result["compressed"][c] for c in COLUMNS} | {key: result[key] for key in ("metric", "seconds")}
         self.rows.append(row)
         self.overrides.append(list(job_return.overrides or []))
         self.write(config)  # after each job, so that a sweep that is stopped leaves what it has
@@ -76,6 +76,8 @@ class SweepSummary(Callback):
         from rich.table import Table
         from rich.text import Text
 
+        from lightning_compress.compare import metric_text
+
         file = self.write(config)
         everywhere = set.intersection(*map(set, self.overrides)) if len(self.overrides) > 1 else set()
         table = Table()
@@ -85,9 +87,8 @@ class SweepSummary(Callback):
         for row, overrides in zip(self.rows, self.overrides, strict=True):
             cells = [row["status"], "", "", ""]
             if "accuracy" in row:
-                cells = [
-                    f"{row['accuracy']:.2%}", f"{row['bytes']:,}", f"{row['macs']:,}", f"{row['seconds']:.0f}"
-                ]  # fmt: skip
+                measured = metric_text(row["metric"], row["accuracy"])
+                cells = [measured, f"{row['bytes']:,}", f"{row['macs']:,}", f"{row['seconds']:.0f}"]
             job = "\n".join(each for each in overrides if each not in everywhere)
             table.add_row(*map(Text, (job, *cells)))  # of Text: an override may be layers=[layer1]
         console = Console()

@@ -18,10 +18,10 @@ FOUND = {
 }  # fmt: skip
 
 
-def write(folder, accuracy, dense=None, found=None):
+def write(folder, accuracy, dense=None, found=None, metric="test_acc"):
     folder.mkdir(parents=True)
     dense, small = {**FIGURES, "accuracy": 0.99, **(dense or {})}, {**FIGURES, "bytes": 100, "accuracy": accuracy}
-    run = {"dense": dense, "compressed": small, "seconds": 12.3, "searches": found or {}}
+    run = {"dense": dense, "compressed": small, "seconds": 12.3, "searches": found or {}, "metric": metric}
     (folder / "result.json").write_text(json.dumps(run))
 
 
@@ -34,6 +34,11 @@ def table(*folders):
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["lightning-compress", "report", *map(str, arguments)])
     compare.main()
+
+
+def test_what_is_no_accuracy_is_not_shown_as_one(tmp_path):
+    write(tmp_path / "a", 0.0123, metric="test_mse")
+    assert table(tmp_path / "a")["test accuracy"] == {"dense": "test_mse 0.99", "a": "test_mse 0.0123"}
 
 
 def test_two_runs_and_the_dense_network(tmp_path, monkeypatch, capsys):
@@ -101,11 +106,11 @@ def test_folders_may_be_named_as_markup_is(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("{}", r"it has no \['dense', 'compressed', 'seconds', 'searches'\]"),
-    ('{"dense": {}, "compressed": {}, "seconds": 1}', r"of an earlier version \(it has no \['searches'\]\)"),
+    ("{}", r"it has no \['dense', 'compressed', 'seconds', 'searches', 'metric'\]"),
+    ('{"dense": {}, "compressed": {}, "seconds": 1}', r"of an earlier version \(it has no \['searches', 'metric'\]\)"),
     ("[]", "it holds list"),
-    ('{"dense": {}, "compressed": {}, "seconds": 1, "searches": {}}', "'dense' has no"),
-    ('{"dense": 3, "compressed": {}, "seconds": 1, "searches": {}}', "'dense' has no"),
+    ('{"dense": {}, "compressed": {}, "seconds": 1, "searches": {}, "metric": ""}', "'dense' has no"),
+    ('{"dense": 3, "compressed": {}, "seconds": 1, "searches": {}, "metric": ""}', "'dense' has no"),
 ])  # fmt: skip
 def test_a_result_that_lacks_something_is_a_sentence(tmp_path, monkeypatch, text, words):
     (tmp_path / "result.json").write_text(text)

@@ -37,7 +37,6 @@ CONFIG = {
     },
     "seed": 3,
     "plan": None,
-    "metric": "test_acc",
 }
 
 
@@ -226,7 +225,7 @@ def test_a_budget_that_was_not_used_is_not_claimed(result):
 
 
 def test_networks_that_are_no_classifiers_of_ours_are_reported_too(result):
-    out, own = io.StringIO(), {**CONFIG, "model": {"_target_": "mine.Regressor"}, "metric": "test_mse"}
-    write_summary(result, own, Console(file=out, width=200))
+    out, own = io.StringIO(), {**CONFIG, "model": {"_target_": "mine.Regressor"}}
+    write_summary(replace(result, metric="test_mse"), own, Console(file=out, width=200))
     assert re.search(r"test_mse +│ +0.990 │ +0.980 │ 1.01x less", out.getvalue())
     assert "<h1>Regressor on " in (result.folder / "report.html").read_text()

@@ -54,7 +54,11 @@ def swept(folder: Path, *jobs: list[str], failed: tuple[int, ...] = ()) -> None:
     summary = SweepSummary()
     for number, overrides in enumerate(jobs):
         status = JobStatus.FAILED if number in failed else JobStatus.COMPLETED
-        result = ValueError() if number in failed else {"dense": FIGURES, "compressed": FIGURES, "seconds": 12.3}
+        result = (
+            ValueError()
+            if number in failed
+            else {"dense": FIGURES, "compressed": FIGURES, "seconds": 12.3, "metric": "test_acc"}
+        )
         summary.on_job_end(config, JobReturn(overrides, status=status, _return_value=result))
     summary.on_multirun_end(config)
 
