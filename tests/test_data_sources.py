@@ -182,8 +182,8 @@ def test_each_data_configuration_makes_a_data_module_that_states_its_shape(file,
 
 @pytest.mark.parametrize("file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem)
 def test_each_model_configuration_fits_the_data(file):
-    config = OmegaConf.create(
-        {"data": {"num_classes": 7, "in_channels": 3, "image_size": 32}, "model": OmegaConf.load(file)}
-    )
+    data = {"data": {"num_classes": 7, "in_channels": 3, "image_size": 32}}
+    config = OmegaConf.merge(data, OmegaConf.load(file))
     module = instantiate(config.model)
+    assert config.finetune.lr < module.lr
     assert module.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)

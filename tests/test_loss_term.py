@@ -138,7 +138,7 @@ def test_features_are_those_that_the_layer_gave_whatever_is_written_into_them_la
             other.conv.weight.mul_(-1)
         term = lc.FeatureDistillation(other, ["conv"], FeatureMSE())
         handles = term.watch(net)
-        values.append(float(term.term((x,), {}, net(x))))
+        values.append(term.term((x,), {}, net(x)).item())
         for handle in handles:
             handle.remove()
     assert all(one == pytest.approx(other) for one, other in pairwise(values))
