@@ -17,6 +17,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import mean, stdev
 from time import perf_counter
 
@@ -31,6 +32,7 @@ from lightning_compress.criteria.l2 import L2
 from lightning_compress.data.digits import Digits
 from lightning_compress.data.images import ImageDataModule
 from lightning_compress.data.npz import Npz
+from lightning_compress.fit import load_checkpoint
 from lightning_compress.models.classifier import ImageClassifier
 from lightning_compress.models.resnet_cifar import resnet8, resnet20
 from lightning_compress.quiet import quiet
@@ -91,8 +93,7 @@ def trained(data: ImageDataModule) -> ImageClassifier:
 
 def restored(ckpt: str) -> ImageClassifier:
     module = ImageClassifier(resnet20(num_classes=10, in_channels=3), 10, lr=FINETUNING_LR)
-    module.load_state_dict(torch.load(ckpt, map_location="cpu", weights_only=True)["state_dict"])
-    return module
+    return load_checkpoint(module, Path(ckpt))
 
 
 def case(arguments: argparse.Namespace) -> Case:

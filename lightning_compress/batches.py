@@ -48,6 +48,26 @@ def on_device(module: LightningModule, batch: Any) -> Any:
     return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch))
 
 
+def example_of(module: LightningModule, batches: Iterable[Any]) -> Any:
+    """One small input batch: the module's ``example_input_array``, else the first tensor of the first batch.
+
+    Args:
+        batches: are not read where the module has an example.
+
+    Raises:
+        CompressError: there is neither.
+    """
+    example = module.example_input_array
+    if example is None:
+        example = next(first_inputs(module, batches), None)
+    if example is None:
+        raise CompressError(
+            f"no example input was found for {type(module).__name__}: set its example_input_array to a batch that its "
+            f"network accepts (for example torch.zeros(2, 3, 32, 32))"
+        )
+    return small(example)
+
+
 def first_inputs(module: LightningModule, batches: Iterable[Any]) -> Iterator[Tensor]:
     """The first tensor of each batch, as the module's steps get it.
 

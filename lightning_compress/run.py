@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_compress import trace
-from lightning_compress.batches import first_inputs, small
+from lightning_compress.batches import example_of
 from lightning_compress.budget import Budget
 from lightning_compress.cost import Cost
 from lightning_compress.digest import digest_of
@@ -81,12 +81,11 @@ class Run:
         """
         data.prepare_data()
         data.setup("fit")
-        example = module.example_input_array
-        if example is None:
-            example = next(first_inputs(module, data.val_dataloader()), None)
+        example = example_of(module, data.val_dataloader())
         try:
-            example = small(example)
             profile = trace.measure(network(module), example)
+        except CompressError:
+            raise
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise CompressError(
                 f"{type(module).__name__}: its network does not run on its example_input_array, or without one on the "

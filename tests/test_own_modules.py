@@ -94,6 +94,41 @@ def test_inputs_that_the_network_does_not_take_are_told_before_anything_else(tmp
         lc.compress(module, OwnData(), {"quantize": stage()}, tmp_path, partial(Trainer, accelerator="cpu"))
 
 
+class NoTensors(OwnData):
+    """Has nothing that a network could take."""
+
+    def val_dataloader(self):
+        return DataLoader(["a", "b"], 2)
+
+
+class NoExample(Own):
+    """Leaves its inputs to be found in the data."""
+
+    example_input_array = None
+
+
+class Nothing(Own):
+    """Has no layer that could be compressed."""
+
+    example_input_array = torch.zeros(2, 4)
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.BatchNorm1d(4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (NoExample, NoTensors, "no example input was found for NoExample"),
+        (Nothing, OwnData, "no conv or linear layer"),
+    ],
+)
+def test_a_run_without_inputs_or_layers_is_told_so(tmp_path, kind, data, message):
+    with pytest.raises(lc.CompressError, match=message):
+        lc.compress(kind(), data(), {"quantize": stage()}, tmp_path, partial(Trainer, accelerator="cpu"))
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
     """A folder with a module of a user's and its configuration."""

@@ -21,8 +21,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_compress import trace
+from lightning_compress.batches import example_of
 from lightning_compress.callbacks.averaging import check_averaging
-from lightning_compress.callbacks.example import example_input, train_batches
+from lightning_compress.callbacks.train_batches import train_batches
 from lightning_compress.errors import CompressError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
@@ -106,7 +107,7 @@ class CompressionCallback(Callback, ABC):
         """
         if self.plan is None:
             raise CompressError(f"{type(self).__name__}: no plan was given; pass plan=, or a file that Plan.save wrote")
-        record = record_of(net) or Record(trace.measure(net, example))
+        record = recorded(net, example)
         due = self._due(record)
         if due is None:
             return
@@ -134,7 +135,7 @@ class CompressionCallback(Callback, ABC):
         record = record_of(net)
         if record is None or self._due(record) is not None:
             self.prepare(pl_module, train_batches(trainer))
-        self.apply(net, example_input(trainer, pl_module))
+        self.apply(net, example_of(pl_module, train_batches(trainer)))
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
         """What this callback's plan adds to another that was applied before; most can add nothing.
@@ -164,6 +165,11 @@ class CompressionCallback(Callback, ABC):
         """The part of a plan that this callback understands."""
         kept = {layer: {k: v for k, v in knobs.items() if k in self.knobs} for layer, knobs in plan.layers.items()}
         return Plan({layer: knobs for layer, knobs in kept.items() if knobs})
+
+
+def recorded(net: nn.Module, example: Any) -> Record:
+    """The record of a network; of one that no callback has touched, its profile alone."""
+    return record_of(net) or Record(trace.measure(net, example))
 
 
 def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:

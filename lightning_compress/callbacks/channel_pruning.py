@@ -20,7 +20,7 @@ from lightning import LightningModule
 from torch import nn
 
 from lightning_compress import trace
-from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.base import CompressionCallback, recorded
 from lightning_compress.criteria.criterion import Criterion
 from lightning_compress.criteria.l2 import L2
 from lightning_compress.errors import CompressError, did_you_mean
@@ -29,7 +29,7 @@ from lightning_compress.graph import IN, OUT, ChannelGraph, ChannelGroup, kept_p
 from lightning_compress.graph_trace import trace_channels
 from lightning_compress.plan import Number, Plan, matching
 from lightning_compress.profile import Profile
-from lightning_compress.record import network, record_of
+from lightning_compress.record import network
 from lightning_compress.refits.refit import Refit
 from lightning_compress.space import Choice
 from lightning_compress.surgery import check_plain, drop_output, transformed
@@ -84,9 +84,7 @@ class ChannelPruning(CompressionCallback):
             example: one input batch.
         """
         net = network(module)
-        record = record_of(net)
-        profile = trace.measure(net, example) if record is None else record.profile
-        return dict(self._graph(net, profile, example).kept_whole)
+        return dict(self._graph(net, recorded(net, example).profile, example).kept_whole)
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         groups = self._graph(net, profile, example).groups.values()

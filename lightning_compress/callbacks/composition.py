@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.callbacks.base import CompressionCallback, check_order, plan_names
+from lightning_compress.callbacks.base import CompressionCallback, check_order, plan_names, recorded
 from lightning_compress.errors import CompressError, NoEffectError
 from lightning_compress.plan import Plan
 from lightning_compress.profile import Profile
-from lightning_compress.record import record_of
 from lightning_compress.replacement import describe, spread
 from lightning_compress.settings import settings_of
 from lightning_compress.space import Space
@@ -30,8 +28,7 @@ class Composition:
     def __init__(self, callbacks: Sequence[CompressionCallback], net: nn.Module, example: Any) -> None:
         check_order(callbacks)
         self.callbacks, self.net, self.example = list(callbacks), net, example
-        record = record_of(net)
-        self.profile: Profile = record.profile if record else trace.measure(net, example)
+        self.profile: Profile = recorded(net, example).profile
         self._replaced = set(describe(net))
 
     def space(self) -> Space:

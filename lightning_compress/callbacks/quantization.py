@@ -24,7 +24,7 @@ from torch import nn
 from lightning_compress import trace
 from lightning_compress.batches import first_inputs
 from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.callbacks.example import train_batches
+from lightning_compress.callbacks.train_batches import train_batches
 from lightning_compress.compiled import is_compiled
 from lightning_compress.errors import CompressError
 from lightning_compress.mask import Mask, has_moving_mask
