@@ -24,24 +24,24 @@ from time import perf_counter
 import torch
 from lightning import Trainer, seed_everything
 
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
-from lightning_compress.cost import MACs
-from lightning_compress.criteria.l2 import L2
-from lightning_compress.data.digits import Digits
-from lightning_compress.data.images import ImageDataModule
-from lightning_compress.data.npz import Npz
-from lightning_compress.fit import load_checkpoint
-from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.resnet_cifar import resnet8, resnet20
-from lightning_compress.quiet import quiet
-from lightning_compress.refits.symmetric import Symmetric
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.pipeline.training import load_checkpoint
+from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.search.correlation import rank_correlation
-from lightning_compress.search.evaluator import Evaluator
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.random import Random
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.vision.data.digits import Digits
+from lightning_compress.vision.data.images import ImageDataModule
+from lightning_compress.vision.data.npz import Npz
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 
 SUBSETS = 200  # bootstrap samples of the plans, for the spread of tau
 DENSE_EPOCHS = 15  # of the ResNet-8

@@ -13,11 +13,11 @@ import torch
 from timing import medians
 from torch import nn
 
-from lightning_compress.callbacks.composition import Composition
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.resnet_cifar import resnet20
-from lightning_compress.search.evaluator import Batches, Evaluator
+from lightning_compress.pipeline.evaluator import Batches, Evaluator
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.resnet_cifar import resnet20
 
 TRAIN, VAL, BATCH = 8, 16, 128
 

@@ -9,8 +9,8 @@ import torch
 from timing import medians
 from torch import nn
 
-from lightning_compress.gathered import gathered
-from lightning_compress.moments import KEY, gather_moments, removal_error
+from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_error
+from lightning_compress.surgery.calibration import gathered
 
 MASKS = 1000
 

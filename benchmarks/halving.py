@@ -14,17 +14,17 @@ from time import perf_counter
 import torch
 from cheap_score import digits, trained
 
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
-from lightning_compress.cost import MACs
-from lightning_compress.search.evaluator import Evaluator
-from lightning_compress.search.executor import Executor
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.search.executors.executor import Executor
+from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.halving import Halving
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.random import Random
-from lightning_compress.search.serial import Serial
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.trial import Score
 
 SEEDS, PLANS, BATCH, SHARE, STEPS = (0, 1, 2), 36, 9, 0.2, 40

@@ -20,25 +20,25 @@ from tempfile import TemporaryDirectory
 
 from timing import medians
 
-from lightning_compress.deploy.evidence import Report
-from lightning_compress.deploy.report import write_report
-from lightning_compress.plan import Plan
-from lightning_compress.search.evaluator import COSTS
-from lightning_compress.search.genecai import GeneCAI
+from lightning_compress.app.report.contents import Report
+from lightning_compress.app.report.html import write_report
+from lightning_compress.app.report.summary import search_of
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.evaluator import COSTS
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.genecai import GeneCAI
+from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.trial import Score, Trial
-from lightning_compress.summary import search_of
 from lightning_compress.testing import problems
 
 TRIALS, LAYERS, ROUNDS = 100_000, 20, 2
 BRED, MOST = 2_000, 10_000  # trials of GeneCAI, and how many are told again at most
 PROBLEM = problems.bits(layers=LAYERS)
 STAGE = {
-    "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
-    "cost": {"_target_": "lightning_compress.cost.PackedBytes"},
+    "objective": {"_target_": "lightning_compress.search.objectives.objective.AccuracyUnderBudget"},
+    "cost": {"_target_": "lightning_compress.core.costs.packed_bytes.PackedBytes"},
 }
 
 

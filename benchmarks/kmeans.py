@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from timing import medians
 
-from lightning_compress.kmeans import all_bits
+from lightning_compress.quantization.kmeans import all_bits
 
 COUNT = 1_000_000
 

@@ -14,10 +14,10 @@ from time import process_time
 import torch
 from timing import medians
 
-from lightning_compress.bits_projection import project_bits
-from lightning_compress.joint_projection import nonzero, project_codes, project_weights, total
-from lightning_compress.kmeans import all_bits
-from lightning_compress.size_account import FileAccount, WeightBitsAccount
+from lightning_compress.quantization.admm_projections import nonzero, project_codes, project_weights, total
+from lightning_compress.quantization.bit_allocation import project_bits
+from lightning_compress.quantization.kmeans import all_bits
+from lightning_compress.quantization.size_model import FileAccount, WeightBitsAccount
 
 LAYERS, COUNTS, WIDTHS = 54, (2_500_000, 25_000_000), tuple(range(1, 9))
 

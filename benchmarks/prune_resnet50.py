@@ -13,9 +13,9 @@ import torch
 import torchvision
 from timing import medians
 
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.plan import Plan
+from lightning_compress.core.plan import Plan
+from lightning_compress.surgery import measure
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     net, example = torchvision.models.resnet50().eval(), torch.randn(1, 3, 224, 224)
     began = perf_counter()
     callback = ChannelPruning()
-    profile = trace.measure(net, example)
+    profile = measure.measure(net, example)
     plan = Plan({choice.layer: {"channels": 0.5} for choice in callback.choices(net, profile, example)})
     callback.attach(callback.realise(plan, net, profile, example), copy.deepcopy(net), profile, example)
     cold = perf_counter() - began

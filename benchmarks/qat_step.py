@@ -14,7 +14,7 @@ from timing import medians
 from torch import nn
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.models.resnet_cifar import resnet20
+from lightning_compress.vision.models.resnet_cifar import resnet20
 
 
 def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:

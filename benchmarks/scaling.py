@@ -22,14 +22,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
-from lightning_compress.plan import Plan
-from lightning_compress.search.executor import Evaluate
-from lightning_compress.search.genecai import GeneCAI
+from lightning_compress.core.plan import Plan
+from lightning_compress.search.executors.executor import Evaluate
+from lightning_compress.search.executors.process import Processes
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.process import Processes
-from lightning_compress.search.random import Random
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.genecai import GeneCAI
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 

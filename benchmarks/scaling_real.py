@@ -26,21 +26,21 @@ import torch
 from cheap_score import digits, trained
 from scaling import makespan
 
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
-from lightning_compress.cost import MACs
-from lightning_compress.criteria.l2 import L2
-from lightning_compress.plan import Plan
-from lightning_compress.search.evaluator import Evaluator
-from lightning_compress.search.executor import Evaluate
-from lightning_compress.search.genecai import GeneCAI
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.search.executors.executor import Evaluate
+from lightning_compress.search.executors.process import Processes
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.process import Processes
-from lightning_compress.search.random import Random
+from lightning_compress.search.searchers.genecai import GeneCAI
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.trial import Score
 
 TRIALS, IN_FLIGHT, SHARE, OBJECTIVE = 64, 4, 0.5, AccuracyUnderBudget()

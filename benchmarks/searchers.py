@@ -18,18 +18,18 @@ from statistics import mean, stdev
 import torch
 from stable_baselines3 import SAC, TD3
 
-from lightning_compress.search.ddpg import DDPG
-from lightning_compress.search.genecai import GeneCAI
-from lightning_compress.search.greedy import Greedy
-from lightning_compress.search.nsga2 import NSGA2
-from lightning_compress.search.objective import AccuracyUnderBudget, Objective
-from lightning_compress.search.optuna_sampler import OptunaSearcher
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget, Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.random import Random
-from lightning_compress.search.reinforce import Reinforce
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.searchers.ddpg import DDPG
+from lightning_compress.search.searchers.genecai import GeneCAI
+from lightning_compress.search.searchers.greedy import Greedy
+from lightning_compress.search.searchers.nsga2 import NSGA2
+from lightning_compress.search.searchers.optuna import OptunaSearcher
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.reinforce import Reinforce
+from lightning_compress.search.searchers.searcher import Searcher
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.search.trial import Score
-from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 
 MARKS, OBJECTIVE = (60, 120, 200), AccuracyUnderBudget()

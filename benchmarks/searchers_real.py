@@ -21,7 +21,7 @@ from methods import DIGITS, SAME_FOR_ALL
 from whole_runs import parser, run, slug
 
 from lightning_compress.search.journal import journal_name, read
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 
 TRIALS = {"digits": 60, "cifar": 40, "resnet56": 30, "vgg16_bn": 30}
 CIFAR = ["experiment=cifar10_resnet20", "data=npz", "+trainer.limit_train_batches=50"]

@@ -20,9 +20,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from whole_runs import run, slug
 
-from lightning_compress.data.digits import Digits
 from lightning_compress.search.journal import journal_name, read
-from lightning_compress.search.n2n_reward import N2NReward
+from lightning_compress.search.objectives.n2n_reward import N2NReward
+from lightning_compress.vision.data.digits import Digits
 
 SIZE, FIRST = 16, 10
 SAME_FOR_ALL = [

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from timing import medians
 from torch import nn
 
-from lightning_compress.callbacks.learned_noise import LearnedNoise
+from lightning_compress.callbacks.base.learned_noise import LearnedNoise
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
-from lightning_compress.models.resnet_cifar import resnet20
-from lightning_compress.patterns.kernel import Kernel
+from lightning_compress.pruning.patterns.kernel import Kernel
+from lightning_compress.vision.models.resnet_cifar import resnet20
 
 
 def step(

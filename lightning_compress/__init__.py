@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_compress.callbacks.base.mixin import CompressibleMixin as CompressibleMixin
     from lightning_compress.callbacks.channel_pruning import ChannelPruning as ChannelPruning
     from lightning_compress.callbacks.distillation import KnowledgeDistillation as KnowledgeDistillation
     from lightning_compress.callbacks.feature_distillation import FeatureDistillation as FeatureDistillation
@@ -20,19 +21,18 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_compress.callbacks.variational_dropout import VariationalDropout as VariationalDropout
     from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
-    from lightning_compress.deploy.pack import save as save
-    from lightning_compress.deploy.unpack import inspect as inspect
-    from lightning_compress.deploy.unpack import load as load
-    from lightning_compress.environment import plan_env as plan_env
-    from lightning_compress.errors import CompressError as CompressError
-    from lightning_compress.mixin import CompressibleMixin as CompressibleMixin
-    from lightning_compress.pipeline import compress as compress
-    from lightning_compress.plan import Plan as Plan
+    from lightning_compress.core.errors import CompressError as CompressError
+    from lightning_compress.core.plan import Plan as Plan
+    from lightning_compress.export.load import inspect as inspect
+    from lightning_compress.export.load import load as load
+    from lightning_compress.export.save import save as save
+    from lightning_compress.pipeline.compress import compress as compress
+    from lightning_compress.pipeline.environment import plan_env as plan_env
 
 _HOMES = {
     "ChannelPruning": "callbacks.channel_pruning",
-    "CompressError": "errors",
-    "CompressibleMixin": "mixin",
+    "CompressError": "core.errors",
+    "CompressibleMixin": "callbacks.base.mixin",
     "FeatureDistillation": "callbacks.feature_distillation",
     "InformationDropout": "callbacks.information_dropout",
     "JointSparsityQuantization": "callbacks.joint",
@@ -40,15 +40,15 @@ _HOMES = {
     "LayerRemoval": "callbacks.layer_removal",
     "LogNormalDropout": "callbacks.log_normal_dropout",
     "LowRank": "callbacks.low_rank",
-    "Plan": "plan",
+    "Plan": "core.plan",
     "QuantizationAwareTraining": "callbacks.quantization",
     "VariationalDropout": "callbacks.variational_dropout",
     "WeightPruning": "callbacks.weight_pruning",
-    "compress": "pipeline",
-    "inspect": "deploy.unpack",
-    "load": "deploy.unpack",
-    "plan_env": "environment",
-    "save": "deploy.pack",
+    "compress": "pipeline.compress",
+    "inspect": "export.load",
+    "load": "export.load",
+    "plan_env": "pipeline.environment",
+    "save": "export.save",
 }
 
 __all__ = list(_HOMES)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from lightning_compress import resolvers
+from lightning_compress.conf import resolvers
 
 resolvers.register()
 

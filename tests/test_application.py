@@ -21,8 +21,8 @@ from rich.console import Console
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress import app
-from lightning_compress.models.resnet_cifar import resnet8
+from lightning_compress.app import main
+from lightning_compress.vision.models.resnet_cifar import resnet8
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["epochs=6", "compress.stages.quantize.trials=8", "compress.stages.quantize.epochs=3"]
@@ -129,7 +129,7 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     for stage in cfg.compress.stages.values():
         stage.update({key: value for key, value in SMALL.items() if key in stage})
-    app.run(cfg, Console(file=StringIO()))
+    main.run(cfg, Console(file=StringIO()))
     assert "</html>" in (tmp_path / "report.html").read_text()
     result = json.loads((tmp_path / "result.json").read_text())
     stages = cfg.compress.stages.values()

@@ -8,10 +8,10 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
 import lightning_compress as lc
-from lightning_compress.mask import mask_of
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.record import network
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.surgery.mask import mask_of
+from lightning_compress.surgery.structure import network
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 LAYERS = ("conv1", "fc")

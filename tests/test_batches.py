@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from lightning import Trainer
 
 import lightning_compress as lc
-from lightning_compress.criteria.gram import Gram
-from lightning_compress.criteria.taylor import Taylor
-from lightning_compress.refits.asymmetric import Asymmetric
-from lightning_compress.refits.symmetric import Symmetric
+from lightning_compress.pruning.criteria.gram import Gram
+from lightning_compress.pruning.criteria.taylor import Taylor
+from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 PLAN = {"conv1": {"channels": 0.5}}

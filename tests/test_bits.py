@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_compress.deploy import bits as bits_module
-from lightning_compress.deploy.bits import pack_bits, unpack_bits
+from lightning_compress.export import bits as bits_module
+from lightning_compress.export.bits import pack_bits, unpack_bits
 
 
 @st.composite

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from lightning_compress.bits_projection import project_bits
-from lightning_compress.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.quantization.bit_allocation import project_bits
 
 BITS = st.sets(st.integers(1, 8), min_size=1, max_size=8)
 LAYER = BITS.flatmap(

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import MACs, PackedBytes
-from lightning_compress.errors import InfeasibleBudgetError
-from lightning_compress.space import Choice, Space
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.errors import InfeasibleBudgetError
+from lightning_compress.core.space import Choice, Space
 from lightning_compress.testing import problems
 from lightning_compress.testing.toys import ToyNet
 

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress import surgery, trace
-from lightning_compress.callbacks.base import CompressionCallback
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.feature_distillation import FeatureDistillation
@@ -28,14 +28,14 @@ from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.cost import PackedBytes
-from lightning_compress.errors import CompressError
-from lightning_compress.losses.feature_mse import FeatureMSE
-from lightning_compress.mask import measured
-from lightning_compress.mixin import CompressibleMixin
-from lightning_compress.plan import Plan
-from lightning_compress.record import network, record_of
-from lightning_compress.schedules.cubic import Cubic
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.distillation.feature_mse import FeatureMSE
+from lightning_compress.pruning.schedules.cubic import Cubic
+from lightning_compress.surgery import measure, transforms
+from lightning_compress.surgery.mask import measured
+from lightning_compress.surgery.structure import network, record_of
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 
@@ -47,7 +47,7 @@ class MixedModule(CompressibleMixin, PlainModule):
 
 
 def quant_plan(module) -> Plan:
-    profile = trace.measure(network(module), torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape))
+    profile = measure.measure(network(module), torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape))
     plan = Plan({layer.name: {"weight_bits": 3, "act_bits": 4} for layer in profile.weighted})
     return Plan({**plan.layers, "conv2": {"act_bits": 4}})  # its weight is for the joint method
 
@@ -55,7 +55,7 @@ def quant_plan(module) -> Plan:
 def prune_plan(module) -> Plan:
     net = network(module)
     example = torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape)
-    choices = ChannelPruning().choices(net, trace.measure(net, example), example)
+    choices = ChannelPruning().choices(net, measure.measure(net, example), example)
     return Plan({choice.layer: {"channels": 0.5} for choice in choices})
 
 
@@ -247,7 +247,7 @@ def test_copies_are_independent_of_the_original():
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()
-    surgery.bake(network(other))
+    transforms.bake(network(other))
     assert torch.equal(module(x), before)
     assert not any("parametrizations" in key for key in other.state_dict())
 
@@ -255,7 +255,7 @@ def test_copies_are_independent_of_the_original():
 def test_predicted_profile_is_measured_on_the_pruned_network():
     module = fitted("prune", 1)
     net = network(module)
-    assert record_of(net).profile == trace.measure(net, next(iter(toy_data(0)[1]))[0][:2])
+    assert record_of(net).profile == measure.measure(net, next(iter(toy_data(0)[1]))[0][:2])
 
 
 def test_every_callback_has_an_order_and_knobs():

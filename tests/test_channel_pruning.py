@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
 
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.criteria.taylor import Taylor
-from lightning_compress.errors import CompressError, NoEffectError
-from lightning_compress.plan import Plan
+from lightning_compress.core.errors import CompressError, NoEffectError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pruning.criteria.taylor import Taylor
+from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 NET = ToyNet()
-DENSE = trace.measure(NET, EXAMPLE)
+DENSE = measure.measure(NET, EXAMPLE)
 
 
 @given(ratio=st.floats(0.001, 1), round_to=st.sampled_from([1, 2, 3, 4, 8, 100]))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_compress.deploy import axis, charts
-from lightning_compress.deploy.evidence import Point, Search
-from lightning_compress.deploy.page import STYLE
+from lightning_compress.app.report import axis, charts
+from lightning_compress.app.report.contents import Point, Search
+from lightning_compress.app.report.page import STYLE
 
 SEARCH = Search("quantize", "bytes", "accuracy", 36.0, (Point(0, 30.0, 0.7), Point(1, None, None, "why")))
 

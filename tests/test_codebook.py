@@ -17,12 +17,13 @@ import lightning_compress as lc
 import lightning_compress.conf
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.cost import PackedBytes, WeightBits
-from lightning_compress.errors import CompressError
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.record import record_of
-from lightning_compress.surgery import Transform, weight_transforms
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.errors import CompressError
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.transforms import Transform, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "codebook").glob("*.yaml"))

@@ -11,16 +11,16 @@ import lightning_compress as lc
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.errors import CompressError
-from lightning_compress.mask import mask_of
-from lightning_compress.patterns.kernel import Kernel
-from lightning_compress.patterns.n_of_m import NofM
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.record import record_of
-from lightning_compress.schedules.cubic import Cubic
-from lightning_compress.schedules.iterative import Iterative
-from lightning_compress.schedules.one_shot import OneShot
-from lightning_compress.surgery import raw_weight, weight_transforms
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.patterns.kernel import Kernel
+from lightning_compress.pruning.patterns.n_of_m import NofM
+from lightning_compress.pruning.schedules.cubic import Cubic
+from lightning_compress.pruning.schedules.iterative import Iterative
+from lightning_compress.pruning.schedules.one_shot import OneShot
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.surgery.mask import mask_of
+from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 LAYERS = ("conv1", "conv2")

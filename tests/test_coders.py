@@ -17,12 +17,12 @@ import lightning_compress as lc
 import lightning_compress.conf
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.cost import PackedBytes
-from lightning_compress.deploy import container
-from lightning_compress.deploy.coders import RangeCoded
-from lightning_compress.errors import PackedFileError
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.record import record_of
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.errors import PackedFileError
+from lightning_compress.export import container
+from lightning_compress.export.coders import RangeCoded
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.surgery.structure import record_of
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "coder").glob("*.yaml"))
 

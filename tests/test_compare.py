@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lightning_compress import compare
+from lightning_compress.app.report import compare
 
 FIGURES = {"bytes": 1000, "weight_bits": 8000, "macs": 500, "parameters": 250, "latency_ms": 0.5}
 

@@ -7,8 +7,8 @@ import torch
 from lightning import Trainer
 
 import lightning_compress as lc
-from lightning_compress.record import network
-from lightning_compress.surgery import input_transform
+from lightning_compress.surgery.structure import network
+from lightning_compress.surgery.transforms import input_transform
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 

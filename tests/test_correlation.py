@@ -13,12 +13,12 @@ from hydra.utils import instantiate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.search.correlation import Correlation, deviation_of_unrelated, pairs, rank_correlation, spread
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.trial import Score
 from lightning_compress.testing.problems import channels
 

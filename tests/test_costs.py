@@ -10,8 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.cost import BitOperations, MACs, PackedBytes, Parameters, WeightBits
-from lightning_compress.layout import HEADER_BYTES, OTHER_ENTRY_BYTES, WEIGHT_ENTRY_BYTES
+from lightning_compress.core.costs.bit_operations import BitOperations
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.parameters import Parameters
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.packed_size import HEADER_BYTES, OTHER_ENTRY_BYTES, WEIGHT_ENTRY_BYTES
 from lightning_compress.testing.costs import CONV, LINEAR, NORM, CostContract, profile
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "cost").glob("*.yaml"))

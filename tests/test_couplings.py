@@ -7,8 +7,8 @@ import torch
 from test_graph import check_removal, random_statistics
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.graph_trace import trace_channels
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.trace_channels import trace_channels
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -135,13 +135,13 @@ def uneven(x):
     (around(nn.LayerNorm((8, 6, 6))), {"0", "3"}), (around(nn.LayerNorm(6, elementwise_affine=False)), {"0", "3"}),
 ])  # fmt: skip
 def test_what_cannot_be_removed_is_kept_whole_and_named(net, whole):
-    graph = trace_channels(net, trace.measure(net, IMAGES), IMAGES)
+    graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert set(graph.kept_whole) == whole
     assert all(graph.kept_whole.values())
 
 
 def test_both_ways_of_a_split_are_followed():
-    graph = trace_channels(net := Halves(uneven, 16), trace.measure(net, IMAGES), IMAGES)
+    graph = trace_channels(net := Halves(uneven, 16), measure.measure(net, IMAGES), IMAGES)
     assert set(graph.kept_whole) | set(graph.groups) == {"a", "c"}
 
 
@@ -165,20 +165,20 @@ class Shuffled(nn.Module):
     (Shuffled(False, nn.Identity()), torch.zeros(2, 3, 8, 8)),  # every layer gives zeros, whatever is removed
 ], ids=["plain", "behind a saturated softmax", "zeros without biases"])  # fmt: skip
 def test_a_shuffle_is_found_out(net, example):
-    graph = trace_channels(net, trace.measure(net, example), example)
+    graph = trace_channels(net, measure.measure(net, example), example)
     assert set(graph.groups) == {"b"}
     assert "not the same as masking" in graph.kept_whole["a"]
 
 
 def test_tracing_moves_no_random_numbers():
     net, state = around(nn.BatchNorm2d(8)), torch.get_rng_state()
-    trace_channels(net, trace.measure(net, IMAGES), IMAGES)
+    trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("last", [nn.Conv2d(8, 1, 1), nn.Sequential(nn.Flatten(), nn.Linear(8 * 64, 1))])
 def test_one_output_is_the_networks_answer_like_any_other(last):
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), last)
-    graph = trace_channels(net, trace.measure(net, IMAGES), IMAGES)
+    graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert list(graph.groups) == ["0"]
     assert [reason[:40] for reason in graph.kept_whole.values()] == ["its channels reach the output of the net"]

@@ -12,13 +12,13 @@ from torch import nn
 
 import lightning_compress.conf
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.criteria.bn_scale import BNScale
-from lightning_compress.criteria.l1 import L1
-from lightning_compress.criteria.l2 import L2
-from lightning_compress.criteria.random import Random
-from lightning_compress.criteria.taylor import Taylor
-from lightning_compress.errors import CompressError
-from lightning_compress.graph import IN, OUT, ChannelGroup, Member
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.criteria.bn_scale import BNScale
+from lightning_compress.pruning.criteria.l1 import L1
+from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.pruning.criteria.random import Random
+from lightning_compress.pruning.criteria.taylor import Taylor
+from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member
 from lightning_compress.testing.criteria import CriterionContract
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "criterion").glob("*.yaml"))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import lightning_compress as lc
-from lightning_compress import trace
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.deploy import container
-from lightning_compress.errors import CompressError, PackedFileError
-from lightning_compress.plan import Plan
+from lightning_compress.core.errors import CompressError, PackedFileError
+from lightning_compress.core.plan import Plan
+from lightning_compress.export import container
+from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import ToyNet
 
 
@@ -24,7 +24,7 @@ from lightning_compress.testing.toys import ToyNet
 def small(tmp_path_factory):
     """A packed file of a network with two and four bits."""
     net = ToyNet()
-    layers = trace.measure(net, torch.zeros(2, 1, 8, 8)).weighted
+    layers = measure.measure(net, torch.zeros(2, 1, 8, 8)).weighted
     plan = Plan({layer.name: {"weight_bits": 2 + 2 * (i % 2), "act_bits": 4} for i, layer in enumerate(layers)})
     x = torch.randn(4, 1, 8, 8)
     QuantizationAwareTraining(plan).apply(net, x)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lightning_compress.data.digits import Digits
-from lightning_compress.data.images import EpochBatches, Split, augment, carve
 from lightning_compress.testing.toys import QUIET
+from lightning_compress.vision.data.digits import Digits
+from lightning_compress.vision.data.images import EpochBatches, Split, augment, carve
 
 
 def digits(seed: int = 0, **settings_) -> Digits:

@@ -11,10 +11,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lightning_compress.data.imagefolder import ImageFolder
-from lightning_compress.data.npz import Npz
-from lightning_compress.data.torchvision_sets import TorchvisionImages, cifar10, fashion_mnist
-from lightning_compress.errors import CompressError
+from lightning_compress.core.errors import CompressError
+from lightning_compress.vision.data.imagefolder import ImageFolder
+from lightning_compress.vision.data.npz import Npz
+from lightning_compress.vision.data.torchvision_sets import TorchvisionImages, cifar10, fashion_mnist
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_compress.deploy.unpack import load
+from lightning_compress.export.load import load
 from lightning_compress.testing.toys import PlainModule
 
 TRAIN = """
@@ -17,8 +17,8 @@ import copy, sys
 import torch
 import lightning_compress as lc
 from lightning import Trainer, seed_everything
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.schedules.cubic import Cubic
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.pruning.schedules.cubic import Cubic
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyData, toy_data
 
 class DataOfRank(ToyData):

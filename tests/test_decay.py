@@ -8,11 +8,11 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from lightning_compress.callbacks.base.weight_decay import keep_from_decay, make_whole
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
-from lightning_compress.decay import keep_from_decay, make_whole
-from lightning_compress.noise.noise import Noise
+from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 OPTIMIZERS = {

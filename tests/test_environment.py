@@ -9,13 +9,13 @@ import torch
 from stable_baselines3 import A2C
 
 import lightning_compress as lc
-from lightning_compress.cost import MACs
-from lightning_compress.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.run import Run
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.journal import read
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.uniform import Uniform
-from lightning_compress.stage import Stage
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing.toys import PlainModule, ToyData
 
 

@@ -13,12 +13,12 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Subset, default_collate
 
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.errors import CompressError, NoEffectError, TrialFailedError
-from lightning_compress.plan import Plan
-from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.core.errors import CompressError, NoEffectError, TrialFailedError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)

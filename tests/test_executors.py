@@ -16,14 +16,14 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.errors import CompressError
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.executors.pool import Pool
+from lightning_compress.search.executors.process import Processes
+from lightning_compress.search.executors.ray import RayCluster
+from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.pool import Pool
-from lightning_compress.search.process import Processes
-from lightning_compress.search.ray_cluster import RayCluster
-from lightning_compress.search.serial import Serial
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.testing import problems
 from lightning_compress.testing.executors import (
     PLANS,
@@ -150,7 +150,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from threading import Event
 from filelock import FileLock
-from lightning_compress.search.process import Processes
+from lightning_compress.search.executors.process import Processes
 from lightning_compress.testing.executors import Watched
 sys.path.insert(0, {tests!r})
 import test_executors as t

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.low_rank import LowRank
-from lightning_compress.factors.svd import SVD
-from lightning_compress.factors.tucker import Tucker2
-from lightning_compress.record import network
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.low_rank.svd import SVD
+from lightning_compress.surgery.low_rank.tucker import Tucker2
+from lightning_compress.surgery.structure import network
 from lightning_compress.testing.toys import PlainModule
 
 LAYERS = {
@@ -51,7 +51,7 @@ def weight_of(layer: nn.Module, factors: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("name", LAYERS)
 def test_full_rank_is_the_layer_itself(name):
     layer, shape = LAYERS[name]
-    kind, profile = kind_of(layer), trace.measure(nn.Sequential(layer), torch.zeros(shape))
+    kind, profile = kind_of(layer), measure.measure(nn.Sequential(layer), torch.zeros(shape))
     x = torch.randn(shape)
     torch.testing.assert_close(factorised(layer, **kind.full(profile["0"]))(x), layer(x), rtol=1e-5, atol=1e-5)
 
@@ -61,9 +61,9 @@ def test_profiles_of_the_factors_are_those_that_are_measured(name):
     layer, shape = LAYERS[name]
     kind = kind_of(layer)
     ranks = dict.fromkeys(kind.knobs, 2)
-    dense = trace.measure(nn.Sequential(layer), torch.zeros(shape))
+    dense = measure.measure(nn.Sequential(layer), torch.zeros(shape))
     expected = {p.name: p for p in kind.profiles(dense["0"], **ranks)}
-    assert expected == dict(trace.measure(nn.Sequential(factorised(layer, **ranks)), torch.zeros(shape)).layers)
+    assert expected == dict(measure.measure(nn.Sequential(factorised(layer, **ranks)), torch.zeros(shape)).layers)
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 4), (6, 2), (1, 1), (6, 10)])

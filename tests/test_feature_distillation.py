@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from lightning import Trainer, seed_everything
 from torch import nn
 
+from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.feature_distillation import FeatureDistillation
-from lightning_compress.errors import CompressError, NoEffectError
-from lightning_compress.losses.attention_transfer import AttentionTransfer
-from lightning_compress.losses.feature_mse import FeatureMSE
-from lightning_compress.mixin import CompressibleMixin
+from lightning_compress.core.errors import CompressError, NoEffectError
+from lightning_compress.distillation.attention_transfer import AttentionTransfer
+from lightning_compress.distillation.feature_mse import FeatureMSE
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 LAYERS = ["stem", "bn2"]

@@ -11,10 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.errors import CompressError
-from lightning_compress.losses.attention_transfer import AttentionTransfer, attention
-from lightning_compress.losses.feature_loss import matched
-from lightning_compress.losses.feature_mse import FeatureMSE
+from lightning_compress.core.errors import CompressError
+from lightning_compress.distillation.attention_transfer import AttentionTransfer, attention
+from lightning_compress.distillation.feature_loss import matched
+from lightning_compress.distillation.feature_mse import FeatureMSE
 from lightning_compress.testing.feature_losses import FeatureLossContract
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "feature_loss").glob("*.yaml"))

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.budget import Budget
-from lightning_compress.cost import WeightBits
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.search.features import COLUMNS, Features
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.space import Choice, Space
 from lightning_compress.search.problem import Problem
-from lightning_compress.space import Choice, Space
+from lightning_compress.search.rl.features import COLUMNS, Features
 from lightning_compress.testing import problems
 
 MADE = [make(layers=n, budget=0.4).problem for make in (problems.channels, problems.bits) for n in (1, 5, 14)]

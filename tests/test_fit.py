@@ -10,8 +10,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
-from lightning_compress.errors import CompressError
-from lightning_compress.fit import FINAL, fit
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.training import FINAL, fit
 from lightning_compress.testing.toys import PlainModule, ToyData
 
 

@@ -8,15 +8,15 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from lightning_compress.errors import CompressError
-from lightning_compress.search.genecai import GeneCAI
-from lightning_compress.search.genecai_score import GeneCAIScore
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
-from lightning_compress.search.repair import scale, spend
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.budget_repair import scale, spend
+from lightning_compress.search.objectives.genecai_score import GeneCAIScore
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.genecai import GeneCAI
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.searcher import Searcher
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.search.trial import Trial
-from lightning_compress.search.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 

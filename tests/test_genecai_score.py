@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError
-from lightning_compress.search.genecai_score import GeneCAIScore
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.objectives.genecai_score import GeneCAIScore
 from lightning_compress.search.trial import Score
 
 shares = st.floats(0, 1)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_compress.core.space import Choice, Space
 from lightning_compress.search.genetic.boundary import Boundary
 from lightning_compress.search.genetic.operators import Gene, crossover, directed, gene, moved, mutate, roulette
-from lightning_compress.space import Choice, Space
 
 seeds = st.integers(0, 2**32 - 1)
 MIXED = Space((

@@ -7,16 +7,16 @@ from itertools import combinations, islice
 import pytest
 import torch
 
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.criteria.genetic import Genetic
-from lightning_compress.criteria.gram import Gram, unit_gram
-from lightning_compress.criteria.l2 import L2
-from lightning_compress.errors import CompressError
-from lightning_compress.graph_trace import trace_channels
-from lightning_compress.moments import removal_error
-from lightning_compress.plan import Plan
-from lightning_compress.record import network
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pruning.criteria.genetic import Genetic
+from lightning_compress.pruning.criteria.gram import Gram, unit_gram
+from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.pruning.input_moments import removal_error
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.structure import network
 from lightning_compress.testing.toys import PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -29,7 +29,7 @@ def gathered_toy():
     module = PlainModule()
     Genetic().gather(module, islice(toy_data(0)[0], 4))
     net = module.model
-    return net, trace_channels(net, trace.measure(net, EXAMPLE), EXAMPLE).groups
+    return net, trace_channels(net, measure.measure(net, EXAMPLE), EXAMPLE).groups
 
 
 def error(group, net, kept) -> float:
@@ -73,7 +73,7 @@ def test_channel_pruning_keeps_the_channels_that_were_chosen():
     callback = ChannelPruning({"conv1": {"channels": 0.5}}, Genetic(), batches=2)
     callback.prepare(module, toy_data(0)[0])
     net = network(module)
-    group = trace_channels(net, trace.measure(net, EXAMPLE), EXAMPLE).groups["conv1"]
+    group = trace_channels(net, measure.measure(net, EXAMPLE), EXAMPLE).groups["conv1"]
     kept = Genetic().kept(group, net, 8)
     weight = net.conv1.weight.detach()[kept].clone()
     callback.apply(net, EXAMPLE)

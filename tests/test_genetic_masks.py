@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError
-from lightning_compress.genetic_masks import best_mask, cross, random_mask, swap
-from lightning_compress.gram_masks import energy_mask, greedy_mask, mask_errors
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.genetic_masks import best_mask, cross, random_mask, swap
+from lightning_compress.pruning.gram_masks import energy_mask, greedy_mask, mask_errors
 
 seeds = st.integers(0, 2**32 - 1)
 

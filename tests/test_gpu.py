@@ -12,9 +12,9 @@ from lightning import LightningModule, Trainer, seed_everything
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress.data.digits import Digits
-from lightning_compress.fit import csv_logger
-from lightning_compress.pipeline import Result, compress
+from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.pipeline.training import csv_logger
+from lightning_compress.vision.data.digits import Digits
 
 ROOT = Path(__file__).parent.parent
 WAYS = sorted((Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))

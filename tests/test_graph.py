@@ -9,12 +9,12 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.errors import CompressError
-from lightning_compress.graph import OUT, ChannelGraph
-from lightning_compress.graph_trace import trace_channels
-from lightning_compress.plan import Plan
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.channels import OUT, ChannelGraph
+from lightning_compress.surgery.graph.trace_channels import trace_channels
 
 NETWORKS = {  # name -> arguments; 64 pixels where the network takes them
     "resnet18": {}, "resnet50": {}, "vgg16_bn": {}, "mobilenet_v2": {}, "densenet121": {}, "efficientnet_b0": {},
@@ -69,14 +69,14 @@ def test_removing_equals_masking_and_prediction(name):
 
 def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:
     """Prune all groups by random ratios: outputs as when masked, profile as predicted, and no layer unexplained."""
-    dense = trace.measure(net, example)
+    dense = measure.measure(net, example)
     callback = ChannelPruning()
     ratios = {c.layer: {"channels": float(0.1 + 0.9 * torch.rand(()))} for c in callback.choices(net, dense, example)}
     plan = callback.realise(Plan(ratios), net, dense, example)
     graph = trace_channels(net, dense, example)
     thin = copy.deepcopy(net)
     callback.with_plan(plan).apply(thin, example)
-    measured = trace.measure(thin, example)
+    measured = measure.measure(thin, example)
     assert callback.predict(plan, dense) == measured
     assert measured.macs < dense.macs
     assert min(min(layer.in_channels, layer.out_channels) for layer in measured) >= 1
@@ -147,13 +147,13 @@ class HardView(nn.Module):
 ])  # fmt: skip
 def test_groups_and_units_of_each_coupling(net, groups):
     example = torch.randn(2, 3, 4, 4)
-    graph = trace_channels(net, trace.measure(net, example), example)
+    graph = trace_channels(net, measure.measure(net, example), example)
     assert {name: group.units for name, group in graph.groups.items()} == groups
 
 
 def test_a_view_with_a_fixed_size_keeps_its_layer_whole_and_says_why():
     net, example = HardView(), torch.randn(2, 3, 4, 4)
-    graph = trace_channels(net, trace.measure(net, example), example)
+    graph = trace_channels(net, measure.measure(net, example), example)
     assert set(graph.groups) == {"a"}
     assert "b" in graph.kept_whole
     plan = Plan({"b": {"channels": 0.5}})
@@ -165,7 +165,7 @@ def test_tracing_leaves_the_network_as_it_was():
     net, example = Residual().train(), torch.randn(2, 3, 4, 4)
     net.a.weight.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
-    trace_channels(net, trace.measure(net, example), example)
+    trace_channels(net, measure.measure(net, example), example)
     assert net.training
     assert not net.a.weight.requires_grad
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())

@@ -7,15 +7,15 @@ from statistics import mean
 
 import pytest
 
-from lightning_compress.budget import Budget
-from lightning_compress.profile import Profile
-from lightning_compress.search.greedy import Greedy
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.profile import Profile
+from lightning_compress.core.space import Choice, Space
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.random import Random
+from lightning_compress.search.searchers.greedy import Greedy
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.search.trial import Score
-from lightning_compress.search.uniform import Uniform
-from lightning_compress.space import Choice, Space
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import A2C
 
-from lightning_compress.errors import CompressError, TrialFailedError
-from lightning_compress.search.gym_env import PlanEnv
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.uniform import Uniform
+from lightning_compress.core.errors import CompressError, TrialFailedError
+from lightning_compress.search.environment import PlanEnv
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
 
 OBJECTIVE = AccuracyUnderBudget()

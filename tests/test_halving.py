@@ -20,22 +20,22 @@ from omegaconf import OmegaConf
 import lightning_compress as lc
 import lightning_compress.conf
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.cost import MACs
-from lightning_compress.data.digits import Digits
-from lightning_compress.errors import CompressError, NoEffectError, TrialFailedError
-from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.resnet_cifar import ResNetCIFAR
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError, NoEffectError, TrialFailedError
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.search.executors.process import Processes
+from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.halving import Halving
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.process import Processes
-from lightning_compress.search.random import Random
-from lightning_compress.search.serial import Serial
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.trial import Score
-from lightning_compress.stage import Stage
 from lightning_compress.testing.executors import PROBLEM, Watched
 from lightning_compress.testing.problems import channels
+from lightning_compress.vision.data.digits import Digits
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR
 
 OBJECTIVE = AccuracyUnderBudget()
 OBJECTIVES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "objective").glob("*.yaml"))

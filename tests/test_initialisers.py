@@ -17,12 +17,12 @@ from torch import nn
 import lightning_compress.conf
 from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.errors import CompressError
-from lightning_compress.initialisers.inherit import Inherit
-from lightning_compress.initialisers.least_squares import LeastSquares
-from lightning_compress.initialisers.restart import Restart
-from lightning_compress.models.resnet_cifar import ResNetCIFAR
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.initializers.inherit import Inherit
+from lightning_compress.pruning.initializers.least_squares import LeastSquares
+from lightning_compress.pruning.initializers.restart import Restart
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR
 
 INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
 

@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, IterableDataset
 import lightning_compress as lc
 from lightning_compress.callbacks.joint import JointSparsityQuantization
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import WeightBits
-from lightning_compress.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.joint_projection import nonzero, total
-from lightning_compress.kmeans import all_bits
-from lightning_compress.mask import mask_of
-from lightning_compress.record import record_of
-from lightning_compress.size_account import FileAccount, WeightBitsAccount
-from lightning_compress.surgery import raw_weight, weight_transforms
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.quantization.admm_projections import nonzero, total
+from lightning_compress.quantization.kmeans import all_bits
+from lightning_compress.quantization.size_model import FileAccount, WeightBitsAccount
+from lightning_compress.surgery.mask import mask_of
+from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 LAYERS = ("stem.0", "conv1", "conv2", "fc")

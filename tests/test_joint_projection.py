@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.errors import InfeasibleBudgetError
-from lightning_compress.joint_projection import (
+from lightning_compress.core.errors import InfeasibleBudgetError
+from lightning_compress.quantization.admm_projections import (
     FIXED,
     affordable_bits,
     check_limit,
@@ -22,8 +22,8 @@ from lightning_compress.joint_projection import (
     quantised,
     total,
 )
-from lightning_compress.kmeans import all_bits
-from lightning_compress.size_account import FileAccount, WeightBitsAccount
+from lightning_compress.quantization.kmeans import all_bits
+from lightning_compress.quantization.size_model import FileAccount, WeightBitsAccount
 
 ACCOUNTS = [WeightBitsAccount(), FileAccount()]
 BITS = tuple(range(1, 9))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lightning_compress.errors import CompressError, TrialFailedError
-from lightning_compress.search.fingerprint import difference
+from lightning_compress.core.errors import CompressError, TrialFailedError
+from lightning_compress.core.fingerprint import difference
 from lightning_compress.search.journal import Entry, Journal, read
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 

@@ -16,10 +16,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.plan import Plan
+from lightning_compress.core.plan import Plan
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import Best, search
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 from lightning_compress.testing.executors import Watched

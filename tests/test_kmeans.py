@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.cluster import KMeans
 
-from lightning_compress.errors import CompressError
-from lightning_compress.kmeans import SortedValues, all_bits
+from lightning_compress.core.errors import CompressError
+from lightning_compress.quantization.kmeans import SortedValues, all_bits
 
 NUMBERS = arrays(np.float32, st.integers(1, 60), elements=st.floats(-1000, 1000, width=32))
 

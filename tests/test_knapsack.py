@@ -13,17 +13,19 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress import trace
-from lightning_compress.allocations.knapsack import Knapsack
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import BitOperations, PackedBytes, WeightBits
-from lightning_compress.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.plan import Plan
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.quantizers.min_max import MinMax
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.bit_operations import BitOperations
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.planners.knapsack import Knapsack
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.min_max import MinMax
+from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import ToyNet
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -104,7 +106,7 @@ def test_every_option_meets_the_budget(file):
     plan = allocation(composition, budget)
     assert budget.meets(plan)
     assert allocation(composition, budget) == plan
-    assert WeightBits()(trace.measure(composition.net, EXAMPLE)) > budget.cost(plan)
+    assert WeightBits()(measure.measure(composition.net, EXAMPLE)) > budget.cost(plan)
 
 
 def test_the_option_reaches_the_stage():

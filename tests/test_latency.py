@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_compress.deploy.latency import latency
-from lightning_compress.errors import CompressError
+from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery.latency import latency
 from lightning_compress.testing.toys import ToyNet
 
 

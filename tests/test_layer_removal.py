@@ -13,29 +13,30 @@ from torch import nn
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress import trace
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import MACs, PackedBytes
-from lightning_compress.errors import CompressError
-from lightning_compress.gathered import gathered
-from lightning_compress.initialisers.inherit import Inherit
-from lightning_compress.models.resnet_cifar import ResNetCIFAR, resnet20, resnet56
-from lightning_compress.models.vgg_cifar import vgg16_bn
-from lightning_compress.plan import Plan
-from lightning_compress.profile import Profile
-from lightning_compress.record import record_of
-from lightning_compress.refits.asymmetric import KEY as CALIBRATION
-from lightning_compress.refits.asymmetric import Asymmetric
-from lightning_compress.removal import Removed
-from lightning_compress.removal_trace import find_removable
-from lightning_compress.search.features import Features
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.pruning.initializers.inherit import Inherit
+from lightning_compress.pruning.reconstruction.asymmetric import KEY as CALIBRATION
+from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.rl.features import Features
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.graph.blocks import Removed
+from lightning_compress.surgery.graph.trace_blocks import find_removable
+from lightning_compress.surgery.structure import record_of
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
+from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR, resnet20, resnet56
+from lightning_compress.vision.models.vgg_cifar import vgg16_bn
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
@@ -78,7 +79,7 @@ EXPECTED = {
 
 
 def choices_of(net: nn.Module, example: torch.Tensor) -> tuple[LayerRemoval, Profile, list[str]]:
-    callback, profile = LayerRemoval(initialise=Inherit()), trace.measure(net, example)
+    callback, profile = LayerRemoval(initialise=Inherit()), measure.measure(net, example)
     return callback, profile, [choice.layer for choice in callback.choices(net, profile, example)]
 
 
@@ -99,7 +100,7 @@ def test_any_removal_gives_the_predicted_profile_a_forward_pass_and_the_predicte
         assert callback.realise(plan, thin, dense, example) == plan
         callback.with_plan(plan).apply(thin, example)
         profile = record_of(thin).profile
-        assert profile == callback.predict(plan, dense) == trace.measure(thin, example)
+        assert profile == callback.predict(plan, dense) == measure.measure(thin, example)
         with torch.no_grad():
             assert thin(example).shape == expected
         size = lc.save(thin, tmp_path / "a").stat().st_size
@@ -187,12 +188,12 @@ def test_the_layer_behind_a_flattening_gets_its_inputs_channel_by_channel():
 ])  # fmt: skip
 def test_who_reads_a_block_is_found_through_sums_and_pooling(part, readers):
     net = ResNetCIFAR(2, in_channels=1).eval()
-    assert find_removable(net, trace.measure(net, EXAMPLE), EXAMPLE).removable[part].readers == readers
+    assert find_removable(net, measure.measure(net, EXAMPLE), EXAMPLE).removable[part].readers == readers
 
 
 def test_ignored_blocks_are_no_choice():
     net = ResNetCIFAR(2, in_channels=1)
-    choices = LayerRemoval(ignore=["layer2.*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
+    choices = LayerRemoval(ignore=["layer2.*"]).choices(net, measure.measure(net, EXAMPLE), EXAMPLE)
     assert {choice.layer for choice in choices} == {"layer1.0", "layer1.1", "layer3.0.conv2", "layer3.1"}
 
 
@@ -246,7 +247,7 @@ def test_what_was_gathered_is_forgotten_even_when_all_layers_stay():
 
 def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):
     net = ResNetCIFAR(2, in_channels=1).eval()
-    bits = {layer.name: {"weight_bits": 4} for layer in trace.measure(net, EXAMPLE).weighted}
+    bits = {layer.name: {"weight_bits": 4} for layer in measure.measure(net, EXAMPLE).weighted}
     composition = Composition(
         [LayerRemoval(initialise=Inherit()), LowRank(), QuantizationAwareTraining()], net, EXAMPLE
     )  # fmt: skip
@@ -274,7 +275,7 @@ def test_stages_one_and_two_of_n2n(tmp_path):
     second = Composition([ChannelPruning()], net, EXAMPLE)
     plan = Plan({choice.layer: {"channels": choice.values[0]} for choice in second.space().choices})
     second.apply(net, second.realise(plan))
-    assert record_of(net).profile == trace.measure(net, EXAMPLE)
+    assert record_of(net).profile == measure.measure(net, EXAMPLE)
     x = torch.randn(2, 1, 8, 8)
     loaded = lc.load(lc.save(net, tmp_path / "a"), ResNetCIFAR(2, in_channels=1))
     torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)

@@ -18,23 +18,23 @@ from hydra.utils import instantiate
 from lightning import Trainer
 
 import lightning_compress as lc
-from lightning_compress import trace
+from lightning_compress.app.report.summary import sensitivities_of
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import MACs
-from lightning_compress.criteria.genetic import Genetic
-from lightning_compress.deploy.pack import save
-from lightning_compress.deploy.unpack import load
-from lightning_compress.errors import CompressError
-from lightning_compress.layerwise import LayerwiseStage
-from lightning_compress.plan import Plan
-from lightning_compress.record import network, record_of
-from lightning_compress.refits.symmetric import Symmetric
-from lightning_compress.run import Run
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.export.load import load
+from lightning_compress.export.save import save
+from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pruning.criteria.genetic import Genetic
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.search.journal import read
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.summary import sensitivities_of
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.structure import network, record_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -53,7 +53,7 @@ def run_in(folder: Path, plan: Plan | None = None) -> Run:
     torch.manual_seed(0)
     dense = PlainModule()
     trainer = partial(Trainer, accelerator="cpu")
-    return Run(ToyData(), dense, trace.measure(dense.model, EXAMPLE), EXAMPLE, trainer, folder, 0, plan)
+    return Run(ToyData(), dense, measure.measure(dense.model, EXAMPLE), EXAMPLE, trainer, folder, 0, plan)
 
 
 def finish(folder: Path, **settings) -> PlainModule:
@@ -76,7 +76,7 @@ def test_the_budget_is_met_by_the_real_network(finished):
     folder, module = finished
     dense = run_in(folder).dense_profile
     record = record_of(network(module))
-    thin = trace.measure(module.model, EXAMPLE)
+    thin = measure.measure(module.model, EXAMPLE)
     assert MACs()(thin) == MACs()(record.profile) <= 0.2 * MACs()(dense)
     assert record.plan == Plan.load(folder / "prune" / "plan.yaml")
     assert set(record.plan.layers) == {"stem.0", "conv1"}

@@ -24,14 +24,14 @@ import torch
 from lightning import Trainer
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.cost import MACs
-from lightning_compress.fit import FINAL
-from lightning_compress.layerwise import LayerwiseStage
-from lightning_compress.plan import Plan
-from lightning_compress.run import Run
-from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.training import FINAL
 from lightning_compress.search.journal import Journal, read
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.sensitivity import JOURNAL
 from lightning_compress.testing.toys import PlainModule, ToyData
 

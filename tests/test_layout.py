@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lightning_compress as lc
-from lightning_compress import layout, trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.deploy.description import Description
-from lightning_compress.layout import code_bytes, float_counts, packed_bytes
-from lightning_compress.models.resnet_cifar import resnet8, resnet20
-from lightning_compress.plan import Plan
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.record import record_of
+from lightning_compress.core import packed_size
+from lightning_compress.core.packed_size import code_bytes, float_counts, packed_bytes
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export.header import Description
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.structure import record_of
 from lightning_compress.testing.toys import ToyNet
+from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 
 NETS = {
     "one layer": (lambda: nn.Sequential(nn.Linear(4, 2)), (2, 4)),
@@ -54,7 +55,7 @@ def within(size: int, predicted: int) -> bool:
 def test_each_layer_with_bits_of_its_own(name, seed, tmp_path):
     rng, (make, shape) = random.Random(seed), NETS[name]
     net, example = make().eval(), torch.randn(shape)
-    layers = [layer.name for layer in trace.measure(net, example).weighted if layer.positions]
+    layers = [layer.name for layer in measure.measure(net, example).weighted if layer.positions]
     plan = {n: {"weight_bits": rng.randint(1, 8), "act_bits": rng.randint(2, 8)} for n in layers}
     QuantizationAwareTraining(plan).apply(net, example)
     assert within(*file_and_prediction(net, example, tmp_path))
@@ -66,7 +67,7 @@ def test_each_layer_with_a_ratio_of_its_own(name, quantised, tmp_path):
     rng, (make, shape) = random.Random(0), NETS[name]
     net, example = make().eval(), torch.randn(shape)
     prune = ChannelPruning()
-    choices = prune.choices(net, trace.measure(net, example), example)
+    choices = prune.choices(net, measure.measure(net, example), example)
     prune.with_plan(Plan({c.layer: {"channels": rng.choice(c.values)} for c in choices})).apply(net, example)
     if quantised:
         layers = [layer.name for layer in record_of(net).profile.weighted]
@@ -77,7 +78,7 @@ def test_each_layer_with_a_ratio_of_its_own(name, quantised, tmp_path):
 
 def test_a_small_network_at_four_bits_is_little_more_than_its_codes(tmp_path):
     net, example = resnet8(in_channels=1), torch.randn(2, 1, 8, 8)
-    layers = trace.measure(net, example).weighted
+    layers = measure.measure(net, example).weighted
     QuantizationAwareTraining({layer.name: {"weight_bits": 4} for layer in layers}).apply(net, example)
     codes = sum(layer.weights for layer in layers) // 2
     numbers = sum(2 * 4 * layer.out_channels for layer in layers)  # a scale and a bias for each channel
@@ -97,7 +98,7 @@ def test_tables_that_a_checkpoint_holds_are_counted(tmp_path):
 
     net, example = Net(), torch.zeros(2, 4)
     file = lc.save(net, tmp_path / "net", example)
-    assert within(file.stat().st_size, packed_bytes(trace.measure(net, example)))
+    assert within(file.stat().st_size, packed_bytes(measure.measure(net, example)))
     fresh = Net()
     fresh.positions.zero_()
     assert torch.equal(lc.load(file, fresh).positions, net.positions)
@@ -127,7 +128,7 @@ def profiles(draw):
 @given(profiles())
 def test_the_sum_is_that_of_the_folded_network(profile):
     numbers = sum(code_bytes(p) + 4 * sum(float_counts(p).values()) for p in profile.folded())
-    header = layout.HEADER_BYTES + sum(map(layout.entry_bytes, profile))
+    header = packed_size.HEADER_BYTES + sum(map(packed_size.entry_bytes, profile))
     assert packed_bytes(profile) == header + numbers
 
 

@@ -12,17 +12,17 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from lightning_compress.errors import CompressError, TrialFailedError
-from lightning_compress.plan import Plan
+from lightning_compress.core.errors import CompressError, TrialFailedError
+from lightning_compress.core.plan import Plan
 from lightning_compress.search import loop
-from lightning_compress.search.ddpg import DDPG
-from lightning_compress.search.executor import Executor, Outcome, outcome_of
+from lightning_compress.search.executors.executor import Executor, Outcome, outcome_of
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search
-from lightning_compress.search.objective import AccuracyUnderBudget, Objective
-from lightning_compress.search.random import Random
-from lightning_compress.search.reinforce import Reinforce
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget, Objective
+from lightning_compress.search.searchers.ddpg import DDPG
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.reinforce import Reinforce
+from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.trial import Score, Trial
 from lightning_compress.testing import problems
 from lightning_compress.testing.executors import Failing, Watched
@@ -288,7 +288,7 @@ def test_the_bar_shows_the_best_what_was_cached_what_failed_and_the_time_that_is
     shown = io.StringIO()
     columns = loop.progress().columns
     console = Console(file=shown, width=160, force_terminal=False)
-    monkeypatch.setattr(loop, "progress", lambda: Progress(*columns, console=console))
+    monkeypatch.setattr(loop, "progress_bar", lambda: Progress(*columns, console=console))
 
     class Sometimes(Watched):
         """Two networks, by the bits of the first layer; one of them fails."""

@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 import lightning_compress as lc
-from lightning_compress.losses.feature_mse import FeatureMSE
+from lightning_compress.distillation.feature_mse import FeatureMSE
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 

@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.errors import CompressError
-from lightning_compress.losses.hinton import Hinton
-from lightning_compress.losses.logit_mse import LogitMSE
+from lightning_compress.core.errors import CompressError
+from lightning_compress.distillation.hinton import Hinton
+from lightning_compress.distillation.logit_mse import LogitMSE
 from lightning_compress.testing.losses import LossContract
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "loss").glob("*.yaml"))

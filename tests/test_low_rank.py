@@ -12,24 +12,25 @@ import torchvision
 from torch import nn
 
 import lightning_compress as lc
-from lightning_compress import trace
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.low_rank import KEY, LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.cost import MACs, PackedBytes
-from lightning_compress.errors import CompressError, PackedFileError
-from lightning_compress.factors.tucker import Tucker2
-from lightning_compress.gathered import gathered
-from lightning_compress.models.resnet_cifar import resnet8, resnet20
-from lightning_compress.models.vgg_cifar import vgg16_bn
-from lightning_compress.plan import Plan
-from lightning_compress.record import Record, network, record_of, write_record
-from lightning_compress.replacement import replace_module
-from lightning_compress.scopes.network_wide import NetworkWide
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.errors import CompressError, PackedFileError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pruning.scopes.network_wide import NetworkWide
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.low_rank.tucker import Tucker2
+from lightning_compress.surgery.replacement import replace_module
+from lightning_compress.surgery.structure import Record, network, record_of, write_record
 from lightning_compress.testing.toys import PlainModule, ToyNet
+from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
+from lightning_compress.vision.models.vgg_cifar import vgg16_bn
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 PLAN = Plan({"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}})
@@ -73,7 +74,7 @@ NETS = {
 def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_bytes(name, tmp_path):
     make, shape = NETS[name]
     rng, net, example = random.Random(0), make().eval(), torch.randn(shape)
-    callback, dense = LowRank(), trace.measure(net, example)
+    callback, dense = LowRank(), measure.measure(net, example)
     choices = callback.choices(net, dense, example)
     plan = Plan({})
     for choice in choices:
@@ -85,8 +86,8 @@ def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_b
         expected = net(example)
     callback.with_plan(plan).apply(net, example)
     profile = record_of(net).profile
-    assert profile == trace.measure(net, example)
-    assert list(profile.layers) == list(trace.measure(net, example).layers)
+    assert profile == measure.measure(net, example)
+    assert list(profile.layers) == list(measure.measure(net, example).layers)
     assert profile.macs < dense.macs
     with torch.no_grad():
         assert net(example).shape == expected.shape
@@ -192,7 +193,7 @@ def test_a_factor_can_be_factorised_again(tmp_path):
     net = net_with(Plan({"conv1": {"rank_in": 0.75, "rank_out": 0.5}}), make=partial(ToyNet, 16))
     inner = Tucker2.like(net.conv1[1], rank_in=3, rank_out=2)
     replace_module(net, "conv1.1", inner)
-    write_record(net, Record(trace.measure(net, EXAMPLE)))
+    write_record(net, Record(measure.measure(net, EXAMPLE)))
     loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet(16))
     assert [layer.out_channels for layer in loaded.conv1[1]] == [3, 2, 16]
     x = torch.randn(4, 1, 8, 8)
@@ -240,7 +241,7 @@ def test_what_cannot_be_factorised_is_no_choice_and_says_why():
 
 def test_ignored_layers_are_no_choice():
     net = resnet8(in_channels=1)
-    choices = LowRank(ignore=["layer*"]).choices(net, trace.measure(net, EXAMPLE), EXAMPLE)
+    choices = LowRank(ignore=["layer*"]).choices(net, measure.measure(net, EXAMPLE), EXAMPLE)
     assert {choice.layer for choice in choices} == {"conv1", "fc"}
 
 

@@ -9,9 +9,9 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 import lightning_compress as lc
-from lightning_compress.mask import mask_of
-from lightning_compress.record import network
-from lightning_compress.schedules.cubic import Cubic
+from lightning_compress.pruning.schedules.cubic import Cubic
+from lightning_compress.surgery.mask import mask_of
+from lightning_compress.surgery.structure import network
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 BATCHES = len(toy_data(0)[0])

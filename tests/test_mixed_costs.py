@@ -9,18 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.mask import measured
-from lightning_compress.patterns.element import Element
-from lightning_compress.patterns.kernel import Kernel
-from lightning_compress.quantizers.quantizer import Quantizer
-from lightning_compress.record import record_of
-from lightning_compress.search.evaluator import COSTS
-from lightning_compress.surgery import weight_transforms
+from lightning_compress.pipeline.evaluator import COSTS
+from lightning_compress.pruning.patterns.element import Element
+from lightning_compress.pruning.patterns.kernel import Kernel
+from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.surgery.mask import measured
+from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.transforms import weight_transforms
 from lightning_compress.testing.toys import ToyNet
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)

@@ -10,12 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.budget import Budget
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import PackedBytes
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.trial import Score
 from lightning_compress.testing.toys import ToyNet

@@ -8,14 +8,14 @@ from lightning import Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_compress import trace
-from lightning_compress.data.digits import Digits
-from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.lenet import LeNet5
-from lightning_compress.models.resnet_cifar import resnet8, resnet20, resnet56
-from lightning_compress.models.resnet_deep import resnet18, resnet34, resnet50
-from lightning_compress.models.vgg_cifar import vgg16_bn, vgg19_bn
+from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import QUIET
+from lightning_compress.vision.data.digits import Digits
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.lenet import LeNet5
+from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20, resnet56
+from lightning_compress.vision.models.resnet_deep import resnet18, resnet34, resnet50
+from lightning_compress.vision.models.vgg_cifar import vgg16_bn, vgg19_bn
 
 
 def resnet_parameters(blocks: int, classes: int, channels: int, w: int) -> int:
@@ -80,7 +80,7 @@ def test_known_parameter_counts(make, parameters):
                + 1179648 * 16 + 3 * 2359296 * 16 + 4 * 2359296 * 4 + 5120),
 ])  # fmt: skip
 def test_macs_are_those_counted_by_hand(make, macs):
-    assert trace.measure(make(), torch.zeros(1, 3, 32, 32)).macs == macs
+    assert measure.measure(make(), torch.zeros(1, 3, 32, 32)).macs == macs
 
 
 @pytest.mark.parametrize("size", [8, 28, 32])
@@ -91,13 +91,13 @@ def test_resnets_take_images_of_any_size(size, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_deep_resnets_keep_the_places_of_small_images_in_their_first_stage(channels):
-    layers = {layer.name: layer for layer in trace.measure(resnet18(10, channels), torch.zeros(1, channels, 32, 32))}
+    layers = {layer.name: layer for layer in measure.measure(resnet18(10, channels), torch.zeros(1, channels, 32, 32))}
     assert layers["layer1.0.conv1"].macs == 64 * 64 * 9 * 32 * 32
 
 
 @pytest.mark.parametrize("make", [resnet20, vgg16_bn])
 def test_every_batch_norm_can_be_folded_into_the_layer_before_it(make):
-    profile = trace.measure(make(), torch.zeros(1, 3, 32, 32))
+    profile = measure.measure(make(), torch.zeros(1, 3, 32, 32))
     assert all(layer.follows for layer in profile if layer.kind == "norm")
 
 

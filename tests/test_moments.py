@@ -13,19 +13,20 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import lightning_compress.conf
-from lightning_compress import moments, trace
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
-from lightning_compress.criteria.gram import Gram, unit_gram
-from lightning_compress.criteria.l2 import L2
-from lightning_compress.criteria.taylor import Taylor
-from lightning_compress.errors import CompressError
-from lightning_compress.gathered import gathered
-from lightning_compress.graph_trace import trace_channels
-from lightning_compress.moments import KEY, gather_moments, removal_error, removal_order
-from lightning_compress.plan import Plan
-from lightning_compress.refits.asymmetric import Asymmetric
-from lightning_compress.refits.symmetric import Symmetric, refitted
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pruning import input_moments
+from lightning_compress.pruning.criteria.gram import Gram, unit_gram
+from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.pruning.criteria.taylor import Taylor
+from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_error, removal_order
+from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.testing.toys import PlainModule, toy_data
 
 EVERYWHERE = 10_000  # places of an image: all of them
@@ -53,8 +54,8 @@ def direct_error(layer: nn.Module, x: torch.Tensor, dropped: torch.Tensor) -> fl
     ids=["float64", "float32", "channels"],
 )
 def test_the_quadratic_form_is_the_error_of_the_outputs(name, double, widest, tolerance, monkeypatch):
-    monkeypatch.setattr(moments, "DOUBLE", double)
-    monkeypatch.setattr(moments, "WIDEST", widest)
+    monkeypatch.setattr(input_moments, "DOUBLE", double)
+    monkeypatch.setattr(input_moments, "WIDEST", widest)
     torch.manual_seed(0)
     layer, shape = LAYERS[name]
     x = torch.randn(shape)
@@ -95,7 +96,7 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
     x, kept = torch.randn(shape), torch.tensor([0, 2, 3])
     net = nn.Sequential(layer)
     gather_moments(net, [x], EVERYWHERE)
-    rows = moments.sampled_rows(layer, x, EVERYWHERE, torch.Generator().manual_seed(0)).double()
+    rows = input_moments.sampled_rows(layer, x, EVERYWHERE, torch.Generator().manual_seed(0)).double()
     size = layer.weight[0, 0].numel()
     columns = (kept[:, None] * size + torch.arange(size)).flatten()
     weight = layer.weight.detach().double().flatten(1).T
@@ -105,7 +106,7 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
 
 
 def test_a_wide_convolution_gets_the_best_factor_for_each_channel(monkeypatch):
-    monkeypatch.setattr(moments, "WIDEST", 0)
+    monkeypatch.setattr(input_moments, "WIDEST", 0)
     torch.manual_seed(0)
     layer, x = nn.Conv2d(4, 5, 3), torch.randn(200, 4, 6, 6) + 1  # so many that the pull towards 1 does not count
     net, kept = nn.Sequential(layer), torch.tensor([0, 1, 3])
@@ -167,7 +168,7 @@ def test_gram_ranks_a_dead_and_a_doubled_channel_first():
         net.conv2.weight[:, 7] = 0
         net.conv1.weight[3], net.conv1.bias[3] = net.conv1.weight[2], net.conv1.bias[2]
         net.conv2.weight[:, 3] = -net.conv2.weight[:, 2]  # the two cancel: without both, nothing changes
-    graph = trace_channels(net, trace.measure(net, torch.zeros(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8))
+    graph = trace_channels(net, measure.measure(net, torch.zeros(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8))
     Gram(EVERYWHERE).gather(module, islice(toy_data(0)[0], 2))
     order = Gram()(graph.groups["conv1"], net).argsort()
     assert int(order[0]) == 7

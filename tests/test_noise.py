@@ -18,11 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
-from lightning_compress.errors import CompressError
-from lightning_compress.noise.gaussian import GaussianNoise
-from lightning_compress.noise.information import ALPHA_MAX, InformationNoise
-from lightning_compress.noise.log_normal import HIGH, LOW, LogNormalNoise
-from lightning_compress.surgery import attach_output, attach_weight
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.noise.gaussian import GaussianNoise
+from lightning_compress.pruning.noise.information import ALPHA_MAX, InformationNoise
+from lightning_compress.pruning.noise.log_normal import HIGH, LOW, LogNormalNoise
+from lightning_compress.surgery.transforms import attach_output, attach_weight
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)

@@ -10,20 +10,20 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_compress as lc
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.information_dropout import InformationDropout
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.criteria.information import Information
-from lightning_compress.criteria.signal_to_noise import SignalToNoise
-from lightning_compress.errors import CompressError
-from lightning_compress.mask import mask_of
-from lightning_compress.patterns.kernel import Kernel
-from lightning_compress.patterns.n_of_m import NofM
-from lightning_compress.record import record_of
-from lightning_compress.surgery import output_transform
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.criteria.information import Information
+from lightning_compress.pruning.criteria.signal_to_noise import SignalToNoise
+from lightning_compress.pruning.patterns.kernel import Kernel
+from lightning_compress.pruning.patterns.n_of_m import NofM
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.mask import mask_of
+from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.transforms import output_transform
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 
@@ -154,7 +154,7 @@ def test_a_batch_norm_without_a_scale_cannot_keep_a_gate():
         nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=False), nn.Conv2d(6, 6, 3), nn.Flatten(), nn.Linear(96, 4)
     )
     callback = LogNormalDropout()
-    assert [c.layer for c in callback.choices(net, trace.measure(net, EXAMPLE), EXAMPLE)] == ["2"]
+    assert [c.layer for c in callback.choices(net, measure.measure(net, EXAMPLE), EXAMPLE)] == ["2"]
     with pytest.raises(CompressError, match=r"layer '0' cannot .* affine=False follows it, .*may name \['2'\]"):
         callback.with_plan(lc.Plan({"0": {"log_normal": 1}})).apply(net, EXAMPLE)
 

@@ -7,11 +7,11 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from lightning_compress.search.nsga2 import FAILED, NSGA2
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.pareto import pareto_front
-from lightning_compress.search.random import Random
-from lightning_compress.search.uniform import Uniform
+from lightning_compress.search.searchers.nsga2 import FAILED, NSGA2
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 

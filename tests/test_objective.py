@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.errors import CompressError
-from lightning_compress.search.n2n_reward import N2NReward
-from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget, LossUnderBudget, Objective
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.objectives.n2n_reward import N2NReward
+from lightning_compress.search.objectives.objective import (
+    AccuracyLogCost,
+    AccuracyUnderBudget,
+    LossUnderBudget,
+    Objective,
+)
 from lightning_compress.search.trial import Score
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "objective").glob("*.yaml"))

@@ -7,11 +7,11 @@ import sys
 import optuna
 import pytest
 
-from lightning_compress.errors import CompressError
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.optuna_sampler import OptunaSearcher
-from lightning_compress.search.random import Random
-from lightning_compress.search.uniform import Uniform
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.optuna import OptunaSearcher
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 

@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_compress as lc
-from lightning_compress.fit import load_checkpoint
-from lightning_compress.stage import Stage
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.training import load_checkpoint
 from lightning_compress.testing.toys import PlainModule
 
 ROOT = Path(__file__).parent.parent

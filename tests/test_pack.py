@@ -13,22 +13,22 @@ import torchvision
 from torch import nn
 
 import lightning_compress as lc
-from lightning_compress import trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.errors import CompressError, PackedFileError
-from lightning_compress.layout import packed_bytes
-from lightning_compress.models.resnet_cifar import resnet8
-from lightning_compress.models.vgg_cifar import vgg16_bn
-from lightning_compress.plan import Plan
-from lightning_compress.quantizers.dorefa import DoReFa
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.quantizers.lsq_activation import LSQActivation
-from lightning_compress.quantizers.min_max import MinMax
-from lightning_compress.quantizers.min_max_activation import MinMaxActivation
-from lightning_compress.quantizers.pact import PACT
-from lightning_compress.record import record_of
+from lightning_compress.core.errors import CompressError, PackedFileError
+from lightning_compress.core.packed_size import packed_bytes
+from lightning_compress.core.plan import Plan
+from lightning_compress.quantization.quantizers.dorefa import DoReFa
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
+from lightning_compress.quantization.quantizers.min_max import MinMax
+from lightning_compress.quantization.quantizers.min_max_activation import MinMaxActivation
+from lightning_compress.quantization.quantizers.pact import PACT
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.structure import record_of
 from lightning_compress.testing.toys import PlainModule, ToyNet
+from lightning_compress.vision.models.resnet_cifar import resnet8
+from lightning_compress.vision.models.vgg_cifar import vgg16_bn
 
 NETS = {
     "toy": (ToyNet, (4, 1, 8, 8)),
@@ -56,7 +56,7 @@ def compressed(name: str, weight_bits, act_bits, quantizers="lsq", per_channel=T
     make, shape = NETS[name]
     net, example = trained(make()), torch.randn(shape)
     rng = random.Random(0)
-    names = [layer.name for layer in trace.measure(net, example).weighted]
+    names = [layer.name for layer in measure.measure(net, example).weighted]
     plan = Plan({n: {"weight_bits": rng.choice(weight_bits), "act_bits": rng.choice(act_bits)} for n in names})
     QuantizationAwareTraining(plan, *QUANTIZERS[quantizers], per_channel=per_channel).apply(net, example)
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_unusual_networks_come_back(name, tmp_path):
     torch.manual_seed(0)
     make, example = UNUSUAL[name], torch.randn(4, 1, 8, 8)
     net = trained_norms(make())
-    layers = [layer.name for layer in trace.measure(net, example).weighted if layer.positions]
+    layers = [layer.name for layer in measure.measure(net, example).weighted if layer.positions]
     QuantizationAwareTraining({layer: {"weight_bits": 3} for layer in layers}).apply(net, example)
     expected = net(example)
     file = saved(net, tmp_path)

@@ -13,22 +13,22 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
-from lightning_compress import compare
+from lightning_compress.app.report import compare
+from lightning_compress.app.report.summary import search_of
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.cost import MACs
-from lightning_compress.errors import CompressError
-from lightning_compress.layerwise import LayerwiseStage
-from lightning_compress.pipeline import Result, compress
-from lightning_compress.plan import Plan
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
-from lightning_compress.stage import Stage
-from lightning_compress.summary import search_of
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
 from lightning_compress.testing.toys import PlainModule, ToyData
 
 SECTION = {
-    "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
-    "cost": {"_target_": "lightning_compress.cost.MACs"},
+    "objective": {"_target_": "lightning_compress.search.objectives.objective.AccuracyUnderBudget"},
+    "cost": {"_target_": "lightning_compress.core.costs.macs.MACs"},
 }
 PLAN = Plan({"conv1": {"channels": 0.5}})
 

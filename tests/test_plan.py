@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError, NoEffectError
-from lightning_compress.plan import Plan
-from lightning_compress.space import Choice, Space
+from lightning_compress.core.errors import CompressError, NoEffectError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.space import Choice, Space
 
 LAYERS = ["conv1", "layer1.conv1", "layer1.conv2", "fc"]
 plans = st.dictionaries(st.sampled_from(LAYERS), st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)))

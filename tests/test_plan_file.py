@@ -13,17 +13,17 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.cost import MACs
-from lightning_compress.data.digits import Digits
-from lightning_compress.errors import CompressError
-from lightning_compress.initialisers.inherit import Inherit
-from lightning_compress.layerwise import LayerwiseStage
-from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.resnet_cifar import ResNetCIFAR
-from lightning_compress.plan import Plan
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
-from lightning_compress.stage import Stage
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pruning.initializers.inherit import Inherit
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.vision.data.digits import Digits
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR
 
 OBJECTIVE = AccuracyUnderBudget()
 SEARCHED = {"cost": MACs(), "budget": 0.5, "searcher": Random, "objective": OBJECTIVE, "epochs": 0}

@@ -11,13 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.quantizers.dorefa import DoReFa
-from lightning_compress.quantizers.fake_quantize import FakeQuantize, least_squares_scale
-from lightning_compress.quantizers.fixed_grid import FixedGrid
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.quantizers.lsq_activation import LSQActivation
-from lightning_compress.quantizers.min_max import MinMax
-from lightning_compress.quantizers.pact import PACT
+from lightning_compress.quantization.quantizers.dorefa import DoReFa
+from lightning_compress.quantization.quantizers.fake_quantize import FakeQuantize, least_squares_scale
+from lightning_compress.quantization.quantizers.fixed_grid import FixedGrid
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
+from lightning_compress.quantization.quantizers.min_max import MinMax
+from lightning_compress.quantization.quantizers.pact import PACT
 from lightning_compress.testing.quantizers import QuantizerContract
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "quantizer").glob("*.yaml"))

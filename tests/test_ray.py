@@ -16,13 +16,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from lightning_compress.errors import CompressError
-from lightning_compress.plan import Plan
-from lightning_compress.search import ray_cluster
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.search.executors import ray as ray_executor
+from lightning_compress.search.executors.pool import Lost
+from lightning_compress.search.executors.ray import RayCluster
 from lightning_compress.search.halving import Halving
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.pool import Lost
-from lightning_compress.search.ray_cluster import RayCluster
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.testing.executors import (
     PLANS,
     Broken,
@@ -116,28 +116,28 @@ def test_halving_needs_no_more_workers_than_one_rung(cluster, tmp_path):
 @pytest.mark.parametrize("kind", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
 def test_a_worker_that_ray_ended_is_lost(kind, monkeypatch):
     error = getattr(ray.exceptions, kind)
-    monkeypatch.setattr(ray_cluster.ray, "get", Mock(side_effect=error(*["Low on memory"] * (kind[0] in "ON"))))
-    found = ray_cluster._Actor(Mock()).hear()
+    monkeypatch.setattr(ray_executor.ray, "get", Mock(side_effect=error(*["Low on memory"] * (kind[0] in "ON"))))
+    found = ray_executor._Actor(Mock()).hear()
     assert isinstance(found, Lost)
     assert found.reason.startswith("its Ray actor died (")
 
 
 def test_a_worker_that_ended_with_its_cluster_is_not_looked_for(monkeypatch):
-    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_cluster.ray, "kill", Mock())
-    ray_cluster._Actor(Mock()).kill()
-    ray_cluster.ray.kill.assert_not_called()
+    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_executor.ray, "kill", Mock())
+    ray_executor._Actor(Mock()).kill()
+    ray_executor.ray.kill.assert_not_called()
 
 
 def test_ray_that_is_not_installed_is_an_error_with_a_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "ray", None)
+    monkeypatch.setattr(ray, "ray", None)
     with pytest.raises(CompressError, match=r"ray is not installed; pip install 'lightning-compress\[ray\]'"):
         RayCluster(Watched(tmp_path))
 
 
 def test_a_cluster_that_is_not_there_is_an_error_with_a_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_cluster.ray, "init", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no GCS")))
+    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_executor.ray, "init", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no GCS")))
     sentence = r"no Ray cluster at address 'auto' \(no GCS\)"
     with RayCluster(Watched(tmp_path), address="auto") as executor, pytest.raises(CompressError, match=sentence):
         list(executor.run({0: None}))

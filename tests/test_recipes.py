@@ -9,10 +9,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from lightning_compress.callbacks.composition import Composition
-from lightning_compress.plan import Plan
-from lightning_compress.record import Record, network, record_of
-from lightning_compress.search.evaluator import COSTS
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.evaluator import COSTS
+from lightning_compress.surgery.structure import Record, network, record_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.budget import Budget
-from lightning_compress.search.features import COLUMNS, LIVE
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.policies.removal import Removal
-from lightning_compress.search.policies.shrinkage import ACTIONS, Shrinkage
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.space import Choice, Space
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.random import Random
-from lightning_compress.search.reinforce import Reinforce
-from lightning_compress.search.uniform import Uniform
-from lightning_compress.space import Choice, Space
+from lightning_compress.search.rl.features import COLUMNS, LIVE
+from lightning_compress.search.rl.removal_policy import Removal
+from lightning_compress.search.rl.shrinkage_policy import ACTIONS, Shrinkage
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.reinforce import Reinforce
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 

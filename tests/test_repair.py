@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.search.repair import PARTS, scale, spend
+from lightning_compress.search.budget_repair import PARTS, scale, spend
 from lightning_compress.testing import problems
 
 BUDGETS = [make(layers=6, budget=share).problem.budget for make in (problems.channels, problems.bits)

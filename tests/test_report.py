@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from lightning_compress.deploy import charts, search_table
-from lightning_compress.deploy.evidence import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
-from lightning_compress.deploy.plan_table import plan_table
-from lightning_compress.deploy.report import write_report
-from lightning_compress.plan import Plan
+from lightning_compress.app.report import charts, search_table
+from lightning_compress.app.report.contents import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
+from lightning_compress.app.report.html import write_report
+from lightning_compress.app.report.plan_table import plan_table
+from lightning_compress.core.plan import Plan
 
 VOID = {"wbr", "meta", "br", "hr", "img", "link", "input"}
 EVIL = "<script>alert('x')</script> & \"so on\""

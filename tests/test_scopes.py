@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.scopes.network_wide import NetworkWide
-from lightning_compress.scopes.per_layer import PerLayer
+from lightning_compress.pruning.scopes.network_wide import NetworkWide
+from lightning_compress.pruning.scopes.per_layer import PerLayer
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "scope").glob("*.yaml"))
 LAYERS = st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 1.0), st.sampled_from([1, 9])), min_size=1, max_size=5)

@@ -12,15 +12,15 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.errors import CompressError
-from lightning_compress.search.ddpg import DDPG, truncated_normal
-from lightning_compress.search.n2n_reward import N2NReward
-from lightning_compress.search.nsga2 import NSGA2
-from lightning_compress.search.objective import AccuracyLogCost, AccuracyUnderBudget
-from lightning_compress.search.random import Random
-from lightning_compress.search.reinforce import Reinforce
-from lightning_compress.search.replay import BaselineReplay
-from lightning_compress.search.uniform import Uniform
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.objectives.n2n_reward import N2NReward
+from lightning_compress.search.objectives.objective import AccuracyLogCost, AccuracyUnderBudget
+from lightning_compress.search.rl.replay import BaselineReplay
+from lightning_compress.search.searchers.ddpg import DDPG, truncated_normal
+from lightning_compress.search.searchers.nsga2 import NSGA2
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.reinforce import Reinforce
+from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import SearcherContract, told
 

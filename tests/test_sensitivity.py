@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError, TrialFailedError
+from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.search.journal import Journal
-from lightning_compress.search.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.sensitivity import Sensitivity, allocate, measure
 from lightning_compress.testing.problems import KEEP, channels
 

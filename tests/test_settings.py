@@ -16,15 +16,15 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.criteria.gram import Gram
-from lightning_compress.criteria.random import Random
-from lightning_compress.digest import digest_of
-from lightning_compress.plan import Plan
-from lightning_compress.quantizers.min_max import MinMax
-from lightning_compress.settings import settings_of
+from lightning_compress.core.digest import digest_of
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.settings import settings_of
+from lightning_compress.pruning.criteria.gram import Gram
+from lightning_compress.pruning.criteria.random import Random
+from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.testing.toys import ToyNet
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -32,7 +32,7 @@ WAYS = """
 import json
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from lightning_compress.settings import settings_of
+from lightning_compress.core.settings import settings_of
 found = {}
 with initialize_config_module("lightning_compress.conf", version_base="1.3"):
     for way in ("drl_prune", "drl_two_stage", "ga_channel", "genecai_mixed", "n2n", "attention", "joint", "quant"):
@@ -55,7 +55,7 @@ def test_stages_have_the_same_settings_in_each_process():
     assert " at 0x" not in one
     found = json.loads(one)
     pruning = found["drl_prune"]["prune"]["callbacks"]["channels"]
-    assert pruning["criterion"] == {"class": "lightning_compress.criteria.l2.L2"}
+    assert pruning["criterion"] == {"class": "lightning_compress.pruning.criteria.l2.L2"}
     assert found["quant"]["quantize"]["distillation"]["loss"]["class"].endswith("Hinton")
 
 
@@ -83,8 +83,8 @@ def test_what_they_are_made_of():
 
 
 def test_of_a_partial_of_hydra_in_another():
-    make = instantiate({"_target_": "lightning_compress.search.random.Random", "_partial_": True, "seed": 1})
-    expected = {"class": "lightning_compress.search.random.Random", "seed": 1}
+    make = instantiate({"_target_": "lightning_compress.search.searchers.random.Random", "_partial_": True, "seed": 1})
+    expected = {"class": "lightning_compress.search.searchers.random.Random", "seed": 1}
     assert settings_of(make) == settings_of(partial(make)) == expected
     assert settings_of(partial(make, seed=2)) == {**expected, "seed": 2}
 

@@ -11,13 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.errors import CompressError
+from lightning_compress.core.errors import CompressError
 from lightning_compress.search import snapshot
 from lightning_compress.search.journal import Journal
 from lightning_compress.search.loop import Best, search
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.testing import problems
 
 SEARCHERS = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "searcher").glob("*.yaml"))

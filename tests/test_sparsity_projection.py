@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_compress.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.sparsity_projection import project_sparsity
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.quantization.sparsity_projection import project_sparsity
 
 VALUES = st.one_of(st.just(0.0), st.sampled_from([0.5, -0.5, 1.0]), st.floats(-4, 4, width=32))
 LAYER = st.tuples(st.lists(VALUES, max_size=6), st.integers(1, 8), st.sampled_from([0.0, 0.375, 3.0]))

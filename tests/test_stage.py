@@ -12,38 +12,38 @@ import pytest
 import torch
 from lightning import Trainer
 
-from lightning_compress import trace
+from lightning_compress.app.report.contents import Report, best_of
+from lightning_compress.app.report.html import write_report
+from lightning_compress.app.report.summary import search_of
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
-from lightning_compress.cost import MACs
-from lightning_compress.criteria.gram import Gram
-from lightning_compress.criteria.l1 import L1
-from lightning_compress.criteria.random import Random as RandomCriterion
-from lightning_compress.deploy.evidence import Report, best_of
-from lightning_compress.deploy.report import write_report
-from lightning_compress.errors import CompressError, InfeasibleBudgetError, TrialFailedError
-from lightning_compress.fit import FINAL, LAST
-from lightning_compress.gathered import KEY
-from lightning_compress.plan import Plan
-from lightning_compress.plan_search import FRONT
-from lightning_compress.record import network, record_of
-from lightning_compress.run import Run
-from lightning_compress.search.evaluator import Evaluator
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError, TrialFailedError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.planners.search import FRONT
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.training import FINAL, LAST
+from lightning_compress.pruning.criteria.gram import Gram
+from lightning_compress.pruning.criteria.l1 import L1
+from lightning_compress.pruning.criteria.random import Random as RandomCriterion
 from lightning_compress.search.journal import journal_name, read
-from lightning_compress.search.nsga2 import NSGA2
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.random import Random
-from lightning_compress.search.searcher import Searcher
-from lightning_compress.stage import Stage
-from lightning_compress.summary import search_of
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.nsga2 import NSGA2
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.searcher import Searcher
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import KEY
+from lightning_compress.surgery.structure import network, record_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 TRIALS, OBJECTIVE = 12, AccuracyUnderBudget()
 SECTION = {
-    "objective": {"_target_": "lightning_compress.search.objective.AccuracyUnderBudget"},
-    "cost": {"_target_": "lightning_compress.cost.MACs"},
+    "objective": {"_target_": "lightning_compress.search.objectives.objective.AccuracyUnderBudget"},
+    "cost": {"_target_": "lightning_compress.core.costs.macs.MACs"},
 }
 ATTRIBUTES = {"prepare_data_per_node": False}  # one that the module has; there is no learning rate
 
@@ -51,7 +51,7 @@ ATTRIBUTES = {"prepare_data_per_node": False}  # one that the module has; there 
 def run_in(folder: Path) -> Run:
     torch.manual_seed(0)
     dense = PlainModule()
-    profile = trace.measure(dense.model, EXAMPLE)
+    profile = measure.measure(dense.model, EXAMPLE)
     return Run(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0, None)
 
 

@@ -11,8 +11,8 @@ from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from test_callbacks import SINGLE, TEACHING, assert_equal_states, fitted, trainer
 
-from lightning_compress.fit import load_checkpoint
-from lightning_compress.record import network, record_of
+from lightning_compress.pipeline.training import load_checkpoint
+from lightning_compress.surgery.structure import network, record_of
 from lightning_compress.testing.toys import toy_data
 
 NOISE, STRUCTURE = ("log_normal", "information"), ("remove", "prune", "low_rank")

@@ -7,15 +7,15 @@ import torch
 from lightning import Trainer, seed_everything
 
 import lightning_compress as lc
+from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.low_rank import LowRank
-from lightning_compress.errors import CompressError
-from lightning_compress.factors.svd import SVD
-from lightning_compress.factors.tucker import Tucker2
-from lightning_compress.fit import load_checkpoint
-from lightning_compress.mixin import CompressibleMixin
-from lightning_compress.record import network, record_of
-from lightning_compress.removal import Removed
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.training import load_checkpoint
+from lightning_compress.surgery.graph.blocks import Removed
+from lightning_compress.surgery.low_rank.svd import SVD
+from lightning_compress.surgery.low_rank.tucker import Tucker2
+from lightning_compress.surgery.structure import network, record_of
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 RANKS = {"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}}

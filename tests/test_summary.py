@@ -11,29 +11,31 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from lightning_compress.cost import Cost
-from lightning_compress.origin import origins
-from lightning_compress.pipeline import Figures, Result
-from lightning_compress.plan import Plan
-from lightning_compress.profile import Profile
+from lightning_compress.app.report.origin import origins
+from lightning_compress.app.report.summary import search_of, write_summary
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.pipeline.compress import Result
+from lightning_compress.pipeline.figures import Figures
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.trial import Score
-from lightning_compress.summary import search_of, write_summary
 
 STAGE = {
     "objective": {
-        "_target_": "lightning_compress.search.objective.AccuracyLogCost", "metric": "val_acc", "cost": "packed_bytes"
+        "_target_": "lightning_compress.search.objectives.objective.AccuracyLogCost", 
+        "metric": "val_acc", "cost": "packed_bytes"
     },
-    "cost": {"_target_": "lightning_compress.cost.PackedBytes"},
+    "cost": {"_target_": "lightning_compress.core.costs.packed_bytes.PackedBytes"},
     "budget": 0.125,
-    "searcher": {"_target_": "lightning_compress.search.random.Random"},
+    "searcher": {"_target_": "lightning_compress.search.searchers.random.Random"},
 }  # fmt: skip
 CONFIG = {
     "compress": {"stages": {"quantize": STAGE}},
-    "model": {"net": {"_target_": "lightning_compress.models.resnet_cifar.resnet8"}},
+    "model": {"net": {"_target_": "lightning_compress.vision.models.resnet_cifar.resnet8"}},
     "data": {
-        "_target_": "lightning_compress.data.torchvision_sets.TorchvisionImages",
-        "make": {"_target_": "lightning_compress.data.torchvision_sets.cifar10"},
+        "_target_": "lightning_compress.vision.data.torchvision_sets.TorchvisionImages",
+        "make": {"_target_": "lightning_compress.vision.data.torchvision_sets.cifar10"},
     },
     "seed": 3,
     "plan": None,

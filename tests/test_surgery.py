@@ -8,24 +8,24 @@ from itertools import combinations
 import pytest
 from torch import nn
 
-from lightning_compress import surgery
-from lightning_compress.errors import CompressError
-from lightning_compress.mask import Mask
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.quantizers.lsq_activation import LSQActivation
+from lightning_compress.core.errors import CompressError
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
+from lightning_compress.surgery import transforms
+from lightning_compress.surgery.mask import Mask
 
 
 def whole() -> nn.Module:
     """A layer with three weight transforms and one of its input."""
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
-    surgery.attach_weight(net[0], Mask([4, 2, 3, 3]))
-    surgery.attach_weight(net[0], LSQ(3, [4, 1, 1, 1]), first=True)
-    surgery.attach_weight(net[0], LSQ(5, [4, 1, 1, 1]))
-    surgery.attach_input(net[0], LSQActivation(4, []))
+    transforms.attach_weight(net[0], Mask([4, 2, 3, 3]))
+    transforms.attach_weight(net[0], LSQ(3, [4, 1, 1, 1]), first=True)
+    transforms.attach_weight(net[0], LSQ(5, [4, 1, 1, 1]))
+    transforms.attach_input(net[0], LSQActivation(4, []))
     return net
 
 
-SPECS = surgery.describe(whole())["0"]["weight"]
+SPECS = transforms.describe(whole())["0"]["weight"]
 
 
 @pytest.mark.parametrize("kept", [c for n in range(4) for c in combinations(range(3), n)], ids=str)
@@ -33,22 +33,22 @@ SPECS = surgery.describe(whole())["0"]["weight"]
 def test_what_is_missing_is_attached_at_its_place_and_what_is_there_stays(kept, with_input):
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
     for index in kept:
-        surgery.attach_weight(net[0], surgery.Transform.build(SPECS[index]))
+        transforms.attach_weight(net[0], transforms.Transform.build(SPECS[index]))
     if with_input:
-        surgery.attach_input(net[0], LSQActivation(4, []))
-    before = surgery.weight_transforms(net[0])
-    surgery.rebuild(net, surgery.describe(whole()))
-    after = surgery.weight_transforms(net[0])
-    assert surgery.describe(net) == surgery.describe(whole())
+        transforms.attach_input(net[0], LSQActivation(4, []))
+    before = transforms.weight_transforms(net[0])
+    transforms.rebuild(net, transforms.describe(whole()))
+    after = transforms.weight_transforms(net[0])
+    assert transforms.describe(net) == transforms.describe(whole())
     assert [after[index] for index in kept] == before
     net.load_state_dict(whole().state_dict())
-    assert surgery.describe(copy.deepcopy(net)) == surgery.describe(whole())
+    assert transforms.describe(copy.deepcopy(net)) == transforms.describe(whole())
 
 
 @pytest.mark.parametrize("specs", [[SPECS[2], SPECS[0]], [{**SPECS[0], "bits": 7}], [*SPECS, SPECS[0]]])
 def test_other_transforms_are_refused(specs):
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
     for spec in specs:
-        surgery.attach_weight(net[0], surgery.Transform.build(spec))
+        transforms.attach_weight(net[0], transforms.Transform.build(spec))
     with pytest.raises(CompressError, match=r"layer '0' was saved with .* belongs to another plan"):
-        surgery.rebuild(net, surgery.describe(whole()))
+        transforms.rebuild(net, transforms.describe(whole()))

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import lightning_compress.conf  # noqa: F401  makes ${slug:...} known, as train.py does
-from lightning_compress.sweep import CheckFolder, SweepSummary
+from lightning_compress.app.hydra_callbacks import CheckFolder, SweepSummary
 
 CONF = Path(__file__).parent.parent / "conf"
 

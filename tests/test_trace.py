@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.errors import CompressError
-from lightning_compress.profile import Profile
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.profile import Profile
+from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import ToyNet
 
 
@@ -17,24 +17,24 @@ from lightning_compress.testing.toys import ToyNet
     ("resnet18", 1_814_073_344, 11_689_512), ("mobilenet_v2", 300_774_272, 3_504_872),
 ])  # fmt: skip
 def test_macs_and_parameters_at_224_pixels(name, macs, parameters):
-    profile = trace.measure(getattr(torchvision.models, name)(), torch.zeros(1, 3, 224, 224))
+    profile = measure.measure(getattr(torchvision.models, name)(), torch.zeros(1, 3, 224, 224))
     assert (profile.macs, profile.parameters) == (macs, parameters)
 
 
 def test_an_example_need_not_be_where_the_network_is():
     example = torch.zeros(2, 1, 8, 8)
-    assert trace.measure(ToyNet().to("meta"), example) == trace.measure(ToyNet(), example)
+    assert measure.measure(ToyNet().to("meta"), example) == measure.measure(ToyNet(), example)
 
 
 def test_all_that_a_profile_says_can_be_read():
-    profile = trace.measure(ToyNet(), torch.zeros(2, 1, 8, 8))
+    profile = measure.measure(ToyNet(), torch.zeros(2, 1, 8, 8))
     for name in (name for name in dir(Profile) if not name.startswith("_")):
         getattr(profile, name)
 
 
 def test_every_parameter_of_an_unusual_network_is_counted():
     net = torchvision.models.convnext_tiny(num_classes=10)
-    profile = trace.measure(net, torch.zeros(1, 3, 64, 64))
+    profile = measure.measure(net, torch.zeros(1, 3, 64, 64))
     assert profile.parameters == sum(p.numel() for p in net.parameters())
 
 
@@ -50,7 +50,7 @@ def test_a_norm_follows_a_layer_only_when_nothing_else_reads_it():
             y = self.b(x)
             return self.bn_b(y) + y
 
-    profile = trace.measure(Net(), torch.zeros(2, 1, 3, 3))
+    profile = measure.measure(Net(), torch.zeros(2, 1, 3, 3))
     assert profile["bn_a"].follows == "a"
     assert profile["bn_b"].follows == ""
 
@@ -62,7 +62,7 @@ def test_a_norm_follows_a_layer_only_when_nothing_else_reads_it():
 def test_a_weight_that_is_no_parameter_is_refused(wrap):
     net = nn.Sequential(wrap(nn.Conv2d(1, 2, 1)))
     with pytest.raises(CompressError, match="the weight of layer '0' is computed from other parameters"):
-        trace.measure(net, torch.zeros(2, 1, 3, 3))
+        measure.measure(net, torch.zeros(2, 1, 3, 3))
     assert not net[0]._forward_hooks
 
 
@@ -71,7 +71,7 @@ def test_parameters_and_buffers_that_a_layer_has_beside_its_own_are_counted():
     layer.register_parameter("gain", nn.Parameter(torch.ones(2, 5)))
     layer.register_buffer("table", torch.zeros(3, dtype=torch.int64))
     layer.register_buffer("passing", torch.zeros(3), persistent=False)
-    profile = trace.measure(nn.Sequential(layer, nn.BatchNorm2d(2)), torch.zeros(2, 1, 3, 3))
+    profile = measure.measure(nn.Sequential(layer, nn.BatchNorm2d(2)), torch.zeros(2, 1, 3, 3))
     assert list(profile.layers) == ["0", "0.gain", "0.table", "1"]
     assert profile.parameters == 4 + 10 + 4
     assert profile["0.table"].buffers == 6
@@ -79,13 +79,13 @@ def test_parameters_and_buffers_that_a_layer_has_beside_its_own_are_counted():
 
 def test_a_layer_that_runs_twice_does_twice_the_work():
     layer = nn.Linear(3, 3)
-    assert trace.measure(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3)).macs == 2 * 9
+    assert measure.measure(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3)).macs == 2 * 9
 
 
 def test_modes_statistics_and_gradients_stay():
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).train()
     net[1].eval()
-    trace.measure(net, torch.randn(2, 1, 3, 3))
+    measure.measure(net, torch.randn(2, 1, 3, 3))
     assert net.training
     assert net[0].training
     assert not net[1].training
@@ -95,11 +95,11 @@ def test_modes_statistics_and_gradients_stay():
 
 def test_a_network_without_weights_is_refused():
     with pytest.raises(CompressError, match="runs no conv or linear layer"):
-        trace.measure(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))
+        measure.measure(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))
 
 
 def test_profiles_survive_plain_types():
-    profile = trace.measure(torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64))
+    profile = measure.measure(torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64))
     assert Profile.from_dict(profile.to_dict()) == profile
     with pytest.raises(CompressError, match="expected a list of layers"):
         Profile.from_dict([{"what": 1}])

@@ -7,9 +7,9 @@ from statistics import mean
 
 import pytest
 
-from lightning_compress.search.ddpg import DDPG
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.reinforce import Reinforce
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.ddpg import DDPG
+from lightning_compress.search.searchers.reinforce import Reinforce
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
 

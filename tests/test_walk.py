@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_compress.budget import Budget
-from lightning_compress.search.walk import Course
-from lightning_compress.space import Choice, Space
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.space import Choice, Space
+from lightning_compress.search.rl.walk import Course
 from lightning_compress.testing import problems
 
 PROBLEM = problems.channels(layers=3).problem

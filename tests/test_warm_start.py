@@ -17,23 +17,23 @@ from torch import Tensor
 import lightning_compress as lc
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.layer_removal import LayerRemoval
-from lightning_compress.cost import MACs
-from lightning_compress.data.digits import Digits
-from lightning_compress.errors import CompressError
-from lightning_compress.initialisers.inherit import Inherit
-from lightning_compress.models.classifier import ImageClassifier
-from lightning_compress.models.resnet_cifar import ResNetCIFAR
-from lightning_compress.plan_search import keep_start, start_name, start_of
-from lightning_compress.search import policy_file
-from lightning_compress.search.ddpg import DDPG
-from lightning_compress.search.features import COLUMNS
-from lightning_compress.search.objective import AccuracyUnderBudget
-from lightning_compress.search.policy_file import NAME
-from lightning_compress.search.random import Random
-from lightning_compress.search.reinforce import Reinforce
-from lightning_compress.stage import Stage
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.planners.search import keep_start, start_name, start_of
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pruning.initializers.inherit import Inherit
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.rl import policy_file
+from lightning_compress.search.rl.features import COLUMNS
+from lightning_compress.search.rl.policy_file import NAME
+from lightning_compress.search.searchers.ddpg import DDPG
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.reinforce import Reinforce
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
+from lightning_compress.vision.data.digits import Digits
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR
 
 OBJECTIVE = AccuracyUnderBudget()
 TD3 = partial(DDPG, agent=stable_baselines3.TD3)
@@ -114,7 +114,7 @@ def test_a_search_goes_on_without_the_policy_that_it_started_from(given, tmp_pat
     assert all(torch.equal(found[key], tensor) for key, tensor in before.items())
 
 
-REINFORCE = {"_target_": "lightning_compress.search.reinforce.Reinforce", "_partial_": True}
+REINFORCE = {"_target_": "lightning_compress.search.searchers.reinforce.Reinforce", "_partial_": True}
 
 
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:

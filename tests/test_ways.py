@@ -10,15 +10,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import lightning_compress.conf
-from lightning_compress.callbacks.base import check_order
+from lightning_compress.callbacks.base.callback import check_order
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.callbacks.composition import Composition
-from lightning_compress.cost import PackedBytes
-from lightning_compress.layerwise import LayerwiseStage
-from lightning_compress.models.resnet_cifar import resnet8
-from lightning_compress.refits.symmetric import Symmetric
-from lightning_compress.stage import Stage, _uniform
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.stage import Stage, _uniform
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.testing.toys import PlainModule
+from lightning_compress.vision.models.resnet_cifar import resnet8
 
 ROOT = Path(__file__).parent.parent
 WAYS = sorted((Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))

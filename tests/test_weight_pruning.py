@@ -18,26 +18,28 @@ from torch import nn
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress import layout, trace
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.cost import PackedBytes, WeightBits
-from lightning_compress.deploy.positions import read_positions, write_positions
-from lightning_compress.errors import CompressError
-from lightning_compress.mask import mask_of, measured
-from lightning_compress.patterns.element import Element
-from lightning_compress.patterns.kernel import Kernel
-from lightning_compress.patterns.n_of_m import NofM
-from lightning_compress.profile import LayerProfile
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.quantizers.dorefa import DoReFa
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.quantizers.min_max import MinMax
-from lightning_compress.record import record_of
-from lightning_compress.schedules.cubic import Cubic
-from lightning_compress.schedules.iterative import Iterative
-from lightning_compress.scopes.network_wide import NetworkWide
+from lightning_compress.core import packed_size
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.profile import LayerProfile
+from lightning_compress.export.positions import read_positions, write_positions
+from lightning_compress.pruning.patterns.element import Element
+from lightning_compress.pruning.patterns.kernel import Kernel
+from lightning_compress.pruning.patterns.n_of_m import NofM
+from lightning_compress.pruning.schedules.cubic import Cubic
+from lightning_compress.pruning.schedules.iterative import Iterative
+from lightning_compress.pruning.scopes.network_wide import NetworkWide
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.quantization.quantizers.dorefa import DoReFa
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.min_max import MinMax
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.mask import mask_of, measured
+from lightning_compress.surgery.structure import record_of
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
@@ -65,7 +67,7 @@ def pruned(callback: WeightPruning, net: nn.Module | None = None) -> nn.Module:
 def test_positions_come_back_and_take_the_predicted_bytes(units, seed, share):
     kept = np.random.default_rng(seed).random(units) < share
     layer = LayerProfile("a", "linear", units, 1, density=kept.sum() / units, mask_unit=1)
-    size = layout.mask_bytes(layer)
+    size = packed_size.mask_bytes(layer)
     stream = write_positions(kept, size)
     assert len(stream) == size <= -(-units // 8)
     np.testing.assert_array_equal(read_positions(stream, units, int(kept.sum())), kept)
@@ -79,7 +81,7 @@ def test_positions_of_a_million_are_near_the_entropy_whatever_the_mask(share, cl
     if not clustered:
         np.random.default_rng(0).shuffle(kept)
     count = int(kept.sum())
-    size = layout.entropy_bytes(units, count)
+    size = packed_size.entropy_bytes(units, count)
     assert len(write_positions(kept, size)) == size
     p = count / units
     entropy = -units * (p * np.log2(p) + (1 - p) * np.log2(1 - p)) / 8
@@ -322,7 +324,7 @@ def test_channels_cannot_be_removed_after_masks():
 
 def test_masks_after_channels_are_of_the_thin_network():
     net = ToyNet().eval()
-    dense = trace.measure(net, EXAMPLE)
+    dense = measure.measure(net, EXAMPLE)
     ChannelPruning({"conv1": {"channels": 0.5}}).apply(net, EXAMPLE)
     WeightPruning({"conv1": {"density": 0.25}}).apply(net, EXAMPLE)
     assert int(mask_of(net.conv1).sum()) == net.conv1.weight.numel() // 4

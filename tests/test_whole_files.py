@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lightning_compress.whole_files import written_whole
+from lightning_compress.core.atomic_write import written_whole
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_after_an_error_the_old_content_is_there(file):
 def test_killed_in_the_middle_it_leaves_the_old_content_and_the_next_writer_its_own(file):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from lightning_compress.whole_files import written_whole\n"
+        "from lightning_compress.core.atomic_write import written_whole\n"
         "with written_whole(Path(sys.argv[1])) as part:\n"
         "    part.write_text('ne')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

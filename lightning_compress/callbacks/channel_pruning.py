@@ -19,20 +19,20 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.callbacks.base import CompressionCallback, recorded
-from lightning_compress.criteria.criterion import Criterion
-from lightning_compress.criteria.l2 import L2
-from lightning_compress.errors import CompressError, did_you_mean
-from lightning_compress.gathered import forget
-from lightning_compress.graph import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
-from lightning_compress.graph_trace import trace_channels
-from lightning_compress.plan import Number, Plan, matching
-from lightning_compress.profile import Profile
-from lightning_compress.record import network
-from lightning_compress.refits.refit import Refit
-from lightning_compress.space import Choice
-from lightning_compress.surgery import check_plain, drop_output, transformed
+from lightning_compress.callbacks.base.callback import CompressionCallback, recorded
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.plan import Number, Plan, matching
+from lightning_compress.core.profile import Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.pruning.criteria.criterion import Criterion
+from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.pruning.reconstruction.refit import Refit
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import forget
+from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
+from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.structure import network
+from lightning_compress.surgery.transforms import check_plain, drop_output, transformed
 
 
 @final
@@ -147,7 +147,7 @@ class ChannelPruning(CompressionCallback):
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
         if profile.architecture not in self._graphs:
-            if not profile.layers.keys() >= {layer.name for layer in trace.all_layers(net) if layer.weights}:
+            if not profile.layers.keys() >= {layer.name for layer in measure.all_layers(net) if layer.weights}:
                 raise CompressError(
                     "pruning: another callback of this stage removes layers; prune channels in a stage after it"
                 )

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.callbacks.loss_term import TeacherTerm
-from lightning_compress.errors import CompressError
-from lightning_compress.losses.hinton import Hinton
-from lightning_compress.losses.loss import DistillationLoss
+from lightning_compress.callbacks.base.teacher import TeacherTerm
+from lightning_compress.core.errors import CompressError
+from lightning_compress.distillation.hinton import Hinton
+from lightning_compress.distillation.loss import DistillationLoss
 
 
 @final

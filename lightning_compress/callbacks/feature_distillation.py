@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.callbacks.loss_term import TeacherTerm
-from lightning_compress.compiled import is_compiled
-from lightning_compress.errors import CompressError, NoEffectError, did_you_mean
-from lightning_compress.losses.attention_transfer import AttentionTransfer
-from lightning_compress.losses.feature_loss import FeatureLoss
+from lightning_compress.callbacks.base.compiled import is_compiled
+from lightning_compress.callbacks.base.teacher import TeacherTerm
+from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
+from lightning_compress.distillation.attention_transfer import AttentionTransfer
+from lightning_compress.distillation.feature_loss import FeatureLoss
 
 
 @final

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lightning_compress.callbacks.learned_noise import LearnedNoise, loss_scale, salt
-from lightning_compress.noise.information import InformationNoise
-from lightning_compress.noise.noise import Noise
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.record import network
-from lightning_compress.surgery import attach_output, output_transform
+from lightning_compress.callbacks.base.learned_noise import LearnedNoise, loss_scale, salt
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.pruning.noise.information import InformationNoise
+from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery.structure import network
+from lightning_compress.surgery.transforms import attach_output, output_transform
 
 
 @final

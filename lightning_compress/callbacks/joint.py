@@ -24,10 +24,12 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_compress.callbacks.outcome import OutcomeCallback
-from lightning_compress.callbacks.progress import progress, steps_done
-from lightning_compress.errors import CompressError
-from lightning_compress.joint_projection import (
+from lightning_compress.callbacks.base.progress import progress, steps_done
+from lightning_compress.callbacks.base.trained_outcome import OutcomeCallback
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.quantization.admm_projections import (
     affordable_bits,
     check_limit,
     nonzero,
@@ -35,14 +37,12 @@ from lightning_compress.joint_projection import (
     project_weights,
     quantised,
 )
-from lightning_compress.kmeans import SortedValues
-from lightning_compress.mask import Mask, mask_of
-from lightning_compress.plan import Plan
-from lightning_compress.profile import Profile
-from lightning_compress.quantizers.joint_codebook import MOST_BITS, JointCodebook
-from lightning_compress.record import Record, network, record_of, write_record
-from lightning_compress.size_account import SizeAccount, WeightBitsAccount
-from lightning_compress.surgery import attach_weight, check_plain, raw_weight, weight_transforms
+from lightning_compress.quantization.kmeans import SortedValues
+from lightning_compress.quantization.quantizers.joint_codebook import MOST_BITS, JointCodebook
+from lightning_compress.quantization.size_model import SizeAccount, WeightBitsAccount
+from lightning_compress.surgery.mask import Mask, mask_of
+from lightning_compress.surgery.structure import Record, network, record_of, write_record
+from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
 
 @final

@@ -18,16 +18,16 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.errors import CompressError, did_you_mean
-from lightning_compress.gathered import forget
-from lightning_compress.initialisers.initialiser import Initialiser
-from lightning_compress.initialisers.least_squares import LeastSquares
-from lightning_compress.plan import Plan, matching
-from lightning_compress.profile import Profile
-from lightning_compress.removal import RemovalGraph
-from lightning_compress.removal_trace import find_removable
-from lightning_compress.space import Choice
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.profile import Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.pruning.initializers.initializer import Initialiser
+from lightning_compress.pruning.initializers.least_squares import LeastSquares
+from lightning_compress.surgery.calibration import forget
+from lightning_compress.surgery.graph.blocks import RemovalGraph
+from lightning_compress.surgery.graph.trace_blocks import find_removable
 
 
 @final

@@ -14,11 +14,11 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
-from lightning_compress.noise.log_normal import LogNormalNoise
-from lightning_compress.noise.noise import Noise
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.surgery import attach_output, output_transform
+from lightning_compress.callbacks.base.learned_noise import LearnedNoise, salt
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.pruning.noise.log_normal import LogNormalNoise
+from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery.transforms import attach_output, output_transform
 
 
 @final

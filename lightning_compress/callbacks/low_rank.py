@@ -21,22 +21,22 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.errors import CompressError
-from lightning_compress.factors.factors import Basis, Factors
-from lightning_compress.factors.svd import SVD
-from lightning_compress.factors.tucker import Tucker2
-from lightning_compress.gathered import forget, gathered, keep
-from lightning_compress.plan import Plan, matching
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.record import network
-from lightning_compress.replacement import replace_module
-from lightning_compress.space import Choice
-from lightning_compress.surgery import check_plain, drop_output, input_transform
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import forget, gathered, keep
+from lightning_compress.surgery.low_rank.factors import Basis, Factors
+from lightning_compress.surgery.low_rank.svd import SVD
+from lightning_compress.surgery.low_rank.tucker import Tucker2
+from lightning_compress.surgery.replacement import replace_module
+from lightning_compress.surgery.structure import network
+from lightning_compress.surgery.transforms import check_plain, drop_output, input_transform
 
 KEY = "low_rank"
-PLAIN = {cls.forward for cls in (*trace.CONV, *trace.LINEAR)}
+PLAIN = {cls.forward for cls in (*measure.CONV, *measure.LINEAR)}
 
 
 @final

@@ -21,23 +21,23 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.batches import first_inputs
-from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.callbacks.train_batches import train_batches
-from lightning_compress.compiled import is_compiled
-from lightning_compress.errors import CompressError
-from lightning_compress.mask import Mask, has_moving_mask
-from lightning_compress.plan import Plan, matching
-from lightning_compress.profile import Profile
-from lightning_compress.quantizers.activation import ActivationQuantizer
-from lightning_compress.quantizers.codebook import Codebook
-from lightning_compress.quantizers.lsq import LSQ
-from lightning_compress.quantizers.lsq_activation import LSQActivation
-from lightning_compress.quantizers.quantizer import Quantizer
-from lightning_compress.record import network, record_of
-from lightning_compress.space import Choice
-from lightning_compress.surgery import (
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.compiled import is_compiled
+from lightning_compress.callbacks.base.train_batches import train_batches
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.profile import Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
+from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.mask import Mask, has_moving_mask
+from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.transforms import (
     attach_input,
     attach_weight,
     input_transform,
@@ -155,7 +155,7 @@ class QuantizationAwareTraining(CompressionCallback):
         if any(not quantizer.calibrated for quantizer in self._inputs(pl_module)) and is_compiled(pl_module):
             x = next(first_inputs(pl_module, train_batches(trainer)))
             with torch.compiler.set_stance("force_eager"):
-                trace.run_hooked(network(pl_module), x, [])
+                measure.run_hooked(network(pl_module), x, [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Inputs that no batch has set the scale of still wait for one, whatever was put back after a sanity check."""

@@ -18,16 +18,16 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from lightning_compress.callbacks.learned_noise import LearnedNoise, salt
-from lightning_compress.errors import CompressError
-from lightning_compress.noise.gaussian import GaussianNoise
-from lightning_compress.noise.noise import Noise
-from lightning_compress.patterns.element import Element
-from lightning_compress.patterns.n_of_m import NofM
-from lightning_compress.patterns.pattern import Pattern
-from lightning_compress.plan import Plan
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.surgery import attach_weight, check_plain, weight_transforms
+from lightning_compress.callbacks.base.learned_noise import LearnedNoise, salt
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.pruning.noise.gaussian import GaussianNoise
+from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.pruning.patterns.element import Element
+from lightning_compress.pruning.patterns.n_of_m import NofM
+from lightning_compress.pruning.patterns.pattern import Pattern
+from lightning_compress.surgery.transforms import attach_weight, check_plain, weight_transforms
 
 
 @final

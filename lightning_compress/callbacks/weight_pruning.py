@@ -21,22 +21,22 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lightning_compress.callbacks.base import CompressionCallback
-from lightning_compress.callbacks.progress import progress, steps_done
-from lightning_compress.errors import CompressError
-from lightning_compress.mask import Mask
-from lightning_compress.patterns.element import Element
-from lightning_compress.patterns.n_of_m import NofM
-from lightning_compress.patterns.pattern import Pattern
-from lightning_compress.plan import Number, Plan, matching
-from lightning_compress.profile import LayerProfile, Profile
-from lightning_compress.record import network, record_of
-from lightning_compress.schedules.one_shot import OneShot
-from lightning_compress.schedules.schedule import Schedule
-from lightning_compress.scopes.per_layer import PerLayer
-from lightning_compress.scopes.scope import Scope
-from lightning_compress.space import Choice
-from lightning_compress.surgery import attach_weight, check_plain, raw_weight, weight_transforms
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.progress import progress, steps_done
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Number, Plan, matching
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.pruning.patterns.element import Element
+from lightning_compress.pruning.patterns.n_of_m import NofM
+from lightning_compress.pruning.patterns.pattern import Pattern
+from lightning_compress.pruning.schedules.one_shot import OneShot
+from lightning_compress.pruning.schedules.schedule import Schedule
+from lightning_compress.pruning.scopes.per_layer import PerLayer
+from lightning_compress.pruning.scopes.scope import Scope
+from lightning_compress.surgery.mask import Mask
+from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
 
 @final

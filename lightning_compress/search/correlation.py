@@ -20,13 +20,14 @@ from typing import final
 import numpy as np
 from scipy.stats import kendalltau
 
-from lightning_compress.errors import CompressError
-from lightning_compress.search.executor import Evaluate, Executor
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.space import Space
+from lightning_compress.search.executors.executor import Evaluate, Executor
+from lightning_compress.search.executors.scores import checked
+from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Entry, Journal
-from lightning_compress.search.loop import checked, progress
-from lightning_compress.search.objective import Objective
-from lightning_compress.search.serial import Serial
-from lightning_compress.space import Space
+from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.progress_bar import progress_bar
 
 CORRELATION = "correlation.sqlite"  # journal of the second scores, beside that of the search
 
@@ -121,7 +122,7 @@ class Correlation:
         finished = {(entry.number, entry.key) for entry in journal}
         missing = {n: space.plan(entry.indices) for n, entry in chosen.items() if (n, entry.key) not in finished}
         if missing:
-            with executor(dear) as pool, progress() as bar:
+            with executor(dear) as pool, progress_bar() as bar:
                 task = bar.add_task("Correlation", total=len(chosen), completed=len(chosen) - len(missing), note="")
                 for number, outcome in pool.run(missing):
                     found, entry = checked(outcome, objective), chosen[number]

@@ -25,11 +25,11 @@ from math import ceil
 from statistics import fmean
 from typing import ClassVar, Protocol, Self, final
 
-from lightning_compress.errors import CompressError, NoEffectError
-from lightning_compress.plan import Plan
-from lightning_compress.search.executor import Evaluate, Executor, Outcome
-from lightning_compress.search.loop import checked
-from lightning_compress.search.objective import Objective
+from lightning_compress.core.errors import CompressError, NoEffectError
+from lightning_compress.core.plan import Plan
+from lightning_compress.search.executors.executor import Evaluate, Executor, Outcome
+from lightning_compress.search.executors.scores import checked
+from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.trial import Score
 
 

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from lightning_compress.errors import CompressError
-from lightning_compress.search.fingerprint import difference
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.fingerprint import difference
 from lightning_compress.search.trial import Score
 
 SCHEMA = {

@@ -18,18 +18,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from lightning_compress.errors import AllTrialsFailedError, CompressError
-from lightning_compress.plan import Plan
-from lightning_compress.search.executor import Evaluate, Executor, Outcome
+from lightning_compress.core.errors import AllTrialsFailedError, CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.search.executors.executor import Evaluate, Executor
+from lightning_compress.search.executors.scores import checked
+from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Entry, Journal
-from lightning_compress.search.objective import Objective
-from lightning_compress.search.searcher import Searcher, kept_randomness
-from lightning_compress.search.serial import Serial
+from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.progress_bar import progress_bar
+from lightning_compress.search.searchers.searcher import Searcher, kept_randomness
 from lightning_compress.search.snapshot import Snapshots
 from lightning_compress.search.trial import Score, Trial
 
@@ -106,7 +105,7 @@ def search(
     snapshots = Snapshots(journal.path.with_suffix(".snapshot"), searcher, finished)
     known_state, told, begun = snapshots.load(trials) or ({}, _Told(), [])
     vars(searcher).update(known_state)
-    with executor(evaluate) as pool, progress() as bar:
+    with executor(evaluate) as pool, progress_bar() as bar:
         if pool.workers > in_flight:
             raise CompressError(
                 f"search: of {pool.workers} workers some would never have anything to do with {in_flight} trials in "
@@ -260,17 +259,6 @@ def _again(trial: Trial, entry: Entry) -> Entry:
     return Entry(trial.number, trial.indices, entry.key, entry.score, entry.failure, 0.0)
 
 
-def checked(outcome: Outcome, objective: Objective) -> Outcome:
-    """The outcome; a failure if its score or reward is not finite."""
-    if outcome.score is None:
-        return outcome
-    values = {**outcome.score.metrics, **outcome.score.costs}
-    broken = [f"{name} is {value}" for name, value in values.items() if not isfinite(value)]
-    if not broken and not isfinite(reward := objective(outcome.score)):
-        broken = [f"the reward is {reward}"]
-    return Outcome(None, f"the score is not finite: {', '.join(broken)}", outcome.seconds) if broken else outcome
-
-
 def _metrics(entry: Entry, told: _Told) -> dict[str, float]:
     found = {} if entry.score is None else {**entry.score.metrics, **entry.score.costs}
     best = {} if told.best is None else {"best_reward": told.best.reward}
@@ -280,10 +268,3 @@ def _metrics(entry: Entry, told: _Told) -> dict[str, float]:
 def _note(told: _Told) -> str:
     best = "-" if told.best is None else f"{told.best.reward:.4f} (trial {told.best.number})"
     return f"best {best}  cached {told.cached}" + (f"  failed {told.failed}" if told.failed else "")
-
-
-def progress() -> Progress:
-    """The bar of a search; its tasks have a ``note``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    # A trial may take an hour, and the time left needs two.
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=inf)

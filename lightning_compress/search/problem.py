@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lightning_compress.budget import Budget
-from lightning_compress.plan import Plan
-from lightning_compress.profile import Profile
-from lightning_compress.space import Space
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.core.space import Space
 
 
 @dataclass(frozen=True)

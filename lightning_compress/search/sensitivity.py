@@ -18,13 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_compress.budget import Budget
-from lightning_compress.errors import CompressError
-from lightning_compress.search.executor import Evaluate, outcome_of
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.space import Space
+from lightning_compress.search.executors.executor import Evaluate, outcome_of
+from lightning_compress.search.executors.scores import checked
 from lightning_compress.search.journal import Entry, Journal
-from lightning_compress.search.loop import checked, progress
-from lightning_compress.search.objective import Objective
-from lightning_compress.space import Space
+from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.progress_bar import progress_bar
 
 JOURNAL = "sensitivity.sqlite"  # in the folder of a stage
 TILT = 1e-3  # reward that lowering a choice all the way costs at least: where nothing is lost, all are lowered alike
@@ -70,7 +71,7 @@ def measure(
         (*space.largest[:i], index, *space.largest[i + 1 :]) for i, found in enumerate(tested) for index in found
     ]
     finished = {entry.number: entry for entry in journal}
-    with progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("sensitivity", total=len(points), completed=len(finished), note="")
         for number, point in enumerate(points):
             if number not in finished:

@@ -20,9 +20,9 @@ from typing import Any
 
 import cloudpickle
 
+from lightning_compress.core.atomic_write import written_whole
 from lightning_compress.search.journal import Entry
-from lightning_compress.search.searcher import Searcher
-from lightning_compress.whole_files import written_whole
+from lightning_compress.search.searchers.searcher import Searcher
 
 EVERY = 100  # trials between two snapshots, or a hundredth of all, as they grow with the search
 PACKAGES = ("lightning-compress", "torch", "numpy", "stable-baselines3", "pymoo")

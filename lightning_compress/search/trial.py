@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from lightning_compress.plan import Plan
-from lightning_compress.space import Space
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_compress.cost import Cost
-from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import LayerProfile, Profile
 
 CONV = LayerProfile("conv", "conv", 3, 8, kernel=(3, 3), positions=64)
 NORM = LayerProfile("bn", "norm", 8, 8, extras=2, buffers=2, follows="conv")

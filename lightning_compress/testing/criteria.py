@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_compress import trace
-from lightning_compress.criteria.criterion import Criterion
-from lightning_compress.graph import ChannelGroup
-from lightning_compress.graph_trace import trace_channels
-from lightning_compress.noise.information import InformationNoise
-from lightning_compress.noise.log_normal import LogNormalNoise
-from lightning_compress.surgery import attach_output
+from lightning_compress.pruning.criteria.criterion import Criterion
+from lightning_compress.pruning.noise.information import InformationNoise
+from lightning_compress.pruning.noise.log_normal import LogNormalNoise
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.channels import ChannelGroup
+from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.transforms import attach_output
 from lightning_compress.testing.toys import PlainModule, toy_data
 
 
@@ -35,7 +35,7 @@ class CriterionContract:
         torch.manual_seed(0)
         module, example = PlainModule(), torch.randn(4, 1, 8, 8)
         net = module.model
-        graph = trace_channels(net, trace.measure(net, example), example)
+        graph = trace_channels(net, measure.measure(net, example), example)
         criterion.gather(module, islice(toy_data(0)[0], 2))
         attach_output(net.conv1, InformationNoise(net.conv1.weight.shape))
         attach_output(net.bn1, LogNormalNoise(16))

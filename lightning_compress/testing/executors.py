@@ -15,9 +15,9 @@ from time import sleep
 
 import pytest
 
-from lightning_compress.errors import CompressError, TrialFailedError
-from lightning_compress.plan import Plan
-from lightning_compress.search.executor import Executor
+from lightning_compress.core.errors import CompressError, TrialFailedError
+from lightning_compress.core.plan import Plan
+from lightning_compress.search.executors.executor import Executor
 from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 from lightning_compress.testing.problems import Synthetic

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from lightning_compress.errors import CompressError
-from lightning_compress.losses.feature_loss import FeatureLoss
+from lightning_compress.core.errors import CompressError
+from lightning_compress.distillation.feature_loss import FeatureLoss
 
 
 class FeatureLossContract:

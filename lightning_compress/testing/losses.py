@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from lightning_compress.losses.loss import DistillationLoss
+from lightning_compress.distillation.loss import DistillationLoss
 
 
 class LossContract:

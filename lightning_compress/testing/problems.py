@@ -8,13 +8,15 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_compress.budget import Budget
-from lightning_compress.cost import Cost, MACs, WeightBits
-from lightning_compress.plan import Plan
-from lightning_compress.profile import LayerProfile, Profile
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.space import Choice, Space
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.trial import Score
-from lightning_compress.space import Choice, Space
 
 KEEP = tuple(round(0.1 * i, 1) for i in range(1, 11))
 BITS = (2, 3, 4, 5, 6, 7, 8)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_compress.errors import CompressError
-from lightning_compress.quantizers.activation import ActivationQuantizer
-from lightning_compress.quantizers.quantizer import Quantizer
-from lightning_compress.quantizers.weight import WeightQuantizer
-from lightning_compress.surgery import Transform
+from lightning_compress.core.errors import CompressError
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.quantization.quantizers.weight import WeightQuantizer
+from lightning_compress.surgery.transforms import Transform
 
 Make = Callable[..., Quantizer]
 

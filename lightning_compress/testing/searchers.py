@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searcher import Searcher
+from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.testing import problems
 from lightning_compress.testing.problems import Synthetic
 

@@ -10,7 +10,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_compress.data.images import EpochBatches
+from lightning_compress.vision.data.images import EpochBatches
 
 CLASSES, SIZE = 4, 8
 QUIET: dict[str, Any] = {  # settings of a Trainer that writes and shows nothing

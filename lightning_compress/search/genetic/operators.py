@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_compress.space import Choice
+from lightning_compress.core.space import Choice
 
 Genome = tuple[int, ...]
 

@@ -1,0 +1,99 @@
+"""What a run of ``train.py`` does before and after its jobs: the folder is tried, and a multirun gets one table."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+COLUMNS = ("accuracy", "bytes", "weight_bits", "macs", "parameters", "latency_ms")
+
+
+class CheckFolder(Callback):
+    """A Hydra callback that tries the run's folder before Hydra makes it, whose own error would be a stack trace."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Of a single run."""
+        HydraConfig.instance().set_config(config)  # as Hydra itself does next: the folder's name may ask for it
+        _check(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Of a multirun."""
+        _check(Path(config.hydra.sweep.dir))
+
+
+def _check(folder: Path) -> None:
+    """End the process with one sentence if nothing can be written to ``folder``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        print(f"error: cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir=")
+        sys.exit(1)
+
+
+class SweepSummary(Callback):
+    """A Hydra callback that writes ``summary.csv`` into the sweep's folder and prints it."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.overrides: list[list[str]] = []  # of each row's job
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Note the result of a multirun's job; a failed one has empty columns."""
+        if config.hydra.mode is not RunMode.MULTIRUN:  # Hydra calls this for single runs too
+            return
+        row: dict[str, Any] = {"job": ",".join(job_return.overrides or []), "status": job_return.status.name.lower()}
+        if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, dict):
+            result = job_return.return_value
+            row |= {f"dense_{c}": result["dense"][c] for c in COLUMNS}
+            row |= {c: result["compressed"][c] for c in COLUMNS} | {key: result[key] for key in ("metric", "seconds")}
+        self.rows.append(row)
+        self.overrides.append(list(job_return.overrides or []))
+        self.write(config)  # after each job, so that a sweep that is stopped leaves what it has
+
+    def write(self, config: DictConfig) -> Path:
+        """Write the table."""
+        file = Path(config.hydra.sweep.dir) / "summary.csv"
+        with file.open("w", newline="") as out:
+            writer = csv.DictWriter(out, self._names())
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return file
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print where the table is, and of each job what only some of the jobs had and the figures that matter most."""
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        from lightning_compress.app.report.compare import metric_text
+
+        file = self.write(config)
+        everywhere = set.intersection(*map(set, self.overrides)) if len(self.overrides) > 1 else set()
+        table = Table()
+        table.add_column("job", overflow="fold")
+        for name in ("test accuracy", "file, bytes", "MACs", "seconds"):
+            table.add_column(name, justify="right")
+        for row, overrides in zip(self.rows, self.overrides, strict=True):
+            cells = [row["status"], "", "", ""]
+            if "accuracy" in row:
+                measured = metric_text(row["metric"], row["accuracy"])
+                cells = [measured, f"{row['bytes']:,}", f"{row['macs']:,}", f"{row['seconds']:.0f}"]
+            job = "\n".join(each for each in overrides if each not in everywhere)
+            table.add_row(*map(Text, (job, *cells)))  # of Text: an override may be layers=[layer1]
+        console = Console()
+        console.print(table)
+        console.print(Text(str(file)), soft_wrap=True)
+
+    def _names(self) -> list[str]:
+        return list(max(self.rows, key=len, default={}))

@@ -1,0 +1,115 @@
+"""The application behind ``train.py``: configuration in; dense network, pipeline, table and report out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning import LightningDataModule, LightningModule, seed_everything
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.text import Text
+
+from lightning_compress.app.report.summary import write_summary
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.plan import Plan
+from lightning_compress.export.save import FIXED_WIDTH
+from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.pipeline.training import fit, load_checkpoint
+
+RECIPES = "recipes"
+
+
+def main(cfg: DictConfig) -> dict[str, Any]:
+    """Run one configuration; bad input ends the process with one sentence and exit status 1.
+
+    A job of a multirun raises instead, so that the jobs after it still run.
+
+    Returns:
+        The result as plain types, for sweeps.
+    """
+    console = Console()
+    try:
+        return run(cfg, console).to_dict()
+    except (CompressError, InstantiationException, OmegaConfBaseException) as error:
+        # What Hydra makes may refuse its arguments: Hydra wraps that.
+        said = error.__cause__ if isinstance(error, InstantiationException) else error
+        if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(said, CompressError | OmegaConfBaseException):
+            raise
+        sentence = str(said) if isinstance(said, CompressError) else f"configuration: {str(said).splitlines()[0]}"
+        console.print("[bold red]error:[/]", Text(sentence), soft_wrap=True)
+        sys.exit(1)
+
+
+def run(cfg: DictConfig, console: Console) -> Result:
+    """Train or load the dense network, compress it, print the table, write the report."""
+    if cfg.recipe is not None:
+        cfg = with_recipe(cfg)
+    if cfg.compress is None:
+        raise CompressError(
+            "say how to compress: +compress=drl_quant (python train.py --help lists the ways), or recipe="
+        )
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    data: LightningDataModule = instantiate(cfg.data)
+    dense = dense_module(cfg, data)
+    plan = None if cfg.plan is None else Plan.load(cfg.plan)
+    result = compress(
+        dense,
+        data,
+        instantiate(cfg.compress.stages, _convert_="object"),
+        folder,
+        instantiate(cfg.trainer),
+        cfg.seed,
+        plan,
+        cfg.metric,
+        instantiate(cfg.logger),
+        instantiate(cfg.compress.get("coder")) or FIXED_WIDTH,
+    )
+    write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
+    return result
+
+
+def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
+    """The trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    module: LightningModule = instantiate(cfg.model)
+    if cfg.ckpt is not None:
+        return load_checkpoint(module, Path(cfg.ckpt))
+    parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
+    digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
+    folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
+    return fit(module, data, instantiate(cfg.trainer), folder, cfg.epochs, cfg.seed, make_logger=make_logger)
+
+
+def with_recipe(cfg: DictConfig) -> DictConfig:
+    """The configuration that a recipe was found under, with its plan; what the command line says comes after it.
+
+    Raises:
+        CompressError: there is no such recipe.
+    """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    folder = Path(HydraConfig.get().runtime.cwd) / RECIPES
+    file = folder / f"{cfg.recipe}.yaml"
+    if not file.is_file():
+        known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+        raise CompressError(f"recipe: there is no {str(file)!r}{did_you_mean(cfg.recipe, known)}; known: {known}")
+    recipe = yaml.safe_load(file.read_text())
+    given = [o for o in HydraConfig.get().overrides.task if not o.startswith("recipe=")]
+    composed = compose(HydraConfig.get().job.config_name, overrides=[*recipe["overrides"], *given])
+    if composed.plan is None:
+        OmegaConf.update(composed, "plan", str(file))
+    return composed

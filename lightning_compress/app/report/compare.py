@@ -1,0 +1,154 @@
+"""``lightning-compress report RUN RUN ...``: finished runs side by side, in the terminal and as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_compress.app.report.page import page
+from lightning_compress.core.errors import CompressError
+
+FIGURES = {
+    "bytes": ("file, bytes", "{:,}"),
+    "weight_bits": ("weight bits", "{:,}"),
+    "macs": ("MACs", "{:,}"),
+    "parameters": ("parameters", "{:,}"),
+    "latency_ms": ("latency, ms", "{:.3f}"),
+}
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The result of a run.
+
+    Raises:
+        CompressError: there is none, or it cannot be read.
+    """
+    file = folder / "result.json"
+    if not file.is_file():
+        raise CompressError(f"report: {str(folder)!r} holds no finished run; there is no {file.name} in it")
+    try:
+        run = json.loads(file.read_text())
+        if not isinstance(run, dict):
+            raise ValueError(f"it holds {type(run).__name__}, expected a mapping")
+    except (OSError, ValueError) as error:
+        raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
+    if missing := [key for key in ("dense", "compressed", "seconds", "searches", "metric") if key not in run]:
+        raise CompressError(
+            f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
+        )
+    for net in ("dense", "compressed"):
+        missing = [key for key in ("accuracy", *FIGURES) if not isinstance(run[net], Mapping) or key not in run[net]]
+        if missing:
+            raise CompressError(f"report: {str(file)!r} is damaged ({net!r} has no {missing}); run that command again")
+    return run
+
+
+def metric_text(metric: str, value: float) -> str:
+    """An accuracy in percent; another metric as a number, with its name."""
+    return f"{value:.2%}" if metric == "test_acc" else f"{metric} {value:.4g}"
+
+
+def names(folders: Sequence[Path]) -> dict[str, Path]:
+    """The shortest ends of the paths that tell them apart, each with its folder; a folder that comes twice counts once.
+
+    >>> list(names([Path("runs/a/0"), Path("runs/b/0")]))
+    ['a/0', 'b/0']
+    """
+    paths = list(dict.fromkeys(folder.resolve() for folder in folders))
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        found = {str(Path(*path.parts[-length:])): path for path in paths}
+        if len(found) == len(paths):
+            break
+    return found
+
+
+def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A header, then one row for each figure: the compressed networks, and the dense ones before them.
+
+    There is one dense column when the dense networks are the same, and one for each run when they differ.
+    """
+    # A latency is measured, and is never twice the same.
+    told = [{key: value for key, value in run["dense"].items() if key != "latency_ms"} for run in runs.values()]
+    one = all(dense == told[0] for dense in told)
+    nets: dict[str, Mapping[str, Any]] = {}
+    for name, run in runs.items():
+        nets.setdefault("dense" if one else f"dense of {name}", {**run["dense"], "metric": run["metric"]})
+        nets[name] = {**run["compressed"], "metric": run["metric"]}
+    quality = ("test accuracy", *(metric_text(net["metric"], net["accuracy"]) for net in nets.values()))
+    figures = [(label, *(form.format(net[key]) for net in nets.values())) for key, (label, form) in FIGURES.items()]
+
+    def of_runs(label: str, cells: Mapping[str, str]) -> tuple[str, ...]:
+        return label, *(cells.get(name, "") for name in nets)
+
+    seconds = of_runs("seconds", {name: f"{run['seconds']:.0f}" for name, run in runs.items()})
+    searches = [of_runs(label, cells) for label, cells in _searches(runs).items()]
+    return [("", *nets), quality, *figures, seconds, *searches]
+
+
+def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Label -> name of a run -> cell: what each search found, and the baselines beside it."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, run in runs.items():
+        for stage, found in run["searches"].items():
+            cells = {
+                "searcher": found["searcher"],
+                "reward": found["objective"],
+                **{f"best of {other}": f"{reward:.4f}" for other, reward in found["best"].items()},
+                "trials": f"{found['trials']:,}",
+                "failed": f"{found['failed']:,}",
+            }
+            for label, cell in cells.items():
+                rows.setdefault(f"{stage}: {label}", {})[name] = cell
+    return dict(sorted(rows.items(), key=lambda row: row[0].split(":")[0]))  # a stage's rows together
+
+
+def comparison(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as an HTML page that needs nothing else."""
+    head, *body = rows
+    header = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>'
+        + "".join(f'<td data-name="{escape(n)}">{escape(c)}</td>' for n, c in zip(head[1:], cells, strict=True))
+        + "</tr>\n"
+        for label, *cells in body
+    )
+    body = f'<div class="scroll"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table></div>'
+    return page("Runs side by side", f"<h1>Runs side by side</h1>\n{body}")
+
+
+def main() -> None:
+    """The command ``lightning-compress``."""
+    parser = argparse.ArgumentParser(prog="lightning-compress", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    report = commands.add_parser("report", help="finished runs side by side")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    report.add_argument("--html", type=Path, help="also write the table as a page")
+    arguments = parser.parse_args()
+    try:
+        rows = columns({name: read_run(folder) for name, folder in names(arguments.runs).items()})
+    except CompressError as error:
+        sys.exit(f"error: {error}")
+    table = Table()  # of Text: a folder may be named [red]
+    for name in rows[0]:
+        table.add_column(Text(name), justify="right" if name else "left", no_wrap=not name, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+    if arguments.html is not None:
+        try:
+            arguments.html.write_text(comparison(rows), encoding="utf-8")
+        except OSError as error:
+            sys.exit(f"error: report: cannot write {str(arguments.html)!r}: {error.strerror}; choose another --html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What a report shows, as plain data: the table of dense against compressed, the plan, and the search behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from lightning_compress.core.plan import Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of both networks.
+
+    Attributes:
+        name: what it is.
+        dense, compressed: the figure; a share of one when ``unit`` is ``%``.
+        unit: ``%`` (compared by difference), anything else (compared by ratio).
+    """
+
+    name: str
+    dense: float
+    compressed: float
+    unit: str = ""
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Name, dense, compressed, and the change.
+
+        >>> Row("file", 8000, 1000, "bytes").cells()
+        ('file', '8,000 bytes', '1,000 bytes', '8.00x less')
+        >>> Row("test accuracy", 0.98, 0.975, "%").cells()
+        ('test accuracy', '98.00 %', '97.50 %', '-0.50 points')
+        """
+        return self.name, self._text(self.dense), self._text(self.compressed), self._change()
+
+    def _text(self, value: float) -> str:
+        if self.unit == "%":
+            return f"{100 * value:.2f} %"
+        number = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+        return f"{number} {self.unit}".strip()
+
+    def _change(self) -> str:
+        if self.unit == "%":
+            return f"{100 * (self.compressed - self.dense):+.2f} points"
+        if self.dense == self.compressed:
+            return "same"
+        if not self.dense or not self.compressed:
+            return "-"
+        ratio = self.dense / self.compressed
+        return f"{ratio:.2f}x less" if ratio > 1 else f"{1 / ratio:.2f}x more"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial of a search; ``cost`` and ``reward`` are None when it failed, and ``failure`` says why."""
+
+    number: int
+    cost: float | None
+    reward: float | None
+    failure: str = ""
+
+
+def best_of(points: Iterable[Point]) -> Point | None:
+    """The highest reward, the earliest of equals; None when every trial failed."""
+    return max((p for p in points if p.reward is not None), key=lambda point: point.reward, default=None)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Whether the scores of a search rank plans as scores after fine-tuning do.
+
+    Attributes:
+        tau: Kendall's, of the two rewards of the same plans; None when they cannot be ranked.
+        plans: with both rewards.
+        deviation: standard deviation of tau of as many unrelated plans; None when they cannot be ranked.
+        steps: of the fine-tuning.
+        failed: plans that had no second score.
+        why: they cannot be ranked.
+    """
+
+    tau: float | None
+    plans: int
+    deviation: float | None
+    steps: int
+    failed: int = 0
+    why: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for a person."""
+        plans = f"{self.plans} plan{'' if self.plans == 1 else 's'}"
+        plans += f" ({self.failed} more failed)" if self.failed else ""
+        if self.tau is None:
+            return (
+                f"Whether the search's scores rank plans as {self.steps} steps of fine-tuning do cannot be said from "
+                f"{plans}: {self.why}."
+            )
+        return (
+            f"Kendall's tau of the search's scores with those after {self.steps} steps of fine-tuning is "
+            f"{self.tau:.2f} for {plans}; unrelated ones have 0 +- {self.deviation:.2f} "
+            f"(standard deviation)."
+        )
+
+
+@dataclass(frozen=True)
+class Search:
+    """All trials of one stage.
+
+    Attributes:
+        name: of the stage.
+        cost: what the x axis of the trials is, with its unit.
+        reward: what the y axis is.
+        limit: the budget, in the unit of the cost.
+        points: by trial number.
+        baselines: name -> trials of a baseline with as many evaluations.
+        ranking: how well its scores rank plans, if that was measured.
+    """
+
+    name: str
+    cost: str
+    reward: str
+    limit: float
+    points: tuple[Point, ...]
+    baselines: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    ranking: Ranking | None = None
+
+    @property
+    def scored(self) -> list[Point]:
+        """The trials that did not fail."""
+        return [point for point in self.points if point.reward is not None]
+
+    @property
+    def best(self) -> Point | None:
+        """The highest reward, the earliest of equals; None when every trial failed."""
+        return best_of(self.points)
+
+    @property
+    def tried(self) -> dict[str, tuple[Point, ...]]:
+        """The trials of the search and of each baseline."""
+        return {"this search": self.points, **self.baselines}
+
+    @property
+    def front(self) -> list[Point]:
+        """The Pareto front by rising cost: each point has a higher reward than every cheaper one."""
+        found: list[Point] = []
+        for point in sorted(self.scored, key=lambda p: (p.cost, -p.reward, p.number)):
+            if not found or point.reward > found[-1].reward:
+                found.append(point)
+        return found
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What was measured of one layer, and what it got.
+
+    Attributes:
+        name: of the layer.
+        knob: that was lowered.
+        losses: each value that was tried, with the reward lost by it; None where it could not be scored.
+        chosen: the value that the plan gives.
+    """
+
+    name: str
+    knob: str
+    losses: tuple[tuple[float, float | None], ...]
+    chosen: float
+
+    @property
+    def most(self) -> str:
+        """The largest loss, for a person."""
+        losses = [lost for _, lost in self.losses if lost is not None]
+        return f"{self.name} (at most {max(losses):.4f} lost)" if losses else f"{self.name} (never scored)"
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """How much reward each layer loses when it alone is lowered, from which a stage made its plan without a search.
+
+    Attributes:
+        name: of the stage.
+        whole: reward of the network as it came in.
+        layers: from the least sensitive to the most.
+    """
+
+    name: str
+    whole: float
+    layers: tuple[Layer, ...]
+
+    @property
+    def sentence(self) -> str:
+        """All of it in short, for a person."""
+        evaluations = 1 + sum(len(layer.losses) for layer in self.layers)
+        told = (
+            f"nothing was searched, so there are no baselines; the plan was made from {evaluations:,} evaluations, of "
+            f"the network as it was (reward {self.whole:.4f}) and with one layer lowered at a time."
+        )
+        if not self.layers:
+            return told
+        return f"{told} The least sensitive is {self.layers[0].most}, the most sensitive {self.layers[-1].most}."
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`~lightning_compress.app.report.html.write_report` writes.
+
+    Attributes:
+        title: of the page.
+        rows: dense against compressed.
+        plan: how much each layer was compressed.
+        facts: label -> text: the budget, the seed, the command, the seconds spent.
+        searches: one a stage that searched.
+        config: the whole configuration as text.
+        sensitivities: one a stage that measured them in place of a search.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    plan: Plan
+    facts: Mapping[str, str] = field(default_factory=dict)
+    searches: Sequence[Search] = ()
+    config: str = ""
+    sensitivities: Sequence[Sensitivities] = ()
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The same rows for a terminal."""
+    found = Table()
+    for name in ("", "dense", "compressed", "change"):
+        found.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
+    for row in rows:
+        found.add_row(*row.cells())
+    return found

@@ -1,0 +1,181 @@
+"""The last word of a run: what its folder holds, as a table in the terminal and as ``report.html``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.text import Text
+
+from lightning_compress.app.report.contents import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
+from lightning_compress.app.report.html import write_report
+from lightning_compress.app.report.origin import origins, short_name
+from lightning_compress.app.report.search_table import lines
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.compress import PACKED, Result
+from lightning_compress.pipeline.context import FOUND, MEASURED
+from lightning_compress.pipeline.evaluator import COSTS
+from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
+from lightning_compress.search.journal import Entry, journal_name, read
+from lightning_compress.search.objectives.objective import Objective
+
+REPORT = "report.html"
+
+
+def write_summary(result: Result, config: Mapping[str, Any], console: Console) -> None:
+    """Print the table, write the report.
+
+    Args:
+        config: the whole configuration, resolved.
+    """
+    made = rows(result)
+    searches = tuple(
+        search
+        for name, stage in config["compress"]["stages"].items()
+        if (search := search_of(name, result.folder / name, stage)) is not None
+    )
+    measured = [
+        found for name in config["compress"]["stages"] if (found := sensitivities_of(name, result.folder / name))
+    ]
+    net, data = short_name(config["model"].get("net", config["model"])), short_name(config["data"])
+    title = f"{net} on {data}: {' then '.join(config['compress']['stages'])}"
+    text = yaml.safe_dump(dict(config), sort_keys=False)
+    report = Report(title, made, result.plan, _facts(result, config), searches, text, measured)
+    write_report(result.folder / REPORT, report)
+    console.print(table(made))
+    if searches:
+        console.print(lines(searches))
+    for search in searches:
+        if search.ranking is not None:
+            console.print(Text(f"{search.name}: {search.ranking.sentence}"))
+    for found in measured:
+        console.print(Text(f"{found.name}: {found.sentence}"))
+    console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
+    for file in (PACKED, "plan.yaml", REPORT):
+        console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
+
+
+def rows(result: Result) -> list[Row]:
+    """The figures of both networks side by side; a metric but ``test_acc`` is shown as the number that it is."""
+    names = {
+        "accuracy": ("test accuracy", "%") if result.metric == "test_acc" else (result.metric, ""),
+        "bytes": ("file on disk", "bytes"),
+        "weight_bits": ("weights alone (papers' metric)", "bits"),
+        "macs": ("MACs per sample", ""),
+        "parameters": ("parameters", ""),
+        "latency_ms": ("latency, one sample, one thread", "ms"),
+    }
+    return [
+        Row(label, getattr(result.dense, key), getattr(result.compressed, key), unit)
+        for key, (label, unit) in names.items()
+    ]
+
+
+def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | None:
+    """What a stage's folder knows of its search; None when it did not search.
+
+    Args:
+        stage: its configuration, with ``objective`` and ``cost``.
+    """
+    settings = folder / FOUND
+    if not settings.is_file():
+        return None
+    objective: Objective = instantiate(stage["objective"])
+    cost = instantiate(stage["cost"])
+    key = next((key for key, known in COSTS.items() if known == cost), None)
+    written = json.loads(settings.read_text())
+    costs = written.get("costs", {})  # of a cost that no score has
+
+    def point(entry: Entry) -> Point:
+        if entry.score is None:
+            return Point(entry.number, None, None, entry.failure or "")
+        spent = costs[entry.key] if key is None else entry.score.costs[key]
+        return Point(entry.number, spent, objective(entry.score))
+
+    names = written.get("baselines", [])
+    most = written.get("trials", inf)  # an earlier, longer search left more in its journals
+    found = [read(folder / journal_name(baseline)) for baseline in ("", *names)]
+    trials, *beside = ([entry for entry in entries if entry.number < most] for entries in found)
+    points, *others = (tuple(map(point, entries)) for entries in (trials, *beside))
+    ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
+    return Search(
+        name,
+        f"{key or short_name(stage['cost'])} ({cost.unit})",
+        f"reward: {short_name(stage['objective'])}",
+        written["limit"],
+        points,
+        dict(zip(names, others, strict=True)),
+        ranking,
+    )
+
+
+def sensitivities_of(name: str, folder: Path) -> Sensitivities | None:
+    """What a stage measured of its layers; None when it did not."""
+    file = folder / MEASURED
+    if not file.is_file():
+        return None
+    written = json.loads(file.read_text())
+    whole = written["whole"]
+    return Sensitivities(
+        name,
+        whole,
+        tuple(
+            Layer(
+                found["layer"],
+                found["knob"],
+                tuple((value, None if reward is None else whole - reward) for value, reward in found["tried"]),
+                found["chosen"],
+            )
+            for found in written["layers"]
+        ),
+    )
+
+
+def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, objective: Objective) -> Ranking:
+    """Of the trials that were scored again, as ``search.json`` names them."""
+    again = [entry for entry in read(folder / CORRELATION) if entry.number in settings["trials"]]
+    found, steps = pairs(trials, again, objective), settings["finetune_steps"]
+    failed = len(settings["trials"]) - len(found)
+    try:
+        tau = rank_correlation([cheap for cheap, _ in found], [dear for _, dear in found])
+    except CompressError as error:
+        return Ranking(None, len(found), None, steps, failed, str(error).removeprefix("rank correlation: "))
+    return Ranking(tau, len(found), deviation_of_unrelated(len(found)), steps, failed)
+
+
+def _limit(stage: Mapping[str, Any]) -> str:
+    budget = stage["budget"]
+    if budget > 1:
+        return f"{budget:,.0f} {instantiate(stage['cost']).unit}"
+    return f"{100 * budget:.4g} % of the dense network's {short_name(stage['cost'])}"
+
+
+def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
+    budgets = [
+        f"{name}: at most {_limit(stage)}"
+        for name, stage in config["compress"]["stages"].items()
+        if stage.get("cost")
+        and stage.get("budget")
+        and (stage.get("searcher", True) or stage.get("allocation"))
+        and config.get("plan") is None
+    ]
+    threads = torch.get_num_threads()
+    return {
+        "budget": "; ".join(budgets) or "none: nothing was searched",
+        **{f"plan of {name}": sentence for name, sentence in origins(config, result.folder).items()},
+        "seed": str(config["seed"]),
+        "command": shlex.join(["python", *sys.argv]),
+        "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
+        "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
+        f"torch {torch.__version__}",
+    }

@@ -1,0 +1,233 @@
+"""What every compression callback is: a few plain verbs on a network, and the Lightning hooks written once.
+
+Structure changes in ``setup``, before the optimizer exists and before a checkpoint is restored (Lightning calls
+``callback.setup``, then restores the weights, then makes the optimizers). The module's own ``on_save_checkpoint`` and
+``on_load_checkpoint`` are extended, because ``save_weights_only=True`` skips those of callbacks, and those of
+callbacks come too late: after the weights were loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import MethodType
+from typing import Any, ClassVar, Self, final
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from lightning_compress.callbacks.base.compatibility import check_averaging
+from lightning_compress.callbacks.base.device import workplace
+from lightning_compress.callbacks.base.train_batches import train_batches
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.inputs import example_of
+from lightning_compress.surgery.replacement import describe, spread
+from lightning_compress.surgery.structure import (
+    Record,
+    load_structure,
+    network,
+    record_of,
+    save_structure,
+    write_record,
+)
+from lightning_compress.surgery.transforms import transformed
+
+
+class CompressionCallback(Callback, ABC):
+    """Applies its knobs of a plan to the network that a Trainer trains.
+
+    Args:
+        plan: a plan, a YAML file, or plain dicts ``{layer: {knob: number}}``; None until :meth:`with_plan`.
+
+    Attributes:
+        order: callbacks must be listed in rising order: shapes change before weights are quantised.
+        knobs: the words in a plan that this callback understands.
+        steady: whether weights mean the same from the first step of a training to the last, so that they may be
+            averaged over it.
+    """
+
+    order: ClassVar[int]
+    knobs: ClassVar[frozenset[str]]
+    steady: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan | str | Path | Mapping[str, Any] | None = None) -> None:
+        self.plan = as_plan(plan)
+
+    def with_plan(self, plan: Plan) -> Self:
+        """A copy of this callback that applies another plan; what it has cached about networks is shared."""
+        other = copy.copy(self)
+        other.plan = plan
+        return other
+
+    @abstractmethod
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> Sequence[Choice]:
+        """What a search may vary: for each decision point, the values from cheapest to dearest.
+
+        Args:
+            net: a dense network, which is left as it is.
+            profile: its profile.
+            example: one input batch.
+        """
+
+    @abstractmethod
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        """What the plan rounds to on this network: equal results mean equal networks.
+
+        Only this callback's knobs are kept. Arguments as in :meth:`choices`.
+
+        Raises:
+            CompressError: a layer of the plan cannot be compressed by this callback, or a value is out of range.
+        """
+
+    @abstractmethod
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        """The profile of the network after a realised plan is applied, by arithmetic alone."""
+
+    @abstractmethod
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        """Apply a realised plan to a network to which it has not been applied yet."""
+
+    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        """Gather what the callback needs of module and data, before its plan is applied for the first time.
+
+        Args:
+            module: with its trained weights; what was gathered is kept on its network, and copies share it.
+            batches: of train data; only as many are read as are needed.
+        """
+
+    @final
+    def apply(self, net: nn.Module, example: Any) -> None:
+        """Apply this callback's plan to a network, once: applying the same plan again changes nothing.
+
+        Some callbacks also apply a plan that adds layers to those done before: see :meth:`added`.
+
+        Raises:
+            CompressError: another plan was applied before, or the plan does not fit the network.
+        """
+        if self.plan is None:
+            raise CompressError(f"{type(self).__name__}: no plan was given; pass plan=, or a file that Plan.save wrote")
+        record = recorded(net, example)
+        due = self._due(record)
+        if due is None:
+            return
+        name = type(self).__name__
+        plan = self.realise(spread(due, describe(net), record.profile), net, record.profile, example)
+        self.attach(plan, net, record.profile, example)
+        applied = {**record.applied, name: record.applied.get(name, Plan({})).merge(plan)}
+        write_record(net, Record(self.predict(plan, record.profile), applied, {**record.asked, name: self.plan}))
+
+    @final
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Apply the plan before Lightning makes the optimizers and restores a checkpoint."""
+        mates = [c for c in trainer.callbacks if isinstance(c, CompressionCallback)]
+        check_order(mates)
+        check_averaging(self, trainer.callbacks, self.steady)
+        pl_module.configure_model()  # Lightning does so only later, and again: layers may not be there yet
+        net = network(pl_module)
+        if self.plan is not None:
+            known = frozenset().union(*(c.knobs for c in mates))
+            record = record_of(net)
+            plan = self.plan if record is None else spread(self.plan, describe(net), record.profile)
+            plan.check(plan_names(net), known)
+        keep_structure_in_checkpoints(pl_module)
+        pl_module.to(workplace(trainer))
+        record = record_of(net)
+        if record is None or self._due(record) is not None:
+            self.prepare(pl_module, train_batches(trainer))
+        self.apply(net, example_of(pl_module, train_batches(trainer)))
+
+    def added(self, asked: Plan, applied: Plan) -> Plan:
+        """What this callback's plan adds to another that was applied before; most can add nothing.
+
+        Args:
+            asked: the part of the earlier plan that this callback understands.
+            applied: what it was rounded to.
+
+        Raises:
+            CompressError: the plan is no addition, or the callback applies only one plan to a network.
+        """
+        raise CompressError(
+            f"{type(self).__name__}: another plan was already applied to this network; start again from a fresh one"
+        )
+
+    def _due(self, record: Record) -> Plan | None:
+        """What of the plan is to be applied; None when all was, in the user's words or as it was rounded."""
+        name = type(self).__name__
+        if name not in record.applied:
+            return self.plan
+        if self.plan == record.asked.get(name) or self.own(self.plan) == record.applied[name]:
+            return None
+        return self.added(self.own(record.asked.get(name, Plan({}))), record.applied[name])
+
+    @final
+    def own(self, plan: Plan) -> Plan:
+        """The part of a plan that this callback understands."""
+        kept = {layer: {k: v for k, v in knobs.items() if k in self.knobs} for layer, knobs in plan.layers.items()}
+        return Plan({layer: knobs for layer, knobs in kept.items() if knobs})
+
+
+def recorded(net: nn.Module, example: Any) -> Record:
+    """The record of a network; of one that no callback has touched, its profile alone."""
+    return record_of(net) or Record(measure.measure(net, example))
+
+
+def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:
+    """A plan from any of the forms that callbacks accept."""
+    if plan is None or isinstance(plan, Plan):
+        return plan
+    return Plan(plan) if isinstance(plan, Mapping) else Plan.load(plan)
+
+
+def plan_names(net: nn.Module) -> set[str]:
+    """The layer names that a plan may use: all modules of the network but the transforms attached to them."""
+    own = {id(t) for layer in transformed(net).values() for t in layer.modules() if t is not layer}
+    return {name for name, module in net.named_modules() if name and id(module) not in own}
+
+
+def check_order(callbacks: Sequence[CompressionCallback]) -> None:
+    """Raise unless callbacks stand in rising ``order``, each class once.
+
+    Raises:
+        CompressError: naming the two callbacks to swap.
+    """
+    for first, second in pairwise(callbacks):
+        if type(first) is type(second):
+            raise CompressError(f"callbacks: {type(first).__name__} is listed twice; merge the plans and list it once")
+    check_rising(callbacks)
+
+
+def check_rising(callbacks: Sequence[Any]) -> None:
+    """Raise unless callbacks stand in rising ``order``.
+
+    Raises:
+        CompressError: naming the two callbacks to swap.
+    """
+    for first, second in pairwise(callbacks):
+        if first.order > second.order:
+            names = type(first).__name__, type(second).__name__
+            raise CompressError(f"callbacks: {names[1]} must be listed before {names[0]}; swap them")
+
+
+def _save(self: LightningModule, checkpoint: dict[str, Any]) -> None:
+    type(self).on_save_checkpoint(self, checkpoint)
+    save_structure(network(self), checkpoint)
+
+
+def _load(self: LightningModule, checkpoint: dict[str, Any]) -> None:
+    load_structure(self, checkpoint)
+    type(self).on_load_checkpoint(self, checkpoint)
+
+
+def keep_structure_in_checkpoints(module: LightningModule) -> None:
+    """Extend the module's own checkpoint hooks, so that every checkpoint carries the structure of its network."""
+    # Bound methods, not closures: a deepcopy of the module then saves its own network.
+    module.on_save_checkpoint = MethodType(_save, module)
+    module.on_load_checkpoint = MethodType(_load, module)

@@ -1,0 +1,50 @@
+"""Lightning's averages of parameters over a training, beside compression: what they must not average, and when.
+
+An average of masks, codes and flags is none of them, and one of parameters from before a change with those from after
+it belongs to no network. ``WeightAveraging`` (also of sub-classes, as EMA) is new in Lightning 2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+
+from lightning_compress.core.errors import CompressError
+
+WeightAveraging: type[Callback] | None = getattr(lightning_callbacks, "WeightAveraging", None)
+
+
+def check_averaging(callback: Callback, listed: Sequence[Callback], steady: bool) -> None:
+    """Raise if an average in the same training would spoil what a compression callback makes.
+
+    Args:
+        callback: that compresses.
+        listed: all callbacks of the Trainer.
+        steady: whether parameters mean the same from the first step to the last.
+
+    Raises:
+        CompressError: naming both and the remedy.
+    """
+    mine = type(callback).__name__
+    for place, other in enumerate(listed):
+        averages = WeightAveraging is not None and isinstance(other, WeightAveraging)
+        if not averages and not isinstance(other, StochasticWeightAveraging):
+            continue
+        name = type(other).__name__
+        if not steady:
+            raise CompressError(
+                f"{mine}: it replaces weights in the course of the training, which {name} would mix with those of "
+                f"before; average in a training after this one"
+            )
+        if place < list(listed).index(callback):
+            raise CompressError(
+                f"{mine}: {name} is listed before it and copies the network of before; list {name} after all callbacks "
+                f"that compress"
+            )
+        if averages and other._use_buffers:  # Lightning has no public way to ask
+            raise CompressError(
+                f"{mine}: {name} averages buffers too, and masks, codes and flags have no average; give it "
+                f"use_buffers=False"
+            )

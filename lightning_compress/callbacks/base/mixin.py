@@ -1,0 +1,59 @@
+"""``CompressibleMixin``: for those who write their LightningModule with compression in mind.
+
+It does two things that callbacks alone cannot: ``MyModule.load_from_checkpoint(file)`` rebuilds the compressed
+structure (Lightning calls no callback there), and loss terms of callbacks are added where the module says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery.structure import load_structure, network, save_structure
+
+TERMS = "_loss_terms"
+
+
+class CompressibleMixin:
+    """Put it before LightningModule: ``class MyModule(CompressibleMixin, LightningModule)``.
+
+    A training step then sums the terms itself::
+
+        loss = F.cross_entropy(self(x), y) + self.compression_loss()
+    """
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        save_structure(network(self), checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        load_structure(self, checkpoint)
+        super().on_load_checkpoint(checkpoint)
+
+    def add_loss(self, name: str, value: Tensor) -> None:
+        """Hand in the value of a loss term for this training step, several times if need be; a callback calls this."""
+        self.__dict__.setdefault(TERMS, {}).setdefault(name, []).append(value)
+
+    def compression_loss(self) -> Tensor | float:
+        """The sum of the terms handed in since the last call, each the mean of its values; 0.0 when there are none."""
+        terms = self.__dict__.pop(TERMS, {})
+        return sum(torch.stack(values).mean() for values in terms.values()) if terms else 0.0
+
+    def check_summed(self, skipped: bool) -> None:
+        """Drop what this training step did not sum; a callback calls this after it.
+
+        Args:
+            skipped: whether the step may leave its terms.
+
+        Raises:
+            CompressError: it may not: ``training_step`` ignores them.
+        """
+        terms = self.__dict__.pop(TERMS, {})
+        if terms and not skipped:
+            raise CompressError(
+                f"{type(self).__name__}.training_step does not sum the loss terms {sorted(terms)}: add "
+                f"self.compression_loss() to the loss it returns, after the forward pass"
+            )

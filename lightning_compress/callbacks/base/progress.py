@@ -1,0 +1,33 @@
+"""How far a training is, from the step number alone."""
+
+from __future__ import annotations
+
+from math import isinf
+
+from lightning import Trainer
+
+from lightning_compress.core.errors import CompressError
+
+
+def steps_done(trainer: Trainer) -> int:
+    """Optimizer steps so far; batches where the module optimises manually, with any number of steps in each."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def progress(trainer: Trainer, who: str, step: int | None = None) -> float:
+    """Steps done (or ``step``) over all steps, in [0, 1].
+
+    Raises:
+        CompressError: the Trainer has no end.
+    """
+    done, total = steps_done(trainer), trainer.estimated_stepping_batches
+    if isinf(total) or total < 0:
+        raise CompressError(
+            f"{who}: its schedule needs the number of steps; give the Trainer max_steps, or max_epochs and data of "
+            f"known length"
+        )
+    if not trainer.lightning_module.automatic_optimization and trainer.max_steps > 0 and done:
+        total = min(total, trainer.max_steps * done / max(trainer.global_step, 1))  # which counts every optimizer's
+    return min((done if step is None else step) / max(total, 1), 1.0)

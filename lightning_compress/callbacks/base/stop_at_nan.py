@@ -1,0 +1,29 @@
+"""Stopping a training whose loss is no longer a number, before it costs more time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lightning_compress.core.errors import TrialFailedError
+
+
+@final
+class StopAtNaN(Callback):
+    """Raises at the first training step whose loss is not finite.
+
+    Raises:
+        TrialFailedError: a search records it and goes on; elsewhere it ends the run with a sentence.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and not loss.isfinite().all():
+            raise TrialFailedError(
+                f"the training loss became {loss.item()} at step {trainer.global_step}; lower the learning rate, or "
+                f"compress less"
+            )

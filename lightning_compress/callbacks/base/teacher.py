@@ -1,0 +1,165 @@
+"""A loss term from a teacher, computed at each call of the network and added to the loss of an unedited module.
+
+The network's inputs and outputs are seen by hooks, so no batch format is assumed; ``training_step`` is extended from
+``setup`` to ``teardown``. With ``CompressibleMixin`` the term is handed to ``compression_loss()`` instead. The teacher
+is outside the module tree: it is in no checkpoint, no optimizer and no DDP bucket.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any, ClassVar, final
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_compress.callbacks.base.callback import check_rising
+from lightning_compress.callbacks.base.mixin import CompressibleMixin
+from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery.structure import network
+
+UNEXTENDED = "_unextended_training_step"  # in a module's __dict__: what it had there as training_step, or None
+
+
+class TeacherTerm(Callback, ABC):
+    """``own_weight`` times the module's loss plus ``weight`` times a term; several calls in a step are averaged.
+
+    Args:
+        teacher: a trained network that takes the same inputs, or a LightningModule, whose network is used. It is
+            put in eval mode and takes no gradient.
+        weight: factor on the term.
+
+    Attributes:
+        order: terms must be listed in rising order: each takes its share of the loss and the terms before it.
+        term_name: under which the mixin keeps the term; the log has it as ``<term_name>_loss``.
+
+    Raises:
+        CompressError: the teacher is the network that is trained, training is manual without the mixin, or
+            ``training_step`` ran no forward pass of the network.
+    """
+
+    order: ClassVar[int]
+    term_name: ClassVar[str]
+
+    def __init__(self, teacher: nn.Module, weight: float) -> None:
+        self.teacher = network(teacher).eval().requires_grad_(False)
+        self.weight = weight
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    @abstractmethod
+    def own_weight(self) -> float:
+        """Factor on the loss that ``training_step`` returns; with the mixin the module itself decides that."""
+
+    @abstractmethod
+    def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
+        """The term, a scalar, for one call of the student network with these arguments and this output."""
+
+    def watch(self, net: nn.Module) -> Sequence[RemovableHandle]:
+        """Hooks on the student that :meth:`term` needs, to be removed when its forward pass is over."""
+        return ()
+
+    def check(self, net: nn.Module) -> None:
+        """Raise if this student and the teacher do not fit."""
+
+    @final
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Extend ``training_step`` (or, with the mixin, watch the forward pass) until ``teardown``."""
+        if stage != "fit":
+            return
+        check_rising([c for c in trainer.callbacks if isinstance(c, TeacherTerm)])
+        own, name, net = type(self).__name__, type(pl_module).__name__, network(pl_module)
+        if self.teacher is net:
+            raise CompressError(f"{own}: the teacher is the {name} that is trained; pass a deepcopy of it")
+        self.check(net)
+        self.teacher.to(pl_module.device)
+        if isinstance(pl_module, CompressibleMixin):
+            self._handles = [
+                *self.watch(net), net.register_forward_hook(self._hand_in(pl_module), with_kwargs=True)
+            ]  # fmt: skip
+        elif pl_module.automatic_optimization:
+            pl_module.__dict__.setdefault(UNEXTENDED, pl_module.__dict__.get("training_step"))
+            pl_module.training_step = MethodType(self._extended(pl_module.training_step), pl_module)
+        else:
+            raise CompressError(
+                f"{own}: {name} optimises manually; give it CompressibleMixin, and add self.compression_loss() to its "
+                f"loss"
+            )
+
+    @final
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the student to its device."""
+        self.teacher.to(pl_module.device)
+
+    @final
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        self._leave(pl_module)
+
+    @final
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was: Lightning calls no ``teardown`` now."""
+        self._leave(pl_module)
+
+    @final
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """With the mixin, see that the step summed its terms; one that was skipped (None) need not have."""
+        if isinstance(pl_module, CompressibleMixin):
+            pl_module.check_summed(skipped=not outputs and pl_module.automatic_optimization)
+
+    def _leave(self, pl_module: LightningModule) -> None:
+        # Of several terms the first one puts the user's own training step back: the others have extended that.
+        if UNEXTENDED in pl_module.__dict__:
+            pl_module.__dict__.pop("training_step", None)
+            own = pl_module.__dict__.pop(UNEXTENDED)
+            if own is not None:
+                pl_module.training_step = own
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _logged(self, pl_module: LightningModule, args: Any, kwargs: Any, output: Any) -> Tensor:
+        value = self.term(args, kwargs, output)
+        pl_module.log(f"{self.term_name}_loss", value.detach())
+        return value
+
+    def _hand_in(self, pl_module: LightningModule) -> Callable[..., None]:
+        def hook(student: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if student.training and torch.is_grad_enabled():
+                pl_module.add_loss(self.term_name, self.weight * self._logged(pl_module, args, kwargs, output))
+
+        return hook
+
+    def _extended(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
+            terms: list[Tensor] = []
+
+            def hook(_student: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+                if torch.is_grad_enabled():
+                    terms.append(self._logged(pl_module, args, kwargs, output))
+
+            net = network(pl_module)
+            handles = [*self.watch(net), net.register_forward_hook(hook, with_kwargs=True)]
+            try:
+                result = inner(*args, **kwargs)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            if result is None:  # Lightning skips the step
+                return None
+            if not terms:
+                raise CompressError(
+                    f"{type(self).__name__}: training_step of {type(pl_module).__name__} called no forward of "
+                    f"{type(net).__name__}; let it call self(...), or use CompressibleMixin"
+                )
+            mix = lambda loss: self.own_weight * loss + self.weight * torch.stack(terms).mean()  # noqa: E731
+            return mix(result) if isinstance(result, Tensor) else {**result, "loss": mix(result["loss"])}
+
+        return training_step

@@ -1,0 +1,27 @@
+"""What a Trainer will train on, read before it begins: for criteria, refits and the shapes of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_compress.surgery.inputs import combined
+
+
+def train_batches(trainer: Trainer) -> Iterator[Any]:
+    """The batches that the first loop with data would see, train before validation before test.
+
+    Of several loaders for training they are what ``training_step`` gets, one batch of each. Reading them moves none of
+    the random numbers of the training that follows.
+    """
+    loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
+    for loop in loops:
+        source = loop._data_source  # Lightning has no public way to the loaders before the loop starts
+        if source.instance is not None and source.is_defined():
+            with isolate_rng():
+                mode = "max_size_cycle" if loop is trainer.fit_loop else "sequential"  # Lightning's own
+                yield from combined(source.dataloader(), mode)
+            return

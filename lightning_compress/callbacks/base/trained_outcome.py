@@ -1,0 +1,67 @@
+"""What callbacks share whose result comes out of training: a plan only says which layers take part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from torch import nn
+
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.space import Choice
+
+
+class OutcomeCallback(CompressionCallback):
+    """A callback with one knob, which is 1 for the layers that take part.
+
+    Args:
+        plan: see :class:`CompressionCallback`.
+        ignore: globs of layers that a uniform plan leaves out.
+
+    Attributes:
+        name: in messages.
+        refusal: what is said of a layer that cannot take part.
+
+    Raises:
+        CompressError: a layer of the plan cannot take part, or a value that is neither 0 nor 1.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    steady: ClassVar[bool] = False
+    name: ClassVar[str]
+    refusal: ClassVar[str]
+
+    def __init__(self, plan: Plan | str | Path | Mapping[str, Any] | None = None, ignore: Sequence[str] = ()) -> None:
+        super().__init__(plan)
+        self.ignore = tuple(ignore)
+
+    def eligible(self, profile: Profile) -> list[LayerProfile]:
+        """The layers that may take part."""
+        return profile.weighted
+
+    @final
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        """One value for each layer: there is nothing to search, a uniform plan names them all."""
+        (knob,) = self.knobs
+        names = [layer.name for layer in self.eligible(profile) if layer.positions]
+        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        return [Choice(name, knob, (1,)) for name in names if name not in ignored]
+
+    @final
+    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        (knob,) = self.knobs
+        values, names = self.own(plan).knob(knob), {layer.name for layer in self.eligible(profile)}
+        for layer, value in values.items():
+            if layer not in names:
+                raise CompressError(f"{self.name}: layer {layer!r} {self.refusal}; the plan may name {sorted(names)}")
+            if value not in (0, 1):
+                raise CompressError(f"{self.name}: {knob} of layer {layer!r} must be 0 or 1, got {value}")
+        return Plan({layer: {knob: 1} for layer, value in values.items() if value})
+
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        """The profile as it is: what comes out is not known before training."""
+        return profile

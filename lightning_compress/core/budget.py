@@ -1,0 +1,93 @@
+"""The budget: a cost and its limit, and the projection of any proposal onto what the limit allows.
+
+The projection is AMC's *action wall* (He et al. 2018, arXiv 1802.03494, algorithm 1): decisions are taken in order,
+and each is clipped to the largest value with which the plan still fits when every later decision is at its minimum.
+Unlike the released code, which rounds channels after the wall and can overshoot, the wall here works on the values
+that can really be taken and asks the real cost, so a projected plan always meets the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lightning_compress.core.errors import InfeasibleBudgetError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.space import Space
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most ``limit`` of a cost.
+
+    Args:
+        cost: plan -> cost, never falling when a choice of ``space`` moves to a later value.
+        limit: the largest cost allowed, in the unit of the cost.
+        space: the choices the budget is spent on.
+
+    Raises:
+        InfeasibleBudgetError: even the cheapest plan of the space costs more than the limit.
+    """
+
+    cost: Callable[[Plan], float]
+    limit: float
+    space: Space
+
+    def __post_init__(self) -> None:
+        least = self.cost(self.space.plan(self.space.smallest))
+        if least > self.limit:
+            raise InfeasibleBudgetError(
+                f"budget: the limit of {self.limit:,.0f} cannot be met; the smallest feasible one is {least:,.0f}. "
+                f"Raise the limit, or allow smaller values in the search space."
+            )
+
+    def level(self) -> float:
+        """The largest u in [0, 1] at which the plan that puts every choice at ``Choice.index(u)`` meets the budget."""
+        levels = sorted({i / len(c.values) for c in self.space.choices for i in range(len(c.values))})
+        low, high = 0, len(levels)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.meets(self.space.plan(self.at_level(levels[middle]))) else (low, middle)
+        # The last level leaves room up to 1; within a bin all levels are the same plan.
+        return levels[low] if levels else 1.0
+
+    def at_level(self, unit: float) -> tuple[int, ...]:
+        """Every choice at the same level."""
+        # The lower edge of a bin belongs to it; the small step keeps rounding from falling below the edge.
+        return tuple(choice.index(unit + 1e-12) for choice in self.space.choices)
+
+    def meets(self, plan: Plan) -> bool:
+        """Whether the plan costs at most the limit."""
+        return self.cost(plan) <= self.limit
+
+    def wall(self, decided: Sequence[int], index: int) -> int:
+        """The largest index up to ``index`` for the next choice that leaves the rest feasible at its minimum.
+
+        Args:
+            decided: indices of the choices before this one, already behind the wall.
+            index: the proposal for choice number ``len(decided)``.
+        """
+        rest = self.space.smallest[len(decided) + 1 :]
+
+        def fits(i: int) -> bool:
+            return self.meets(self.space.plan((*decided, i, *rest)))
+
+        if fits(index):
+            return index
+        low, high = 0, index  # low fits: it is what the previous choice was tested with
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    def project(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """The proposal behind the wall: a point of the space that meets the budget.
+
+        Feasible proposals come back unchanged.
+        """
+        if self.meets(self.space.plan(indices)):
+            return tuple(indices)
+        decided: tuple[int, ...] = ()
+        for index in indices:
+            decided = (*decided, self.wall(decided, index))
+        return decided

@@ -1,0 +1,19 @@
+"""Bit operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import Profile
+
+
+@dataclass(frozen=True)
+class BitOperations(Cost):
+    """Sum of MACs x weight bits x activation bits: what integer hardware with bit-serial arithmetic spends."""
+
+    unit: ClassVar[str] = "bit operations"
+
+    def __call__(self, profile: Profile) -> float:
+        return sum(layer.macs * layer.weight_bits * layer.act_bits for layer in profile)

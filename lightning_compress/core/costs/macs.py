@@ -1,0 +1,19 @@
+"""Multiply-accumulates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import Profile
+
+
+@dataclass(frozen=True)
+class MACs(Cost):
+    """Multiply-accumulates per sample; weights that are zero do not count."""
+
+    unit: ClassVar[str] = "MACs"
+
+    def __call__(self, profile: Profile) -> float:
+        return profile.macs

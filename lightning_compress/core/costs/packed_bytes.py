@@ -1,0 +1,20 @@
+"""Bytes of the packed file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.packed_size import packed_bytes
+from lightning_compress.core.profile import Profile
+
+
+@dataclass(frozen=True)
+class PackedBytes(Cost):
+    """Bytes of the packed file with everything needed to run the network; an upper bound within 2 %."""
+
+    unit: ClassVar[str] = "bytes"
+
+    def __call__(self, profile: Profile) -> float:
+        return packed_bytes(profile)

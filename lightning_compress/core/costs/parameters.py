@@ -1,0 +1,19 @@
+"""Number of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import Profile
+
+
+@dataclass(frozen=True)
+class Parameters(Cost):
+    """Number of parameters, of all kinds."""
+
+    unit: ClassVar[str] = "parameters"
+
+    def __call__(self, profile: Profile) -> float:
+        return profile.parameters

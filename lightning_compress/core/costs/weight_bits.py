@@ -1,0 +1,19 @@
+"""Bits of the non-zero weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import Profile
+
+
+@dataclass(frozen=True)
+class WeightBits(Cost):
+    """Bits of the non-zero conv and linear weights: the size that the papers report (no indices, scales, biases)."""
+
+    unit: ClassVar[str] = "bits"
+
+    def __call__(self, profile: Profile) -> float:
+        return sum(layer.nonzeros * layer.weight_bits for layer in profile)

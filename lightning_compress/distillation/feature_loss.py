@@ -1,0 +1,63 @@
+"""What every feature loss is: lists of features inside student and teacher -> a scalar."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_compress.core.errors import CompressError
+
+
+class FeatureLoss(ABC):
+    """A sum over pairs of features of a mean over the batch; zero or more, with no gradient to the teacher."""
+
+    @final
+    def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """The loss, fp32 in mixed precision too.
+
+        Args:
+            student, teacher: pairs of shapes ``(batch, channels, ...)``. Channels may differ; where spatial sizes
+                do, both are average-pooled to the smaller.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            CompressError: batch sizes or numbers of dimensions differ, or the loss cannot take this shape.
+        """
+        with torch.autocast(student[0].device.type, enabled=False):
+            return torch.stack([self.pair(*matched(s, t)) for s, t in zip(student, teacher, strict=True)]).sum()
+
+    @abstractmethod
+    def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of one pair: equal batch and spatial sizes, fp32, the teacher detached."""
+
+
+def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Student and teacher at the smaller of their spatial sizes, fp32, the teacher detached."""
+    if student.dim() != teacher.dim() or student.dim() < 2 or len(student) != len(teacher):
+        raise CompressError(
+            f"feature loss: the student's feature has shape {tuple(student.shape)}, the teacher's "
+            f"{tuple(teacher.shape)}; both must be (batch, channels, ...) with as many dimensions"
+        )
+    student, teacher = student.float(), teacher.detach().float()
+    size = tuple(min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    return pooled(student, size), pooled(teacher, size)
+
+
+def pooled(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``x`` average-pooled to the spatial size, up to three dimensions."""
+    if tuple(x.shape[2:]) == size:
+        return x
+    if len(size) > 3:
+        raise CompressError(
+            f"feature loss: features of {len(size)} spatial dimensions cannot be pooled to a common size {size}; "
+            f"compare layers of equal sizes"
+        )
+    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
+    return pool(x, size)

@@ -1,0 +1,103 @@
+"""How the codes of quantised weights become bytes: each in its bits, or entropy-coded by how often each code occurs.
+
+    bytes ~= n sum over codes of -p log2 p / 8,      p: the share of the weights that have the code
+
+Sources: Deep Compression (arXiv 1510.00149, section 4) for entropy-coded codes, there by Huffman; range coding (Martin
+1979) as the library constriction does it, which comes within a few bytes of the entropy. Use it where the file counts
+and reading it may take longer; it gains nothing where all codes are about as frequent, as at 1 and 2 bits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_compress.core.errors import PackedFileError
+from lightning_compress.export.bits import pack_bits, unpack_bits
+
+Bytes = NDArray[np.uint8]
+COUNT, LENGTH = np.dtype("<u2"), np.dtype("<u4")  # of a relative frequency, and of a stream's words
+
+
+class Coder(ABC):
+    """Writes codes and reads them back."""
+
+    @abstractmethod
+    def write(self, codes: Bytes, bits: int) -> Bytes:
+        """The stream of codes below ``2 ** bits``, shape ``(n,)``."""
+
+    @abstractmethod
+    def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
+        """The first ``count`` codes of a stream, and how many of its bytes they took."""
+
+
+@final
+@dataclass(frozen=True)
+class FixedWidth(Coder):
+    """Each code in ``bits`` bits: the size is known beforehand, and anything can read it."""
+
+    def write(self, codes: Bytes, bits: int) -> Bytes:
+        return pack_bits(codes, bits)
+
+    def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
+        size = -(-count * bits // 8)
+        return unpack_bits(stream[:size], bits, count), size
+
+
+@final
+@dataclass(frozen=True)
+class RangeCoded(Coder):
+    """Each layer by a range coder (constriction's) with its own frequencies, or in fixed width where that is smaller.
+
+    The size follows from the weights, not from the plan: predicted bytes are then an upper bound. The gain is large
+    where a uniform grid has many codes near zero, and small for a k-means codebook at few bits.
+    """
+
+    def write(self, codes: Bytes, bits: int) -> Bytes:
+        plain = np.concatenate([np.zeros(1, np.uint8), pack_bits(codes, bits)])
+        if not codes.size:
+            return plain
+        counts = np.bincount(codes, minlength=2**bits)
+        # Relative frequencies of 16 bits; a code that occurs must not round to never.
+        table = np.maximum(np.round(counts * (65535 / counts.max())), counts > 0).astype(COUNT)
+        encoder = constriction.stream.queue.RangeEncoder()
+        encoder.encode(codes.astype(np.int32), _model(table))
+        words = encoder.get_compressed()
+        parts = [np.ones(1, np.uint8), table.view(np.uint8), np.array([len(words)], LENGTH).view(np.uint8)]
+        coded = np.concatenate([*parts, words.view(np.uint8)])
+        return coded if len(coded) < len(plain) else plain
+
+    def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
+        if not stream[0]:
+            size = -(-count * bits // 8)
+            return unpack_bits(stream[1 : 1 + size], bits, count), 1 + size
+        table_end = 1 + COUNT.itemsize * 2**bits
+        begin = table_end + LENGTH.itemsize
+        table = np.ascontiguousarray(stream[1:table_end]).view(COUNT)
+        end = begin + 4 * int(np.ascontiguousarray(stream[table_end:begin]).view(LENGTH)[0])
+        words = np.ascontiguousarray(stream[begin:end]).view(np.uint32)
+        decoder = constriction.stream.queue.RangeDecoder(words)
+        return decoder.decode(_model(table), count).astype(np.uint8), end
+
+
+def by_name(name: str) -> Coder:
+    """The coder that a file names.
+
+    Raises:
+        PackedFileError: it is of a newer version.
+    """
+    for cls in (FixedWidth, RangeCoded):
+        if cls.__name__ == name:
+            return cls()
+    raise PackedFileError(f"load: the codes were written by {name!r}, which this version does not know; update it")
+
+
+def _model(table: NDArray) -> constriction.stream.model.Categorical:
+    # One more symbol, that never occurs: the coder needs two at least.
+    weights = np.append(table.astype(np.float64), 1e-9)
+    return constriction.stream.model.Categorical(weights / weights.sum(), perfect=False)

@@ -1,0 +1,92 @@
+"""Whether a packed file fits a network, and giving the network the shapes of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError, PackedFileError, did_you_mean
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.surgery import measure, replacement, resize
+
+
+def replace(path: str | Path, net: nn.Module, replaced: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace the layers of a network that were replaced in the file's.
+
+    Raises:
+        PackedFileError: the network has no such layer.
+    """
+    try:
+        replacement.rebuild(net, replaced)
+    except CompressError as error:
+        raise PackedFileError(f"{str(path)!r} was made for another network: {error}") from error
+
+
+def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[str, Tensor]) -> None:
+    """Raise unless file and network have the same layers and buffers, each at least as wide in the network.
+
+    Raises:
+        PackedFileError: naming the first layer or buffer that differs.
+    """
+    known, foreign = {p.name: p for p in measure.all_layers(net)}, f"{str(path)!r} was made for another network"
+    for layer in profile:
+        if layer.name not in known:
+            raise PackedFileError(
+                f"{foreign}: it has a layer {layer.name!r}, {type(net).__name__} has "
+                f"not{did_you_mean(layer.name, known)}"
+            )
+        if not _fits(known[layer.name], layer):
+            raise PackedFileError(
+                f"{foreign}: layer {layer.name!r} is {_words(layer)} there, and {_words(known[layer.name])} in this "
+                f"{type(net).__name__}"
+            )
+    for name in known:
+        if name not in profile.layers:
+            raise PackedFileError(
+                f"{foreign}: {type(net).__name__} has a layer {name!r}, the file has not"
+                f"{did_you_mean(name, profile.layers)}"
+            )
+    for name, value in tables.items():
+        own = net.get_buffer(name)
+        if (value.shape, value.dtype) != (own.shape, own.dtype):
+            raise PackedFileError(
+                f"{foreign}: buffer {name!r} is {value.dtype} of shape {tuple(value.shape)} there, and {own.dtype} of "
+                f"shape {tuple(own.shape)} in this {type(net).__name__}"
+            )
+
+
+def resize_to(net: nn.Module, profile: Profile) -> None:
+    """Give the parameters of a network that the file fits the shapes of the file."""
+    resize.resize(net, dict(_shapes(net, profile)))
+
+
+def _fits(present: LayerProfile, stored: LayerProfile) -> bool:
+    if (present.kind, present.kernel) != (stored.kind.replace("folded", "norm"), stored.kernel):
+        return False
+    if stored.kind in ("norm", "raw", "table") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
+        return False
+    return present.out_channels >= stored.out_channels and present.in_channels >= stored.in_channels
+
+
+def _words(layer: LayerProfile) -> str:
+    kernel = f" kernel {layer.kernel}" if layer.kernel else ""
+    each = f", {layer.extras + layer.buffers} values for each" if layer.kind in ("norm", "raw", "table") else ""
+    return f"{layer.kind} {layer.in_channels}->{layer.out_channels}{kernel}{each}"
+
+
+def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]]:
+    for layer in profile:
+        if layer.kind in ("conv", "linear"):
+            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+            yield f"{layer.name}.weight", torch.Size(shape)
+            yield f"{layer.name}.bias", torch.Size(shape[:1])
+        elif layer.kind == "norm":
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                yield f"{layer.name}.{key}", torch.Size([layer.out_channels])
+        elif layer.kind == "raw":
+            shape = net.get_parameter(layer.name).shape
+            yield layer.name, torch.Size([layer.out_channels, *shape[1:]] if shape else [])

@@ -1,0 +1,176 @@
+"""What a packed file says of its network, in as few bytes as plain JSON allows.
+
+One list per field rather than one mapping per layer: neighbouring layers resemble each other field by field, so the
+compressed text is about half as long. Ratios such as 5/8 are written as fractions where that is exact. What follows
+from the profile is not said again: plans whose numbers it holds, the bits of input quantisers, and the usual grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
+from typing import Any
+
+from lightning_compress.core.plan import Number, Plan
+from lightning_compress.core.profile import LayerProfile, Profile
+
+AS_PROFILED = "profile"
+USUAL_CODER = "FixedWidth"
+LARGEST_DENOMINATOR = 1 << 16  # more channels than any layer has
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything in a packed file but the numbers.
+
+    Attributes:
+        profile: of the network, batch norms not yet folded.
+        applied: class name of a callback -> the plan it applied.
+        grids: layer -> the level of code 0, for quantised weights.
+        inputs: layer -> spec of its input quantiser.
+        coder: name of the coder of quantised weights.
+        replaced: layer of the dense network -> spec of what stands in its place.
+    """
+
+    profile: Profile
+    applied: Mapping[str, Plan]
+    grids: Mapping[str, float]
+    inputs: Mapping[str, Mapping[str, Any]]
+    coder: str = USUAL_CODER
+    replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        names = list(self.profile.layers)
+        specs = {name: _without_bits(spec, self.profile[name]) for name, spec in self.inputs.items()}
+        kinds = [spec for i, spec in enumerate(specs.values()) if spec not in [*specs.values()][:i]]
+        unusual = {name: zero for name, zero in self.grids.items() if zero != _usual_zero(self.profile[name])}
+        return {
+            "names": names,
+            "layers": _layer_columns(list(self.profile), names),
+            "applied": {name: _plan_columns(plan, self.profile) for name, plan in self.applied.items()},
+            "grids": [unusual.get(name) for name in names],
+            "kinds": kinds,
+            "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
+            **({} if self.coder == USUAL_CODER else {"coder": self.coder}),
+            **({"replaced": _spec_columns(self.replaced)} if self.replaced else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Description:
+        """The inverse of :meth:`to_dict`."""
+        names, kinds = data["names"], data["kinds"]
+        profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
+        zeros = zip(profile, data["grids"], strict=True)
+        inputs = zip(profile, data["inputs"], strict=True)
+        return cls(
+            profile,
+            {name: _plan(profile, columns) for name, columns in data["applied"].items()},
+            {
+                p.name: _usual_zero(p) if zero is None else zero
+                for p, zero in zeros
+                if p.weight_bits < 32 and not p.codebook
+            },
+            {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
+            data.get("coder", USUAL_CODER),
+            _specs(data.get("replaced", {})),
+        )
+
+
+def _on_grid(layer: LayerProfile) -> bool:
+    """Whether the codes of a layer are levels of a uniform grid."""
+    return layer.weight_bits < 32 and not layer.codebook
+
+
+def _usual_zero(layer: LayerProfile) -> float:
+    """The level of code 0 on the grid of two's complement, and of one bit."""
+    return -0.5 if layer.weight_bits == 1 else -(2.0 ** (layer.weight_bits - 1))
+
+
+def _without_bits(spec: Mapping[str, Any], layer: LayerProfile) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if (key, value) != ("bits", layer.act_bits)}
+
+
+def _layer_columns(layers: Sequence[LayerProfile], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Field -> its value at each layer; fields at their default everywhere are left out."""
+    columns = {f.name: [getattr(layer, f.name) for layer in layers] for f in fields(LayerProfile) if f.name != "name"}
+    index = {name: i for i, name in enumerate(names)}
+    # How many layers back, which is the same number throughout a network; 0 for none.
+    columns["follows"] = [i - index[layer.follows] if layer.follows else 0 for i, layer in enumerate(layers)]
+    # A density is a ratio of integers, whose digits are many; the dropped weights are few.
+    columns["density"] = [layer.weights - layer.nonzeros for layer in layers]
+    blank = {f.name: f.default for f in fields(LayerProfile)} | {"follows": 0, "density": 0}
+    return {key: values for key, values in columns.items() if any(value != blank[key] for value in values)}
+
+
+def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[LayerProfile]:
+    layers = []
+    for i, name in enumerate(names):
+        values = {key: column[i] for key, column in columns.items()}
+        back = values.pop("follows", 0)
+        dropped = values.pop("density", 0)
+        values["kernel"] = tuple(values.get("kernel", ()))
+        layer = LayerProfile(name, follows=names[i - back] if back else "", **values)
+        layers.append(replace(layer, density=(layer.weights - dropped) / layer.weights) if dropped else layer)
+    return layers
+
+
+def _spec_columns(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Class -> names and each argument, as lists."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for name, spec in specs.items():
+        for key, value in {"names": name, **spec}.items():
+            if key != "class":
+                found.setdefault(spec["class"], {}).setdefault(key, []).append(value)
+    return found
+
+
+def _specs(columns: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"class": kind, **{key: values[i] for key, values in arguments.items() if key != "names"}}
+        for kind, arguments in columns.items()
+        for i, name in enumerate(arguments["names"])
+    }
+
+
+def _plan_columns(plan: Plan, profile: Profile) -> dict[str, Any]:
+    """Knob -> its number at each layer, None where the plan says nothing.
+
+    Layers that have no profile come last, and alone where there are only such: the plan is of what was replaced.
+    """
+    others = [layer for layer in plan.layers if layer not in profile.layers]
+    names = others if len(others) == len(plan.layers) else [*profile.layers, *others]
+    columns: dict[str, Any] = {}
+    for knob in sorted(plan.knobs):
+        numbers = [plan.get(layer, knob) for layer in names]
+        columns[knob] = AS_PROFILED if numbers == _profiled(knob, profile) else [_short(n) for n in numbers]
+    return {"knobs": columns, "others": others} if others else {"knobs": columns}
+
+
+def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
+    layers: dict[str, dict[str, Number]] = {}
+    for knob, column in data["knobs"].items():
+        numbers = _profiled(knob, profile) if column == AS_PROFILED else column
+        names = [*profile.layers, *data.get("others", ())][-len(numbers) :]
+        for layer, value in zip(names, numbers, strict=True):
+            if value is not None:
+                layers.setdefault(layer, {})[knob] = float(Fraction(value)) if isinstance(value, str) else value
+    return Plan(layers)
+
+
+def _profiled(knob: str, profile: Profile) -> list[Number | None] | None:
+    """What the profile says of a knob at each layer, None where that is nothing; None if it is no field of it."""
+    default = next((f.default for f in fields(LayerProfile) if f.name == knob), None)
+    if default is None:
+        return None
+    return [value if (value := getattr(layer, knob)) != default else None for layer in profile]
+
+
+def _short(value: Number | None) -> Number | str | None:
+    """A float as the text of a small fraction that is exactly as large, where there is one."""
+    if not isinstance(value, float):
+        return value
+    fraction = Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
+    # A whole float stays one: the plan's digest tells 1.0 from 1.
+    return str(fraction) if float(fraction) == value and fraction.denominator > 1 else value

@@ -1,0 +1,42 @@
+"""Text that most descriptions have in common: the preset dictionary of their compression.
+
+Without it the words themselves would be half of the header of a small network. It is part of the format: another text
+needs another ``container.FORMAT``. What occurs most comes last (zlib's advice).
+"""
+
+from __future__ import annotations
+
+_METHODS = {
+    "LogNormalDropout": "log_normal",
+    "InformationDropout": "information",
+    "VariationalDropout": "variational",
+    "LayerRemoval": "keep",
+    "JointSparsityQuantization": "joint",
+    "LowRank": "rank_in",
+    "WeightPruning": "density",
+    "ChannelPruning": "channels",
+}
+_REPLACEMENTS = (
+    "lightning_compress.surgery.graph.blocks.Removed",
+    "lightning_compress.surgery.low_rank.svd.SVD",
+    "lightning_compress.surgery.low_rank.tucker.Tucker2",
+)
+_QUANTIZERS = (
+    "lightning_compress.quantization.quantizers.min_max_activation.MinMaxActivation",
+    "lightning_compress.quantization.quantizers.lsq_activation.LSQActivation",
+)
+_COLUMNS = (
+    "in_positions", "density", "mask_unit", "groups", "stride", "positions", "follows", "extras", "buffers",
+    "weight_scales", "act_scales", "act_bits", "weight_bits", "in_channels", "out_channels",
+)  # fmt: skip
+
+WORDS = (
+    "".join(f'{{"{name}":{{"names":["' for name in _REPLACEMENTS)
+    + '"],"rank_out":[],"others":["layer1.0.conv1","layer1.0.bn1","features.0"]'
+    + "".join(f'"{name}":{{"knobs":{{"{knob}":["1/2","1/4",' for name, knob in _METHODS.items())
+    + "".join(f'"{name}":[0,1,2,0,0,' for name in _COLUMNS)
+    + '0,0,0,0],"kernel":[[3,3],[],[1,1],[]],"kind":["conv","norm","linear","conv","norm"]},"applied":{'
+    + '"QuantizationAwareTraining":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
+    + "".join(f'"kinds":[{{"class":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
+    + 'null,0,0],"grids":[null,null,null,null,null],"kinds":[],"inputs":[null,null],{"names":["conv1","bn1"],"layers":{'
+).encode()

@@ -1,0 +1,190 @@
+"""``load`` and ``inspect``: a packed file back as a network, or only what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import PackedFileError
+from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export import container, fitting
+from lightning_compress.export.coders import Coder, by_name
+from lightning_compress.export.header import Description
+from lightning_compress.export.positions import read_positions
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.quantization.quantizers.fixed_grid import FixedGrid
+from lightning_compress.surgery import replacement, transforms
+from lightning_compress.surgery.mask import Mask
+from lightning_compress.surgery.structure import Record, network, record_of, write_record
+from lightning_compress.surgery.tied_weights import tie, untie
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """What a file says of itself.
+
+    Attributes:
+        plan: all that was applied.
+        profile: of the network, batch norms not yet folded.
+        bytes: size of the file.
+    """
+
+    plan: Plan
+    profile: Profile
+    bytes: int
+
+
+@torch.no_grad()
+def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Module:
+    """Give ``net`` the structure and weights of a packed file, in place, and return it.
+
+    Args:
+        path: of a file that :func:`save` wrote.
+        net: the same architecture, dense, freshly made: a LightningModule or a network.
+        dequantize: leave weights as plain fp32 parameters and inputs unquantised; otherwise inputs are rounded as in
+            training, and the network can be saved again.
+
+    Raises:
+        PackedFileError: the file is missing, foreign, truncated, corrupted, or made for another network.
+    """
+    tensors, contents = container.read(Path(path))
+    described = Description.from_dict(contents)
+    if isinstance(net, LightningModule):
+        net.configure_model()
+    target, tables = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
+    if record_of(target) is not None:
+        raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")
+    fitting.replace(path, target, described.replaced)
+    fitting.check(path, target, described.profile, tables)
+    inputs = {name: transforms.Transform.build(spec) for name, spec in described.inputs.items()}
+    fitting.resize_to(target, described.profile)
+    for name, value in tables.items():
+        target.get_buffer(name).copy_(value)
+    coder = by_name(described.coder)
+    reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"], coder), described.profile.folded()
+    tied = untie(target, {f"{layer.name}.weight" for layer in kept.weighted} | {layer.name for layer in kept})
+    for layer in kept:
+        weight, stored = reader.next(layer, described.grids.get(layer.name))
+        _fill(target, layer, weight, stored)
+        if not dequantize:
+            _attach(target, layer, stored, inputs.get(layer.name))
+    tie(tied)
+    write_record(target, Record(_plain(kept) if dequantize else kept, dict(described.applied)))
+    return net.eval()
+
+
+def inspect(path: str | Path) -> PackedInfo:
+    """Plan, profile and size of a packed file, without a network.
+
+    Raises:
+        PackedFileError: as :func:`load`.
+    """
+    _, contents = container.read(Path(path))
+    described = Description.from_dict(contents)
+    plan = Record(described.profile, dict(described.applied)).plan
+    return PackedInfo(plan, described.profile, Path(path).stat().st_size)
+
+
+class _Reader:
+    """Takes the layers off the two streams in order."""
+
+    def __init__(self, codes: np.ndarray, floats: Tensor, coder: Coder) -> None:
+        self.codes, self.floats, self.coder = codes, floats, coder
+        self.byte = self.number = 0
+
+    def next(self, layer: LayerProfile, zero: float | None) -> tuple[Tensor | None, dict[str, Any]]:
+        """The weight (fp32, shaped) if the layer has one, and its stored parts."""
+        stored: dict[str, Any] = {}
+        for part, count in float_counts(layer).items():
+            stored[part] = self.floats[self.number : self.number + count].clone()
+            self.number += count
+        if layer.kind not in ("conv", "linear"):
+            return None, stored
+        shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+        mask = torch.ones(shape, dtype=torch.bool)
+        if is_sparse(layer):
+            kept = read_positions(self._take(mask_bytes(layer)), *mask_units(layer))
+            mask = torch.from_numpy(kept)[:, None].expand(-1, layer.mask_unit).reshape(shape)
+            stored["mask"] = mask
+        if layer.weight_bits == 32:
+            return torch.zeros(shape).masked_scatter_(mask, stored["weight"]), stored
+        codes, size = self.coder.read(self.codes[self.byte :], layer.weight_bits, stored_weights(layer))
+        self.byte += size
+        codes = torch.zeros(shape, dtype=torch.uint8).masked_scatter_(mask, torch.from_numpy(codes))
+        stored["grid"] = grid = _grid(layer, stored, codes, zero)
+        weight = grid(torch.empty(0)) if layer.codebook else grid.decode(codes, grid.scale)
+        return weight.detach() * mask, stored
+
+    def _take(self, size: int) -> np.ndarray:
+        self.byte += size
+        return self.codes[self.byte - size : self.byte]
+
+
+def _grid(layer: LayerProfile, stored: Mapping[str, Any], codes: Tensor, zero: float | None) -> FixedGrid | Codebook:
+    """The transform that decodes the codes of a layer."""
+    scale = stored["weight_scale"]
+    shape = (len(scale), *[1] * (codes.dim() - 1)) if scale.numel() > 1 else ()
+    grid = FixedGrid(layer.weight_bits, shape, zero) if zero is not None else None
+    if grid is None:
+        grid = Codebook(layer.weight_bits, shape, codes.shape)
+        grid.values.copy_(stored["codebook"])
+        grid.keep_codes(codes, stored.get("mask", torch.ones_like(codes, dtype=torch.bool)))
+    if scale.numel():
+        grid.scale.copy_(scale.view(grid.scale.shape))
+    return grid
+
+
+def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
+    """Put the stored values into the parameters and buffers of one layer."""
+    if layer.kind == "folded":
+        replacement.replace_module(net, layer.name, nn.Identity())
+        return
+    if layer.kind == "table":
+        return
+    if layer.kind == "raw":
+        parameter = net.get_parameter(layer.name)
+        parameter.copy_(stored["extras"].view(parameter.shape))
+        return
+    module = net.get_submodule(layer.name)
+    if layer.kind == "norm":
+        width = layer.out_channels
+        for i, target in enumerate(p for p in (module.weight, module.bias) if p is not None):
+            target.copy_(stored["extras"][i * width : (i + 1) * width])
+        if layer.buffers:
+            module.running_mean.copy_(stored["buffers"][: layer.out_channels])
+            module.running_var.copy_(stored["buffers"][layer.out_channels :])
+        return
+    module.weight.copy_(weight)
+    module.bias = nn.Parameter(stored["extras"].to(module.weight)) if layer.extras else None
+
+
+def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
+    module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
+    if "grid" in stored:
+        transforms.attach_weight(module, stored["grid"].to(module.weight.device))
+    if "mask" in stored:
+        mask = Mask(module.weight.shape).to(module.weight.device)
+        mask.mask.copy_(stored["mask"])
+        mask.settled.fill_(True)
+        transforms.attach_weight(module, mask)
+    if layer.act_scales:
+        quantizer.unpack(stored["act_scale"])
+        transforms.attach_input(module, quantizer.to(transforms.raw_weight(module).device))
+
+
+def _plain(profile: Profile) -> Profile:
+    """The profile without quantisation and masks."""
+    blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
+    blank |= {"density": 1.0, "mask_unit": 0, "codebook": 0}
+    for layer in profile.weighted:
+        profile = profile.change(layer.name, **blank)
+    return profile

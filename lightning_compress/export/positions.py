@@ -1,0 +1,41 @@
+"""Which units of a mask are kept, as bytes: a bitmask, or range-coded with their density as the fixed probability.
+
+The coder is constriction's (docs: https://bamler-lab.github.io/constriction), a range coder in Rust. A unit costs
+``-log2 p`` bits, so the size depends on the density alone; :mod:`lightning_compress.core.packed_size` predicts it.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_compress.core.packed_size import entropy_bytes
+
+WORD = 4
+
+
+def write_positions(kept: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
+    """The mask ``kept``, shape ``(units,)``, in ``size`` bytes, as :func:`packed_size.mask_bytes` gives them."""
+    if size < entropy_bytes(len(kept), int(kept.sum())):
+        return np.packbits(kept, bitorder="little")
+    coder = constriction.stream.queue.RangeEncoder()
+    if 0 < kept.sum() < len(kept):
+        coder.encode(kept.astype(np.int32), _model(len(kept), int(kept.sum())))
+    words = coder.get_compressed()
+    assert len(words) * WORD <= size, (len(kept), int(kept.sum()), len(words), size)
+    return np.pad(words.view(np.uint8), (0, size - len(words) * WORD))
+
+
+def read_positions(stream: NDArray[np.uint8], units: int, kept: int) -> NDArray[np.bool_]:
+    """The inverse of :func:`write_positions`; the number of kept units may differ when the bytes were damaged."""
+    if len(stream) < entropy_bytes(units, kept):
+        return np.unpackbits(stream, bitorder="little", count=units).astype(bool)
+    if kept in (0, units):
+        return np.full(units, bool(kept))
+    words = np.ascontiguousarray(stream).view(np.uint32)
+    return constriction.stream.queue.RangeDecoder(words).decode(_model(units, kept), units).astype(bool)
+
+
+def _model(units: int, kept: int) -> constriction.stream.model.Bernoulli:
+    return constriction.stream.model.Bernoulli(kept / units, perfect=False)

@@ -1,0 +1,178 @@
+"""``save``: a compressed network as a file that is really that small.
+
+A file holds the codes of quantised weights, bit-packed, and of masked layers only the kept ones and their positions;
+as fp32 the weights that are not quantised, scales, biases and what else a layer needs; and as metadata the plan, the
+profile and the grids. Batch norms are folded into the layer before them: the factor goes into the scale, so the codes
+stay. A network of the same architecture, made by its own code, gives the modules to fill; nothing in a file is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export import container
+from lightning_compress.export.coders import Coder, FixedWidth
+from lightning_compress.export.header import Description
+from lightning_compress.export.positions import write_positions
+from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.quantization.quantizers.weight import WeightQuantizer
+from lightning_compress.surgery import measure, replacement, transforms
+from lightning_compress.surgery.mask import mask_of, measured
+from lightning_compress.surgery.structure import Record, network, record_of
+
+FIXED_WIDTH = FixedWidth()
+
+
+@torch.no_grad()
+def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: Coder = FIXED_WIDTH) -> Path:
+    """Write the network of ``module`` as a packed file.
+
+    Args:
+        module: a LightningModule or a network; it is not changed.
+        path: of the file, usually ``*.safetensors``.
+        example_input: one input batch; needed only for a network that no callback was applied to.
+        coder: of the quantised weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
+
+    Raises:
+        CompressError: the profile is not known, learned noise is still on, or an input quantiser has seen no batch yet.
+        PackedFileError: the file cannot be written.
+    """
+    net = network(module)
+    _check_noise(net)
+    record = record_of(net) or Record(_measured(module, net, example_input))
+    profile = measured(net, record.profile)  # a schedule may not have reached the plan's density yet
+    codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
+    grids: dict[str, float] = {}
+    inputs: dict[str, Any] = {}
+    norms = {layer.follows: layer.name for layer in profile if layer.follows}
+    for layer in profile.folded():
+        stored = _parts(net, layer, norms.get(layer.name))
+        if is_sparse(layer):
+            codes.append(write_positions(_units(stored.pop("mask"), layer), mask_bytes(layer)))
+        if "codes" in stored:
+            codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits))
+            if "zero" in stored:
+                grids[layer.name] = float(stored["zero"])
+        if layer.act_scales:
+            inputs[layer.name] = transforms.input_transform(net.get_submodule(layer.name)).spec()
+        for part, count in float_counts(layer).items():
+            value = stored.get(part, torch.empty(0)).flatten().float().cpu()
+            assert value.numel() == count, (layer.name, part, value.numel(), count)
+            _check_finite(layer, value)
+            floats.append(value)
+    tensors = {
+        "codes": torch.from_numpy(np.concatenate(codes)),
+        "floats": torch.cat(floats),
+        **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
+    }
+    described = Description(profile, record.applied, grids, inputs, type(coder).__name__, replacement.describe(net))
+    container.write(Path(path), tensors, described.to_dict())
+    return Path(path)
+
+
+def _measured(module: nn.Module, net: nn.Module, example: Any) -> Profile:
+    if example is None and isinstance(module, LightningModule):
+        example = module.example_input_array
+    if example is None:
+        raise CompressError(
+            f"save: no callback was applied to this {type(net).__name__}, so its shapes are not known; pass "
+            f"example_input=, one batch that it accepts"
+        )
+    return measure.measure(net, example)
+
+
+def _check_noise(net: nn.Module) -> None:
+    for name, layer in transforms.transformed(net).items():
+        for transform in (*transforms.weight_transforms(layer), transforms.output_transform(layer)):
+            if isinstance(transform, Noise) and not transform.ended:
+                raise CompressError(
+                    f"save: layer {name!r} has {type(transform).__name__} that has not ended, and a file holds none; "
+                    f"let a training with its callback come to an end first"
+                )
+
+
+def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
+    """The tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes`` with ``zero``."""
+    if layer.kind == "raw":
+        return {"extras": net.get_parameter(layer.name)}
+    if layer.kind in ("folded", "table"):
+        return {}
+    module = net.get_submodule(layer.name)
+    if layer.kind == "norm":
+        extras = [p for p in (module.weight, module.bias) if p is not None]
+        buffers = [module.running_mean, module.running_var] if layer.buffers else []
+        return {"extras": _cat(extras), "buffers": _cat(buffers)}
+    factor, bias = (None, module.bias) if norm is None else transforms.fold_batch_norm(module, net.get_submodule(norm))
+    stored = {} if bias is None else {"extras": bias}
+    quantizers = [t for t in transforms.weight_transforms(module) if isinstance(t, (WeightQuantizer, Codebook))]
+    kept = mask_of(module) if is_sparse(layer) else ...
+    if quantizers and layer.weight_bits < 32:
+        codes, scale, own = _quantised(layer, module, quantizers[0])
+        scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
+        stored |= {"codes": codes[kept].cpu(), "weight_scale": scale if layer.weight_scales else torch.empty(0), **own}
+    else:
+        weight = module.weight if factor is None else module.weight * _columns(factor, module)
+        stored["weight"] = weight[kept]
+    if is_sparse(layer):
+        stored["mask"] = kept
+    if layer.act_scales:
+        stored["act_scale"] = _input(module, layer).packed()
+    return stored
+
+
+def _quantised(
+    layer: LayerProfile, module: nn.Module, quantizer: WeightQuantizer | Codebook
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Codes, the scale of their values, and what else a reader needs: the level of code 0, or the codebook."""
+    if isinstance(quantizer, Codebook):
+        if not quantizer.frozen:
+            raise CompressError(
+                f"save: layer {layer.name!r} has no codes yet, for its mask still moves; save after the training"
+            )
+        _check_finite(layer, quantizer.used)
+        return quantizer.codes, quantizer.scale, {"codebook": quantizer.used}
+    weight = transforms.weight_before(module, quantizer)
+    _check_finite(layer, weight)
+    return (*quantizer.codes(weight), {"zero": quantizer.zero})
+
+
+def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:
+    """Which units are kept: of each the first weight stands for all."""
+    return mask.reshape(-1, layer.mask_unit)[:, 0].cpu().numpy()
+
+
+def _check_finite(layer: LayerProfile, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise CompressError(
+            f"save: layer {layer.name!r} holds NaN or infinity: its training diverged; save an earlier checkpoint"
+        )
+
+
+def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
+    quantizer = transforms.input_transform(module)
+    if not quantizer.calibrated:
+        raise CompressError(
+            f"save: the input quantiser of layer {layer.name!r} has seen no batch, so it has no scale; train or "
+            f"validate the network first"
+        )
+    return quantizer
+
+
+def _columns(values: Tensor, module: nn.Module) -> Tensor:
+    """Values per output channel, shaped to scale the weight."""
+    return values.view(-1, *[1] * (transforms.raw_weight(module).dim() - 1))
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors]) if tensors else torch.empty(0)

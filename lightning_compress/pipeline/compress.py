@@ -1,0 +1,197 @@
+"""The whole path: a trained LightningModule and a budget in, a small file, its plan and a report out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+
+from lightning_compress.callbacks.base.callback import plan_names
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.parameters import Parameters
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.export.coders import Coder
+from lightning_compress.export.load import load
+from lightning_compress.export.save import FIXED_WIDTH, save
+from lightning_compress.pipeline.context import FOUND, Run
+from lightning_compress.pipeline.figures import Figures
+from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.training import check_trainer, csv_logger
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.inputs import small
+from lightning_compress.surgery.latency import latency
+from lightning_compress.surgery.structure import network, record_of
+
+PACKED = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind, beside its files.
+
+    Attributes:
+        searches: stage -> what its search found; only of stages that searched in this run.
+        metric: that ``accuracy`` is, as ``test_step`` logs it.
+    """
+
+    dense: Figures
+    compressed: Figures
+    plan: Plan
+    seconds: float
+    folder: Path
+    searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metric: str = "test_acc"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "dense": asdict(self.dense),
+            "compressed": asdict(self.compressed),
+            "plan": self.plan.to_dict(),
+            "seconds": self.seconds,
+            "searches": dict(self.searches),
+            "metric": self.metric,
+        }
+
+
+def compress(
+    module: LightningModule,
+    data: LightningDataModule,
+    stages: Mapping[str, Stage | LayerwiseStage],
+    folder: str | Path,
+    make_trainer: Callable[..., Trainer] = Trainer,
+    seed: int = 0,
+    plan: Plan | None = None,
+    metric: str = "test_acc",
+    make_logger: Callable[..., Logger] = csv_logger,
+    coder: Coder = FIXED_WIDTH,
+) -> Result:
+    """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json``.
+
+    A killed run goes on where it was when it is called with the same arguments again.
+
+    Args:
+        module: trained; it is not changed.
+        data: with train, validation and test loaders; the last is opened once, at the end.
+        stages: name -> stage, in order.
+        folder: of this run, made when missing.
+        make_trainer: ``lightning.Trainer`` with your settings, as a partial. Each training gets copies of its
+            callbacks; the measurements at the end have none.
+        seed: of search and training.
+        plan: takes the place of every search; each stage takes the knobs that its callbacks understand. Where it says
+            nothing of a stage, that takes its uniform numbers if it searches nothing, and else changes nothing.
+        metric: that ``test_step`` logs.
+        make_logger: ``(save_dir) -> Logger``, for each training and each search.
+        coder: of the quantised weights in ``model.safetensors``.
+
+    Raises:
+        CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
+            method that the run comes to need, or a stage has a number that cannot be; no stage understands a knob of
+            the plan, or the network has no such layer.
+    """
+    check_trainer(make_trainer)
+    _check_methods(module, data)
+    for name, stage in stages.items():
+        stage.check(name)
+    if plan is not None:
+        _check_plan(plan, stages, network(module))
+    folder = Path(folder)
+    began = perf_counter()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CompressError(
+            f"another process is working in {str(folder)!r}; wait for it, or choose another run_dir"
+        ) from None
+    except OSError as error:
+        raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
+    with lock:
+        run = Run.begun(module, data, folder, make_trainer, seed, plan, make_logger)
+        student = module
+        for name, stage in stages.items():
+            student = stage.run(name, student, run)
+        return _finish(student, run, stages, metric, began, coder)
+
+
+def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
+    """Before any search, all that the trainings after it and the measurements at the end need."""
+    for name, of, use in (
+        ("training_step", module, "is trained after compression"),
+        ("configure_optimizers", module, "is trained after compression"),
+        ("test_step", module, "is measured before and after compression, on the metric that this logs"),
+        ("train_dataloader", data, "is trained after compression"),
+        ("val_dataloader", data, "is scored on validation data while plans are searched"),
+        ("test_dataloader", data, "is measured on test data before and after compression"),
+    ):
+        if not is_overridden(name, of):
+            raise CompressError(f"{type(of).__name__} has no {name}; the network {use}, so give it one")
+
+
+def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: nn.Module) -> None:
+    """Before any training: all knobs and layers are known. Layers that a stage makes have names behind the replaced."""
+    knobs = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
+    leaves = tuple(f"{layer.name}." for layer in measure.all_layers(net) if layer.weights)
+    made = {layer for layer in plan.layers if layer.startswith(leaves)}
+    plan.check(plan_names(net) | made, knobs)
+
+
+def _finish(
+    student: LightningModule, run: Run, stages: Iterable[str], metric: str, began: float, coder: Coder
+) -> Result:
+    """Pack, load again what was packed, and measure that."""
+    dense_file, packed_file = run.folder / "dense.safetensors", run.folder / PACKED
+    save(run.dense, dense_file, example_input=run.example)
+    save(student, packed_file, example_input=run.example, coder=coder)
+    record = record_of(network(student))
+    plan = record.plan if record else Plan({})
+    plan.save(run.folder / "plan.yaml")
+    found = [run.folder / name / FOUND for name in stages]
+    unpacked = load(packed_file, copy.deepcopy(run.dense))
+    result = Result(
+        _figures(run.dense, run.dense_profile, dense_file, run, metric),
+        _figures(unpacked, record.profile if record else run.dense_profile, packed_file, run, metric),
+        plan,
+        round(perf_counter() - began, 1),
+        run.folder,
+        {file.parent.name: json.loads(file.read_text())["found"] for file in found if file.is_file()},
+        metric,
+    )
+    (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
+    return result
+
+
+def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, metric: str) -> Figures:
+    with quiet():
+        trainer = run.make_trainer(
+            callbacks=[], logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )  # fmt: skip
+        found = trainer.test(module, datamodule=run.data, verbose=False)[0]
+    if metric not in found:
+        raise CompressError(f"test_step of {type(module).__name__} logs {sorted(found)}, not {metric!r}; set metric")
+    return Figures(
+        accuracy=found[metric],
+        bytes=file.stat().st_size,
+        weight_bits=int(WeightBits()(profile)),
+        macs=int(MACs()(profile)),
+        parameters=int(Parameters()(profile)),
+        latency_ms=latency(
+            network(load(file, copy.deepcopy(run.dense), dequantize=True)), small(run.example, 1)
+        ).milliseconds,
+    )

@@ -1,0 +1,240 @@
+"""The evaluator: plan -> score. The only file of the search that knows Lightning.
+
+A fresh network from the factory, the plan applied, batch norms recalibrated on train batches, optionally a few steps of
+fine-tuning, then validated on a split carved from train. Without recalibration the score of a pruned or low-bit
+network is mostly noise (EagleEye, arXiv 2007.02491, section 3). The same seed serves every trial, also for generators
+that loaders have of their own, so the same plan gets the same score; the test loader is never opened.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from itertools import islice
+from math import ceil, isfinite
+from typing import Any
+
+import cloudpickle
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.callbacks.base.device import CPU, trains_on, workplace
+from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
+from lightning_compress.core.costs.bit_operations import BitOperations
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.parameters import Parameters
+from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.digest import digest_of
+from lightning_compress.core.errors import CompressError, TrialFailedError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.pipeline.recalibration import Recalibrate
+from lightning_compress.pipeline.seeding import seeded
+from lightning_compress.search.trial import Score
+from lightning_compress.surgery.inputs import combined
+from lightning_compress.surgery.structure import network
+
+COSTS: dict[str, Cost] = {
+    "macs": MACs(),
+    "parameters": Parameters(),
+    "weight_bits": WeightBits(),
+    "bit_operations": BitOperations(),
+    "packed_bytes": PackedBytes(),
+}
+
+
+class Batches:
+    """Batches held in memory, so that every candidate sees the same ones and none pays for loading them."""
+
+    def __init__(self, loader: Iterable[Any], limit: int | None = None) -> None:
+        self.batches = list(islice(loader, limit))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _costs(profile: Profile) -> dict[str, float]:
+    return {name: float(cost(profile)) for name, cost in COSTS.items()}
+
+
+class Evaluator:
+    """Scores plans.
+
+    Args:
+        make_module: makes a fresh module with the trained weights; called once a trial.
+        composition: the callbacks, bound to the network of such a module.
+        train: batches for recalibration and fine-tuning.
+        validation: batches for the score, from train data that is not in ``train``; never test data.
+        monitor: the metric that ``validation_step`` must log.
+        finetune_steps: optimizer steps before the score.
+        recalibration_batches: how many train batches the batch norms see; 0 turns recalibration off.
+        validation_batches: how many of ``validation`` are used; None takes all.
+        callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
+        seed: of every trial.
+        device: that candidates are trained and validated on, or what a worker has in its place.
+
+    Attributes:
+        before: metrics and costs of the network as it is, without any plan and without recalibration.
+    """
+
+    def __init__(
+        self,
+        make_module: Callable[[], LightningModule],
+        composition: Composition,
+        train: Iterable[Any],
+        validation: Iterable[Any],
+        monitor: str = "val_acc",
+        finetune_steps: int = 0,
+        recalibration_batches: int = 10,
+        callbacks: Sequence[Callback] = (),
+        seed: int = 0,
+        device: torch.device = CPU,
+        validation_batches: int | None = None,
+    ) -> None:
+        self.make_module, self.composition = make_module, composition
+        self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
+        self.device = device
+        self.train = train
+        with seeded(seed, train, validation), quiet():
+            self.recalibration = Batches(train, recalibration_batches)
+            self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
+            self._make_trainers()
+            # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
+            self.before = {**self._validated(make_module()), **_costs(composition.profile)}
+        self._first = self._digest_of_train()
+
+    def _digest_of_train(self) -> str | None:
+        """Of the first train batches; None where no seed reaches what is drawn, and a digest would say nothing."""
+        drawn = []
+        for _ in range(2):
+            with seeded(self.seed, self.train):
+                drawn.append(digest_of(next(iter(combined(self.train)), None)))
+        return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
+
+    def _make_trainers(self) -> None:
+        self._validator, self._recalibrator = self._trainer([]), self._trainer([Recalibrate()])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker makes its own trainers: these hold the last candidate. And it may have another device.
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_validator", "_recalibrator")}
+        file = BytesIO()
+        torch.save(state, file, pickle_module=cloudpickle)
+        return {"device": self.device, "saved": file.getvalue()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.device = state["device"]
+        with quiet():
+            self._make_trainers()
+        device = workplace(self._validator)
+
+        def place(storage: torch.UntypedStorage, saved_from: str) -> torch.UntypedStorage | None:
+            return None if saved_from == "cpu" else storage.to(device=device)  # states of generators stay on the CPU
+
+        self.__dict__.update(torch.load(BytesIO(state["saved"]), place, weights_only=False))
+
+    def __copy__(self) -> Evaluator:
+        # Else by the two methods above, and all data would be held twice.
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def cheaper(self, share: float) -> Evaluator:
+        """The same evaluator with a share of its validation and recalibration batches and of its fine-tuning steps.
+
+        Args:
+            share: in (0, 1]; at least one batch or step is left of each that there was.
+        """
+        other = copy.copy(self)
+        other.validation = Batches(self.validation, ceil(share * len(self.validation)))
+        other.recalibration = Batches(self.recalibration, ceil(share * len(self.recalibration)))
+        other.finetune_steps = ceil(share * self.finetune_steps)
+        return other
+
+    def finetuned(self, steps: int) -> Evaluator:
+        """The same evaluator with more fine-tuning before the score.
+
+        Args:
+            steps: of the optimizer.
+
+        Raises:
+            CompressError: they are no more than this one's.
+        """
+        if steps <= self.finetune_steps:
+            raise CompressError(
+                f"correlation: finetune_steps is {steps}, and the search itself scores after {self.finetune_steps}; "
+                f"set it to more than that"
+            )
+        other = copy.copy(self)
+        other.finetune_steps = steps
+        return other
+
+    def key(self, plan: Plan) -> str:
+        """Digest of the network that the plan materialises to: equal keys need only one evaluation."""
+        return self.composition.realise(plan).digest
+
+    def settings(self) -> dict[str, Any]:
+        """What a score depends on beside the plan, as plain types: part of the journal's fingerprint."""
+        return {
+            "callbacks": self.composition.settings(),
+            "monitor": self.monitor,
+            "finetune_steps": self.finetune_steps,
+            "recalibration_batches": len(self.recalibration),
+            "validation_batches": len(self.validation),
+            "validation_data": digest_of(self.validation.batches),
+            "train_data": self._first if len(self.recalibration) or self.finetune_steps else None,
+            "seed": self.seed,
+            "weights": digest_of(network(self.make_module()).state_dict()),
+        }
+
+    def __call__(self, plan: Plan) -> Score:
+        """The metrics that validation logs, and every cost of the network.
+
+        Raises:
+            TrialFailedError: a loss or metric is not finite.
+            CompressError: the monitored metric is not logged.
+        """
+        with seeded(self.seed, self.train), quiet():
+            module = self.make_module().to(workplace(self._validator))
+            self.composition.apply(network(module), plan)
+            self._recalibrate(module)
+            if self.finetune_steps:
+                self._finetune(module)
+                self._recalibrate(module)
+            metrics = self._validated(module)
+        if self.monitor not in metrics:
+            raise CompressError(
+                f"evaluator: validation_step of {type(module).__name__} logs {sorted(metrics)}, not {self.monitor!r}; "
+                f"set monitor to one of them"
+            )
+        broken = [name for name, value in metrics.items() if not isfinite(value)]
+        if broken:
+            raise TrialFailedError(f"the metrics {broken} are not finite")
+        return Score(metrics, _costs(self.composition.predict(self.composition.realise(plan))), self.before)
+
+    def _validated(self, module: LightningModule) -> dict[str, float]:
+        """The metrics that validation logs."""
+        self._validator.validate(module, self.validation, verbose=False)
+        return {name: float(value) for name, value in self._validator.callback_metrics.items()}
+
+    def _recalibrate(self, module: LightningModule) -> None:
+        if len(self.recalibration):
+            self._recalibrator.validate(module, self.recalibration, verbose=False)
+
+    def _finetune(self, module: LightningModule) -> None:
+        trainer = self._trainer([*self.callbacks, StopAtNaN()], max_steps=self.finetune_steps, limit_val_batches=0)
+        trainer.fit(module, self.train)
+
+    def _trainer(self, callbacks: list[Callback], **settings: Any) -> Trainer:
+        return Trainer(
+            **trains_on(self.device), logger=False, enable_checkpointing=False, callbacks=callbacks,
+            enable_progress_bar=False, enable_model_summary=False, inference_mode=False, barebones=False, **settings,
+        )  # fmt: skip

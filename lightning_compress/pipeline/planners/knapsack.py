@@ -1,0 +1,72 @@
+"""Knapsack: bits per layer with the least squared error of all weights that fits the budget.
+
+    min sum_l |W_l - Q_b(W_l)|^2     s.t.     cost(b) <= limit,      b_l from the layer's range
+
+Source: the quantisation projection of Yang et al. 2020 (paper 5, arXiv 1910.05897), solved as a multiple-choice
+knapsack (bits_projection.py). Theirs is one step within ADMM; alone, as a baseline that every search for bits should
+beat, it is ours. The error is that of the quantiser as it starts, before any training, with the network's own weights.
+Knobs other than weight bits take their largest values. It breaks where layers differ in how much the loss feels an
+error of their weights, of which it knows nothing: use a search there.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.planners.planner import Allocation
+from lightning_compress.quantization.bit_allocation import project_bits
+from lightning_compress.surgery.transforms import raw_weight
+
+KNOB = "weight_bits"
+
+
+@final
+@dataclass(frozen=True)
+class Knapsack(Allocation):
+    """Bits by the squared error of the weights.
+
+    Raises:
+        CompressError: no layer has weight bits to choose.
+        InfeasibleBudgetError: the fewest bits everywhere are too many.
+    """
+
+    def __call__(self, composition: Composition, budget: Budget) -> Plan:
+        space = budget.space
+        places = {choice.layer: i for i, choice in enumerate(space.choices) if choice.knob == KNOB}
+        if not places:
+            raise CompressError("Knapsack: no layer has weight_bits to choose; use it with QuantizationAwareTraining")
+        base = [0 if choice.knob == KNOB else len(choice.values) - 1 for choice in space.choices]
+        least = budget.cost(space.plan(base))
+        costs: dict[str, dict[int, float]] = {}
+        for layer, i in places.items():
+            raised = [[*base[:i], index, *base[i + 1 :]] for index in range(len(space.choices[i].values))]
+            # Costs are additive over layers, so each width has a price of its own.
+            prices = [budget.cost(space.plan(point)) - least for point in raised]
+            costs[layer] = dict(zip(space.choices[i].values, prices, strict=True))
+        bits = project_bits(_errors(composition, budget, list(places)), costs, budget.limit - least)
+        return space.plan(base).merge(Plan({layer: {KNOB: width} for layer, width in bits.items()}))
+
+
+@torch.no_grad()
+def _errors(composition: Composition, budget: Budget, layers: list[str]) -> dict[str, dict[int, float]]:
+    """Layer -> bits -> squared error of its weights."""
+    values = {choice.layer: choice.values for choice in budget.space.choices if choice.knob == KNOB}
+    found: dict[str, dict[int, float]] = {layer: {} for layer in layers}
+    for bits in sorted({int(width) for widths in values.values() for width in widths}):
+        able = [layer for layer in layers if bits in values[layer]]
+        net = copy.deepcopy(composition.net)
+        with isolate_rng():  # a quantiser may draw its first values
+            composition.apply(net, Plan({layer: {KNOB: bits} for layer in able}))
+        for layer in able:
+            module = net.get_submodule(layer)
+            found[layer][bits] = float((module.weight - raw_weight(module)).double().square().sum())
+    return found

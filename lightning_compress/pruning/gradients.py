@@ -1,0 +1,49 @@
+"""Gradients of the user's own loss, for criteria that need them, before a training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery.inputs import on_device
+
+
+def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
+    """Leave the sum of the gradients of ``training_step`` over some batches in ``parameter.grad``.
+
+    Batch statistics, random numbers and logs stay as they were.
+
+    Raises:
+        CompressError: there is no batch, or the module optimises manually, so that no loss is known.
+    """
+    if not module.automatic_optimization:
+        raise CompressError(
+            f"gradients: {type(module).__name__} optimises manually, so which loss to take the gradients of is not "
+            f"known; take a criterion without gradients, such as l2"
+        )
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    modes = {m: m.training for m in module.modules()}
+    module.zero_grad()
+    module.train()
+    for norm in norms:
+        norm.eval()
+    module.log = lambda *_args, **_kwargs: None  # there is no loop yet that could take a log
+    count = 0
+    try:
+        with isolate_rng():
+            for count, batch in enumerate(batches, 1):
+                found = module.training_step(on_device(module, batch), count - 1)
+                if found is None:  # a batch that the module skips
+                    continue
+                (found if not isinstance(found, dict) else found["loss"]).backward()
+    finally:
+        del module.log
+        for part, mode in modes.items():
+            part.training = mode
+    if not count:
+        raise CompressError(f"gradients: there is no train batch to gather gradients of {type(module).__name__} from")

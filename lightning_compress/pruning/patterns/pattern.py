@@ -1,0 +1,51 @@
+"""What every mask pattern is: the smallest piece of a weight that a mask keeps or drops, and which pieces to keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from lightning_compress.core.plan import Number
+from lightning_compress.core.profile import LayerProfile
+
+
+class Pattern(ABC):
+    """Decides masks from scores. All patterns keep at least one unit of a layer."""
+
+    @abstractmethod
+    def unit(self, layer: LayerProfile) -> int:
+        """Weights that are kept or dropped together: one bit of the stored mask."""
+
+    @abstractmethod
+    def kept(self, layer: LayerProfile, density: Number) -> int:
+        """Units that stay at a density in (0, 1].
+
+        Raises:
+            CompressError: the pattern cannot have that density at this layer.
+        """
+
+    @abstractmethod
+    def unit_scores(self, layer: LayerProfile, scores: Tensor) -> Tensor:
+        """Scores of the units from those of their weights, shape ``(units,)``, comparable between layers."""
+
+    @abstractmethod
+    def mask(self, layer: LayerProfile, scores: Tensor, kept: int) -> Tensor:
+        """The mask with the ``kept`` best units.
+
+        Args:
+            layer: its profile.
+            scores: of each weight, not negative, in the weight's shape. Equal scores are kept in order of position.
+            kept: number of units, as :meth:`kept` gives it.
+
+        Returns:
+            Bool, in the weight's shape. Masks of fewer units are within those of more, for the same scores.
+        """
+
+
+def best(scores: Tensor, kept: int) -> Tensor:
+    """Bool mask of the ``kept`` highest of the scores, shape ``(n,)``; the earlier of equals."""
+    order = scores.sort(descending=True, stable=True).indices
+    mask = scores.new_zeros(len(scores), dtype=bool)
+    mask[order[:kept]] = True
+    return mask

@@ -1,0 +1,80 @@
+"""Asymmetric refit: the outputs of the dense network, from the inputs that the thin network really has.
+
+    W' = argmin |W' x~ - W x|^2 + lambda |W' - W~|^2,      x~: inputs after all before the layer was pruned and refitted
+
+W~: the weight that the thin network has; lambda and why: refit.py. Sources: He et al. 2017 (arXiv 1707.06168, section
+3.2), Hu et al. 2018 (paper 2, arXiv 1805.11394; that it is asymmetric is a reconstruction). Layers are refitted in the
+order in which they run, each with a forward pass of both networks, so a candidate takes about as many passes as it has
+layers, and a layer of thousands of features some seconds more: in a search over such networks use Symmetric. Memory is
+that of one layer's moments at a time (input_moments.py). Layers wider than ``input_moments.WIDEST`` keep their weights. It
+breaks where early layers lost so much that their errors are all that later ones are fitted to.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pruning.input_moments import added, places, refittable, sampled_rows
+from lightning_compress.pruning.reconstruction.refit import Refit, correction
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import gathered, keep
+from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.structure import network
+
+KEY = "calibration"
+
+
+@final
+@dataclass(frozen=True)
+class Asymmetric(Refit):
+    """Least squares on the inputs of the thin network.
+
+    Args:
+        positions: places of each image that count, or more: see :func:`input_moments.places`.
+    """
+
+    positions: int = 10
+
+    def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        net = network(module)
+        if gathered(net, KEY) is None:
+            inputs = list(first_inputs(module, batches))
+            keep(net, KEY, (copy.deepcopy(net).eval().requires_grad_(False), inputs))
+
+    def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        """Nothing: it is the thin network's inputs that count."""
+
+    @torch.no_grad()
+    def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        found = gathered(net, KEY)
+        if found is None:
+            raise CompressError("refit: no batches were gathered for this network; train or search with the callback")
+        dense, batches = found
+        for name in inputs:
+            layer = net.get_submodule(name)
+            if refittable(layer):
+                target = dense.get_submodule(name).weight.flatten(1)
+                target = target[outputs[name]] if name in outputs else target
+                weight, count = layer.weight.flatten(1), places(layer, self.positions, sum(len(x) for x in batches))
+                moments, missing, rows = 0.0, 0.0, 0
+                for number, x in enumerate(batches):
+                    thin, full = (_rows(n, name, x, count, number) for n in (net, dense))
+                    wanted = full.double() @ target.T.double() - thin.double() @ weight.T.double()
+                    moments, missing, rows = added(moments, thin, thin), added(missing, thin, wanted), rows + len(thin)
+                layer.weight.add_(correction(moments, missing, rows).T.reshape(layer.weight.shape))
+
+
+def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor:
+    """What the layer of a network reads at ``count`` places, the same for each network."""
+    layer, found = net.get_submodule(name), []
+    handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
+    measure.run_hooked(net, x, [handle])
+    return sampled_rows(layer, found[0], count, torch.Generator().manual_seed(seed))

@@ -1,0 +1,145 @@
+"""Codebook: the weights of a layer take one of ``2 ** bits`` values of any size, found by k-means.
+
+    w = codebook[code],     dL/dcodebook[k] = sum of dL/dw over the weights with code k,    step: that over their number
+
+Sources: Deep Compression (arXiv 1510.00149, sections 3 and 3.3), and the quantiser of papers 1 and 5 (HAQ's arXiv
+1811.08886, section 3.4; arXiv 1910.05897). Codes are frozen when it is attached and the values are trained, which is
+what replacing weights by their cluster's mean after each step does. Pruned weights stay out: their zero is beside the
+codebook, so ``bits`` are those of the nonzero weights; while a training still moves the mask, the weight itself is
+trained, and gets its codes when the mask stays. Use it for the smallest files at 1 to 4 bits; integer hardware
+wants a uniform grid instead. It breaks on layers with fewer weights than values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.quantization.kmeans import SortedValues
+from lightning_compress.surgery.transforms import Transform
+
+
+class _Lookup(torch.autograd.Function):
+    """``values[codes]``, whose gradient is the mean over the members of a value: the kept weights that have its code.
+
+    Their sum, over thousands, would make steps that diverge; the mean moves a value as its members would move. The raw
+    weight has a gradient of zero rather than none: DDP waits for one of every parameter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, codes: Tensor, members: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, members)
+        return values[codes]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+        codes, members = ctx.saved_tensors
+        total = gradient.new_zeros(len(members)).index_add_(0, codes.flatten(), gradient.flatten())
+        zero = torch.zeros_like(gradient) if ctx.needs_input_grad[3] else None
+        return total / members.clamp_min(1), None, None, zero
+
+
+def nearest(x: Tensor, values: Tensor) -> Tensor:
+    """Position of the nearest value for each element of ``x``; ``values`` rise, shape ``(k,)``."""
+    return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
+
+
+class Codebook(Transform):
+    """Values shared by the weights of a layer.
+
+    Args:
+        bits: of a code, 1 to 8.
+        shape: of a factor on the values, ``(out, 1, 1, 1)`` in a file with folded batch norms; training needs none.
+        weight_shape: of the weight; :meth:`initialise` sets it.
+
+    Attributes:
+        bit_range: the smallest and largest number of bits.
+        members: how many of the kept weights have each code; pruned ones have the code nearest to zero, and no say.
+        frozen: whether the weight is that of the codes; before, it is the raw weight.
+
+    Raises:
+        CompressError: bits out of range.
+    """
+
+    bit_range: ClassVar[tuple[int, int]] = (1, 8)
+
+    codes: Tensor
+    members: Tensor
+    scale: Tensor
+    frozen: Tensor
+
+    def __init__(self, bits: int, shape: Sequence[int] = (), weight_shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        least, most = self.bit_range
+        if bits != int(bits) or not least <= bits <= most:
+            raise CompressError(f"Codebook: bits must be a whole number from {least} to {most}, got {bits}")
+        self.shape = tuple(shape)
+        self.values = nn.Parameter(torch.zeros(2**bits))
+        self.register_buffer("codes", torch.zeros(tuple(weight_shape), dtype=torch.uint8))
+        self.register_buffer("members", torch.zeros(2**bits, dtype=torch.int64))
+        self.register_buffer("scale", torch.ones(self.shape))
+        self.register_buffer("frozen", torch.tensor(True))
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return len(self.values).bit_length() - 1
+
+    @property
+    def used(self) -> Tensor:
+        """The values that codes may point to, shape ``(2 ** bits,)``."""
+        return self.values
+
+    def config(self) -> dict[str, Any]:
+        return {"bits": self.bits, "shape": list(self.shape), "weight_shape": list(self.codes.shape)}
+
+    @staticmethod
+    def stored(bits: int, channels: int) -> dict[str, int]:
+        """The fields of a layer's profile that this quantiser sets. Arguments as for ``Quantizer.stored``."""
+        return {"weight_bits": bits, "codebook": 2**bits}
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """K-means on the nonzero weights, or on all when all are zero; codes are frozen from then on.
+
+        Args:
+            x: the weight, pruned weights being zero.
+        """
+        flat = x.detach().float().cpu().numpy().ravel()
+        nonzero = flat[flat != 0]
+        found = SortedValues(nonzero if nonzero.size else flat).codebook(2**self.bits)
+        values = np.resize(found.centroids if found.centroids.size else [0.0], 2**self.bits)
+        self.values.copy_(torch.from_numpy(np.sort(values)))
+        self.set_codes(x)
+        self.frozen.fill_(True)
+
+    @torch.no_grad()
+    def set_codes(self, x: Tensor) -> None:
+        """The nearest value for each weight."""
+        ordered, positions = self.values.sort()
+        self.keep_codes(positions[nearest(x.detach().to(ordered), ordered)], x != 0)
+
+    @torch.no_grad()
+    def keep_codes(self, codes: Tensor, kept: Tensor) -> None:
+        """Take these codes.
+
+        Args:
+            codes: in the weight's shape, of any integer type.
+            kept: bool, the same shape: which weights are not pruned.
+        """
+        self.codes = codes.to(torch.uint8)
+        self.members.copy_(torch.bincount(codes[kept].long(), minlength=len(self.values)))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The values that the codes stand for, once these are frozen."""
+        if not self.frozen:
+            return weight
+        return (_Lookup.apply(self.values, self.codes.long(), self.members, weight) * self.scale).to(weight.dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(bits={self.bits})"

@@ -1,0 +1,50 @@
+"""Min-max for activations: the grid covers a moving average of the largest input seen in training.
+
+    m <- 0.9 m + 0.1 max |x|,      s = m / high
+
+Source: Jacob et al. 2018 (arXiv 1712.05877, section 3.1), without a zero point. Use it where a trained scale is not
+wanted. It breaks with heavy-tailed inputs below 5 bits: use LSQActivation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
+
+MOMENTUM = 0.1
+
+
+@final
+class MinMaxActivation(ActivationQuantizer):
+    """Moving min-max quantisation of a layer's input. Arguments as for :class:`Quantizer`."""
+
+    learned: ClassVar[bool] = False
+
+    largest: Tensor
+
+    def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:
+        super().__init__(bits, shape)
+        self.register_buffer("largest", torch.ones(self.shape))
+
+    @property
+    def number(self) -> Tensor:
+        return self.largest
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        self.largest.copy_(x.abs().amax() if x.numel() else torch.zeros(()))
+
+    def before_forward(self, layer: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self.training and self.calibrated:
+            with torch.no_grad():
+                self.largest.lerp_(args[0].detach().float().abs().amax(), MOMENTUM)
+        return super().before_forward(layer, args)
+
+    def scale_for(self, x: Tensor) -> Tensor:
+        return (self.largest / self.high).clamp_min(SMALLEST_SCALE)

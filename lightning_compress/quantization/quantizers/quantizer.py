@@ -1,0 +1,93 @@
+"""What every quantiser is: a transform onto at most ``2 ** bits`` levels, with integer codes for each."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.quantization.quantizers.fake_quantize import FakeQuantize
+from lightning_compress.surgery.transforms import Transform
+
+
+class Quantizer(Transform):
+    """Rounds a tensor to a uniform grid of ``2 ** bits`` levels or fewer.
+
+    Args:
+        bits: within :attr:`bit_range`.
+        shape: of the scale: ``(out, 1, 1, 1)`` for one per output channel, ``()`` for one in all.
+
+    Attributes:
+        bit_range: the smallest and largest number of bits.
+        learned: whether the scale is trained; else it follows the tensor.
+
+    Raises:
+        CompressError: bits out of range.
+    """
+
+    bit_range: ClassVar[tuple[int, int]]
+    learned: ClassVar[bool]
+
+    bits: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        least, most = self.bit_range
+        if bits != int(bits) or not least <= bits <= most:
+            raise CompressError(
+                f"{type(self).__name__}: bits must be a whole number from {least} to {most}, got {bits}"
+            )
+        self.shape = tuple(shape)
+        # Buffers, not Python numbers: a compiled step then serves all bit widths, and checkpoints hold them.
+        self.register_buffer("bits", torch.tensor(int(bits)))
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(0.0))
+
+    def config(self) -> dict[str, Any]:
+        return {"bits": int(self.bits), "shape": list(self.shape)}
+
+    @abstractmethod
+    def initialise(self, x: Tensor) -> None:
+        """Set the grid for a tensor that is about to be quantised."""
+
+    @abstractmethod
+    def scale_for(self, x: Tensor) -> Tensor:
+        """The distance between neighbouring levels for a preconditioned tensor, :attr:`shape`, positive."""
+
+    @property
+    def offset(self) -> Tensor | None:
+        """What is added to codes before they are scaled; None for 0."""
+        return None
+
+    def gain(self, x: Tensor) -> Tensor | float:
+        """Factor on the gradient of a learned scale."""
+        return 1.0
+
+    def precondition(self, x: Tensor) -> Tensor:
+        """What is rounded in place of ``x``, same shape: ``x`` itself, unless a method squashes or clips it first."""
+        return x
+
+    @final
+    def on_grid(self, x: Tensor) -> Tensor:
+        """What is preconditioned already, rounded: the levels are where this changes nothing."""
+        return FakeQuantize.apply(x, self.scale_for(x), self.low, self.high, self.offset, self.gain(x))
+
+    @final
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes).
+
+        In a network that is of half precision itself (``bf16-true``) the result is as well.
+        """
+        mixed = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.on_grid(self.precondition(x))
+        return found if mixed else found.to(x.dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(bits={int(self.bits)}, shape={self.shape})"

@@ -1,0 +1,63 @@
+"""What the quantisers of weights share: a grid around zero, and codes that can be packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from lightning_compress.quantization.quantizers.quantizer import Quantizer
+
+
+class WeightQuantizer(Quantizer):
+    """A quantiser of weights, 1 to 8 bits; one bit means the two levels ``-scale / 2`` and ``scale / 2``.
+
+    Attributes:
+        shift: the part of a step by which the levels miss the multiples of the scale: 0, or 1/2 for levels that lie
+            around zero in pairs.
+    """
+
+    bit_range: ClassVar[tuple[int, int]] = (1, 8)
+
+    shift: Tensor
+
+    def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:
+        super().__init__(bits, shape)
+        self.register_buffer("shift", torch.tensor(0.5 if bits == 1 else 0.0))
+
+    @property
+    def offset(self) -> Tensor:
+        return self.shift
+
+    @staticmethod
+    def stored(bits: int, channels: int) -> dict[str, int]:
+        """The fields of a layer's profile that this quantiser sets.
+
+        Args:
+            bits: of a code.
+            channels: scales of the layer: its output channels, or 1.
+        """
+        return {"weight_bits": bits, "weight_scales": channels}
+
+    @property
+    @final
+    def zero(self) -> Tensor:
+        """The level, in steps of the scale, that code 0 stands for."""
+        return self.low + self.shift
+
+    @final
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (uint8, shape of ``weight``, below ``2 ** bits``) and scale; ``decode`` of them is ``q(weight)``."""
+        weight = self.precondition(weight)
+        scale = self.scale_for(weight)
+        levels = (weight.float() * scale.reciprocal() - self.shift).clamp_(self.low, self.high).round_()
+        return (levels - self.low).to(torch.uint8), scale
+
+    @final
+    def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """The quantised weight, fp32."""
+        # The same operations in the same order as in FakeQuantize, for the same bits of the result.
+        return codes.float().add_(self.low).add_(self.shift).mul_(scale)

@@ -1,0 +1,107 @@
+"""Objectives: score -> reward. The two forms of AMC (arXiv 1802.03494, section 3.4), and one without an accuracy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar, final
+
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.search.trial import Score
+
+
+class Objective(ABC):
+    """The one number that a searcher maximises.
+
+    Attributes:
+        weighs_cost: whether of two plans of equal accuracy the cheaper has the higher reward. Where it has not, nothing
+            speaks for leaving some of a budget.
+    """
+
+    weighs_cost: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, score: Score) -> float:
+        """The reward of a score."""
+
+    def during(self, score: Score, number: int) -> float:
+        """What a searcher learns from at trial ``number``: the reward, unless the objective tightens along a search."""
+        return self(score)
+
+
+@final
+@dataclass(frozen=True)
+class AccuracyUnderBudget(Objective):
+    """The metric, since the budget is met by every plan anyway, less a little of the loss: ``R = acc - weight loss``.
+
+    AMC's reward is the accuracy alone (weight 0). On a validation set of a few hundred images many plans have the same
+    accuracy, and the loss tells them apart; that part is ours.
+    """
+
+    weighs_cost: ClassVar[bool] = False
+
+    metric: str = "val_acc"
+    loss: str = "val_loss"
+    weight: float = 0.1
+
+    def __call__(self, score: Score) -> float:
+        return pick(score.metrics, self.metric) - (self.weight * pick(score.metrics, self.loss) if self.weight else 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class LossUnderBudget(Objective):
+    """A metric that is better when it is smaller: ``R = -loss``, for regressions and others without an accuracy. Ours.
+
+    Searchers whose settings are in points of accuracy, such as GeneCAI's ``tolerance``, need them in units of the loss.
+    """
+
+    weighs_cost: ClassVar[bool] = False
+
+    metric: str = "val_loss"
+
+    def __call__(self, score: Score) -> float:
+        return -pick(score.metrics, self.metric)
+
+
+@final
+@dataclass(frozen=True)
+class AccuracyLogCost(Objective):
+    """Accuracy first, then cost: ``R = -(1 - acc) ln(cost)``, for a search with a loose budget."""
+
+    metric: str = "val_acc"
+    cost: str = "macs"
+
+    def __call__(self, score: Score) -> float:
+        return -(1 - pick(score.metrics, self.metric)) * log(max(pick(score.costs, self.cost), 1.0))
+
+
+def pick(values: dict[str, float], name: str) -> float:
+    """``values[name]``.
+
+    Raises:
+        CompressError: there is no such value.
+    """
+    if name not in values:
+        raise CompressError(
+            f"objective: the score has no {name!r}{did_you_mean(name, values)}; it has {sorted(values)}"
+        )
+    return values[name]
+
+
+def before(score: Score, name: str, setting: str) -> float:
+    """What a score says of the network before the search.
+
+    Args:
+        setting: of the objective, that takes its place.
+
+    Raises:
+        CompressError: it says nothing; journals of older versions have fewer values.
+    """
+    if name not in score.before:
+        raise CompressError(
+            f"objective: of the network before the search the score has no {name!r}{did_you_mean(name, score.before)}; "
+            f"it has {sorted(score.before)}. Give it as {setting}"
+        )
+    return score.before[name]

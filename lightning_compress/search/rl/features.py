@@ -1,0 +1,82 @@
+"""What a policy sees of a choice: numbers in [0, 1] that mean the same for every network.
+
+After AMC (arXiv 1802.03494, section 3.1) and HAQ (arXiv 1811.08886, section 3.1), whose states are layer index, type,
+channels, stride, kernel, weights, FLOPs, what was reduced, what is left, and the last action. There, each column is
+scaled by its range over the layers of one network, so that a policy cannot be moved to another; here widths are in
+logarithms and sizes are shares of the network (a reconstruction), so that it can.
+"""
+
+from __future__ import annotations
+
+from math import log2, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_compress.core.profile import LayerProfile
+from lightning_compress.search.problem import Problem
+
+SCHEMA = 1  # of the columns below; a policy of another schema cannot be used
+
+COLUMNS = (
+    "position", "depthwise", "linear", "in_channels", "out_channels", "kernel", "stride", "weight_share", "mac_share",
+    "first_knob", "committed", "at_stake", "last_action",
+)  # fmt: skip
+LIVE = 3  # the last columns change during a roll-out
+
+
+class Features:
+    """Observations of one problem, shape ``(len(COLUMNS),)`` for each choice.
+
+    ``committed`` is the share of the budget's slack that the choices so far have taken, ``at_stake`` the share of the
+    slack's demand that this and later choices could still take, ``last_action`` the projected action before this one.
+
+    Attributes:
+        affordable: the share of all choices' demand that the budget's slack pays.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        space, budget = problem.space, problem.budget
+        weights = max(sum(layer.weights for layer in problem.dense), 1)
+        macs = max(problem.dense.macs, 1)
+        knobs = sorted({choice.knob for choice in space.choices})
+        self.static = np.zeros((len(space), len(COLUMNS)), dtype=np.float32)
+        for i, choice in enumerate(space.choices):
+            position, layers = i / max(len(space) - 1, 1), problem.dense.inside(choice.layer)
+            first = float(choice.knob == knobs[0])
+            shares = sum(p.weights for p in layers) / weights, sum(p.macs for p in layers) / macs
+            self.static[i, :-LIVE] = (position, *_layer(layers[0]), *shares, first)
+        self._floor = budget.cost(space.plan(space.smallest))
+        self._slack = max(budget.limit - self._floor, 1e-9)
+        # Demand of each choice alone, above the floor: linear where costs multiply, which is enough for a feature.
+        demand = np.array([self._alone(i) for i in range(len(space))])
+        total = max(float(demand.sum()), 1e-9)
+        self.affordable = min(self._slack / total, 1.0)
+        self._at_stake = np.append(np.cumsum(demand[::-1])[::-1], 0.0) / total
+
+    def at(self, decided: tuple[int, ...], last_action: float) -> NDArray[np.float32]:
+        """The observation for choice number ``len(decided)``."""
+        space = self.problem.space
+        i = len(decided)
+        spent = self.problem.budget.cost(space.plan((*decided, *space.smallest[i:]))) - self._floor
+        row = self.static[i].copy()
+        row[-LIVE:] = (min(spent / self._slack, 1.0), self._at_stake[i], last_action)
+        return row
+
+    def _alone(self, i: int) -> float:
+        space = self.problem.space
+        point = list(space.smallest)
+        point[i] = space.largest[i]
+        return self.problem.budget.cost(space.plan(point)) - self._floor
+
+
+def _layer(layer: LayerProfile) -> tuple[float, ...]:
+    return (
+        float(layer.groups > 1 and layer.groups == layer.in_channels),
+        float(layer.kind == "linear"),
+        min(log2(layer.in_channels + 1) / 12, 1.0),
+        min(log2(layer.out_channels + 1) / 12, 1.0),
+        min(prod(layer.kernel) ** 0.5 / 7, 1.0),
+        min(layer.stride / 2, 1.0),
+    )

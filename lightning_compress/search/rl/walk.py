@@ -1,0 +1,90 @@
+"""One pass over the choices of a problem: observe, act in [0, 1], and be held behind the budget's wall.
+
+What a policy decides is an action; action 1/2 stands for the uniform policy that just meets the budget, so that a
+policy that knows nothing yet starts there, rather than where the wall starves the last layers. Shared by every
+searcher that walks, and by the gymnasium environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_compress.core.space import Choice
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.rl.features import Features
+
+FIRST = 1.0  # stands for the action before the first
+
+
+class Course:
+    """What all walks over one problem share: the observations and the meaning of an action."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.features = Features(problem)
+        # Away from 0 and 1, where actions would have no inverse, but within the first and the last bin.
+        finest = max((len(choice.values) for choice in problem.space.choices), default=1)
+        edge = 0.05 if finest < 20 else 0.5 / finest
+        self.level = min(max(problem.budget.level() + 1e-3, edge), 1 - edge)
+
+    def unit(self, action: float) -> float:
+        """Position among a choice's values: action 1/2 is the uniform policy that just meets the budget."""
+        return 2 * action * self.level if action < 0.5 else self.level + (2 * action - 1) * (1 - self.level)
+
+    def action(self, unit: float) -> float:
+        """The inverse of :meth:`unit`."""
+        return unit / self.level / 2 if unit < self.level else 0.5 + (unit - self.level) / (1 - self.level) / 2
+
+    def along(self, point: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a walk to ``point`` observes and does: shapes ``(choices, len(COLUMNS))`` and ``(choices,)``.
+
+        Each action is the middle of its bin.
+        """
+        choices = self.problem.space.choices
+        actions = [self.action(choice.unit(index)) for choice, index in zip(choices, point, strict=True)]
+        before = [FIRST, *actions][: len(actions)]
+        seen = [self.features.at(tuple(point[:i]), last) for i, last in enumerate(before)]
+        return np.array(seen, dtype=np.float32), np.array(actions, dtype=np.float32)
+
+
+class Walk:
+    """A walk that has decided the first choices.
+
+    Attributes:
+        decided: their indices, behind the wall.
+        last: the action before this one as it was carried out; 1 at the start.
+    """
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self.decided: tuple[int, ...] = ()
+        self.last = FIRST
+
+    @property
+    def done(self) -> bool:
+        """Whether every choice is decided."""
+        return len(self.decided) == len(self.course.problem.space)
+
+    @property
+    def choice(self) -> Choice:
+        """The choice to decide now."""
+        return self.course.problem.space.choices[len(self.decided)]
+
+    def observe(self) -> NDArray[np.float32]:
+        """What a policy sees of it, shape ``(len(COLUMNS),)``."""
+        return self.course.features.at(self.decided, self.last)
+
+    def step(self, action: float) -> float:
+        """Decide by an action in [0, 1]; the action as it was carried out: the middle of the bin behind the wall."""
+        wanted = self.choice.index(self.course.unit(action))
+        index = self.course.problem.budget.wall(self.decided, wanted)
+        self.last = action if index == wanted else self.course.action(self.choice.unit(index))
+        self.decided = (*self.decided, index)
+        return self.last
+
+    def most(self) -> int:
+        """The largest index that the wall lets through."""
+        return self.course.problem.budget.wall(self.decided, len(self.choice.values) - 1)

@@ -1,0 +1,195 @@
+"""REINFORCE: policies draw whole plans; plans that scored above the average become likelier.
+
+    loss = - mean_i A_i log p(plan_i) - beta H,      A_i = (R_i - b) / std(R)
+
+Source: N2N learning (arXiv 1709.06030): a removal policy for choices of two values, a shrinkage policy for the others,
+Adam, a few rollouts per update. Its released code gives every rollout of a batch the same advantage (batch mean less
+baseline), with which nothing is learned; here each has its own. Reconstructions: the budget's wall (N2N punishes plans
+that are too large instead), the entropy bonus that fades, gradient clipping, and rewards in units of their spread. The
+steps towards the best trials after each update are ours, as in ``ddpg.py`` (self-imitation, Oh et al. 2018, arXiv
+1806.05635): 100 trials are only 20 updates. Use it from about 50 trials on.
+
+What the wall cuts down counts with the probability of everything that would have been cut to it, so that the gradient
+is that of what was carried out. Rollouts drawn before an update and told after it count as if drawn after it. Trials
+that failed are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.rl.policy_file import load_policy, save_policy
+from lightning_compress.search.rl.removal_policy import Removal
+from lightning_compress.search.rl.shrinkage_policy import Shrinkage
+from lightning_compress.search.rl.walk import Course, Walk
+from lightning_compress.search.searchers.searcher import START, Searcher, at_least_one, own_randomness
+from lightning_compress.search.trial import Trial
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """A proposal as the policies saw it.
+
+    Attributes:
+        removed: which outputs of the removal policy lead to what was carried out, shape ``(binary choices, 2)``.
+        observations: of the other choices, shape ``(n, len(COLUMNS))``.
+        shrunk: as ``removed``, of the shrinkage policy, shape ``(n, ACTIONS)``.
+
+    None where there are no such choices.
+    """
+
+    removed: Tensor | None
+    observations: Tensor | None
+    shrunk: Tensor | None
+
+
+@final
+class Reinforce(Searcher):
+    """Policy gradient over whole plans.
+
+    Args:
+        rollouts: trials per update (N2N 5).
+        removal_rate, shrinkage_rate: learning rates of the two policies (N2N .003 and .1).
+        hidden, depth: units and layers of both LSTMs (N2N 30 and 2).
+        keep: P(keep) before anything is learned, or what the budget can pay on average if that is less.
+        width: of the first shrinkage policy around the uniform one.
+        entropy: weight of the entropy bonus at first; it falls to 0 in a straight line over ``anneal`` trials.
+        baseline: step of the moving average of the reward, per update.
+        imitation: steps per update towards the best ``elite`` trials; 0 is N2N's rule alone.
+        warm_start: policies to start from, as :meth:`save` writes them, or their folder.
+
+    Raises:
+        CompressError: ``rollouts``, ``anneal`` or ``elite`` is below 1, or ``warm_start`` is no file of these policies
+            and features.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        seed: int,
+        objective: Objective,
+        rollouts: int = 5,
+        removal_rate: float = 0.01,
+        shrinkage_rate: float = 0.01,
+        hidden: int = 30,
+        depth: int = 2,
+        keep: float = 0.85,
+        width: float = 0.15,
+        entropy: float = 0.01,
+        anneal: int = 100,
+        baseline: float = 0.5,
+        imitation: int = 10,
+        elite: int = 5,
+        warm_start: str | Path | None = None,
+    ) -> None:
+        super().__init__(problem, seed, objective)
+        at_least_one("Reinforce", rollouts=rollouts, anneal=anneal, elite=elite)
+        self.rollouts, self.entropy, self.anneal, self.baseline_step = rollouts, entropy, anneal, baseline
+        self.imitation, self.elite = imitation, elite
+        self.course = Course(problem)
+        self.keep = min(keep, max(self.course.features.affordable, 0.05))
+        choices = problem.space.choices
+        self._binary = [i for i, choice in enumerate(choices) if len(choice.values) == 2]
+        self._static = torch.from_numpy(self.course.features.static[self._binary])
+        with own_randomness(seed, START):
+            self.removal, self.shrinkage = Removal(hidden, depth), Shrinkage(hidden, depth, width)
+        if warm_start is not None:
+            load_policy(warm_start, type(self).__name__, self._policies)
+        groups = [
+            {"params": self.removal.parameters(), "lr": removal_rate},
+            {"params": self.shrinkage.parameters(), "lr": shrinkage_rate},
+        ]
+        self.optimizer = torch.optim.Adam(groups)
+        self.baseline: float | None = None
+        self._heard: list[float] = []
+        self._open: dict[int, _Rollout] = {}
+        self._best: list[tuple[_Rollout, float, int]] = []
+        self._batch: list[tuple[_Rollout, float]] = []
+
+    @torch.no_grad()
+    def propose(self, number: int) -> tuple[int, ...]:
+        walk, state = Walk(self.course), None
+        kept = iter(self.removal(self._static, self.keep) if self._binary else ())
+        removed, observations, shrunk = [], [], []
+        while not walk.done:
+            if len(walk.choice.values) == 2:
+                actions = [self.course.action(walk.choice.unit(index)) for index in (0, 1)]
+                removed.append(self._carry_out(walk, next(kept), actions, number))
+            else:
+                observations.append(torch.from_numpy(walk.observe()))
+                log_probs, state = self.shrinkage(observations[-1][None, None], state)
+                shrunk.append(self._carry_out(walk, log_probs[0, 0], self.shrinkage.actions.tolist(), number))
+        self._open[number] = _Rollout(
+            *(torch.stack(rows) if rows else None for rows in (removed, observations, shrunk))
+        )
+        return walk.decided
+
+    def _carry_out(self, walk: Walk, log_probs: Tensor, actions: list[float], number: int) -> Tensor:
+        """Draw an action and decide by it; which of the actions would have led to the same, as a mask.
+
+        The first trial takes the likeliest actions: of a new policy the uniform plan, of one from elsewhere its best.
+        """
+        k = int(log_probs.argmax()) if number == 0 else int(log_probs.exp().multinomial(1))
+        wanted, most = [walk.choice.index(self.course.unit(action)) for action in actions], walk.most()
+        walk.step(actions[k])
+        return torch.tensor([min(index, most) == walk.decided[-1] for index in wanted])
+
+    def learn(self, trial: Trial, reward: float | None) -> None:
+        rollout = self._open.pop(trial.number)
+        if reward is None or not len(self.problem.space):
+            return
+        self._heard.append(reward)
+        self._batch.append((rollout, reward))
+        self._best = sorted([*self._best, (rollout, reward, trial.number)], key=lambda e: (-e[1], e[2]))[: self.elite]
+        if len(self._batch) == self.rollouts:
+            self._update(self.entropy * max(1 - trial.number / self.anneal, 0.0))
+            self._batch.clear()
+
+    def _update(self, entropy: float) -> None:
+        """One step on a batch of rollouts."""
+        rewards = torch.tensor([reward for _, reward in self._batch])
+        average = float(rewards.mean())
+        if self.baseline is None:
+            self.baseline = average
+        advantages = (rewards - self.baseline) / max(float(np.std(self._heard)), 1e-6)
+        self.baseline += self.baseline_step * (average - self.baseline)
+        chosen, spread = self._likelihood([rollout for rollout, _ in self._batch])
+        self._step(-(advantages * chosen).mean() - entropy * spread)
+        for _ in range(self.imitation):
+            chosen, spread = self._likelihood([rollout for rollout, *_ in self._best])
+            self._step(-chosen.mean() / len(self.problem.space) - entropy * spread)
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._policies.parameters(), 1.0)
+        self.optimizer.step()
+
+    def _likelihood(self, rollouts: list[_Rollout]) -> tuple[Tensor, Tensor]:
+        """Log-probability of each rollout, shape ``(rollouts,)``, and the mean entropy of a choice."""
+        parts = []
+        if self._binary:
+            kept = self.removal(self._static, self.keep).expand(len(rollouts), -1, -1)
+            parts.append((kept, torch.stack([rollout.removed for rollout in rollouts])))
+        if len(self._binary) < len(self.problem.space):
+            sized, _ = self.shrinkage(torch.stack([rollout.observations for rollout in rollouts]))
+            parts.append((sized, torch.stack([rollout.shrunk for rollout in rollouts])))
+        chosen = sum(log_probs.where(mask, -torch.inf).logsumexp(-1).sum(-1) for log_probs, mask in parts)
+        entropies = [-(log_probs.exp() * log_probs).sum(-1).flatten() for log_probs, _ in parts]
+        return chosen, torch.cat(entropies).mean()
+
+    def save(self, folder: Path) -> Path:
+        """Write both policies, for ``warm_start`` of another search."""
+        return save_policy(folder, type(self).__name__, self._policies)
+
+    @property
+    def _policies(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"removal": self.removal, "shrinkage": self.shrinkage})

@@ -1,0 +1,134 @@
+"""What every searcher is: ``ask()`` proposes a plan, ``tell()`` hears its score.
+
+A searcher is a deterministic function of its problem, its seed and what it was told, so a journal of what it was told
+is its checkpoint: resume is replay. Several proposals may be open at a time, and scores may come in any order.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.search.budget_repair import scale, spend
+from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.problem import Problem
+from lightning_compress.search.trial import Score, Trial
+
+START = 2**32  # the step of the random numbers of first weights; trials count up from 0
+
+
+class Searcher(ABC):
+    """Proposes plans that meet the budget.
+
+    Args:
+        problem: choices, budget and profiles.
+        seed: of all its random numbers.
+        objective: score -> reward.
+
+    Attributes:
+        binds: whether the budget excludes the largest point.
+        spends: whether what a plan leaves of the budget is better spent.
+    """
+
+    def __init__(self, problem: Problem, seed: int, objective: Objective) -> None:
+        self.problem, self.seed, self.objective = problem, seed, objective
+        self.binds = not problem.budget.meets(problem.space.plan(problem.space.largest))
+        self.spends = self.binds and not objective.weighs_cost
+        self.asked = 0
+
+    @final
+    def ask(self) -> Trial:
+        """The next proposal."""
+        number = self.asked
+        with own_randomness(self.seed, 2 * number):
+            indices = tuple(int(i) for i in self.propose(number))
+        self.asked += 1
+        return Trial(number, indices, self.problem.space)
+
+    @final
+    def tell(self, trial: Trial, score: Score | None) -> None:
+        """Hear the score of a proposal; None means that it could not be scored."""
+        with own_randomness(self.seed, 2 * trial.number + 1):
+            self.learn(trial, None if score is None else self.objective.during(score, trial.number))
+
+    def save(self, folder: Path) -> Path | None:
+        """Write what was learned into a folder, for the start of another search; the file, or None if nothing was."""
+        return None
+
+    @final
+    def fitted(self, wanted: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+        """The point nearest to what is wanted that meets the budget, and spends it where that is better."""
+        point = scale(self.problem.budget, wanted)
+        return spend(self.problem.budget, point, rng) if self.spends else point
+
+    @abstractmethod
+    def propose(self, number: int) -> tuple[int, ...]:
+        """A point of the space that meets the budget. The global random numbers are this searcher's own here."""
+
+    @abstractmethod
+    def learn(self, trial: Trial, reward: float | None) -> None:
+        """Learn from the reward of an earlier proposal; None when it failed. Random numbers as in :meth:`propose`."""
+
+
+def at_least_one(searcher: str, **settings: int) -> None:
+    """Raise unless each of the settings is 1 or more.
+
+    Args:
+        searcher: its name, for the error.
+
+    Raises:
+        CompressError: naming the setting and what it is.
+    """
+    for name, value in settings.items():
+        if value < 1:
+            raise CompressError(f"{searcher}: {name} must be at least 1, got {value}")
+
+
+_kept = False
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Put Python's, numpy's and torch's global generators back after; steps inside are then spared to do so one by one.
+
+    Saving and restoring numpy's generator takes longer than many a step, which a long replay would feel.
+    """
+    global _kept
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before, _kept = _kept, True
+    try:
+        yield
+    finally:
+        _kept = before
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(cpu)
+
+
+@contextmanager
+def own_randomness(seed: int, step: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's global generators from ``(seed, step)`` inside, and put them back after.
+
+    Libraries that a searcher drives draw from the global generators. Seeding at each step, rather than keeping a state,
+    makes a step independent of how many numbers the steps before it drew.
+    """
+    global _kept
+    before = _kept
+    word = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    with nullcontext() if before else kept_randomness():
+        _kept = False
+        random.seed(word)
+        np.random.seed(word)
+        torch.random.default_generator.manual_seed(word)  # not manual_seed, which would also touch an accelerator's
+        try:
+            yield
+        finally:
+            _kept = before

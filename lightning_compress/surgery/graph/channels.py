@@ -1,0 +1,181 @@
+"""Which channels are coupled, and removing them for real.
+
+torch-pruning's dependency graph says which positions of which layers go together: through residual sums,
+concatenations, depthwise convolutions, squeeze-and-excite, flattening. Here that becomes plain data: groups of
+removable *units*, each unit a set of positions in the tensors of the group's members. A grouped convolution's unit is a
+whole conv-group, so that its width per group stays; a depthwise convolution is the case of width one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.surgery import resize
+
+OUT, IN = "out", "in"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of one layer in a group.
+
+    Attributes:
+        layer: its name in the profile.
+        side: ``out`` or ``in``; norms and raw parameters have only ``out``.
+        index: positions on that side for each unit, shape ``(units, per unit)``.
+    """
+
+    layer: str
+    side: str
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only be removed together.
+
+    Attributes:
+        name: the leader: the first layer, as they run, whose output channels these are.
+        units: how many can be removed one by one.
+        members: all tensors that they reach.
+    """
+
+    name: str
+    units: int
+    members: tuple[Member, ...]
+
+    @property
+    def producers(self) -> list[Member]:
+        """The members whose output channels these are."""
+        return [member for member in self.members if member.side == OUT]
+
+    @property
+    def width(self) -> int:
+        """Output channels of the leader in one unit."""
+        return next(m.index.shape[1] for m in self.members if m.layer == self.name and m.side == OUT)
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """All groups of a network by leader, and what is kept whole, with the reason."""
+
+    groups: Mapping[str, ChannelGroup]
+    kept_whole: Mapping[str, str]
+
+    def leader(self, layer: str) -> str | None:
+        """The leader of the group that owns the layer's output channels, if one does."""
+        return next((g.name for g in self.groups.values() if any(m.layer == layer for m in g.producers)), None)
+
+    def shrink(self, profile: Profile, kept: Mapping[str, int]) -> Profile:
+        """The profile after each group is reduced to ``kept`` units; groups not named stay whole."""
+        lost: dict[tuple[str, str], int] = {}
+        for name, units in kept.items():
+            group = self.groups[name]
+            for member in group.members:
+                key = (member.layer, member.side)
+                lost[key] = lost.get(key, 0) + (group.units - units) * member.index.shape[1]
+        names = {layer for layer, _ in lost}
+        return profile.update(
+            [_narrow(profile[name], lost.get((name, IN), 0), lost.get((name, OUT), 0)) for name in names]
+        )
+
+
+def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
+    out = layer.out_channels - lost_out
+    if layer.kind not in ("conv", "linear"):
+        return replace(layer, in_channels=out, out_channels=out)
+    groups = layer.groups if layer.groups == 1 else out // (layer.out_channels // layer.groups)
+    return replace(layer, in_channels=layer.in_channels - lost_in, out_channels=out, groups=groups)
+
+
+def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
+    """Layer, in the order in which they run -> the positions of one side that stay; only layers that lose some.
+
+    Args:
+        graph: the groups.
+        profile: of the network before the removal.
+        keep: leader -> indices of the kept units.
+        side: ``in`` or ``out``.
+    """
+    gone: dict[str, list[Tensor]] = {}
+    for name, kept in keep.items():
+        dropped = torch.ones(graph.groups[name].units, dtype=torch.bool)
+        dropped[kept.cpu()] = False
+        for member in graph.groups[name].members:
+            if member.side == side and dropped.any():
+                gone.setdefault(member.layer, []).append(member.index[dropped].flatten())
+    found = {}
+    for layer in profile.weighted:
+        if layer.name in gone:
+            stays = torch.ones(layer.in_channels if side == IN else layer.out_channels, dtype=torch.bool)
+            stays[torch.cat(gone[layer.name])] = False
+            found[layer.name] = stays.nonzero().flatten()
+    return found
+
+
+@torch.no_grad()
+def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> None:
+    """Shrink a network in place to the units that are kept.
+
+    Args:
+        net: of the architecture that was traced.
+        graph: its groups.
+        keep: leader -> indices of the kept units, at least one; groups not named stay whole.
+
+    Raises:
+        CompressError: a group would be left with nothing.
+    """
+    gone: dict[tuple[str, str], list[Tensor]] = {}
+    for name, kept in keep.items():
+        group = graph.groups[name]
+        if not len(kept):
+            raise CompressError(f"pruning: no channel of {name!r} would be left; keep at least one")
+        dropped = torch.ones(group.units, dtype=torch.bool)
+        dropped[kept.cpu()] = False
+        for member in group.members:
+            gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
+    modules = dict(net.named_modules())
+    # Inputs first: a grouped convolution left with one group must still be known as one when its inputs go.
+    for (layer, side), positions in sorted(gone.items(), key=lambda item: item[0][1]):
+        lost = torch.cat(positions)
+        if len(lost):
+            _remove_side(net, modules, layer, side, lost)
+
+
+def _remove_side(net: nn.Module, modules: Mapping[str, nn.Module], name: str, side: str, lost: Tensor) -> None:
+    """Take positions off one side of a layer's tensors."""
+    if name not in modules:  # a raw parameter
+        parent, _, key = name.rpartition(".")
+        _select(modules[parent]._parameters, key, 0, lost)
+        return
+    module = modules[name]
+    if side == OUT:
+        for key in ("weight", "bias"):
+            _select(module._parameters, key, 0, lost)
+        for key in ("running_mean", "running_var"):
+            _select(module._buffers, key, 0, lost)
+    elif getattr(module, "groups", 1) == 1:  # a grouped convolution's inputs go with its outputs, group by group
+        _select(module._parameters, "weight", 1, lost)
+    resize.refresh_widths(module)
+
+
+def _select(store: dict[str, Any], key: str, dim: int, lost: Tensor) -> None:
+    """Replace a parameter or buffer by the positions that are not lost."""
+    old = store.get(key)
+    if old is None:
+        return
+    kept = torch.ones(old.shape[dim], dtype=torch.bool)
+    kept[lost] = False
+    new = old.detach().index_select(dim, kept.nonzero().flatten().to(old.device))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, old.requires_grad)
+        if old.grad is not None:
+            new.grad = old.grad.index_select(dim, kept.nonzero().flatten().to(old.device))
+    store[key] = new

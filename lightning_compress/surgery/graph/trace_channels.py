@@ -1,0 +1,255 @@
+"""From torch-pruning's dependency graph to channel groups, each verified by execution before it is offered.
+
+A network that torch-pruning cannot trace as a whole (a channel shuffle, say) is traced part by part: inside its
+sub-modules there may be channels that can still be removed.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
+from lightning_compress.surgery.graph.verify_channels import verified
+from lightning_compress.surgery.transforms import bake
+
+FACTOR = 16  # most features that a channel may become, counted in those of the widest layer: more is a mistake
+Atom = tuple[int, int]  # number of the torch-pruning group, channel of its root
+
+
+def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
+    """The channel groups of a network, which is left as it is.
+
+    Args:
+        net: dense.
+        profile: of ``net``.
+        example: one input batch.
+
+    Raises:
+        CompressError: torch-pruning can trace no part of the network.
+    """
+    net = bake(copy.deepcopy(net)).eval().requires_grad_(True)  # torch-pruning follows autograd
+    failures: dict[str, str] = {}
+    example = measure.beside(net, example)
+    sets = list(_coupled_sets(net, "", example, failures))
+    if not sets:
+        raise CompressError(
+            f"pruning: torch-pruning cannot trace {type(net).__name__} ({next(iter(failures.values()), 'no groups')}); "
+            f"leave ChannelPruning out for this network"
+        )
+    reasons: dict[str, str] = {}
+    groups = [group for parts in _merged(sets, profile) if (group := _group(parts, profile, reasons)) is not None]
+    kept, wrong = verified(net, groups, example)
+    reasons |= wrong
+    covered = {member.layer for group in kept for member in group.producers}
+    for layer in profile.weighted:
+        if layer.name not in covered:
+            reasons.setdefault(layer.name, _why(layer.name, failures))
+    weighted = [layer.name for layer in profile.weighted if layer.name not in covered]
+    return ChannelGraph({g.name: g for g in kept}, {name: reasons[name] for name in weighted})
+
+
+def _why(layer: str, failures: dict[str, str]) -> str:
+    inside = [part for part in failures if layer.startswith(f"{part}." if part else "")]
+    if not inside:
+        return "its output channels reach the network's output, or a place where channels cannot be removed"
+    deepest = max(inside, key=len)
+    return f"torch-pruning cannot trace {deepest or 'the network'!r}: {failures[deepest]}"
+
+
+def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: dict[str, str]) -> Iterator[list[Member]]:
+    """Members with ``index`` of shape (root channels, per channel), for each root; by parts where the whole fails."""
+    try:
+        graph = _dependencies(net, example)
+    except Exception as error:  # torch-pruning raises anything that its index arithmetic runs into
+        failures[prefix.rstrip(".")] = f"{type(error).__name__}: {error}"
+        inputs = _inputs_of_children(net, example)
+        for name, child in net.named_children():
+            if name in inputs and any(isinstance(m, measure.CONV + measure.LINEAR) for m in list(child.modules())[1:]):
+                yield from _coupled_sets(child, f"{prefix}{name}.", inputs[name], failures)
+        return
+    modules = {module: name for name, module in net.named_modules()}
+    parameters = {id(p): name for name, p in net.named_parameters()}
+    seen: set[str] = set()
+    for module, name in modules.items():
+        if not isinstance(module, measure.CONV + measure.LINEAR) or name in seen or module not in graph.module2node:
+            continue
+        pruner = graph.get_pruner_of_module(module)
+        channels = list(range(module.weight.shape[0]))
+        try:
+            found = graph.get_pruning_group(module, pruner.prune_out_channels, channels)
+        except Exception as error:
+            failures[f"{prefix}{name}"] = f"{type(error).__name__}: {error}"
+            continue
+        members = [m for item in found for m in _members(item, len(channels), graph, modules, parameters, prefix)]
+        seen |= {m.layer.removeprefix(prefix) for m in members if m.side == OUT and m.index.shape[0] == len(channels)}
+        yield members
+
+
+def _dependencies(net: nn.Module, example: Any) -> torch_pruning.DependencyGraph:
+    if not any(isinstance(m, measure.CONV + measure.LINEAR) for m in net.modules()):
+        raise CompressError("it has no conv or linear layer")
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
+        warnings.simplefilter("ignore")  # about layers that it does not know; what is not in a group is reported by us
+        # After this warning (Swin's shifted windows) it takes all memory there is.
+        warnings.filterwarnings("error", message="Maximum recursive depth")
+        graph = torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
+    check = _NotTooMany(FACTOR * max(max(p.shape) for p in net.parameters() if p.dim()))
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping.append(check)
+    return graph
+
+
+class _NotTooMany:
+    """A last mapping of indices, of those that torch-pruning applies on its way through a group.
+
+    Around a loop of reshapes it multiplies them at each turn, without an end.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, indices: list[Any]) -> list[Any]:
+        if len(indices) > self.most:
+            raise CompressError(f"its channels become {len(indices)} features, more than any layer here has")
+        return indices
+
+
+def _inputs_of_children(net: nn.Module, example: Any) -> dict[str, Any]:
+    """The first input of each child in a forward pass."""
+    found: dict[str, Any] = {}
+    handles = [child.register_forward_pre_hook(_remember(found, name)) for name, child in net.named_children()]
+    measure.run_hooked(net, example, handles)
+    return found
+
+
+def _remember(found: dict[str, Any], name: str) -> Any:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            found.setdefault(name, args[0])
+
+    return hook
+
+
+def _members(
+    item: Any, width: int, graph: Any, modules: dict[nn.Module, str], parameters: dict[int, str], prefix: str
+) -> list[Member]:
+    """One item of a torch-pruning group whose root has ``width`` channels."""
+    target = item.dep.target.module
+    name = parameters.get(id(target)) if isinstance(target, nn.Parameter) else modules.get(target)
+    if name is None:  # an operation without parameters
+        return []
+    roots, positions = torch.tensor(list(item.root_idxs)), torch.tensor(list(item.idxs))
+    order = torch.argsort(roots, stable=True)
+    each = torch.arange(width).repeat_interleave(len(roots) // width)
+    if not torch.equal(roots[order], each):  # a slice or a split that torch-pruning lost track of
+        return [Member(prefix + name, "irregular", torch.zeros(width, 1, dtype=torch.long))]
+    index = positions[order].view(width, -1)
+    if isinstance(target, nn.Parameter):
+        rows = any(parameter is target and dim == 0 for parameter, dim in graph.unwrapped_parameters)
+        return [Member(prefix + name, OUT if rows else "irregular", index)]
+    weighted = isinstance(target, measure.CONV + measure.LINEAR)  # whose one output is a channel all the same
+    wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
+    if not wide and not _mixes(target):
+        return []  # a norm without parameters, one slope for all channels: any number of channels fits
+    if isinstance(target, nn.PReLU):
+        return [Member(f"{prefix}{name}.weight", OUT, index)]
+    if _mixes(target) or not isinstance(target, measure.CONV + measure.LINEAR + measure.NORM):
+        mixing = ", which mixes its channels, so that removing some changes the others" if _mixes(target) else ""
+        return [Member(prefix + name, f"a {type(target).__name__}{mixing}", index)]
+    side = IN if graph.is_in_channel_pruning_fn(item.dep.handler) else OUT
+    if isinstance(target, measure.NORM):
+        return [Member(prefix + name, OUT, index)]
+    depthwise = isinstance(target, measure.CONV) and target.groups > 1 and target.groups == target.out_channels
+    if depthwise and target.in_channels == target.out_channels:
+        return [Member(prefix + name, OUT, index), Member(prefix + name, IN, index)]
+    return [Member(prefix + name, side, index)]
+
+
+def _mixes(module: nn.Module) -> bool:
+    return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
+
+
+def _merged(sets: list[list[Member]], profile: Profile) -> list[list[Member]]:
+    """Sets joined where a grouped convolution couples inputs and outputs, as members over common units.
+
+    Union-find over single channels: all inputs and outputs of one conv-group end in one unit.
+    """
+    parent: dict[Atom, Atom] = {(s, c): (s, c) for s, part in enumerate(sets) for c in range(part[0].index.shape[0])}
+
+    def find(atom: Atom) -> Atom:
+        while parent[atom] != atom:
+            parent[atom] = parent[parent[atom]]
+            atom = parent[atom]
+        return atom
+
+    grouped = {p.name: p for p in profile.weighted if p.groups > 1 and not p.groups == p.out_channels == p.in_channels}
+    first: dict[tuple[str, int], Atom] = {}
+    for atom, layer, block in _blocks(sets, grouped):
+        parent[find(atom)] = find(first.setdefault((layer, block), atom))
+    units: dict[Atom, list[Atom]] = {}
+    for atom in sorted(parent):
+        units.setdefault(find(atom), []).append(atom)
+    joined: dict[frozenset[int], list[list[Atom]]] = {}
+    for atoms in units.values():
+        joined.setdefault(frozenset(s for s, _ in atoms), []).append(atoms)
+    return [_over_units(sets, sorted(group)) for group in joined.values()]
+
+
+def _blocks(sets: list[list[Member]], grouped: dict[str, LayerProfile]) -> Iterator[tuple[Atom, str, int]]:
+    """Each channel that is an input or output of a grouped convolution, with the layer and the conv-group it is in."""
+    for s, part in enumerate(sets):
+        for member in part:
+            if member.layer not in grouped or member.side not in (IN, OUT):
+                continue
+            layer = grouped[member.layer]
+            width = (layer.in_channels if member.side == IN else layer.out_channels) // layer.groups
+            for channel, positions in enumerate(member.index.tolist()):
+                yield from (((s, channel), layer.name, position // width) for position in positions)
+
+
+def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Member]:
+    """The members of the joined sets with one row of positions for each unit; ragged rows make a member irregular."""
+    rows: dict[tuple[str, str], list[list[int]]] = {}
+    for number in sorted({s for s, _ in units[0]}):
+        for member in sets[number]:
+            table = rows.setdefault((member.layer, member.side), [[] for _ in units])
+            if member.side == "irregular":
+                continue
+            for row, atoms in zip(table, units, strict=True):
+                row += [p for s, c in atoms if s == number for p in member.index[c].tolist()]
+    found = []
+    for (layer, side), table in rows.items():
+        table = [sorted(set(row)) for row in table]
+        ragged = len({len(row) for row in table}) > 1
+        found.append(Member(layer, "irregular" if ragged else side, torch.tensor([[]] if ragged else table)))
+    return found
+
+
+def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> ChannelGroup | None:
+    """A group, or None after its producers' reasons are noted."""
+    known = {layer.name: i for i, layer in enumerate(profile)}
+    foreign = [m for m in members if m.side not in (IN, OUT) or m.layer not in known]
+    weighted = {layer.name for layer in profile.weighted}
+    producers = [m.layer for m in members if m.side == OUT and m.layer in weighted]
+    if foreign:
+        reason = f"its channels reach {foreign[0].layer!r}, which is {foreign[0].side}"
+    elif all(m.side != IN or m.layer in producers for m in members):
+        reason = "its channels reach the output of the network, or of the part of it that could be traced"
+    elif members[0].index.shape[0] < 2:
+        reason = "it has only one channel to remove"
+    else:
+        leader = min(producers, key=known.__getitem__)
+        return ChannelGroup(leader, members[0].index.shape[0], tuple(members))
+    reasons.update(dict.fromkeys(producers, reason))
+    return None

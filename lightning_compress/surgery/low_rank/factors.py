@@ -1,0 +1,99 @@
+"""What every factorisation is: a chain of smaller layers in the place of one, whose ranks are widths between them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.profile import LayerProfile
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.replacement import Replacement
+
+Basis = tuple[Tensor, ...]
+
+
+class Factors(Replacement, nn.Sequential):
+    """A chain of layers; the last one has the bias.
+
+    Attributes:
+        knobs: the ranks that there are.
+        ranks: knob -> rank that it was made with; pruning may have taken channels since.
+    """
+
+    knobs: ClassVar[tuple[str, ...]]
+    ranks: dict[str, int]
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        # Without a hook nn.TransformerEncoderLayer, in eval mode, would not call it but read a weight that it has not.
+        self.register_forward_pre_hook(_unchanged)
+
+    def config(self) -> dict[str, Any]:
+        return dict(self.ranks)
+
+    @classmethod
+    def like(cls, old: nn.Module, **arguments: Any) -> Self:
+        new = cls(*cls.layers(old, **arguments)).to(old.weight.device, old.weight.dtype).train(old.training)
+        new.requires_grad_(old.weight.requires_grad)
+        new.ranks = dict(arguments)
+        return new
+
+    @classmethod
+    def layers(cls, old: nn.Module, **ranks: int) -> list[nn.Module]:
+        """The layers in the place of ``old``.
+
+        Raises:
+            CompressError: ``old`` cannot be factorised like this.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def full(cls, layer: LayerProfile) -> dict[str, int]:
+        """Knob -> the largest rank."""
+        raise NotImplementedError
+
+    @classmethod
+    def profiles(cls, layer: LayerProfile, **ranks: int) -> list[LayerProfile]:
+        """What the layers in the place of a dense one measure."""
+        raise NotImplementedError
+
+    @classmethod
+    def decompose(cls, weight: Tensor) -> Basis:
+        """What the factors of all ranks are slices of."""
+        raise NotImplementedError
+
+    @classmethod
+    def weights(cls, basis: Basis, weight: Tensor, refinements: int, **ranks: int) -> list[Tensor]:
+        """The weights of the layers, up to a reshape.
+
+        Args:
+            basis: what :meth:`decompose` gave for ``weight``.
+            refinements: sweeps of alternating least squares from there.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def fill(self, weights: list[Tensor], bias: Tensor | None) -> None:
+        """Set the weights, and the bias of the last layer."""
+        for layer, weight in zip(self, weights, strict=True):
+            layer.weight.copy_(weight.reshape(layer.weight.shape))
+        if bias is not None:
+            self[-1].bias.copy_(bias)
+
+
+def _unchanged(_factors: nn.Module, _args: tuple[Any, ...]) -> None:
+    """Leaves the input as it is."""
+
+
+def conv_class(module: nn.Module) -> type[nn.Module] | None:
+    """Which of torch's convolutions a module is; None for other layers."""
+    return next((cls for cls in measure.CONV if isinstance(module, cls)), None)
+
+
+def top(gram: Tensor) -> Tensor:
+    """Orthonormal eigenvectors of a symmetric matrix as columns, the largest eigenvalue first, signs fixed."""
+    vectors = torch.linalg.eigh(gram).eigenvectors.flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return vectors * largest.sign()

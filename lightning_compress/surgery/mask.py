@@ -1,0 +1,72 @@
+"""The mask of a weight: a transform that zeroes what was pruned, at each access.
+
+Neither momentum nor weight decay can bring a masked weight back, because it is the product that the network sees, and
+the raw weight under a zero gets no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.profile import Profile
+from lightning_compress.surgery.transforms import Transform, weight_transforms
+
+
+class Mask(Transform):
+    """``weight * mask``.
+
+    Args:
+        shape: of the weight.
+
+    Attributes:
+        mask: bool buffer of that shape, all true at first.
+        begun: whether a training has begun to move it: from then on it only loses weights, in later trainings too.
+        settled: whether it stays as it is.
+    """
+
+    mask: Tensor
+    begun: Tensor
+    settled: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool))
+        self.register_buffer("begun", torch.tensor(False))
+        self.register_buffer("settled", torch.tensor(False))
+
+    @property
+    def moving(self) -> bool:
+        """Whether a training is on its way to the mask that will stay."""
+        return bool(self.begun) and not self.settled
+
+    def config(self) -> dict[str, Any]:
+        return {"shape": list(self.mask.shape)}
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+def mask_of(layer: nn.Module) -> Tensor | None:
+    """The mask of ``layer.weight``, if it has one."""
+    return next((t.mask for t in weight_transforms(layer) if isinstance(t, Mask)), None)
+
+
+def has_moving_mask(layer: nn.Module) -> bool:
+    """Whether ``layer.weight`` has a mask, or noise that becomes one, which a training still moves."""
+    return any(t.moving for t in weight_transforms(layer) if isinstance(t, Mask))
+
+
+def measured(net: nn.Module, profile: Profile) -> Profile:
+    """The profile with the densities that the masks of the network have now."""
+    changed = []
+    for layer in profile.weighted:
+        mask = mask_of(net.get_submodule(layer.name))
+        if mask is not None:
+            density = int(mask.sum()) / mask.numel()
+            changed.append(replace(layer, density=density, mask_unit=max(layer.mask_unit, 1) if density < 1 else 0))
+    return profile.update(changed)

@@ -1,0 +1,226 @@
+"""Measuring the profile of a network: one forward pass with hooks.
+
+MACs are counted for conv and linear layers. Attention's matrix products and element-wise work are not counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.hooks import RemovableHandle
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.surgery.transforms import Transform, weight_transforms
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LINEAR = (nn.Linear,)
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORM = (*BATCH_NORM, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
+
+NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class _Uses(TorchFunctionMode):
+    """Counts, for each tensor, the operations that read it; the tensors are kept alive, so that ids stay unique."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+        self.alive: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            self.counts.update(read.keys())
+            self.alive += read.values()
+        return result
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; every sub-module has its own mode back afterwards."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def beside(net: nn.Module, example: Any) -> Any:
+    """The example on the network's device."""
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example)
+
+
+def run(net: nn.Module, example: Any) -> Any:
+    """``net(example)``; a tuple is spread over the arguments, a dict over the keywords, as Lightning does."""
+    example = beside(net, example)
+    if isinstance(example, tuple):
+        return net(*example)
+    return net(**example) if isinstance(example, dict) else net(example)
+
+
+def run_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
+    """:func:`run` in eval mode without gradients; the hooks are removed afterwards, whatever happens."""
+    try:
+        with evaluating(net):
+            return run(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure(net: nn.Module, example: Any) -> Profile:
+    """The profile of a network in floating point.
+
+    Args:
+        net: any module; its modes, buffers and gradients are left as they were.
+        example: one input batch (tensor, tuple or dict), of which the first dimension counts the samples.
+
+    Raises:
+        CompressError: the network has no conv or linear layer that runs, or one with a weight that is no parameter.
+    """
+    samples = next(leaf.shape[0] for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+    calls: dict[str, int] = {}
+    read: Counter[str] = Counter()
+    times: Counter[str] = Counter()
+    producer: dict[int, str] = {}
+    reads: dict[str, int] = {}
+    uses = _Uses()
+
+    def after(name: str, module: nn.Module):
+        def hook(_module: nn.Module, args: Any, output: Any) -> None:
+            times[name] += 1
+            calls.setdefault(name, 0)
+            if not isinstance(module, CONV + LINEAR + NORM):
+                return
+            out = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+            width = out.shape[1] if isinstance(module, CONV) else out.shape[-1]
+            calls[name] += out.numel() // (width * samples)
+            if isinstance(module, CONV):
+                read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
+            if _can_take_a_norm(module, out):
+                producer[id(out)] = name
+                uses.alive.append(out)
+            if _can_be_folded(module):
+                reads[name] = id(args[0])
+
+        return hook
+
+    owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
+    for name, module in owners:
+        _check_weight(name, module)
+    handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
+    try:
+        with evaluating(net), uses:
+            output = run(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    uses.counts.update(id(leaf) for leaf in tree_leaves(output))  # the caller reads them
+    pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t] == 1}
+    # What runs twice has more than one neighbour, and folding serves only one of them.
+    follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
+    modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
+    others = {name: count for name, count in read.items() if count != calls[name]}
+    parts = (
+        layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, ""), others.get(name, 0))
+        for name in order
+    )
+    layers = [layer for part in parts for layer in part]
+    if not any(layer.weights and layer.positions for layer in layers):
+        raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
+    return Profile({layer.name: layer for layer in layers})
+
+
+def _check_weight(name: str, module: nn.Module) -> None:
+    """Raise for a layer whose weight is not a parameter of its own: what is stored of it would not be what runs."""
+    transforms = weight_transforms(module)
+    foreign = next((type(t).__name__ for t in transforms if not isinstance(t, Transform)), None)
+    if isinstance(module, CONV + LINEAR) and (foreign or not (transforms or "weight" in module._parameters)):
+        raise CompressError(
+            f"profile: the weight of layer {name!r} is computed from other parameters ({foreign or 'by a hook'}); take "
+            f"that off first, with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') or, for the old "
+            f"hooks, torch.nn.utils.remove_weight_norm or remove_spectral_norm"
+        )
+
+
+def _can_take_a_norm(module: nn.Module, out: Tensor) -> bool:
+    """Whether a factor on the weight is a factor on the output: not where the layer has a forward pass of its own.
+
+    Of a linear layer's output with more than two dimensions, a batch norm reads another dimension as the channels.
+    """
+    if isinstance(module, CONV):
+        return any(type(module).forward is cls.forward for cls in CONV)
+    return isinstance(module, LINEAR) and type(module).forward is nn.Linear.forward and out.dim() == 2
+
+
+def _can_be_folded(module: nn.Module) -> bool:
+    """Whether the module is a batch norm and nothing more: some sub-classes apply an activation too."""
+    return (
+        isinstance(module, BATCH_NORM)
+        and type(module).forward is nn.BatchNorm2d.forward
+        and module.running_mean is not None
+    )
+
+
+def _owns_state(module: nn.Module) -> bool:
+    return next((t for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))), None) is not None
+
+
+def all_layers(net: nn.Module) -> list[LayerProfile]:
+    """The layers of a network that is not run: as :func:`measure` gives them, but for order, positions and pairs."""
+    owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
+    return [layer for name, module in owners for layer in layer_profiles(name, module)]
+
+
+def layer_profiles(
+    name: str, module: nn.Module, positions: int = 1, follows: str = "", in_positions: int = 0
+) -> list[LayerProfile]:
+    """The profile of one module, then an entry for each parameter and saved buffer that is no part of that."""
+    layer = _known_layer(name, module, positions, follows, in_positions)
+    taken = () if layer is None else ("weight", "bias")
+    prefix = f"{name}." if name else ""
+    rest = [_raw(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
+    passing = {*module._non_persistent_buffers_set, *(NORM_STATE if isinstance(module, NORM) else ())}
+    rest += [_table(prefix + key, b) for key, b in module.named_buffers(recurse=False) if key not in passing]
+    return rest if layer is None else [layer, *rest]
+
+
+def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_positions: int) -> LayerProfile | None:
+    if isinstance(module, CONV):
+        return LayerProfile(
+            name, "conv", module.in_channels, module.out_channels, module.groups, tuple(module.kernel_size),
+            module.stride[0], positions, in_positions, extras=int(module.bias is not None),
+        )  # fmt: skip
+    if isinstance(module, LINEAR):
+        bias = int(module.bias is not None)
+        return LayerProfile(name, "linear", module.in_features, module.out_features, positions=positions, extras=bias)
+    if isinstance(module, NORM) and (module.weight is None or module.weight.dim() == 1):
+        running = getattr(module, "running_mean", None)
+        width = next((t.shape[0] for t in (module.weight, running) if t is not None), 0)
+        extras = sum(p is not None for p in (module.weight, module.bias))
+        buffers = 0 if running is None else 2
+        return LayerProfile(name, "norm", width, width, extras=extras, buffers=buffers, follows=follows)
+    return None
+
+
+def _table(name: str, buffer: Tensor) -> LayerProfile:
+    return LayerProfile(name, "table", 1, 1, buffers=-(-buffer.nbytes // 4))
+
+
+def _raw(name: str, parameter: Tensor) -> LayerProfile:
+    channels = parameter.shape[0] if parameter.dim() else 1
+    return LayerProfile(name, "raw", channels, channels, extras=parameter.numel() // max(channels, 1))

@@ -1,0 +1,133 @@
+"""What was done to a network, written on the network: its dense profile and the plan that each callback applied.
+
+The record is how ``setup`` stays idempotent, what a checkpoint carries, and where ``save`` finds the profile. It is
+plain data, so it survives ``deepcopy`` and loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning import LightningModule
+from torch import nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
+from lightning_compress.surgery import replacement, resize, transforms
+from lightning_compress.surgery.calibration import forget
+
+KEY = "lightning_compress"
+FORMAT = 1
+
+
+@dataclass
+class Record:
+    """What was done to a network.
+
+    Attributes:
+        profile: the network as it is now.
+        applied: class name of a callback -> the plan it applied, as it was rounded.
+        asked: class name of a callback -> the plan it was given.
+    """
+
+    profile: Profile
+    applied: dict[str, Plan] = field(default_factory=dict)
+    asked: dict[str, Plan] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        """All that was applied, as one plan."""
+        merged = Plan({})
+        for plan in self.applied.values():
+            merged = merged.merge(plan)
+        return merged
+
+
+def network(module: nn.Module) -> nn.Module:
+    """The network whose layer names plans use: of a LightningModule its only child with parameters, else itself.
+
+    So a plan does not depend on whether the user calls the network ``net`` or ``model``, and fits the bare network.
+    """
+    if not isinstance(module, LightningModule):
+        return module
+    children = [c for c in module.children() if next(c.parameters(), None) is not None]
+    owns = next(module.parameters(recurse=False), None) is not None
+    return children[0] if len(children) == 1 and not owns else module
+
+
+def record_of(net: nn.Module) -> Record | None:
+    """The record of a network, or None when no callback has touched it."""
+    return net.__dict__.get("_" + KEY)
+
+
+def write_record(net: nn.Module, record: Record) -> None:
+    """Keep the record on the network."""
+    net.__dict__["_" + KEY] = record
+
+
+def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Write all that is needed to rebuild the network's structure into a checkpoint, as plain types."""
+    record = record_of(net)
+    if record is not None:
+        checkpoint[KEY] = {
+            "format": FORMAT,
+            "profile": record.profile.to_dict(),
+            "applied": {name: plan.to_dict() for name, plan in record.applied.items()},
+            "asked": {name: plan.to_dict() for name, plan in record.asked.items()},
+            "replaced": replacement.describe(net),
+            "transforms": transforms.describe(net),
+        }
+
+
+def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Give the network inside ``module`` the structure that a checkpoint was saved with, before its weights load.
+
+    Does nothing for a checkpoint of an uncompressed network, and for a network that has that structure already.
+
+    Raises:
+        CompressError: the network already has another structure, or the format is from a newer version.
+    """
+    saved = checkpoint.get(KEY)
+    if saved is None:
+        return
+    if saved["format"] != FORMAT:
+        raise CompressError(f"checkpoint: format {saved['format']} is not known; this version reads format {FORMAT}")
+    net = network(module)
+    prefix = next((f"{name}." for name, child in module.named_modules() if child is net and name), "")
+    applied, asked = ({name: Plan(plan) for name, plan in saved[key].items()} for key in ("applied", "asked"))
+    present = record_of(net)
+    if present is not None:
+        _check_same(present.applied, applied)
+        if present.applied.keys() <= applied.keys():
+            _drop_ended_noise(net, saved["transforms"])
+    shapes = {
+        key.removeprefix(prefix).replace(".parametrizations.weight.original", ".weight"): value.shape
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    replacement.rebuild(net, saved.get("replaced", {}))
+    resize.resize(net, shapes)
+    forget(net)
+    transforms.rebuild(net, saved["transforms"])
+    write_record(net, Record(Profile.from_dict(saved["profile"]), applied, asked))
+
+
+def _drop_ended_noise(net: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take off the noise of an earlier stage that a later one, which wrote the checkpoint, took off."""
+    for name, layer in transforms.transformed(net).items():
+        if transforms.OUTPUT not in described.get(name, {}):
+            transforms.drop_output(layer)
+
+
+def _check_same(present: Mapping[str, Plan], saved: Mapping[str, Plan]) -> None:
+    for name in present:
+        if name in saved and present[name] != saved[name]:
+            layer = next(k for k in {**saved[name].layers, **present[name].layers}
+                         if saved[name].layers.get(k) != present[name].layers.get(k))  # fmt: skip
+            raise CompressError(
+                f"checkpoint: {name} was saved with {dict(saved[name].layers.get(layer, {}))} at layer {layer!r}, and "
+                f"the plan now says {dict(present[name].layers.get(layer, {}))}. Resume with the plan of the checkpoint"
+            )

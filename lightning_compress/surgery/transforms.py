@@ -1,0 +1,285 @@
+"""Attaching weight, input and output transforms to layers, and baking them in.
+
+The only file that knows ``torch.nn.utils.parametrize``. What it must get right, each a trap found by running it: a
+deepcopy shares the dynamic class that parametrize makes, so removing a parametrization from the copy through torch's
+own function breaks the original; hooks must be bound methods, because a closure in a copy keeps the original's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.surgery.registry import known_class
+
+INPUT, OUTPUT = "input_transform", "output_transform"
+
+
+class Transform(nn.Module):
+    """Something that a weight, an input or an output goes through: a quantiser, a mask, a noise.
+
+    Sub-classes implement ``forward(x) -> x``, same shape, and :meth:`config`. All state is buffers and parameters, so
+    that checkpoints hold it. One that needs layer, input and output together overrides :meth:`after_forward`.
+    """
+
+    def config(self) -> dict[str, Any]:
+        """Plain constructor arguments with which an equally shaped transform can be made again."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """Class path and constructor arguments, as plain types."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.config()}
+
+    @staticmethod
+    def build(spec: Mapping[str, Any]) -> Transform:
+        """The transform that :meth:`spec` described, its state not yet loaded.
+
+        Only sub-classes of ``Transform`` that ship with this package, or that the program has imported, are made: a
+        file cannot name any other code to run.
+
+        Raises:
+            CompressError: the class is not known.
+        """
+        arguments = {k: v for k, v in spec.items() if k != "class"}
+        return known_class(spec["class"], Transform)(**arguments)
+
+    def before_forward(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Forward pre-hook of the layer whose input this transforms: the first argument goes through it."""
+        return (self(first_input(_layer, args)), *args[1:])
+
+    def after_forward(self, _layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Forward hook of the layer whose output this transforms."""
+        return self(output)
+
+
+def first_input(layer: nn.Module, args: tuple[Any, ...]) -> Tensor:
+    """What a layer was called with.
+
+    Raises:
+        CompressError: it was called by keyword, which hooks do not show.
+    """
+    if not args:
+        raise CompressError(f"a {type(layer).__name__} is called as layer(input=x); call it as layer(x): {layer}")
+    return args[0]
+
+
+def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -> None:
+    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter.
+
+    Args:
+        layer: any module with a weight.
+        transform: comes after those that are there, or before them if ``first``.
+    """
+    parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    if first:
+        chain = layer.parametrizations["weight"]
+        for key, later in enumerate([transform, *list(chain)[:-1]]):
+            chain[key] = later
+    if type(transform).after_forward is not Transform.after_forward:
+        layer.register_forward_hook(transform.after_forward)
+    type(layer).__reduce__ = _reduce  # torch forbids pickling, for its class exists only in this process
+
+
+def _reduce(layer: nn.Module) -> tuple[Any, ...]:
+    """Pickle a layer with weight transforms as the plain layer and the transforms to attach again."""
+    state = dict(layer.__dict__)
+    state["_modules"] = {k: v for k, v in layer._modules.items() if k != "parametrizations"}
+    state["_parameters"] = {**layer._parameters, "weight": raw_weight(layer)}
+    return object.__new__, (type(layer).__bases__[0],), (state, weight_transforms(layer)), None, None, _restore
+
+
+def _restore(layer: nn.Module, state: tuple[dict[str, Any], list[Transform]]) -> None:
+    layer.__dict__.update(state[0])  # with the hooks of the transforms
+    for transform in state[1]:
+        parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    if state[1]:
+        type(layer).__reduce__ = _reduce
+
+
+def attach_input(layer: nn.Module, transform: Transform) -> None:
+    """Let the first input of ``layer`` go through a transform, which becomes its sub-module ``input_transform``."""
+    layer.add_module(INPUT, transform)
+    layer.register_forward_pre_hook(transform.before_forward)
+
+
+def attach_output(layer: nn.Module, transform: Transform) -> None:
+    """Let the output of ``layer`` go through a transform, which becomes its sub-module ``output_transform``.
+
+    Raises:
+        CompressError: there is one already.
+    """
+    if OUTPUT in layer._modules:
+        raise CompressError(
+            f"this {type(layer).__name__} already has a {type(layer._modules[OUTPUT]).__name__} on its output; one "
+            f"noise at a layer"
+        )
+    layer.add_module(OUTPUT, transform)
+    layer.register_forward_hook(transform.after_forward)
+
+
+def weight_transforms(layer: nn.Module) -> list[Transform]:
+    """The transforms of ``layer.weight``, in the order in which they apply."""
+    return list(layer.parametrizations["weight"]) if parametrize.is_parametrized(layer, "weight") else []
+
+
+def input_transform(layer: nn.Module) -> Transform | None:
+    """The transform of the layer's input, if one is attached."""
+    return layer._modules.get(INPUT)
+
+
+def output_transform(layer: nn.Module) -> Transform | None:
+    """The transform of the layer's output, if one is attached."""
+    return layer._modules.get(OUTPUT)
+
+
+def check_plain(name: str, layer: nn.Module, callback: str) -> None:
+    """Raise if the layer's weight already goes through something, and a callback needs the weight itself.
+
+    Raises:
+        CompressError: naming the layer and what its weight goes through.
+    """
+    if weight_transforms(layer):
+        raise CompressError(
+            f"{callback}: the weight of layer {name!r} already goes through "
+            f"{[type(t).__name__ for t in weight_transforms(layer)]}; apply {callback} before that, or leave the layer "
+            f"out of its plan"
+        )
+
+
+def weight_before(layer: nn.Module, transform: Transform) -> Tensor:
+    """What reaches one of the layer's weight transforms: the raw weight through those before it."""
+    weight = raw_weight(layer)
+    for earlier in weight_transforms(layer):
+        if earlier is transform:
+            return weight
+        weight = earlier(weight)
+    raise CompressError(f"{type(transform).__name__} is not attached to this {type(layer).__name__}")
+
+
+def raw_weight(layer: nn.Module) -> nn.Parameter:
+    """The trained parameter behind ``layer.weight``."""
+    return layer.parametrizations["weight"].original if weight_transforms(layer) else layer.weight
+
+
+def transformed(net: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have a weight, input or output transform, by name."""
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if weight_transforms(module) or {INPUT, OUTPUT} & module._modules.keys()
+    }
+
+
+def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
+    """Layer -> specs of its transforms, as plain types: with :func:`rebuild`, the structure of a checkpoint."""
+    return {
+        name: {
+            "weight": [t.spec() for t in weight_transforms(layer)],
+            **{key: layer._modules[key].spec() for key in (INPUT, OUTPUT) if key in layer._modules},
+        }
+        for name, layer in transformed(net).items()
+    }
+
+
+def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> None:
+    """Attach the described transforms; those already there, as of an earlier stage, are left as they are.
+
+    Raises:
+        CompressError: a layer does not exist, or has transforms that are not described.
+    """
+    modules, present = dict(net.named_modules()), describe(net)
+    for name, spec in description.items():
+        if name not in modules:
+            raise CompressError(f"the saved network has a layer {name!r}, this one not{did_you_mean(name, modules)}")
+        there = present.get(name, {"weight": []})
+        if not _contains(spec, there):
+            raise CompressError(
+                f"layer {name!r} was saved with {spec} but now has {there}: the checkpoint belongs to another plan. "
+                f"Use the plan it was trained with, or start from a fresh network"
+            )
+        _complete(modules[name], spec["weight"])
+        if INPUT in spec and INPUT not in there:
+            attach_input(modules[name], Transform.build(spec[INPUT]))
+        if OUTPUT in spec and OUTPUT not in there:
+            attach_output(modules[name], Transform.build(spec[OUTPUT]))
+
+
+def _contains(spec: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether all transforms that are there are described, those of the weight in the same order."""
+    described = iter(spec["weight"])
+    return all(one in described for one in there["weight"]) and all(
+        spec.get(key) == there[key] for key in (INPUT, OUTPUT) if key in there
+    )
+
+
+def _complete(layer: nn.Module, specs: Sequence[Mapping[str, Any]]) -> None:
+    """Attach those of the described weight transforms that are missing, each at its place."""
+    present, wanted = weight_transforms(layer), []
+    for spec in specs:
+        here = bool(present) and present[0].spec() == spec
+        wanted.append(present.pop(0) if here else Transform.build(spec))
+    for transform in wanted:
+        if transform not in weight_transforms(layer):
+            attach_weight(layer, transform)
+    for key, transform in enumerate(wanted):
+        layer.parametrizations["weight"][key] = transform
+
+
+def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
+    """Make the transformed weight (or ``value``) the plain parameter, and drop the transforms."""
+    if not weight_transforms(layer):
+        return
+    weight = (layer.weight if value is None else value).detach().clone()
+    requires_grad = layer.parametrizations["weight"].original.requires_grad
+    _drop_hooks(layer._forward_hooks, weight_transforms(layer))
+    # torch's remove_parametrizations deletes the property from the dynamic class, which deepcopies share.
+    layer.__class__ = type(layer).__bases__[0]
+    del layer._modules["parametrizations"]
+    layer.register_parameter("weight", nn.Parameter(weight, requires_grad=requires_grad))
+
+
+def drop_input(layer: nn.Module) -> None:
+    """Take the input transform off a layer."""
+    _drop_hooks(layer._forward_pre_hooks, [layer._modules.pop(INPUT, None)])
+
+
+def drop_output(layer: nn.Module) -> None:
+    """Take the output transform off a layer."""
+    _drop_hooks(layer._forward_hooks, [layer._modules.pop(OUTPUT, None)])
+
+
+def _drop_hooks(hooks: dict[int, Any], owners: Sequence[Transform | None]) -> None:
+    """Remove the hooks that are methods of the owners."""
+    for key, hook in list(hooks.items()):
+        if any(getattr(hook, "__self__", None) is owner for owner in owners if owner is not None):
+            del hooks[key]
+
+
+def bake(net: nn.Module) -> nn.Module:
+    """Turn a network with transforms into a plain one, in place: weights as transformed, nothing else."""
+    for layer in transformed(net).values():
+        bake_weight(layer)
+        drop_input(layer)
+        drop_output(layer)
+    return net
+
+
+def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What makes ``layer`` do the work of the batch norm behind it too; neither is changed.
+
+    ``norm(layer(x)) == factor * W x + bias`` with the running statistics.
+
+    Returns:
+        Factor and bias, both of shape ``(out,)``. Scaling the quantisation scale by the factor keeps the codes.
+    """
+    factor = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight
+    shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    bias = shift * factor if norm.bias is None else shift * factor + norm.bias
+    return factor.detach(), bias.detach()
