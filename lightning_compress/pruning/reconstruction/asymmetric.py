@@ -6,8 +6,8 @@ W~: the weight that the thin network has; lambda and why: refit.py. Sources: He 
 3.2), Hu et al. 2018 (paper 2, arXiv 1805.11394; that it is asymmetric is a reconstruction). Layers are refitted in the
 order in which they run, each with a forward pass of both networks, so a candidate takes about as many passes as it has
 layers, and a layer of thousands of features some seconds more: in a search over such networks use Symmetric. Memory is
-that of one layer's moments at a time (input_moments.py). Layers wider than ``input_moments.WIDEST`` keep their weights. It
-breaks where early layers lost so much that their errors are all that later ones are fitted to.
+that of one layer's moments at a time (input_moments.py). Layers wider than ``input_moments.WIDEST`` keep their
+weights. It breaks where early layers lost so much that their errors are all that later ones are fitted to.
 """
 
 from __future__ import annotations
