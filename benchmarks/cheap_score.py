@@ -127,7 +127,7 @@ def main() -> None:
     module = given.network(data)
     example = next(iter(data.val_dataloader()))[0][:2]
     plain, refitted = ChannelPruning(criterion=L2()), ChannelPruning(criterion=L2(), refit=Symmetric())
-    refitted.prepare(module, data.train_dataloader())
+    refitted.calibrate(module, data.train_dataloader())
 
     def evaluator(pruning: ChannelPruning, train: ImageDataModule = data, **settings: int) -> Evaluator:
         composition = Composition([pruning], module.net, example)

@@ -10,7 +10,7 @@ from timing import medians
 from torch import nn
 
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_error
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 
 MASKS = 1000
 
@@ -21,14 +21,14 @@ def main() -> None:
     layer, x = nn.Conv2d(64, 64, 3, padding=1, bias=False), torch.randn(64, 64, 8, 8).relu()
     net = nn.Sequential(layer)
     gather_moments(net, [x], positions=64)
-    gram = gathered(net, KEY)["0"].channel_gram(layer.weight)
+    gram = calibration_of(net, KEY)["0"].channel_gram(layer.weight)
     dropped = torch.stack([torch.randperm(64) < 32 for _ in range(MASKS)]).double()
     with torch.no_grad():
         full = layer(x)
 
         def build() -> None:
             gather_moments(net, [x], positions=64)
-            gathered(net, KEY)["0"].channel_gram(layer.weight)
+            calibration_of(net, KEY)["0"].channel_gram(layer.weight)
 
         def direct(mask: torch.Tensor) -> torch.Tensor:
             return (layer(x * (1 - mask.float())[:, None, None]) - full).double().square().sum()

@@ -27,7 +27,7 @@ LONGER = 3  # times as many where sparsity is an outcome of the training, or muc
 
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
 REMOVE, NOISE, JOINT = "compress.stages.remove", "compress.stages.noise", "compress.stages.joint"
-RANKS = "compress.stages.factorise"
+RANKS = "compress.stages.factorize"
 IGNORED = "callbacks.weights.ignore=[conv1]"  # whose inputs are too few for 2:4
 LIMITS = f"{JOINT}.callbacks.joint.limits=[0.1,0.05,0.03]"
 BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
@@ -73,19 +73,19 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "all blocks removed that can be": {
         "new weights, no teacher (baseline)": (
-            "remove", ["compress.searcher=null", "compress/initialiser=restart", f"{REMOVE}.distillation=null"]),
-        "new weights, Hinton": ("remove", ["compress.searcher=null", "compress/initialiser=restart"]),
+            "remove", ["compress.searcher=null", "compress/initializer=restart", f"{REMOVE}.distillation=null"]),
+        "new weights, Hinton": ("remove", ["compress.searcher=null", "compress/initializer=restart"]),
         "new weights, logit MSE": (
-            "remove", ["compress.searcher=null", "compress/initialiser=restart", "compress/loss=logit_mse"]),
-        "new weights, attention transfer": ("attention", ["compress/initialiser=restart"]),
-        "new weights, FitNets": ("attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse"]),
+            "remove", ["compress.searcher=null", "compress/initializer=restart", "compress/loss=logit_mse"]),
+        "new weights, attention transfer": ("attention", ["compress/initializer=restart"]),
+        "new weights, FitNets": ("attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse"]),
         "new weights, FitNets, a tenth of the weight": (
-            "attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse",
+            "attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse",
                           f"{REMOVE}.distillation.weight=0.1"]),
         "new weights, FitNets, middle stage alone": (
-            "attention", ["compress/initialiser=restart", "compress/feature_loss=feature_mse",
+            "attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse",
                           f"{REMOVE}.distillation.layers=[layer2]"]),
-        "inherited weights, Hinton": ("remove", ["compress.searcher=null", "compress/initialiser=inherit"]),
+        "inherited weights, Hinton": ("remove", ["compress.searcher=null", "compress/initializer=inherit"]),
         "least squares, Hinton": ("remove", ["compress.searcher=null"]),
     },
     "half of the MACs, layer by layer": {
@@ -125,7 +125,7 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
 
 STAGES = {
     "sparsify": ["sparsify"], "variational": ["variational"], "prune": ["prune"], "ga_channel": ["prune"],
-    "joint": ["joint"], "low_rank": ["factorise"], "remove": ["remove"], "attention": ["remove"],
+    "joint": ["joint"], "low_rank": ["factorize"], "remove": ["remove"], "attention": ["remove"],
     "log_normal": ["noise", "prune"], "information": ["noise", "prune"], "quant": ["quantize"],
     "codebook": ["quantize"],
 }  # fmt: skip

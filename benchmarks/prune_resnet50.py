@@ -26,12 +26,12 @@ def main() -> None:
     callback = ChannelPruning()
     profile = measure.measure(net, example)
     plan = Plan({choice.layer: {"channels": 0.5} for choice in callback.choices(net, profile, example)})
-    callback.attach(callback.realise(plan, net, profile, example), copy.deepcopy(net), profile, example)
+    callback.attach(callback.resolve(plan, net, profile, example), copy.deepcopy(net), profile, example)
     cold = perf_counter() - began
     copies = iter([copy.deepcopy(net) for _ in range(11)])
 
     def cached() -> None:
-        callback.attach(callback.realise(plan, net, profile, example), next(copies), profile, example)
+        callback.attach(callback.resolve(plan, net, profile, example), next(copies), profile, example)
 
     @torch.no_grad()
     def forward() -> None:

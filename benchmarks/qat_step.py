@@ -27,11 +27,11 @@ def main() -> None:
     torch.set_num_threads(1)  # so that what else the machine does disturbs least
     torch.manual_seed(0)
     x, y = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
-    plain, quantised = resnet20(), resnet20()
-    names = [n for n, m in quantised.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    QuantizationAwareTraining({name: {"weight_bits": 4, "act_bits": 4} for name in names}).apply(quantised, x)
-    quantised(x)  # sets the scales of the inputs
-    nets = {"fp32": plain, "quantization-aware": quantised}
+    plain, quantized = resnet20(), resnet20()
+    names = [n for n, m in quantized.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    QuantizationAwareTraining({name: {"weight_bits": 4, "act_bits": 4} for name in names}).apply(quantized, x)
+    quantized(x)  # sets the scales of the inputs
+    nets = {"fp32": plain, "quantization-aware": quantized}
     if "--compile" in sys.argv:
         nets = {name: torch.compile(net) for name, net in nets.items()}
     jobs = {

@@ -46,7 +46,7 @@ def test_pruned_weights_stay_pruned_under_an_average(average):
 
 @pytest.mark.parametrize("average", [ema, swa])
 @pytest.mark.parametrize("quantizer", [LSQ, Codebook])
-def test_quantised_networks_can_be_saved_after_an_average(tmp_path, average, quantizer):
+def test_quantized_networks_can_be_saved_after_an_average(tmp_path, average, quantizer):
     module = fitted(lc.QuantizationAwareTraining(plan(weight_bits=4, act_bits=4), quantizer), average())
     lc.save(module, tmp_path / "net.safetensors")
     x = next(iter(toy_data(0)[1]))[0]

@@ -106,8 +106,8 @@ def test_weights_that_are_not_finite_are_named(way):
         fit(module, Batches(), WAYS[way]())
 
 
-def test_gradients_of_a_module_that_optimises_by_hand_are_not_known():
+def test_gradients_of_a_module_that_optimizes_by_hand_are_not_known():
     module = PlainModule()
     module.automatic_optimization = False
-    with pytest.raises(lc.CompressError, match=r"PlainModule optimises manually, .* take a criterion without"):
+    with pytest.raises(lc.CompressError, match=r"PlainModule optimizes manually, .* take a criterion without"):
         fit(module, Batches(), WAYS["taylor"]())

@@ -45,7 +45,7 @@ def test_real_callbacks_and_costs_together(data):
     point = tuple(data.draw(st.integers(0, len(c.values) - 1)) for c in space.choices)
     plan = space.plan(budget.project(point))
     assert budget.meets(plan)
-    assert budget.meets(composition.realise(plan))
+    assert budget.meets(composition.resolve(plan))
 
 
 def test_an_infeasible_budget_names_the_smallest_feasible_limit():

@@ -35,7 +35,7 @@ from lightning_compress.distillation.feature_mse import FeatureMSE
 from lightning_compress.pruning.schedules.cubic import Cubic
 from lightning_compress.surgery import measure, transforms
 from lightning_compress.surgery.mask import measured
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 
@@ -169,7 +169,7 @@ def test_load_from_checkpoint_rebuilds_the_structure_with_the_mixin(weights_only
     assert_equal_states(module.state_dict(), loaded.state_dict())
     x = next(iter(toy_data(0)[1]))[0]
     assert torch.equal(module.eval()(x), loaded.eval()(x))
-    assert record_of(network(loaded)).plan == record_of(network(module)).plan
+    assert structure_of(network(loaded)).plan == structure_of(network(module)).plan
 
 
 def test_a_checkpoint_of_another_plan_is_refused_by_name(tmp_path):
@@ -255,7 +255,7 @@ def test_copies_are_independent_of_the_original():
 def test_predicted_profile_is_measured_on_the_pruned_network():
     module = fitted("prune", 1)
     net = network(module)
-    assert record_of(net).profile == measure.measure(net, next(iter(toy_data(0)[1]))[0][:2])
+    assert structure_of(net).profile == measure.measure(net, next(iter(toy_data(0)[1]))[0][:2])
 
 
 def test_every_callback_has_an_order_and_knobs():
@@ -272,7 +272,7 @@ def test_what_was_trained_packs_and_loads(kind, tmp_path):
     loaded = lc.load(file, fresh())
     x = next(iter(toy_data(0)[1]))[0]
     torch.testing.assert_close(loaded(x), module(x), rtol=1e-3, atol=1e-3)
-    profile = record_of(network(module)).profile
+    profile = structure_of(network(module)).profile
     assert lc.inspect(file).profile == measured(network(module), profile)
     assert PackedBytes()(profile) >= file.stat().st_size
 

@@ -23,11 +23,11 @@ DENSE = measure.measure(NET, EXAMPLE)
 @given(ratio=st.floats(0.001, 1), round_to=st.sampled_from([1, 2, 3, 4, 8, 100]))
 def test_kept_channels_are_rounded_up_to_the_multiple_and_stay_so(ratio, round_to):
     callback = ChannelPruning(round_to=round_to)
-    plan = callback.realise(Plan({"conv1": {"channels": ratio}}), NET, DENSE, EXAMPLE)
+    plan = callback.resolve(Plan({"conv1": {"channels": ratio}}), NET, DENSE, EXAMPLE)
     kept = callback.predict(plan, DENSE)["conv1"].out_channels
     assert kept == DENSE["conv1"].out_channels or kept % round_to == 0
     assert kept >= max(1, round(ratio * DENSE["conv1"].out_channels))
-    assert callback.realise(plan, NET, DENSE, EXAMPLE) == plan
+    assert callback.resolve(plan, NET, DENSE, EXAMPLE) == plan
 
 
 def test_choices_lie_on_the_grid_and_end_at_one():

@@ -1,4 +1,4 @@
-"""Charts of the report: axes, lines, dots and their colours."""
+"""Charts of the report: axes, lines, dots and their colors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_ticks_are_few_inside_the_axis_and_told_apart_by_their_labels(low, width
     assert 3 <= len(values) <= 10
     assert all(-0.1 <= found(value) <= 100.1 for value in values)
     assert len(set(labels)) == len(labels)
-    assert 2 <= len(found.labelled(6)) <= 6
+    assert 2 <= len(found.labeled(6)) <= 6
 
 
 @given(st.integers(1, 100_000))
@@ -46,7 +46,7 @@ def test_trials_are_counted_in_whole_numbers(last):
     found = axis.axis([0, last], 0, 100, least=1)
     assert all(value == round(value) for value, _ in found.ticks)
     assert found.ticks[0] == (0, "0")
-    assert 2 <= len(found.labelled(6)) <= 6
+    assert 2 <= len(found.labeled(6)) <= 6
 
 
 @pytest.mark.parametrize(("values", "labels"), [
@@ -79,14 +79,14 @@ def rules(name: str) -> dict[str, str]:
 
 
 def test_no_two_looks_share_colour_and_dash():
-    colours, dashes = rules("stroke"), rules("stroke-dasharray")
-    looks = {(colours[f".{charts.look(i)}"], dashes[f".{charts.look(i)}"]) for i in range(charts.LOOKS)}
+    colors, dashes = rules("stroke"), rules("stroke-dasharray")
+    looks = {(colors[f".{charts.look(i)}"], dashes[f".{charts.look(i)}"]) for i in range(charts.LOOKS)}
     assert len(looks) == charts.LOOKS
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance by WCAG 2, of ``#rgb`` or ``#rrggbb``."""
-    digits = colour.removeprefix("#")
+    digits = color.removeprefix("#")
     digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
     shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
@@ -97,12 +97,12 @@ def luminance(colour: str) -> float:
 def test_text_and_marks_have_contrast(scheme):
     """Text 4.5 : 1, and marks of charts 3 : 1, as WCAG 2.2 asks (1.4.3, 1.4.11)."""
     block = re.findall(r":root \{([^}]*)\}", STYLE)[scheme]
-    colours = {name: luminance(value) for name, value in re.findall(r"--(\w+): (#\w+)", block)}
+    colors = {name: luminance(value) for name, value in re.findall(r"--(\w+): (#\w+)", block)}
     marks = {"accent", "dot", "front", "bad", "hue0", "hue1", "hue2", "hue3"}
-    assert marks | {"text", "soft", "page", "panel", "rule"} == colours.keys()
+    assert marks | {"text", "soft", "page", "panel", "rule"} == colors.keys()
     for name, least in [("text", 4.5), ("soft", 4.5), *((mark, 3.0) for mark in sorted(marks))]:
         for ground in ("page", "panel"):
-            low, high = sorted((colours[name], colours[ground]))
+            low, high = sorted((colors[name], colors[ground]))
             assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 

@@ -22,7 +22,7 @@ from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.lsq import LSQ
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
@@ -38,7 +38,7 @@ def make(request):
 
 def on(weight: torch.Tensor, make, bits: int) -> Codebook:
     codebook = make(bits, ())
-    codebook.initialise(weight)
+    codebook.initialize(weight)
     return codebook
 
 
@@ -100,7 +100,7 @@ def test_the_packed_file_holds_codes_and_codebooks(make, bits, pruned, tmp_path)
         WeightPruning({name: {"density": 0.2} for name in LAYERS}).apply(net, EXAMPLE)
     plan = {name: {"weight_bits": bits} for name in LAYERS}
     QuantizationAwareTraining(plan, weight_quantizer=make).apply(net, EXAMPLE)
-    profile, x = record_of(net).profile, torch.randn(4, 1, 8, 8)
+    profile, x = structure_of(net).profile, torch.randn(4, 1, 8, 8)
     file = lc.save(net, tmp_path / "a")
     for dequantize in (False, True):
         torch.testing.assert_close(lc.load(file, ToyNet(24), dequantize)(x), net(x), rtol=1e-4, atol=1e-4)
@@ -132,7 +132,7 @@ def test_training_moves_values_and_no_code(make):
 def test_two_bits_of_a_codebook_are_nearer_than_two_bits_of_a_grid(make):
     weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(64, 64)).astype(np.float32))
     grid = LSQ(2, ())
-    grid.initialise(weight)
+    grid.initialize(weight)
     assert nn.functional.mse_loss(on(weight, make, 2)(weight), weight) < nn.functional.mse_loss(grid(weight), weight)
 
 

@@ -19,7 +19,7 @@ from lightning_compress.pruning.schedules.iterative import Iterative
 from lightning_compress.pruning.schedules.one_shot import OneShot
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.surgery.mask import mask_of
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
@@ -114,7 +114,7 @@ def test_a_stage_after_the_masks_trains_values_from_the_first_step():
     fit([Watch(seen)], 2, module=module)
     assert all(frozen for frozen, _, _ in seen)
     assert torch.equal(mask_of(module.model.conv1), mask)
-    assert record_of(module.model).profile["conv1"].codebook == 16
+    assert structure_of(module.model).profile["conv1"].codebook == 16
 
 
 def test_a_file_of_weights_that_wait_for_their_codes_is_refused(tmp_path):

@@ -22,7 +22,7 @@ from lightning_compress.core.errors import PackedFileError
 from lightning_compress.export import container
 from lightning_compress.export.coders import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "coder").glob("*.yaml"))
 
@@ -67,7 +67,7 @@ def test_a_file_with_entropy_coded_weights_loads_and_is_smaller(quantizer, prune
     QuantizationAwareTraining({name: {"weight_bits": 6} for name in "02"}, **settings).apply(net, x)
     plain, coded = lc.save(net, tmp_path / "a"), lc.save(net, tmp_path / "b", coder=RangeCoded())
     assert coded.stat().st_size < 0.98 * plain.stat().st_size
-    assert coded.stat().st_size <= PackedBytes()(record_of(net).profile)
+    assert coded.stat().st_size <= PackedBytes()(structure_of(net).profile)
     fresh = nn.Sequential(nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 10))
     torch.testing.assert_close(lc.load(coded, fresh)(x), net(x), rtol=1e-4, atol=1e-5)
 

@@ -149,7 +149,7 @@ def test_mirroring_mirrors_about_half_and_leaves_the_rest():
     assert 150 < sum(mirrored) < 250
 
 
-def test_only_train_images_are_augmented_and_all_are_normalised_by_train_statistics():
+def test_only_train_images_are_augmented_and_all_are_normalized_by_train_statistics():
     data = digits()
     pixels = data.parts["train"][0].double() / 255
     images, labels = data.parts["val"]

@@ -11,7 +11,7 @@ from stable_baselines3 import A2C
 import lightning_compress as lc
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.journal import read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
@@ -45,7 +45,7 @@ def test_plans_are_scored_as_the_stage_scores_them(module, tmp_path):
     settings = {"searcher": Uniform, "trials": 1, "epochs": 0, "distillation": lc.KnowledgeDistillation}
     asked = stage(finetune_steps=2, **settings)
     env = lc.plan_env(module, ToyData(), asked, seed=3)
-    run = Run.begun(module, ToyData(), tmp_path, seed=3)
+    run = RunContext.begun(module, ToyData(), tmp_path, seed=3)
     asked.run("prune", module, run)
     (entry,) = read(tmp_path / "prune" / "trials.sqlite")
     assert env.evaluate(env.problem.space.plan(entry.indices)) == entry.score

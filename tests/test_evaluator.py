@@ -23,7 +23,7 @@ from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 AGGRESSIVE = Plan({"conv1": {"channels": 0.25, "weight_bits": 2}, "stem.0": {"channels": 0.25}})
-QUANTISED = Plan({"conv1": {"weight_bits": 3, "act_bits": 6}})
+QUANTIZED = Plan({"conv1": {"weight_bits": 3, "act_bits": 6}})
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_nothing_to_choose_is_an_error(module):
         Composition([callback], module.model, EXAMPLE).space()
 
 
-@pytest.mark.parametrize(("applied", "plan"), [(None, AGGRESSIVE), (QUANTISED, QUANTISED)])
+@pytest.mark.parametrize(("applied", "plan"), [(None, AGGRESSIVE), (QUANTIZED, QUANTIZED)])
 def test_a_pickled_evaluator_scores_the_same(module, applied, plan):
     """Also one whose network has transforms already, as an earlier stage may leave it."""
     trained = copy.deepcopy(module)

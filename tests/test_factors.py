@@ -31,7 +31,7 @@ def kind_of(layer: nn.Module) -> type:
     return Tucker2 if layer.weight.dim() > 2 and layer.weight[0, 0].numel() > 1 else SVD
 
 
-def factorised(layer: nn.Module, refinements: int = 0, **ranks: int) -> nn.Module:
+def factorized(layer: nn.Module, refinements: int = 0, **ranks: int) -> nn.Module:
     kind = kind_of(layer)
     new = kind.like(layer, **ranks)
     new.fill(kind.weights(kind.decompose(layer.weight), layer.weight, refinements, **ranks), layer.bias)
@@ -53,7 +53,7 @@ def test_full_rank_is_the_layer_itself(name):
     layer, shape = LAYERS[name]
     kind, profile = kind_of(layer), measure.measure(nn.Sequential(layer), torch.zeros(shape))
     x = torch.randn(shape)
-    torch.testing.assert_close(factorised(layer, **kind.full(profile["0"]))(x), layer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(factorized(layer, **kind.full(profile["0"]))(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -63,7 +63,7 @@ def test_profiles_of_the_factors_are_those_that_are_measured(name):
     ranks = dict.fromkeys(kind.knobs, 2)
     dense = measure.measure(nn.Sequential(layer), torch.zeros(shape))
     expected = {p.name: p for p in kind.profiles(dense["0"], **ranks)}
-    assert expected == dict(measure.measure(nn.Sequential(factorised(layer, **ranks)), torch.zeros(shape)).layers)
+    assert expected == dict(measure.measure(nn.Sequential(factorized(layer, **ranks)), torch.zeros(shape)).layers)
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 4), (6, 2), (1, 1), (6, 10)])
@@ -76,7 +76,7 @@ def test_tucker_is_the_higher_order_svd(before, after):
     b = np.linalg.svd(w.transpose(1, 0, 2, 3).reshape(6, -1))[0][:, :before]
     core = np.einsum("ncij,np,cq->pqij", w, a, b)
     expected = np.einsum("pqij,np,cq->ncij", core, a, b)
-    found = weight_of(layer, factorised(layer, rank_in=before, rank_out=after))
+    found = weight_of(layer, factorized(layer, rank_in=before, rank_out=after))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_refinement_brings_tucker_nearer_and_ends_where_it_cannot_get_better():
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 10, 3)
     errors = [
-        float((weight_of(layer, factorised(layer, sweeps, rank_in=2, rank_out=3)) - layer.weight).norm())
+        float((weight_of(layer, factorized(layer, sweeps, rank_in=2, rank_out=3)) - layer.weight).norm())
         for sweeps in (0, 1, 20, 21)
     ]
     assert errors[0] > errors[1] > errors[2]
@@ -96,18 +96,18 @@ def test_refinement_brings_tucker_nearer_and_ends_where_it_cannot_get_better():
 def test_svd_has_the_error_of_eckart_and_young(name, rank):
     layer = LAYERS[name][0]
     values = np.linalg.svd(layer.weight.detach().flatten(1).numpy(), compute_uv=False)
-    error = (weight_of(layer, factorised(layer, rank_out=rank)) - layer.weight).norm()
+    error = (weight_of(layer, factorized(layer, rank_out=rank)) - layer.weight).norm()
     assert float(error) == pytest.approx(float(np.sqrt((values[rank:] ** 2).sum())), rel=1e-4)
 
 
 def test_factors_are_not_those_of_a_layer_that_pruning_has_changed():
     module = PlainModule()
-    LowRank().prepare(module, ())
+    LowRank().calibrate(module, ())
     net = network(module)
     ChannelPruning({"conv1": {"channels": 0.5}}).apply(net, torch.zeros(2, 1, 8, 8))
     weight = net.conv1.weight.detach().clone()
     LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.25}}).apply(net, torch.zeros(2, 1, 8, 8))
     layer = nn.Conv2d(8, 8, 3)
     layer.weight.data = weight
-    expected = weight_of(layer, factorised(layer, rank_in=4, rank_out=2))
+    expected = weight_of(layer, factorized(layer, rank_in=4, rank_out=2))
     torch.testing.assert_close(weight_of(layer, net.conv1), expected)

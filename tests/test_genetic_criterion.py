@@ -71,7 +71,7 @@ def test_channel_pruning_keeps_the_channels_that_were_chosen():
     torch.manual_seed(0)
     module = PlainModule()
     callback = ChannelPruning({"conv1": {"channels": 0.5}}, Genetic(), batches=2)
-    callback.prepare(module, toy_data(0)[0])
+    callback.calibrate(module, toy_data(0)[0])
     net = network(module)
     group = trace_channels(net, measure.measure(net, EXAMPLE), EXAMPLE).groups["conv1"]
     kept = Genetic().kept(group, net, 8)

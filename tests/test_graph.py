@@ -72,7 +72,7 @@ def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:
     dense = measure.measure(net, example)
     callback = ChannelPruning()
     ratios = {c.layer: {"channels": float(0.1 + 0.9 * torch.rand(()))} for c in callback.choices(net, dense, example)}
-    plan = callback.realise(Plan(ratios), net, dense, example)
+    plan = callback.resolve(Plan(ratios), net, dense, example)
     graph = trace_channels(net, dense, example)
     thin = copy.deepcopy(net)
     callback.with_plan(plan).apply(thin, example)

@@ -19,7 +19,7 @@ from lightning_compress.quantization.admm_projections import nonzero, total
 from lightning_compress.quantization.kmeans import all_bits
 from lightning_compress.quantization.size_model import FileAccount, WeightBitsAccount
 from lightning_compress.surgery.mask import mask_of
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
@@ -51,7 +51,7 @@ def test_training_ends_within_the_limit_near_the_dense_accuracy(optimizer, accou
     dense, accuracy = train([], 4, optimizer)
     callback = JointSparsityQuantization(EVERYWHERE, limits=(0.3, 0.15), rho=0.5, account=account)
     module, compressed = train([callback], 12, optimizer, dense)
-    profile = record_of(module.model).profile
+    profile = structure_of(module.model).profile
     sizes = {layer.name: layer.weights for layer in profile.weighted}
     counts = {layer.name: layer.nonzeros for layer in profile.weighted}
     bits = {layer.name: layer.weight_bits for layer in profile.weighted}
@@ -104,7 +104,7 @@ def test_one_round_is_the_three_steps_of_admm():
 
 
 def size_of(net, account):
-    found = record_of(net).profile.weighted
+    found = structure_of(net).profile.weighted
     sizes, counts = {p.name: p.weights for p in found}, {p.name: p.nonzeros for p in found}
     return total(counts, sizes, {p.name: p.weight_bits for p in found}, account)
 
@@ -139,14 +139,14 @@ def test_any_limits_above_the_smallest_are_met_after_each_projection(seed, accou
 def test_bits_whose_codebooks_do_not_fit_are_lowered(limits, bits_until):
     callback = JointSparsityQuantization(EVERYWHERE, limits, account=FileAccount(), bits_until=bits_until)
     net = train([callback], 8)[0].model
-    weights = sum(layer.weights for layer in record_of(net).profile.weighted)
+    weights = sum(layer.weights for layer in structure_of(net).profile.weighted)
     assert 0.01 * 32 * weights < size_of(net, FileAccount()) <= 0.02 * 32 * weights
 
 
 def test_a_training_that_stops_under_an_early_limit_leaves_within_the_last():
     callback = JointSparsityQuantization(EVERYWHERE, (0.5, 0.02), account=FileAccount(), every=2)
     net = train([callback, Stop()], 20)[0].model
-    weights = sum(layer.weights for layer in record_of(net).profile.weighted)
+    weights = sum(layer.weights for layer in structure_of(net).profile.weighted)
     assert size_of(net, FileAccount()) <= 0.02 * 32 * weights
 
 
@@ -309,7 +309,7 @@ def test_bad_plans_and_limits_are_named():
         JointSparsityQuantization({"bn1": {"joint": 1}}).apply(PlainModule().model, EXAMPLE)
     net = PlainModule().model
     JointSparsityQuantization(EVERYWHERE).apply(net, EXAMPLE)
-    with pytest.raises(CompressError, match="'conv1' is already quantised by JointCodebook"):
+    with pytest.raises(CompressError, match="'conv1' is already quantized by JointCodebook"):
         QuantizationAwareTraining({"conv1": {"weight_bits": 4}}).apply(net, EXAMPLE)
     with pytest.raises(InfeasibleBudgetError, match=r"limit of 1e-06 .* cannot be met.* limit to 0.003757 or more"):
         train([JointSparsityQuantization(EVERYWHERE, limits=(0.1, 1e-6), account=FileAccount())], 1)

@@ -19,7 +19,7 @@ from lightning_compress.quantization.admm_projections import (
     nonzero,
     project_codes,
     project_weights,
-    quantised,
+    quantized,
     total,
 )
 from lightning_compress.quantization.kmeans import all_bits
@@ -80,7 +80,7 @@ def test_bits_are_lowered_only_where_codebooks_leave_too_little_room():
 
     def distance(chosen):
         kept = project_weights(weights, chosen, dict.fromkeys(weights, 0), fixed + 100, account)
-        found = {n: quantised(w * kept.masks[n], all_bits(nonzero(w * kept.masks[n]))[chosen[n]]) for n, w in named}
+        found = {n: quantized(w * kept.masks[n], all_bits(nonzero(w * kept.masks[n]))[chosen[n]]) for n, w in named}
         return sum(float((w - found[n]).square().sum()) for n, w in named)
 
     named = list(weights.items())
@@ -160,11 +160,11 @@ def test_projecting_what_was_projected_changes_nothing():
     assert project_weights(again, bits, kept.counts, 4000, account).counts == kept.counts
 
 
-def test_quantised_values_are_the_nearest_and_zeros_stay():
+def test_quantized_values_are_the_nearest_and_zeros_stay():
     values = torch.tensor([0.0, 1.0, 1.1, -3.0, -2.9, 0.0])
     book = all_bits(nonzero(values), [1])[1]
-    torch.testing.assert_close(quantised(values, book), torch.tensor([0, 1.05, 1.05, -2.95, -2.95, 0]))
-    assert torch.equal(quantised(torch.zeros(3), all_bits(nonzero(torch.zeros(3)), [2])[2]), torch.zeros(3))
+    torch.testing.assert_close(quantized(values, book), torch.tensor([0, 1.05, 1.05, -2.95, -2.95, 0]))
+    assert torch.equal(quantized(torch.zeros(3), all_bits(nonzero(torch.zeros(3)), [2])[2]), torch.zeros(3))
 
 
 @pytest.mark.parametrize(("kept", "weights"), [(5, 100), (3, 20), (50, 60)])

@@ -52,7 +52,7 @@ def total_error(net: ToyNet, bits: dict[str, int], quantizer) -> float:
     for layer, width in bits.items():
         weight = net.get_submodule(layer).weight.detach()
         made = quantizer(width, ())
-        made.initialise(weight)
+        made.initialize(weight)
         found += float((made(weight) - weight).double().square().sum())
     return found
 

@@ -30,10 +30,10 @@ from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.rl.features import Features
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.blocks import Removed
 from lightning_compress.surgery.graph.trace_blocks import find_removable
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR, resnet20, resnet56
 from lightning_compress.vision.models.vgg_cifar import vgg16_bn
@@ -79,7 +79,7 @@ EXPECTED = {
 
 
 def choices_of(net: nn.Module, example: torch.Tensor) -> tuple[LayerRemoval, Profile, list[str]]:
-    callback, profile = LayerRemoval(initialise=Inherit()), measure.measure(net, example)
+    callback, profile = LayerRemoval(initialize=Inherit()), measure.measure(net, example)
     return callback, profile, [choice.layer for choice in callback.choices(net, profile, example)]
 
 
@@ -97,9 +97,9 @@ def test_any_removal_gives_the_predicted_profile_a_forward_pass_and_the_predicte
         thin = copy.deepcopy(net)
         chosen = [n for n in names if rng.random() < share]
         plan = Plan({n: {"keep": 0} for n in chosen})
-        assert callback.realise(plan, thin, dense, example) == plan
+        assert callback.resolve(plan, thin, dense, example) == plan
         callback.with_plan(plan).apply(thin, example)
-        profile = record_of(thin).profile
+        profile = structure_of(thin).profile
         assert profile == callback.predict(plan, dense) == measure.measure(thin, example)
         with torch.no_grad():
             assert thin(example).shape == expected
@@ -110,7 +110,7 @@ def test_any_removal_gives_the_predicted_profile_a_forward_pass_and_the_predicte
 
 def test_cost_rises_with_every_layer_that_stays():
     net = Chain().eval()
-    composition = Composition([LayerRemoval(initialise=Inherit())], net, EXAMPLE)
+    composition = Composition([LayerRemoval(initialize=Inherit())], net, EXAMPLE)
     space = composition.space()
     assert [choice.layer for choice in space.choices] == ["features.3", "features.7", "features.12", "classifier.0"]
     for number in range(2 ** len(space)):
@@ -129,7 +129,7 @@ def test_an_identity_is_where_a_block_was_and_the_rest_is_as_before():
         expected = net.fc(net.pool(net.layer3(net.layer2(hidden))).flatten(1))
     LayerRemoval({"layer1.1": {"keep": 0}, "layer2.1": {"keep": 1}}, Inherit()).apply(net, x)
     assert isinstance(net.layer1[1], Removed)
-    assert record_of(net).plan == Plan({"layer1.1": {"keep": 0}})
+    assert structure_of(net).plan == Plan({"layer1.1": {"keep": 0}})
     assert torch.equal(net(x), expected)
 
 
@@ -236,27 +236,27 @@ def test_candidates_are_verified_by_execution():
 def test_what_was_gathered_is_forgotten_even_when_all_layers_stay():
     module = PlainModule()
     callback = LayerRemoval({"conv1": {"keep": 1}})
-    callback.prepare(module, toy_data(0)[0])
+    callback.calibrate(module, toy_data(0)[0])
     callback.apply(module.model, EXAMPLE)
     pruning = ChannelPruning({"conv1": {"channels": 0.5}}, refit=Asymmetric())
     with torch.no_grad():  # as a training would
         module.model.conv2.weight.neg_()
-    pruning.prepare(module, toy_data(0)[0])
-    assert torch.equal(gathered(module.model, CALIBRATION)[0].conv2.weight, module.model.conv2.weight)
+    pruning.calibrate(module, toy_data(0)[0])
+    assert torch.equal(calibration_of(module.model, CALIBRATION)[0].conv2.weight, module.model.conv2.weight)
 
 
 def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):
     net = ResNetCIFAR(2, in_channels=1).eval()
     bits = {layer.name: {"weight_bits": 4} for layer in measure.measure(net, EXAMPLE).weighted}
     composition = Composition(
-        [LayerRemoval(initialise=Inherit()), LowRank(), QuantizationAwareTraining()], net, EXAMPLE
+        [LayerRemoval(initialize=Inherit()), LowRank(), QuantizationAwareTraining()], net, EXAMPLE
     )  # fmt: skip
     plan = Plan(bits).merge(Plan({"layer1.1": {"keep": 0}, "layer2.1.conv1": {"rank_in": 0.5, "rank_out": 0.5}}))
-    realised = composition.realise(plan)
-    assert not any(name.startswith("layer1.1.") for name in realised.layers)
-    assert composition.realise(realised) == realised
+    resolved = composition.resolve(plan)
+    assert not any(name.startswith("layer1.1.") for name in resolved.layers)
+    assert composition.resolve(resolved) == resolved
     composition.apply(net, plan)
-    assert record_of(net).profile == composition.predict(realised) == composition.predict(plan)
+    assert structure_of(net).profile == composition.predict(resolved) == composition.predict(plan)
     loaded = lc.load(lc.save(net, tmp_path / "a"), ResNetCIFAR(2, in_channels=1))
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
@@ -264,9 +264,9 @@ def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):
 
 def test_channels_are_searched_in_a_later_stage_and_said_so():
     net = ResNetCIFAR(2, in_channels=1).eval()
-    composition = Composition([LayerRemoval(initialise=Inherit()), ChannelPruning()], net, EXAMPLE)
+    composition = Composition([LayerRemoval(initialize=Inherit()), ChannelPruning()], net, EXAMPLE)
     with pytest.raises(CompressError, match="removes layers; prune channels in a stage after it"):
-        composition.realise(Plan({"layer1.1": {"keep": 0}, "layer2.0.conv1": {"channels": 0.5}}))
+        composition.resolve(Plan({"layer1.1": {"keep": 0}, "layer2.0.conv1": {"channels": 0.5}}))
 
 
 def test_stages_one_and_two_of_n2n(tmp_path):
@@ -274,8 +274,8 @@ def test_stages_one_and_two_of_n2n(tmp_path):
     LayerRemoval({"layer1.1": {"keep": 0}, "layer3.0.conv2": {"keep": 0}}, Inherit()).apply(net, EXAMPLE)
     second = Composition([ChannelPruning()], net, EXAMPLE)
     plan = Plan({choice.layer: {"channels": choice.values[0]} for choice in second.space().choices})
-    second.apply(net, second.realise(plan))
-    assert record_of(net).profile == measure.measure(net, EXAMPLE)
+    second.apply(net, second.resolve(plan))
+    assert structure_of(net).profile == measure.measure(net, EXAMPLE)
     x = torch.randn(2, 1, 8, 8)
     loaded = lc.load(lc.save(net, tmp_path / "a"), ResNetCIFAR(2, in_channels=1))
     torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-4)
@@ -283,7 +283,7 @@ def test_stages_one_and_two_of_n2n(tmp_path):
 
 def test_a_policy_sees_a_block_as_the_sum_of_its_layers():
     net = ResNetCIFAR(2, in_channels=1).eval()
-    composition = Composition([LayerRemoval(initialise=Inherit())], net, EXAMPLE)
+    composition = Composition([LayerRemoval(initialize=Inherit())], net, EXAMPLE)
     limit = 0.8 * composition.profile.macs
     budget = Budget(lambda plan: MACs()(composition.predict(plan)), limit, composition.space())
     features = Features(Problem(budget, composition.profile, composition.predict))

@@ -27,14 +27,14 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.load import load
 from lightning_compress.export.save import save
-from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pruning.criteria.genetic import Genetic
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.search.journal import read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -49,11 +49,11 @@ def stage(**settings) -> LayerwiseStage:
     return LayerwiseStage(**{**given, **settings})
 
 
-def run_in(folder: Path, plan: Plan | None = None) -> Run:
+def run_in(folder: Path, plan: Plan | None = None) -> RunContext:
     torch.manual_seed(0)
     dense = PlainModule()
     trainer = partial(Trainer, accelerator="cpu")
-    return Run(ToyData(), dense, measure.measure(dense.model, EXAMPLE), EXAMPLE, trainer, folder, 0, plan)
+    return RunContext(ToyData(), dense, measure.measure(dense.model, EXAMPLE), EXAMPLE, trainer, folder, 0, plan)
 
 
 def finish(folder: Path, **settings) -> PlainModule:
@@ -75,7 +75,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 def test_the_budget_is_met_by_the_real_network(finished):
     folder, module = finished
     dense = run_in(folder).dense_profile
-    record = record_of(network(module))
+    record = structure_of(network(module))
     thin = measure.measure(module.model, EXAMPLE)
     assert MACs()(thin) == MACs()(record.profile) <= 0.2 * MACs()(dense)
     assert record.plan == Plan.load(folder / "prune" / "plan.yaml")
@@ -90,7 +90,7 @@ def test_what_was_measured_is_written_for_the_report(finished):
     assert found.whole == reward(first.score)
     losses = [lost for layer in found.layers for _, lost in layer.losses]
     assert sorted(losses) == sorted(found.whole - reward(entry.score) for entry in others)
-    assert {layer.name: layer.chosen for layer in found.layers} == record_of(network(module)).plan.knob("channels")
+    assert {layer.name: layer.chosen for layer in found.layers} == structure_of(network(module)).plan.knob("channels")
     thinned = [path.name.split("-", 1)[1] for path in sorted((folder / "prune/layers").iterdir())]
     assert [layer.name for layer in found.layers] == thinned
 
@@ -100,7 +100,7 @@ def test_the_dense_network_is_not_changed(tmp_path):
     before = {k: v.clone() for k, v in run.dense.state_dict().items()}
     stage(steps_between=0, epochs=0).run("prune", run.dense, run)
     assert all(torch.equal(before[k], v) for k, v in run.dense.state_dict().items())
-    assert record_of(run.dense.model) is None
+    assert structure_of(run.dense.model) is None
 
 
 def test_a_second_call_trains_nothing(finished):
@@ -118,7 +118,7 @@ def test_another_plan_is_applied_to_the_dense_network_again(tmp_path):
 
     planned(tmp_path / "both", 0.25)
     found = [planned(tmp_path / name, 0.5) for name in ("both", "fresh")]
-    assert record_of(network(found[0])).plan.get("conv1", "channels") == 0.5
+    assert structure_of(network(found[0])).plan.get("conv1", "channels") == 0.5
     assert same(*found)
 
 
@@ -152,15 +152,15 @@ def test_packed_and_loaded_it_computes_the_same(finished, tmp_path):
     loaded = load(tmp_path / "model.safetensors", PlainModule())
     x = toy_data(0)[1].dataset[:4][0]
     torch.testing.assert_close(loaded(x), module(x), rtol=1e-4, atol=1e-5)
-    assert lc.inspect(tmp_path / "model.safetensors").plan == record_of(network(module)).plan
+    assert lc.inspect(tmp_path / "model.safetensors").plan == structure_of(network(module)).plan
 
 
 def test_a_stage_after_it_adds_bits_to_the_thin_network(finished):
     module = copy.deepcopy(finished[1])
     plan = Plan({"conv1": {"weight_bits": 4}})
     QuantizationAwareTraining(plan).apply(module.model, EXAMPLE)
-    assert record_of(module.model).plan.get("conv1", "weight_bits") == 4
-    assert record_of(module.model).plan.get("conv1", "channels") < 1
+    assert structure_of(module.model).plan.get("conv1", "weight_bits") == 4
+    assert structure_of(module.model).plan.get("conv1", "channels") < 1
 
 
 def test_a_plan_takes_the_place_of_the_measurement(tmp_path):

@@ -26,7 +26,7 @@ from lightning import Trainer
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pipeline.training import FINAL
@@ -43,7 +43,7 @@ LEAST = 8  # kills until the end
 
 def finish(folder: Path) -> None:
     torch.manual_seed(0)
-    run = Run.begun(PlainModule(), ToyData(), folder, partial(Trainer, accelerator="cpu"))
+    run = RunContext.begun(PlainModule(), ToyData(), folder, partial(Trainer, accelerator="cpu"))
     stage = LayerwiseStage(
         {"channels": ChannelPruning()}, MACs(), 0.2, AccuracyUnderBudget(), VALUES, None, EPOCHS, EPOCHS
     )

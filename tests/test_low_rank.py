@@ -1,4 +1,4 @@
-"""Factorised layers: against independent formulas, in a Trainer, on disk, and next to other callbacks."""
+"""Factorized layers: against independent formulas, in a Trainer, on disk, and next to other callbacks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from lightning_compress.core.errors import CompressError, PackedFileError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pruning.scopes.network_wide import NetworkWide
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.low_rank.tucker import Tucker2
 from lightning_compress.surgery.replacement import replace_module
-from lightning_compress.surgery.structure import Record, network, record_of, write_record
+from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.testing.toys import PlainModule, ToyNet
 from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 from lightning_compress.vision.models.vgg_cifar import vgg16_bn
@@ -47,9 +47,9 @@ def net_with(plan: Plan, refinements: int = 0, make=ToyNet) -> nn.Module:
 def test_factors_from_the_cache_are_those_made_afresh(refinements):
     module = PlainModule()
     search = LowRank(refinements=refinements)
-    search.prepare(module, ())
+    search.calibrate(module, ())
     candidate = copy.deepcopy(module)
-    assert gathered(network(candidate), KEY) is gathered(network(module), KEY)
+    assert calibration_of(network(candidate), KEY) is calibration_of(network(module), KEY)
     search.with_plan(PLAN).apply(network(candidate), EXAMPLE)
     fresh = network(copy.deepcopy(module))
     fresh.__dict__.pop("_lightning_compress_gathered")
@@ -57,8 +57,8 @@ def test_factors_from_the_cache_are_those_made_afresh(refinements):
     found = network(candidate).state_dict()
     for key, value in fresh.state_dict().items():
         assert torch.equal(value, found[key]), key
-    assert gathered(network(candidate), KEY) is None
-    assert "conv1" in gathered(network(module), KEY)
+    assert calibration_of(network(candidate), KEY) is None
+    assert "conv1" in calibration_of(network(module), KEY)
 
 
 NETS = {
@@ -79,13 +79,13 @@ def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_b
     plan = Plan({})
     for choice in choices:
         plan = plan.merge(Plan({choice.layer: {choice.knob: rng.choice(choice.values)}}))
-    realised = callback.realise(plan, net, dense, example)
-    assert callback.realise(realised, net, dense, example) == realised
-    assert callback.predict(realised, dense) == callback.predict(plan, dense)
+    resolved = callback.resolve(plan, net, dense, example)
+    assert callback.resolve(resolved, net, dense, example) == resolved
+    assert callback.predict(resolved, dense) == callback.predict(plan, dense)
     with torch.no_grad():
         expected = net(example)
     callback.with_plan(plan).apply(net, example)
-    profile = record_of(net).profile
+    profile = structure_of(net).profile
     assert profile == measure.measure(net, example)
     assert list(profile.layers) == list(measure.measure(net, example).layers)
     assert profile.macs < dense.macs
@@ -95,7 +95,7 @@ def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_b
     size = file.stat().st_size
     assert size <= PackedBytes()(profile) <= size + max(0.02 * size, 400)
     assert lc.inspect(file).profile == profile
-    assert lc.inspect(file).plan == realised
+    assert lc.inspect(file).plan == resolved
 
 
 def test_ranks_that_save_nothing_leave_the_layer_whole():
@@ -103,7 +103,7 @@ def test_ranks_that_save_nothing_leave_the_layer_whole():
     whole = Plan({"conv1": {"rank_in": 1.0, "rank_out": 1.0}, "fc": {"rank_out": 1.0}})
     before = {key: value.clone() for key, value in net.state_dict().items()}
     LowRank(whole).apply(net, EXAMPLE)
-    assert record_of(net).plan == Plan({})
+    assert structure_of(net).plan == Plan({})
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
 
 
@@ -122,7 +122,7 @@ def test_cost_rises_along_choices_and_a_budget_is_met():
         assert costs == sorted(costs)
     limit = 0.5 * composition.profile.macs
     budget = Budget(lambda plan: MACs()(composition.predict(plan)), limit, space)
-    plan = composition.realise(space.plan(budget.at_level(budget.level())))
+    plan = composition.resolve(space.plan(budget.at_level(budget.level())))
     assert 0.3 * composition.profile.macs < composition.predict(plan).macs <= limit
 
 
@@ -141,38 +141,38 @@ def together() -> list:
 def test_what_a_plan_says_of_a_layer_is_said_of_its_factors():
     net = ToyNet().eval()
     composition = Composition(together(), net, EXAMPLE)
-    realised = composition.realise(mixed_plan())
+    resolved = composition.resolve(mixed_plan())
     bits = {"conv1.0": 4, "conv1.1": 4, "conv1.2": 4, "conv2": 5, "fc.0": 6, "fc.1": 6}
-    assert realised.knob("weight_bits") == bits
-    assert realised.get("conv1", "rank_in") == 0.5
-    assert realised.get("conv1", "density") is None
-    assert composition.realise(realised) == realised
+    assert resolved.knob("weight_bits") == bits
+    assert resolved.get("conv1", "rank_in") == 0.5
+    assert resolved.get("conv1", "density") is None
+    assert composition.resolve(resolved) == resolved
     thin = copy.deepcopy(net)
-    composition.apply(thin, realised)
-    assert record_of(thin).profile == composition.predict(realised) == composition.predict(mixed_plan())
+    composition.apply(thin, resolved)
+    assert structure_of(thin).profile == composition.predict(resolved) == composition.predict(mixed_plan())
     other = copy.deepcopy(net)
     composition.apply(other, mixed_plan())
-    assert record_of(other).profile == record_of(thin).profile
+    assert structure_of(other).profile == structure_of(thin).profile
     with torch.no_grad():
         assert torch.equal(thin(torch.ones(2, 1, 8, 8)), other(torch.ones(2, 1, 8, 8)))
 
 
 def test_a_factor_named_by_itself_wins():
     plan = mixed_plan().merge(Plan({"conv1.1": {"weight_bits": 2}}))
-    realised = Composition(together(), ToyNet().eval(), EXAMPLE).realise(plan)
-    assert [realised.get(f"conv1.{i}", "weight_bits") for i in range(3)] == [4, 2, 4]
+    resolved = Composition(together(), ToyNet().eval(), EXAMPLE).resolve(plan)
+    assert [resolved.get(f"conv1.{i}", "weight_bits") for i in range(3)] == [4, 2, 4]
     with pytest.raises(CompressError, match=r"no layer 'conv1\.3'"):
-        Composition(together(), ToyNet().eval(), EXAMPLE).realise(plan.merge(Plan({"conv1.3": {"weight_bits": 2}})))
+        Composition(together(), ToyNet().eval(), EXAMPLE).resolve(plan.merge(Plan({"conv1.3": {"weight_bits": 2}})))
 
 
 def test_weights_of_factors_to_come_cannot_be_ranked_in_the_whole_network():
     callbacks = [LowRank(), WeightPruning(scope=NetworkWide())]
     plan = Plan({"conv1": {"rank_in": 0.5, "rank_out": 0.25, "density": 0.5}})
     with pytest.raises(CompressError, match=r"'conv1.0', which another callback of this stage changes first"):
-        Composition(callbacks, ToyNet().eval(), EXAMPLE).realise(plan)
+        Composition(callbacks, ToyNet().eval(), EXAMPLE).resolve(plan)
 
 
-def test_factors_are_pruned_factorised_and_quantised_in_later_stages(tmp_path):
+def test_factors_are_pruned_factorized_and_quantized_in_later_stages(tmp_path):
     net = net_with(Plan({"conv1": {"rank_in": 0.75, "rank_out": 0.5}}), make=partial(ToyNet, 16))
     for callback, plan in (
         (ChannelPruning, {"conv1.0": {"channels": 0.5}, "conv1.1": {"channels": 0.5}}),
@@ -189,11 +189,11 @@ def test_factors_are_pruned_factorised_and_quantised_in_later_stages(tmp_path):
     torch.testing.assert_close(again(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_factor_can_be_factorised_again(tmp_path):
+def test_a_factor_can_be_factorized_again(tmp_path):
     net = net_with(Plan({"conv1": {"rank_in": 0.75, "rank_out": 0.5}}), make=partial(ToyNet, 16))
     inner = Tucker2.like(net.conv1[1], rank_in=3, rank_out=2)
     replace_module(net, "conv1.1", inner)
-    write_record(net, Record(measure.measure(net, EXAMPLE)))
+    write_structure(net, Structure(measure.measure(net, EXAMPLE)))
     loaded = lc.load(lc.save(net, tmp_path / "a"), ToyNet(16))
     assert [layer.out_channels for layer in loaded.conv1[1]] == [3, 2, 16]
     x = torch.randn(4, 1, 8, 8)
@@ -218,7 +218,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("plan", "message"), [
-    ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorised: it is no Conv or Linear"),
+    ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorized: it is no Conv or Linear"),
     ({"conv1": {"rank_in": 0.0}}, "rank_in of layer 'conv1' must be above 0 and at most 1"),
     ({"fc": {"rank_in": 0.5}}, "layer 'fc' has no rank_in, only one rank"),
 ])  # fmt: skip
@@ -227,16 +227,16 @@ def test_bad_plans_are_named(plan, message):
         LowRank(plan).apply(ToyNet(), EXAMPLE)
 
 
-def test_what_cannot_be_factorised_is_no_choice_and_says_why():
+def test_what_cannot_be_factorized_is_no_choice_and_says_why():
     net = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
     example = torch.zeros(1, 8, 12, 12)
     QuantizationAwareTraining({"2": {"weight_bits": 4}}).apply(net, example)
-    callback, profile = LowRank(), record_of(net).profile
+    callback, profile = LowRank(), structure_of(net).profile
     assert {choice.layer for choice in callback.choices(net, profile, example)} == {"3"}
-    with pytest.raises(CompressError, match="layer '0' cannot be factorised: it has 2 groups"):
-        callback.realise(Plan({"0": {"rank_out": 0.5}}), net, profile, example)
-    with pytest.raises(CompressError, match="layer '2' cannot be factorised: it is quantised or masked"):
-        callback.realise(Plan({"2": {"rank_out": 0.5}}), net, profile, example)
+    with pytest.raises(CompressError, match="layer '0' cannot be factorized: it has 2 groups"):
+        callback.resolve(Plan({"0": {"rank_out": 0.5}}), net, profile, example)
+    with pytest.raises(CompressError, match="layer '2' cannot be factorized: it is quantized or masked"):
+        callback.resolve(Plan({"2": {"rank_out": 0.5}}), net, profile, example)
 
 
 def test_ignored_layers_are_no_choice():
@@ -257,5 +257,5 @@ def test_a_weight_that_is_not_finite_is_named():
     net = ToyNet()
     with torch.no_grad():
         net.conv1.weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(CompressError, match="layer 'conv1' cannot be factorised: its weight is not finite"):
+    with pytest.raises(CompressError, match="layer 'conv1' cannot be factorized: its weight is not finite"):
         LowRank(PLAN).apply(net, EXAMPLE)

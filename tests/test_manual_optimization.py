@@ -1,4 +1,4 @@
-"""Modules that optimise by hand, with two optimizers a batch: schedules go by batches, the KL is added once."""
+"""Modules that optimize by hand, with two optimizers a batch: schedules go by batches, the KL is added once."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lightning_compress.pruning.patterns.element import Element
 from lightning_compress.pruning.patterns.kernel import Kernel
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.surgery.mask import measured
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import weight_transforms
 from lightning_compress.testing.toys import ToyNet
 
@@ -50,14 +50,14 @@ def test_costs_are_those_of_the_network_that_is_made(pattern, data):
         "channels", "rank_in", "rank_out", "density", "weight_bits", "act_bits"
     }  # fmt: skip
     plan = space.plan(data.draw(st.tuples(*(st.integers(0, len(c.values) - 1) for c in space.choices))))
-    realised = composed.realise(plan)
-    assert composed.realise(realised) == realised
+    resolved = composed.resolve(plan)
+    assert composed.resolve(resolved) == resolved
     predicted = composed.predict(plan)
-    assert predicted == composed.predict(realised)
+    assert predicted == composed.predict(resolved)
 
     net = copy.deepcopy(composed.net)
     composed.apply(net, plan)
-    real = measured(net, record_of(net).profile)
+    real = measured(net, structure_of(net).profile)
     assert {name: cost(predicted) for name, cost in COSTS.items()} == {name: cost(real) for name, cost in COSTS.items()}
     for layer in predicted.weighted:
         weight = net.get_submodule(layer.name).weight

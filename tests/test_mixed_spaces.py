@@ -25,7 +25,7 @@ FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "se
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_proposal_meets_the_budget_as_it_is_realised(file, share):
+def test_every_proposal_meets_the_budget_as_it_is_resolved(file, share):
     composition = Composition([ChannelPruning(), QuantizationAwareTraining()], ToyNet(), torch.zeros(2, 1, 8, 8))
     space, cost = composition.space(), PackedBytes()
     assert {choice.knob for choice in space.choices} == {"channels", "weight_bits", "act_bits"}
@@ -37,5 +37,5 @@ def test_every_proposal_meets_the_budget_as_it_is_realised(file, share):
     for _ in range(45):
         trial = searcher.ask()
         assert space.indices(trial.plan) == trial.indices
-        assert budget.meets(composition.realise(trial.plan))
+        assert budget.meets(composition.resolve(trial.plan))
         searcher.tell(trial, Score({"val_acc": (sum(trial.indices) / top) ** 0.5}, {}))

@@ -22,7 +22,7 @@ from lightning_compress.pruning.patterns.kernel import Kernel
 from lightning_compress.pruning.patterns.n_of_m import NofM
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.mask import mask_of
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import output_transform
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
@@ -40,7 +40,7 @@ def train(callbacks, epochs=30, lr=0.05):
 def test_variational_dropout_drops_most_weights_and_keeps_the_accuracy(pattern, tmp_path):
     _, dense = train([])
     module, accuracy = train([VariationalDropout({name: {"variational": 1} for name in LAYERS}, pattern)])
-    profile = record_of(module.model).profile
+    profile = structure_of(module.model).profile
     assert accuracy >= dense - 0.05
     assert sum(p.nonzeros for p in profile.weighted) < 0.6 * sum(p.weights for p in profile.weighted)
     mask = mask_of(module.model.conv1)
@@ -59,7 +59,7 @@ def test_a_stronger_kl_drops_more():
     densities = []
     for strength in (0.1, 3.0):
         module, _ = train([VariationalDropout(plan, strength=strength)], epochs=15)
-        densities.append(record_of(module.model).profile["conv1"].density)
+        densities.append(structure_of(module.model).profile["conv1"].density)
     assert densities[1] < densities[0]
 
 
@@ -104,7 +104,7 @@ def test_a_threshold_drops_the_channels_that_the_noise_has_drowned(kept):
     weight = net.conv1.weight.detach().clone()
     callback = ChannelPruning({"conv1": {"channels": kept}}, SignalToNoise(threshold=1.0))
     callback.apply(net, EXAMPLE)
-    assert record_of(net).applied["ChannelPruning"] == lc.Plan({"conv1": {"channels": min(kept, 0.5)}})
+    assert structure_of(net).applied["ChannelPruning"] == lc.Plan({"conv1": {"channels": min(kept, 0.5)}})
     assert torch.equal(net.conv1.weight, weight[::2][: round(16 * min(kept, 0.5))])
     callback.apply(net, EXAMPLE)  # again, now that the noise is gone
     assert len(net.conv1.weight) == round(16 * min(kept, 0.5))

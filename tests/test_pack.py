@@ -25,7 +25,7 @@ from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.quantization.quantizers.min_max_activation import MinMaxActivation
 from lightning_compress.quantization.quantizers.pact import PACT
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import PlainModule, ToyNet
 from lightning_compress.vision.models.resnet_cifar import resnet8
 from lightning_compress.vision.models.vgg_cifar import vgg16_bn
@@ -83,7 +83,7 @@ def test_outputs_come_back_to_float_tolerance(name, weight_bits, tmp_path):
 @pytest.mark.parametrize("quantizers", QUANTIZERS)
 @pytest.mark.parametrize("per_channel", [True, False])
 @torch.no_grad()
-def test_quantised_inputs_come_back(quantizers, per_channel, tmp_path):
+def test_quantized_inputs_come_back(quantizers, per_channel, tmp_path):
     net, make, example = compressed("resnet8", [2, 3, 4, 8], [2, 4, 8, 32], quantizers, per_channel)
     found = lc.load(saved(net, tmp_path), make())(example)
     torch.testing.assert_close(found, net(example), rtol=1e-4, atol=1e-4)
@@ -110,7 +110,7 @@ def test_a_loaded_network_saves_to_an_equal_one(tmp_path):
 
 
 @torch.no_grad()
-def test_a_pruned_and_quantised_network_comes_back(tmp_path):
+def test_a_pruned_and_quantized_network_comes_back(tmp_path):
     torch.manual_seed(0)
     net, example = trained(ToyNet()), torch.randn(4, 1, 8, 8)
     ChannelPruning({"conv1": {"channels": 0.5}, "stem.0": {"channels": 0.25}}).apply(net, example)
@@ -120,11 +120,11 @@ def test_a_pruned_and_quantised_network_comes_back(tmp_path):
     net(example)
     loaded = lc.load(saved(net, tmp_path), ToyNet())
     torch.testing.assert_close(loaded(example), net(example), rtol=1e-4, atol=1e-4)
-    assert record_of(loaded).plan == record_of(net).plan
-    assert lc.inspect(tmp_path / "net.safetensors").plan == record_of(net).plan
+    assert structure_of(loaded).plan == structure_of(net).plan
+    assert lc.inspect(tmp_path / "net.safetensors").plan == structure_of(net).plan
 
 
-def test_dequantised_is_a_plain_network(tmp_path):
+def test_dequantized_is_a_plain_network(tmp_path):
     net, make, _ = compressed("resnet8", [4], [8])
     plain = lc.load(saved(net, tmp_path), make(), dequantize=True)
     assert not any(m._forward_pre_hooks for m in plain.modules())
@@ -146,7 +146,7 @@ def test_saving_changes_nothing(tmp_path):
 def test_predicted_bytes_bound_the_file_within_two_percent(name, weight_bits, act_bits, tmp_path):
     net, _, example = compressed(name, weight_bits, act_bits)
     size = os.path.getsize(saved(net, tmp_path, example))
-    predicted = packed_bytes(record_of(net).profile)
+    predicted = packed_bytes(structure_of(net).profile)
     slack = max(0.02 * size, 300)  # a file of a few kB is mostly its header
     assert size <= predicted <= size + slack
 
@@ -165,7 +165,7 @@ def test_a_network_of_unknown_shapes_asks_for_an_example(tmp_path):
         saved(ToyNet(), tmp_path)
 
 
-def test_an_input_quantiser_without_data_is_named(tmp_path):
+def test_an_input_quantizer_without_data_is_named(tmp_path):
     net = ToyNet()
     QuantizationAwareTraining({"conv1": {"act_bits": 4}}).apply(net, torch.zeros(2, 1, 8, 8))
     with pytest.raises(CompressError, match="layer 'conv1' has seen no batch"):
@@ -202,7 +202,7 @@ def test_a_network_with_more_layers_or_other_buffers_is_refused(tmp_path):
         lc.load(file, other)
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     """A layer with a forward pass, a parameter and a buffer of its own."""
 
     def __init__(self, *args):
@@ -235,7 +235,7 @@ class Wired(nn.Module):
 
 
 UNUSUAL = {
-    "own forward": lambda: nn.Sequential(Standardised(1, 2, 3), nn.BatchNorm2d(2)),
+    "own forward": lambda: nn.Sequential(Standardized(1, 2, 3), nn.BatchNorm2d(2)),
     "norm and activation": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), NormRelu(2)),
     "two names": lambda: Wired(lambda net, x: net.block(x)),
     "shared norm": lambda: Wired(lambda net, x: net.bn(net.other(net.bn(net.conv(x))))),

@@ -36,7 +36,7 @@ def run(folder: Path, plan: Plan, **stages: Stage | LayerwiseStage) -> Plan:
 
 
 def remove() -> Stage:
-    return Stage({"layers": LayerRemoval(initialise=Inherit())}, **SEARCHED)
+    return Stage({"layers": LayerRemoval(initialize=Inherit())}, **SEARCHED)
 
 
 def noise() -> Stage:

@@ -1,4 +1,4 @@
-"""The quantisers' contract, collected from conf/, and LSQ's gradient by its own formula."""
+"""The quantizers' contract, collected from conf/, and LSQ's gradient by its own formula."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_lsq_gradient_of_the_scale_is_equation_3(bits):
     torch.manual_seed(0)
     w, upstream = torch.randn(4, 30, dtype=torch.float64), torch.randn(4, 30, dtype=torch.float64)
     quantizer = LSQ(bits, (4, 1))
-    quantizer.initialise(w)
+    quantizer.initialize(w)
     (quantizer(w.float()) * upstream.float()).sum().backward()
     s, z = quantizer.scale.detach().double(), 0.5 if bits == 1 else 0.0
     low, high = -(2 ** (bits - 1)) + z, 2 ** (bits - 1) - 1 + z
@@ -181,7 +181,7 @@ def test_least_squares_scale_is_no_worse_than_any_on_a_fine_grid(bits):
     torch.manual_seed(0)
     x = torch.distributions.Laplace(0.0, 1.0).sample((20_000,))
     quantizer = LSQ(bits)
-    quantizer.initialise(x)
+    quantizer.initialize(x)
 
     def error(scale):
         levels = (x / scale - quantizer.shift).clamp(quantizer.low, quantizer.high).round() + quantizer.shift

@@ -12,13 +12,13 @@ from hydra.utils import instantiate
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.evaluator import COSTS
-from lightning_compress.surgery.structure import Record, network, record_of
+from lightning_compress.surgery.structure import Structure, network, structure_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
-def applied(file: Path) -> Record:
+def applied(file: Path) -> Structure:
     """Of a fresh network to which the stages of a recipe applied their parts of its plan, without training."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[*yaml.safe_load(file.read_text())["overrides"], "run_dir=unused"])
@@ -28,9 +28,9 @@ def applied(file: Path) -> Record:
     for stage in instantiate(cfg.compress.stages, _convert_="object").values():
         composition = Composition(list(stage.callbacks.values()), network(module), example)
         for callback in composition.callbacks:
-            callback.prepare(module, data.train_dataloader())
+            callback.calibrate(module, data.train_dataloader())
         composition.apply(network(module), composition.own(Plan.load(file)))
-    return record_of(network(module))
+    return structure_of(network(module))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.stem}")

@@ -21,7 +21,7 @@ from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError, TrialFailedError
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.context import Run
+from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.planners.search import FRONT
 from lightning_compress.pipeline.stage import Stage
@@ -36,7 +36,7 @@ from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import KEY
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -48,11 +48,11 @@ SECTION = {
 ATTRIBUTES = {"prepare_data_per_node": False}  # one that the module has; there is no learning rate
 
 
-def run_in(folder: Path) -> Run:
+def run_in(folder: Path) -> RunContext:
     torch.manual_seed(0)
     dense = PlainModule()
     profile = measure.measure(dense.model, EXAMPLE)
-    return Run(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0, None)
+    return RunContext(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0, None)
 
 
 def stage(trials: int = TRIALS) -> Stage:
@@ -63,7 +63,7 @@ def stage(trials: int = TRIALS) -> Stage:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Run:
+def finished(tmp_path_factory) -> RunContext:
     run = run_in(tmp_path_factory.mktemp("stage"))
     stage().run("prune", run.dense, run)
     return run
@@ -78,7 +78,7 @@ def test_the_front_is_of_plans_that_no_other_beats(finished):
     front = {int(file.stem): Plan.load(file) for file in (folder / FRONT).iterdir()}
     assert front
     for number, plan in front.items():
-        assert plan == composition.realise(composition.space().plan(entries[number].indices))
+        assert plan == composition.resolve(composition.space().plan(entries[number].indices))
         assert not [n for n in entries if cost[n] < cost[number] and reward[n] >= reward[number]]
         assert not [n for n in entries if cost[n] <= cost[number] and reward[n] > reward[number]]
     best = max(reward.values())
@@ -128,7 +128,7 @@ def test_a_longer_search_goes_on_and_renews_the_front(finished, tmp_path):
     assert front_of(run) == front_of(finished)
 
 
-def front_of(run: Run) -> list[str]:
+def front_of(run: RunContext) -> list[str]:
     return sorted(file.name for file in (run.folder / "prune" / FRONT).iterdir())
 
 
@@ -137,7 +137,7 @@ def test_the_network_has_the_plan_that_a_longer_search_found(tmp_path):
     for trials in (2, 40):
         module = searched(tmp_path, trials=trials)
         plans.append(Plan.load(tmp_path / "prune/plan.yaml"))
-        assert record_of(network(module)).plan == plans[-1]
+        assert structure_of(network(module)).plan == plans[-1]
     assert plans[0] != plans[1]
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_plan_is_not_used(tmp_path, checkpoint):
     trained(folders[0])
     (folders[0] / "prune" / FINAL).rename(folders[0] / "prune" / checkpoint)
     found = [trained(folder, 0.75) for folder in folders]
-    assert record_of(network(found[0])).plan == Plan({"conv1": {"channels": 0.75}})
+    assert structure_of(network(found[0])).plan == Plan({"conv1": {"channels": 0.75}})
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in found), strict=True))
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_callbacks import SINGLE, TEACHING, assert_equal_states, fitted, trainer
 
 from lightning_compress.pipeline.training import load_checkpoint
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.testing.toys import toy_data
 
 NOISE, STRUCTURE = ("log_normal", "information"), ("remove", "prune", "low_rank")
@@ -45,7 +45,7 @@ def test_the_second_stage_loads_and_resumes(left, one, other, tmp_path):
     whole = second(left(one), other, 2, tmp_path)
     loaded = load_checkpoint(left(one), tmp_path / "epoch=1.ckpt")
     assert_equal_states(whole.state_dict(), loaded.state_dict())
-    assert record_of(network(loaded)) == record_of(network(whole))
+    assert structure_of(network(loaded)) == structure_of(network(whole))
     x = next(iter(toy_data(0)[1]))[0]
     assert torch.equal(whole.eval()(x), loaded.eval()(x))
     resumed = second(left(one), other, 2, tmp_path, tmp_path / "epoch=0.ckpt")

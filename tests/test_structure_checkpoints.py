@@ -15,7 +15,7 @@ from lightning_compress.pipeline.training import load_checkpoint
 from lightning_compress.surgery.graph.blocks import Removed
 from lightning_compress.surgery.low_rank.svd import SVD
 from lightning_compress.surgery.low_rank.tucker import Tucker2
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 RANKS = {"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}}
@@ -55,7 +55,7 @@ def test_structure_and_weights_come_back(case, tmp_path):
         tolerance = 0 if exact else 1e-4
         torch.testing.assert_close(loaded.eval()(x), module(x), rtol=tolerance, atol=tolerance)
         if exact:
-            assert record_of(network(loaded)).profile == record_of(network(module)).profile
+            assert structure_of(network(loaded)).profile == structure_of(network(module)).profile
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -150,7 +150,7 @@ def test_a_plan_file_is_said_to_be_where_plans_are_from(tmp_path):
     assert origins({"plan": "my.yaml", "compress": {"stages": stages}}, tmp_path) == {"one": "read from my.yaml"}
 
 
-def test_a_folder_may_have_the_name_of_a_colour(result):
+def test_a_folder_may_have_the_name_of_a_color(result):
     out = io.StringIO()
     moved = replace(result, folder=result.folder.rename(result.folder.parent / "a[red]b"))
     write_summary(moved, CONFIG, Console(file=out, width=200))

@@ -120,7 +120,7 @@ REINFORCE = {"_target_": "lightning_compress.search.searchers.reinforce.Reinforc
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:
     """What both stages of a run on an untrained network wrote; the searcher is made as the application makes it."""
     searcher = instantiate({**REINFORCE, **given})
-    methods = {"remove": (LayerRemoval(initialise=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
+    methods = {"remove": (LayerRemoval(initialize=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
     stages = {
         stage: Stage(
             callbacks={"one": callback}, cost=MACs(), budget=budget, searcher=searcher, objective=OBJECTIVE,

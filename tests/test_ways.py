@@ -38,7 +38,7 @@ def test_sparsify_has_a_density_that_the_pattern_can_have(overrides, density):
     stage = made("sparsify", *overrides)["sparsify"]
     module = PlainModule()
     composition = Composition(list(stage.callbacks.values()), module.model, torch.zeros(2, 1, 8, 8))
-    plan = composition.realise(_uniform(composition.space(), stage.uniform))
+    plan = composition.resolve(_uniform(composition.space(), stage.uniform))
     assert plan.get("conv1", "density") == pytest.approx(density, abs=0.01)
     assert ("stem.0" in plan.layers) == ("n_of_m" not in str(overrides))  # one input channel cannot be divided
 

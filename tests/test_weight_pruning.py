@@ -39,7 +39,7 @@ from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.mask import mask_of, measured
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
@@ -144,7 +144,7 @@ def test_network_wide_is_one_threshold_over_all_layers():
     assert kept.min() >= lost.max()
     total = sum(w.numel() for w in weights.values())
     assert abs(len(kept) - 0.3 * total) <= len(LAYERS)
-    assert len({round(p.density, 3) for p in record_of(net).profile.weighted}) > 1
+    assert len({round(p.density, 3) for p in structure_of(net).profile.weighted}) > 1
 
 
 @pytest.mark.parametrize("callback", [
@@ -157,7 +157,7 @@ def test_the_packed_file_brings_back_masks_and_values_and_has_the_predicted_size
     net = pruned(callback, ToyNet(24).eval() if bits else None)
     if bits:
         QuantizationAwareTraining({key: {"weight_bits": bits} for key in LAYERS}).apply(net, EXAMPLE)
-    profile = record_of(net).profile
+    profile = structure_of(net).profile
     x = torch.randn(4, 1, 8, 8)
     expected = net(x)
     file = lc.save(net, tmp_path / "a")
@@ -328,7 +328,7 @@ def test_masks_after_channels_are_of_the_thin_network():
     ChannelPruning({"conv1": {"channels": 0.5}}).apply(net, EXAMPLE)
     WeightPruning({"conv1": {"density": 0.25}}).apply(net, EXAMPLE)
     assert int(mask_of(net.conv1).sum()) == net.conv1.weight.numel() // 4
-    assert record_of(net).profile["conv1"].nonzeros == dense["conv1"].weights // 8
+    assert structure_of(net).profile["conv1"].nonzeros == dense["conv1"].weights // 8
 
 
 def test_magnitudes_of_the_trained_network_decide():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lightning_compress.core.atomic_write import written_whole
+from lightning_compress.core.atomic_write import atomic_write
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def file(tmp_path):
 
 
 def test_the_new_content_takes_the_place_of_the_old(file):
-    with written_whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text("new")
         assert file.read_text() == "old"
     assert file.read_text() == "new"
@@ -29,7 +29,7 @@ def test_the_new_content_takes_the_place_of_the_old(file):
 
 def test_after_an_error_the_old_content_is_there(file):
     def interrupted() -> None:
-        with written_whole(file) as part:
+        with atomic_write(file) as part:
             part.write_text("new")
             raise KeyboardInterrupt
 
@@ -42,21 +42,21 @@ def test_after_an_error_the_old_content_is_there(file):
 def test_killed_in_the_middle_it_leaves_the_old_content_and_the_next_writer_its_own(file):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from lightning_compress.core.atomic_write import written_whole\n"
-        "with written_whole(Path(sys.argv[1])) as part:\n"
+        "from lightning_compress.core.atomic_write import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as part:\n"
         "    part.write_text('ne')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, file]).returncode == -signal.SIGKILL
     assert file.read_text() == "old"
-    with written_whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text("new")
     assert file.read_text() == "new"
     assert os.listdir(file.parent) == [file.name]
 
 
 def test_writers_of_one_file_do_not_meet(file):
-    with written_whole(file, ".1") as one, written_whole(file, ".2") as two:
+    with atomic_write(file, ".1") as one, atomic_write(file, ".2") as two:
         one.write_text("one")
         two.write_text("two")
     assert file.read_text() == "one"  # the last to end

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress.callbacks.base.callback import CompressionCallback, recorded
+from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Number, Plan, matching
 from lightning_compress.core.profile import Profile
@@ -28,7 +28,7 @@ from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.reconstruction.refit import Refit
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import forget
+from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.structure import network
@@ -84,13 +84,13 @@ class ChannelPruning(CompressionCallback):
             example: one input batch.
         """
         net = network(module)
-        return dict(self._graph(net, recorded(net, example).profile, example).kept_whole)
+        return dict(self._graph(net, known_structure(net, example).profile, example).kept_whole)
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         groups = self._graph(net, profile, example).groups.values()
         return [Choice(group.name, "channels", self._ratios(group)) for group in groups]
 
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         graph = self._graph(net, profile, example)
         whole = {}
         for layer, ratio in self.own(plan).knob("channels").items():
@@ -109,7 +109,7 @@ class ChannelPruning(CompressionCallback):
             return profile
         graph = self._graphs.get(profile.architecture)
         if graph is None:
-            raise CompressError("pruning: predict needs the groups of the network; call choices or realise first")
+            raise CompressError("pruning: predict needs the groups of the network; call choices or resolve first")
         kept = {name: round(ratio * graph.groups[name].units) for name, ratio in plan.knob("channels").items()}
         return graph.shrink(profile, kept)
 
@@ -120,7 +120,7 @@ class ChannelPruning(CompressionCallback):
             return super().added(asked, applied)
         return Plan({name: knobs for name, knobs in own.items() if name not in before})
 
-    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+    def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         seen = _Replayed(batches, self.batches)
         self.criterion.gather(module, seen)
         if self.refit is not None:
@@ -142,7 +142,7 @@ class ChannelPruning(CompressionCallback):
         remove(net, graph, keep)
         if self.refit is not None:
             self.refit.after(net, inputs, outputs)
-        forget(net)
+        drop_calibration(net)
         net.zero_grad()
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:

@@ -15,23 +15,23 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.callbacks.base.teacher import TeacherTerm
+from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError
 from lightning_compress.distillation.hinton import Hinton
 from lightning_compress.distillation.loss import DistillationLoss
 
 
 @final
-class KnowledgeDistillation(TeacherTerm):
+class KnowledgeDistillation(DistillationCallback):
     """Adds a distillation term to the loss of an unedited LightningModule.
 
     Args:
-        teacher: see :class:`TeacherTerm`.
+        teacher: see :class:`DistillationCallback`.
         loss: ``(student outputs, teacher outputs) -> scalar``.
         weight: share of the distillation term, in [0, 1].
 
     Raises:
-        CompressError: the weight is out of range, or as for :class:`TeacherTerm`.
+        CompressError: the weight is out of range, or as for :class:`DistillationCallback`.
     """
 
     order: ClassVar[int] = 10

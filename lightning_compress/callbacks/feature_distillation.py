@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callbacks.base.compiled import is_compiled
-from lightning_compress.callbacks.base.teacher import TeacherTerm
+from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
 from lightning_compress.distillation.attention_transfer import AttentionTransfer
 from lightning_compress.distillation.feature_loss import FeatureLoss
 
 
 @final
-class FeatureDistillation(TeacherTerm):
+class FeatureDistillation(DistillationCallback):
     """Adds a feature term to the loss of an unedited LightningModule.
 
     Args:
-        teacher: see :class:`TeacherTerm`.
+        teacher: see :class:`DistillationCallback`.
         layers: names of the student's layers -> the teacher's; a list where the names are equal.
         loss: ``(student features, teacher features) -> scalar``, two lists of equal length.
         weight: factor on the term, above 0.
@@ -39,7 +39,7 @@ class FeatureDistillation(TeacherTerm):
     Raises:
         NoEffectError: no layers.
         CompressError: a layer that the student or the teacher does not have or does not run, the weight is out of
-            range, or as for :class:`TeacherTerm`.
+            range, or as for :class:`DistillationCallback`.
     """
 
     order: ClassVar[int] = 20

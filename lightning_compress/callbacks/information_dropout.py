@@ -2,7 +2,7 @@
 
     z = f(x) e,  log e ~ N(-alpha(x)^2 / 2, alpha(x)^2);      loss + strength KL / N      (noise/information.py)
 
-Source: Achille and Soatto 2018 (arXiv 1611.01353). It regularises while it is on; afterwards
+Source: Achille and Soatto 2018 (arXiv 1611.01353). It regularizes while it is on; afterwards
 ``ChannelPruning(criterion=Information())`` removes, in a later stage, the channels that told least: our reading of
 "pruning via information dropout" in paper 1 (arXiv 1912.02254), a reconstruction. It costs a second layer of the same
 shape while it is on. Use it where a training as long as the fine-tuning can be spent on choosing channels. Start with a

@@ -24,8 +24,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
 from lightning_compress.callbacks.base.progress import progress, steps_done
-from lightning_compress.callbacks.base.trained_outcome import OutcomeCallback
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
@@ -35,18 +35,18 @@ from lightning_compress.quantization.admm_projections import (
     nonzero,
     project_codes,
     project_weights,
-    quantised,
+    quantized,
 )
 from lightning_compress.quantization.kmeans import SortedValues
 from lightning_compress.quantization.quantizers.joint_codebook import MOST_BITS, JointCodebook
 from lightning_compress.quantization.size_model import SizeAccount, WeightBitsAccount
 from lightning_compress.surgery.mask import Mask, mask_of
-from lightning_compress.surgery.structure import Record, network, record_of, write_record
+from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
 
 @final
-class JointSparsityQuantization(OutcomeCallback):
+class JointSparsityQuantization(LearnedSparsityCallback):
     """ADMM under one size limit; the knob ``joint`` is 1 for layers that take part.
 
     Args:
@@ -183,7 +183,7 @@ class JointSparsityQuantization(OutcomeCallback):
     def _layers(self, net: nn.Module) -> dict[str, tuple[JointCodebook, nn.Parameter]]:
         """Layer -> its state, and its raw weight."""
         found = {}
-        for name in record_of(net).applied[type(self).__name__].layers:
+        for name in structure_of(net).applied[type(self).__name__].layers:
             layer = net.get_submodule(name)
             state = next(t for t in weight_transforms(layer) if isinstance(t, JointCodebook))
             found[name] = (state, raw_weight(layer))
@@ -206,7 +206,7 @@ class JointSparsityQuantization(OutcomeCallback):
         residual, number = 0.0, 0
         for name, (state, weight) in layers.items():
             state.width.fill_(bits[name])
-            state.duplicate.copy_(quantised(targets[name], books[name]))
+            state.duplicate.copy_(quantized(targets[name], books[name]))
             state.dual.add_(weight - state.duplicate)
             residual += float((weight - state.duplicate).square().sum())
             number += weight.numel()
@@ -233,7 +233,7 @@ class JointSparsityQuantization(OutcomeCallback):
     @torch.no_grad()
     def _freeze(self, net: nn.Module, limit: float) -> None:
         """The last projection of the weights; codes and values of what stays, and the profile that this makes."""
-        layers, record = self._layers(net), record_of(net)
+        layers, record = self._layers(net), structure_of(net)
         bits, counts = self._sparsify(layers, limit)
         changed = []
         for name, (state, weight) in layers.items():
@@ -242,4 +242,4 @@ class JointSparsityQuantization(OutcomeCallback):
             layer = record.profile[name]
             fields = JointCodebook.stored(bits[name], 1)
             changed.append(replace(layer, density=counts[name] / layer.weights, mask_unit=1, **fields))
-        write_record(net, Record(record.profile.update(changed), record.applied, record.asked))
+        write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))

@@ -4,7 +4,7 @@
 
 Source: N2N (Ashok et al. 2018, arXiv 1709.06030, stage 1), with larger units (removal_trace.py) and, by default,
 inherited weights: both reconstructions. In a plain chain, a layer that widens can go too; the layer behind it then gets
-narrower. An initialiser sets the weights of the layers that read what was removed. Use it in a stage of its own, before
+narrower. An initializer sets the weights of the layers that read what was removed. Use it in a stage of its own, before
 channel pruning (N2N's stage 2), with distillation. It breaks when all blocks of a resolution go: what is left is too
 shallow to be trained back.
 """
@@ -23,9 +23,9 @@ from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
-from lightning_compress.pruning.initializers.initializer import Initialiser
+from lightning_compress.pruning.initializers.initializer import Initializer
 from lightning_compress.pruning.initializers.least_squares import LeastSquares
-from lightning_compress.surgery.calibration import forget
+from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.graph.blocks import RemovalGraph
 from lightning_compress.surgery.graph.trace_blocks import find_removable
 
@@ -36,7 +36,7 @@ class LayerRemoval(CompressionCallback):
 
     Args:
         plan: see :class:`CompressionCallback`.
-        initialise: sets the weights of what is left.
+        initialize: sets the weights of what is left.
         ignore: globs of blocks and layers that a search keeps.
 
     Raises:
@@ -50,11 +50,11 @@ class LayerRemoval(CompressionCallback):
     def __init__(
         self,
         plan: Plan | str | Path | Mapping[str, Any] | None = None,
-        initialise: Initialiser | None = None,
+        initialize: Initializer | None = None,
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan)
-        self.initialise = LeastSquares() if initialise is None else initialise
+        self.initialize = LeastSquares() if initialize is None else initialize
         self.ignore = tuple(ignore)
         self._graphs: dict[object, RemovalGraph] = {}  # by architecture; shared by the copies of with_plan
 
@@ -67,7 +67,7 @@ class LayerRemoval(CompressionCallback):
         ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
         return [Choice(name, "keep", (0, 1)) for name in names if name not in ignored]
 
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         graph = self._graph(net, profile, example)
         wanted = self.own(plan).knob("keep")
         for name, value in wanted.items():
@@ -83,18 +83,18 @@ class LayerRemoval(CompressionCallback):
             return profile
         graph = self._graphs.get(profile.architecture)
         if graph is None:
-            raise CompressError("LayerRemoval: predict needs to have seen the network; call choices or realise first")
+            raise CompressError("LayerRemoval: predict needs to have seen the network; call choices or resolve first")
         return graph.without(profile, removed)
 
-    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
-        self.initialise.gather(module, batches)
+    def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        self.initialize.gather(module, batches)
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph, removed = self._graph(net, profile, example), plan.knob("keep")
         graph.remove(net, profile, removed)
         if removed:
-            self.initialise(net, graph.readers(profile, removed))
-        forget(net)  # also when all stays: what was gathered describes the network before the training that follows
+            self.initialize(net, graph.readers(profile, removed))
+        drop_calibration(net)  # also when all stays: it describes the network before the training that follows
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> RemovalGraph:
         if profile.architecture not in self._graphs:

@@ -4,7 +4,7 @@
 
 Sources: Kim et al. 2016 (arXiv 1511.06530) for Tucker-2, Denton et al. 2014 (arXiv 1404.0736) for SVD, GeneCAI (phase
 D) for a search over ranks with factors computed once. factors/ has the formulas. The factors are ordinary layers, named
-``conv1.0``, ``conv1.1``, ...: later stages prune or quantise them like others, and what a plan of the same stage says
+``conv1.0``, ``conv1.1``, ...: later stages prune or quantize them like others, and what a plan of the same stage says
 of ``conv1`` is said of each of them. It breaks without fine-tuning: the error of a weight says little about that of
 the network.
 """
@@ -27,7 +27,7 @@ from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import forget, gathered, keep
+from lightning_compress.surgery.calibration import calibration_of, drop_calibration, store_calibration
 from lightning_compress.surgery.low_rank.factors import Basis, Factors
 from lightning_compress.surgery.low_rank.svd import SVD
 from lightning_compress.surgery.low_rank.tucker import Tucker2
@@ -41,7 +41,7 @@ PLAIN = {cls.forward for cls in (*measure.CONV, *measure.LINEAR)}
 
 @final
 class LowRank(CompressionCallback):
-    """Factorises layers; the knobs are ratios in (0, 1].
+    """Factorizes layers; the knobs are ratios in (0, 1].
 
     ``rank_in`` is the share of the input channels and ``rank_out`` of the output channels that a k x k convolution
     keeps between its factors. A linear layer or 1x1 convolution has ``rank_out`` alone, the share of the smaller of
@@ -54,7 +54,7 @@ class LowRank(CompressionCallback):
         ignore: globs of layers that a search leaves whole.
 
     Raises:
-        CompressError: a layer of the plan cannot be factorised, has no such rank, or a ratio is out of range.
+        CompressError: a layer of the plan cannot be factorized, has no such rank, or a ratio is out of range.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -82,25 +82,25 @@ class LowRank(CompressionCallback):
         found = [Choice(p.name, knob, values) for p in free for knob, values in self._ratios(p).items()]
         return [choice for choice in found if len(choice.values) > 1]
 
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         layers = {layer.name: layer for layer in profile.weighted}
         for name, ratios in self.own(plan).layers.items():
             reason = _refusal(net, layers[name]) if name in layers else "it is no Conv or Linear"
             if reason is not None:
-                raise CompressError(f"LowRank: layer {name!r} cannot be factorised: {reason}")
+                raise CompressError(f"LowRank: layer {name!r} cannot be factorized: {reason}")
             for knob, ratio in ratios.items():
                 if knob not in _kind(layers[name]).knobs:
                     raise CompressError(f"LowRank: layer {name!r} has no {knob}, only one rank: use 'rank_out'")
                 if not 0 < ratio <= 1:
                     raise CompressError(f"LowRank: {knob} of layer {name!r} must be above 0 and at most 1, got {ratio}")
         whole = {}
-        for name, ranks in self._factorised(plan, profile).items():
+        for name, ranks in self._factorized(plan, profile).items():
             full = _kind(layers[name]).full(layers[name])
             whole[name] = {knob: rank / full[knob] for knob, rank in ranks.items()}
         return Plan(whole)
 
     def predict(self, plan: Plan, profile: Profile) -> Profile:
-        chosen = self._factorised(plan, profile)
+        chosen = self._factorized(plan, profile)
         if not chosen:
             return profile
         parts = {name: _kind(profile[name]).profiles(profile[name], **ranks) for name, ranks in chosen.items()}
@@ -108,18 +108,18 @@ class LowRank(CompressionCallback):
         last = {name: factors[-1].name for name, factors in parts.items()}
         return Profile({p.name: replace(p, follows=last.get(p.follows, p.follows)) for p in found})
 
-    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+    def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         """Before a search, decompose all layers, for all candidates at once; no batch is read."""
         net = network(module)
         if self.plan is None:
             plain = {n: m for n, m in net.named_modules() if type(m).forward in PLAIN and getattr(m, "groups", 1) == 1}
             ignored = {name for pattern in self.ignore for name in matching(pattern, plain)}
             free = {n: m for n, m in plain.items() if n not in ignored and m.weight.isfinite().all()}
-            keep(net, KEY, {n: _kind_of(m).decompose(m.weight) for n, m in free.items()})
+            store_calibration(net, KEY, {n: _kind_of(m).decompose(m.weight) for n, m in free.items()})
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
-        known: Mapping[str, Basis] = gathered(net, KEY) or {}
-        for name, ranks in self._factorised(plan, profile).items():
+        known: Mapping[str, Basis] = calibration_of(net, KEY) or {}
+        for name, ranks in self._factorized(plan, profile).items():
             old = net.get_submodule(name)
             check_plain(name, old, "LowRank")
             drop_output(old)  # learned noise has ended, or has the widths of before
@@ -128,9 +128,9 @@ class LowRank(CompressionCallback):
             new = kind.like(old, **ranks)
             new.fill(kind.weights(basis, old.weight, self.refinements, **ranks), old.bias)
             replace_module(net, name, new)
-        forget(net)
+        drop_calibration(net)
 
-    def _factorised(self, plan: Plan, profile: Profile) -> dict[str, dict[str, int]]:
+    def _factorized(self, plan: Plan, profile: Profile) -> dict[str, dict[str, int]]:
         """Layer -> its ranks, for those layers whose ranks save MACs."""
         found = {}
         for name, ratios in self.own(plan).layers.items():
@@ -163,7 +163,7 @@ def _saves(layer: LayerProfile, ranks: Mapping[str, int]) -> bool:
 
 
 def _refusal(net: nn.Module, layer: LayerProfile) -> str | None:
-    """Why a layer cannot be factorised, or None."""
+    """Why a layer cannot be factorized, or None."""
     module = net.get_submodule(layer.name)
     if layer.groups > 1:
         return f"it has {layer.groups} groups"
@@ -174,5 +174,5 @@ def _refusal(net: nn.Module, layer: LayerProfile) -> str | None:
     if not module.weight.isfinite().all():
         return "its weight is not finite"
     if input_transform(module) is not None or layer.density < 1 or layer.weight_bits < 32:
-        return "it is quantised or masked; factorise in a stage before that"
+        return "it is quantized or masked; factorize in a stage before that"
     return None

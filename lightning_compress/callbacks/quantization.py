@@ -2,7 +2,7 @@
 
     y = layer(q_a(x); q_w(w)),      gradients pass straight through the rounding
 
-The trained fp32 weight stays the parameter; the quantised one is what the forward pass sees. Bits are buffers and
+The trained fp32 weight stays the parameter; the quantized one is what the forward pass sees. Bits are buffers and
 scales parameters or buffers of the network, so checkpoints resume exactly. Batch norm is not folded during training (it
 keeps learning); ``save`` folds it into the scales, which keeps the codes. Sources: Jacob et al. 2018 (arXiv
 1712.05877, section 3), HAQ (arXiv 1811.08886) for bits per layer. Use it from 8 bits, where hardware is fast, down to 2
@@ -36,7 +36,7 @@ from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.inputs import first_inputs
 from lightning_compress.surgery.mask import Mask, has_moving_mask
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.transforms import (
     attach_input,
     attach_weight,
@@ -46,18 +46,18 @@ from lightning_compress.surgery.transforms import (
     weight_transforms,
 )
 
-ACT_SCALES = 2  # a packed input quantiser: its scale, and whether its grid is signed
+ACT_SCALES = 2  # a packed input quantizer: its scale, and whether its grid is signed
 
 MakeQuantizer = Callable[[int, Sequence[int]], Quantizer | Codebook]
 
 
 @final
 class QuantizationAwareTraining(CompressionCallback):
-    """Quantises conv and linear layers to ``weight_bits`` (1 to 8) and ``act_bits`` (2 to 8); 32 means not at all.
+    """Quantizes conv and linear layers to ``weight_bits`` (1 to 8) and ``act_bits`` (2 to 8); 32 means not at all.
 
     Args:
         plan: see :class:`CompressionCallback`; layers that it does not name stay in floating point.
-        weight_quantizer: ``(bits, shape of the scale) -> quantiser`` of weights.
+        weight_quantizer: ``(bits, shape of the scale) -> quantizer`` of weights.
         activation_quantizer: the same for the input of a layer.
         per_channel: one weight scale for each output channel, else one for the layer.
         weight_bits, act_bits: what a search may choose from; empty means that it does not vary them.
@@ -94,13 +94,13 @@ class QuantizationAwareTraining(CompressionCallback):
         ranges = [(knob, values) for knob, values in self.ranges.items() if values]
         return [Choice(name, knob, values) for name in names if name not in ignored for knob, values in ranges]
 
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
-        quantisable = {layer.name for layer in profile.weighted}
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        quantizable = {layer.name for layer in profile.weighted}
         for layer, values in self.own(plan).layers.items():
-            if layer not in quantisable:
+            if layer not in quantizable:
                 raise CompressError(
                     f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, and only Conv and "
-                    f"Linear layers are quantised; the plan may name {sorted(quantisable)}"
+                    f"Linear layers are quantized; the plan may name {sorted(quantizable)}"
                 )
             if values.get("act_bits", 32) != 32 and not profile[layer].positions:
                 raise CompressError(
@@ -138,13 +138,13 @@ class QuantizationAwareTraining(CompressionCallback):
                 others = [type(t).__name__ for t in weight_transforms(layer) if not isinstance(t, Mask)]
                 if others:
                     raise CompressError(
-                        f"quantization: the weight of layer {name!r} is already quantised by {others[0]}; leave its "
+                        f"quantization: the weight of layer {name!r} is already quantized by {others[0]}; leave its "
                         f"weight_bits out of the plan"
                     )
                 weight = layer.weight  # masked, where it is pruned
                 shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
-                quantizer.initialise(weight.detach())
+                quantizer.initialize(weight.detach())
                 # Before a mask: not every grid has a zero, and what is pruned stays zero.
                 attach_weight(layer, quantizer, first=True)
             if "act_bits" in bits:
@@ -155,7 +155,7 @@ class QuantizationAwareTraining(CompressionCallback):
         if any(not quantizer.calibrated for quantizer in self._inputs(pl_module)) and is_compiled(pl_module):
             x = next(first_inputs(pl_module, train_batches(trainer)))
             with torch.compiler.set_stance("force_eager"):
-                measure.run_hooked(network(pl_module), x, [])
+                measure.forward_hooked(network(pl_module), x, [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Inputs that no batch has set the scale of still wait for one, whatever was put back after a sanity check."""
@@ -169,25 +169,25 @@ class QuantizationAwareTraining(CompressionCallback):
             if has_moving_mask(layer):
                 codebook.frozen.fill_(False)
             elif not codebook.frozen:
-                codebook.initialise(layer.weight)
+                codebook.initialize(layer.weight)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with codes, also when training was stopped early."""
         for layer, codebook in self._codebooks(network(pl_module)):
             if not codebook.frozen:
-                codebook.initialise(layer.weight)
+                codebook.initialize(layer.weight)
 
     def _inputs(self, module: LightningModule) -> list[ActivationQuantizer]:
-        """The quantisers of inputs."""
+        """The quantizers of inputs."""
         found = (input_transform(layer) for layer in transformed(network(module)).values())
         return [quantizer for quantizer in found if isinstance(quantizer, ActivationQuantizer)]
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
         """The layers whose weight has a codebook of this callback."""
-        layers = [net.get_submodule(n) for n in record_of(net).applied[type(self).__name__].knob("weight_bits")]
+        layers = [net.get_submodule(n) for n in structure_of(net).applied[type(self).__name__].knob("weight_bits")]
         return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:
-        """The class behind a quantiser argument, which hydra gives as a partial."""
+        """The class behind a quantizer argument, which hydra gives as a partial."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         return getattr(make, "func", make)

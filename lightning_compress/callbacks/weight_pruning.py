@@ -35,7 +35,7 @@ from lightning_compress.pruning.schedules.schedule import Schedule
 from lightning_compress.pruning.scopes.per_layer import PerLayer
 from lightning_compress.pruning.scopes.scope import Scope
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
 
@@ -91,7 +91,7 @@ class WeightPruning(CompressionCallback):
         found = [(layer, self._possible(layer)) for layer in layers if layer.name not in ignored]
         return [Choice(layer.name, "density", values) for layer, values in found if len(values) > 1]
 
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         layers = {layer.name: layer for layer in profile.weighted}
         kept, units, scores = {}, {}, {}
         for name, density in self.own(plan).knob("density").items():
@@ -109,7 +109,7 @@ class WeightPruning(CompressionCallback):
 
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         layers = {name: profile[name] for name in plan.layers}
-        # Rounded as realise does, so that a plan costs what is built of it.
+        # Rounded as resolve does, so that a plan costs what is built of it.
         shares = {
             n: self._share(layer, self.pattern.kept(layer, plan.get(n, "density"))) for n, layer in layers.items()
         }
@@ -144,7 +144,7 @@ class WeightPruning(CompressionCallback):
 
     @torch.no_grad()
     def _prune(self, net: nn.Module, share: float) -> None:
-        record = record_of(net)
+        record = structure_of(net)
         for name, density in record.applied[type(self).__name__].knob("density").items():
             module, layer = net.get_submodule(name), record.profile[name]
             (mask,) = (t for t in weight_transforms(module) if isinstance(t, Mask))

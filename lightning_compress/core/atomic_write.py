@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path, writer: str = "") -> Iterator[Path]:
+def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place in the end; after an error ``path`` is as it was.
 
     Args:

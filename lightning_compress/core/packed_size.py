@@ -1,6 +1,6 @@
 """How many bytes each part of a packed file takes: the arithmetic that ``PackedBytes`` predicts and ``pack`` writes.
 
-A packed file holds two tensors: ``codes`` (uint8), the quantised weights of all layers, each layer starting on a byte;
+A packed file holds two tensors: ``codes`` (uint8), the quantized weights of all layers, each layer starting on a byte;
 and ``floats`` (fp32), everything else a layer needs, in the order of :func:`float_counts`. One header entry for each
 would cost more than the weights of a small layer. The codes of a masked layer are those of the kept weights alone, and
 their positions come before them.
@@ -18,7 +18,7 @@ from lightning_compress.core.profile import LayerProfile, Profile
 FLOAT_BYTES = 4
 # The header is compressed text, so its size cannot be known by arithmetic. These bound it for networks of 1 to 240
 # layers, each with its own width, ratio and bits (tests/test_layout.py): in all, for a layer with a weight, for its
-# input quantiser, for its mask, for another layer, and for a tensor under its own name.
+# input quantizer, for its mask, for another layer, and for a tensor under its own name.
 HEADER_BYTES = 510
 WEIGHT_ENTRY_BYTES = 15
 INPUT_ENTRY_BYTES = 12
@@ -28,7 +28,7 @@ TENSOR_ENTRY_BYTES = 120
 
 
 def code_bytes(layer: LayerProfile) -> int:
-    """Bytes of the packed codes of a layer: its stored weights x bits, rounded up; 0 when not quantised."""
+    """Bytes of the packed codes of a layer: its stored weights x bits, rounded up; 0 when not quantized."""
     return -(-stored_weights(layer) * layer.weight_bits // 8) if layer.weight_bits < 32 else 0
 
 

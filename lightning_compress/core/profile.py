@@ -31,11 +31,11 @@ class LayerProfile:
         buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm); of a table, its
             size in units of 4 bytes.
         follows: for a batch norm, the conv or linear layer whose output goes to it and nowhere else: the pair that
-            is folded when the network is materialised.
+            is folded when the network is materialized.
         density: share of the weights that are not masked.
         mask_unit: weights that the mask keeps or drops together; 0 without a mask.
         weight_bits, act_bits: 32 means floating point.
-        weight_scales, act_scales: fp32 values stored beside the quantised weight and for the input quantiser.
+        weight_scales, act_scales: fp32 values stored beside the quantized weight and for the input quantizer.
         codebook: fp32 values that the codes of the weight point to; 0 for a uniform grid.
     """
 

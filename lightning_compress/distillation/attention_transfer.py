@@ -22,7 +22,7 @@ from lightning_compress.distillation.feature_loss import FeatureLoss
 @final
 @dataclass(frozen=True)
 class AttentionTransfer(FeatureLoss):
-    """Half the squared distance of the normalised attention maps."""
+    """Half the squared distance of the normalized attention maps."""
 
     def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
         if student[0, 0].numel() < 2:

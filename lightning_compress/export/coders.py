@@ -1,4 +1,4 @@
-"""How the codes of quantised weights become bytes: each in its bits, or entropy-coded by how often each code occurs.
+"""How the codes of quantized weights become bytes: each in its bits, or entropy-coded by how often each code occurs.
 
     bytes ~= n sum over codes of -p log2 p / 8,      p: the share of the weights that have the code
 

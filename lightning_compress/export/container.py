@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from lightning_compress.core.atomic_write import written_whole
+from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import PackedFileError
 from lightning_compress.export.header_dictionary import WORDS
 
@@ -35,7 +35,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], contents: Mapping[str, Any]
     body = base64.b85encode(packer.compress(text) + packer.flush()).decode()
     metadata = {NAME: FORMAT, "contents": body, "checksum": checksum(tensors, body)}
     try:
-        with written_whole(path, f".{os.getpid()}") as part:  # every process of a training may save its copy
+        with atomic_write(path, f".{os.getpid()}") as part:  # every process of a training may save its copy
             part.write_bytes(to_bytes(dict(tensors), metadata))
     except OSError as error:
         raise PackedFileError(f"cannot write {str(path)!r}: {error.strerror}; nothing was changed there") from error

@@ -1,8 +1,8 @@
 """What a packed file says of its network, in as few bytes as plain JSON allows.
 
-One list per field rather than one mapping per layer: neighbouring layers resemble each other field by field, so the
+One list per field rather than one mapping per layer: neighboring layers resemble each other field by field, so the
 compressed text is about half as long. Ratios such as 5/8 are written as fractions where that is exact. What follows
-from the profile is not said again: plans whose numbers it holds, the bits of input quantisers, and the usual grid.
+from the profile is not said again: plans whose numbers it holds, the bits of input quantizers, and the usual grid.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Description:
     Attributes:
         profile: of the network, batch norms not yet folded.
         applied: class name of a callback -> the plan it applied.
-        grids: layer -> the level of code 0, for quantised weights.
-        inputs: layer -> spec of its input quantiser.
-        coder: name of the coder of quantised weights.
+        grids: layer -> the level of code 0, for quantized weights.
+        inputs: layer -> spec of its input quantizer.
+        coder: name of the coder of quantized weights.
         replaced: layer of the dense network -> spec of what stands in its place.
     """
 

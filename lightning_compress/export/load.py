@@ -24,7 +24,7 @@ from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.fixed_grid import FixedGrid
 from lightning_compress.surgery import replacement, transforms
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.structure import Record, network, record_of, write_record
+from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.surgery.tied_weights import tie, untie
 
 
@@ -50,7 +50,7 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     Args:
         path: of a file that :func:`save` wrote.
         net: the same architecture, dense, freshly made: a LightningModule or a network.
-        dequantize: leave weights as plain fp32 parameters and inputs unquantised; otherwise inputs are rounded as in
+        dequantize: leave weights as plain fp32 parameters and inputs unquantized; otherwise inputs are rounded as in
             training, and the network can be saved again.
 
     Raises:
@@ -61,7 +61,7 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     if isinstance(net, LightningModule):
         net.configure_model()
     target, tables = network(net), {k: v for k, v in tensors.items() if k not in ("codes", "floats")}
-    if record_of(target) is not None:
+    if structure_of(target) is not None:
         raise PackedFileError(f"load: callbacks were already applied to this {type(target).__name__}; pass a fresh one")
     fitting.replace(path, target, described.replaced)
     fitting.check(path, target, described.profile, tables)
@@ -78,7 +78,7 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
         if not dequantize:
             _attach(target, layer, stored, inputs.get(layer.name))
     tie(tied)
-    write_record(target, Record(_plain(kept) if dequantize else kept, dict(described.applied)))
+    write_structure(target, Structure(_plain(kept) if dequantize else kept, dict(described.applied)))
     return net.eval()
 
 
@@ -90,7 +90,7 @@ def inspect(path: str | Path) -> PackedInfo:
     """
     _, contents = container.read(Path(path))
     described = Description.from_dict(contents)
-    plan = Record(described.profile, dict(described.applied)).plan
+    plan = Structure(described.profile, dict(described.applied)).plan
     return PackedInfo(plan, described.profile, Path(path).stat().st_size)
 
 
@@ -182,7 +182,7 @@ def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quan
 
 
 def _plain(profile: Profile) -> Profile:
-    """The profile without quantisation and masks."""
+    """The profile without quantization and masks."""
     blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
     blank |= {"density": 1.0, "mask_unit": 0, "codebook": 0}
     for layer in profile.weighted:

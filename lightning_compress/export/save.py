@@ -1,7 +1,7 @@
 """``save``: a compressed network as a file that is really that small.
 
-A file holds the codes of quantised weights, bit-packed, and of masked layers only the kept ones and their positions;
-as fp32 the weights that are not quantised, scales, biases and what else a layer needs; and as metadata the plan, the
+A file holds the codes of quantized weights, bit-packed, and of masked layers only the kept ones and their positions;
+as fp32 the weights that are not quantized, scales, biases and what else a layer needs; and as metadata the plan, the
 profile and the grids. Batch norms are folded into the layer before them: the factor goes into the scale, so the codes
 stay. A network of the same architecture, made by its own code, gives the modules to fill; nothing in a file is run.
 """
@@ -29,7 +29,7 @@ from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import measure, replacement, transforms
 from lightning_compress.surgery.mask import mask_of, measured
-from lightning_compress.surgery.structure import Record, network, record_of
+from lightning_compress.surgery.structure import Structure, network, structure_of
 
 FIXED_WIDTH = FixedWidth()
 
@@ -42,15 +42,15 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         module: a LightningModule or a network; it is not changed.
         path: of the file, usually ``*.safetensors``.
         example_input: one input batch; needed only for a network that no callback was applied to.
-        coder: of the quantised weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
+        coder: of the quantized weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
 
     Raises:
-        CompressError: the profile is not known, learned noise is still on, or an input quantiser has seen no batch yet.
+        CompressError: the profile is not known, learned noise is still on, or an input quantizer has seen no batch yet.
         PackedFileError: the file cannot be written.
     """
     net = network(module)
     _check_noise(net)
-    record = record_of(net) or Record(_measured(module, net, example_input))
+    record = structure_of(net) or Structure(_measured(module, net, example_input))
     profile = measured(net, record.profile)  # a schedule may not have reached the plan's density yet
     codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
     grids: dict[str, float] = {}
@@ -118,7 +118,7 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     quantizers = [t for t in transforms.weight_transforms(module) if isinstance(t, (WeightQuantizer, Codebook))]
     kept = mask_of(module) if is_sparse(layer) else ...
     if quantizers and layer.weight_bits < 32:
-        codes, scale, own = _quantised(layer, module, quantizers[0])
+        codes, scale, own = _quantized(layer, module, quantizers[0])
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
         stored |= {"codes": codes[kept].cpu(), "weight_scale": scale if layer.weight_scales else torch.empty(0), **own}
     else:
@@ -131,7 +131,7 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     return stored
 
 
-def _quantised(
+def _quantized(
     layer: LayerProfile, module: nn.Module, quantizer: WeightQuantizer | Codebook
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Codes, the scale of their values, and what else a reader needs: the level of code 0, or the codebook."""
@@ -163,7 +163,7 @@ def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
     quantizer = transforms.input_transform(module)
     if not quantizer.calibrated:
         raise CompressError(
-            f"save: the input quantiser of layer {layer.name!r} has seen no batch, so it has no scale; train or "
+            f"save: the input quantizer of layer {layer.name!r} has seen no batch, so it has no scale; train or "
             f"validate the network first"
         )
     return quantizer

@@ -26,7 +26,7 @@ from lightning_compress.core.profile import Profile
 from lightning_compress.export.coders import Coder
 from lightning_compress.export.load import load
 from lightning_compress.export.save import FIXED_WIDTH, save
-from lightning_compress.pipeline.context import FOUND, Run
+from lightning_compress.pipeline.context import FOUND, RunContext
 from lightning_compress.pipeline.figures import Figures
 from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pipeline.quiet import quiet
@@ -35,7 +35,7 @@ from lightning_compress.pipeline.training import check_trainer, csv_logger
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.latency import latency
-from lightning_compress.surgery.structure import network, record_of
+from lightning_compress.surgery.structure import network, structure_of
 
 PACKED = "model.safetensors"
 
@@ -97,7 +97,7 @@ def compress(
             nothing of a stage, that takes its uniform numbers if it searches nothing, and else changes nothing.
         metric: that ``test_step`` logs.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
-        coder: of the quantised weights in ``model.safetensors``.
+        coder: of the quantized weights in ``model.safetensors``.
 
     Raises:
         CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
@@ -123,7 +123,7 @@ def compress(
     except OSError as error:
         raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
     with lock:
-        run = Run.begun(module, data, folder, make_trainer, seed, plan, make_logger)
+        run = RunContext.begun(module, data, folder, make_trainer, seed, plan, make_logger)
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)
@@ -153,13 +153,13 @@ def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: n
 
 
 def _finish(
-    student: LightningModule, run: Run, stages: Iterable[str], metric: str, began: float, coder: Coder
+    student: LightningModule, run: RunContext, stages: Iterable[str], metric: str, began: float, coder: Coder
 ) -> Result:
     """Pack, load again what was packed, and measure that."""
     dense_file, packed_file = run.folder / "dense.safetensors", run.folder / PACKED
     save(run.dense, dense_file, example_input=run.example)
     save(student, packed_file, example_input=run.example, coder=coder)
-    record = record_of(network(student))
+    record = structure_of(network(student))
     plan = record.plan if record else Plan({})
     plan.save(run.folder / "plan.yaml")
     found = [run.folder / name / FOUND for name in stages]
@@ -177,7 +177,7 @@ def _finish(
     return result
 
 
-def _figures(module: LightningModule, profile: Profile, file: Path, run: Run, metric: str) -> Figures:
+def _figures(module: LightningModule, profile: Profile, file: Path, run: RunContext, metric: str) -> Figures:
     with quiet():
         trainer = run.make_trainer(
             callbacks=[], logger=False, enable_checkpointing=False, enable_progress_bar=False

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_compress.callbacks.base.device import workplace
+from lightning_compress.callbacks.base.device import surgery_device
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.digest import digest_of
@@ -38,7 +38,7 @@ MEASURED = "sensitivity.json"  # in the folder of a stage that measured sensitiv
 
 
 @dataclass
-class Run:
+class RunContext:
     """What all stages of a run share.
 
     Attributes:
@@ -101,7 +101,7 @@ class Run:
     @property
     def device(self) -> torch.device:
         """Where networks are changed."""
-        return workplace(self._trainer)
+        return surgery_device(self._trainer)
 
     @property
     def scoring_device(self) -> torch.device:

@@ -9,7 +9,7 @@ from lightning import LightningDataModule, LightningModule
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.context import Run, set_attributes
+from lightning_compress.pipeline.context import RunContext, set_attributes
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.environment import PlanEnv
 from lightning_compress.search.problem import Problem
@@ -39,7 +39,7 @@ def plan_env(
         raise CompressError(
             f"environment: the stage has no {', no '.join(missing)}; give Stage a value for each of them"
         )
-    run = Run.begun(module, data, Path(), seed=seed)
+    run = RunContext.begun(module, data, Path(), seed=seed)
     student = copy.deepcopy(module)
     set_attributes(student, stage.attributes, "environment")
     composition = Composition(list(stage.callbacks.values()), network(module), run.example)

@@ -21,7 +21,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.callbacks.base.device import CPU, trains_on, workplace
+from lightning_compress.callbacks.base.device import CPU, surgery_device, trains_on
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
 from lightning_compress.core.costs.bit_operations import BitOperations
 from lightning_compress.core.costs.cost import Cost
@@ -134,7 +134,7 @@ class Evaluator:
         self.device = state["device"]
         with quiet():
             self._make_trainers()
-        device = workplace(self._validator)
+        device = surgery_device(self._validator)
 
         def place(storage: torch.UntypedStorage, saved_from: str) -> torch.UntypedStorage | None:
             return None if saved_from == "cpu" else storage.to(device=device)  # states of generators stay on the CPU
@@ -178,8 +178,8 @@ class Evaluator:
         return other
 
     def key(self, plan: Plan) -> str:
-        """Digest of the network that the plan materialises to: equal keys need only one evaluation."""
-        return self.composition.realise(plan).digest
+        """Digest of the network that the plan materializes to: equal keys need only one evaluation."""
+        return self.composition.resolve(plan).digest
 
     def settings(self) -> dict[str, Any]:
         """What a score depends on beside the plan, as plain types: part of the journal's fingerprint."""
@@ -203,7 +203,7 @@ class Evaluator:
             CompressError: the monitored metric is not logged.
         """
         with seeded(self.seed, self.train), quiet():
-            module = self.make_module().to(workplace(self._validator))
+            module = self.make_module().to(surgery_device(self._validator))
             self.composition.apply(network(module), plan)
             self._recalibrate(module)
             if self.finetune_steps:
@@ -218,7 +218,7 @@ class Evaluator:
         broken = [name for name, value in metrics.items() if not isfinite(value)]
         if broken:
             raise TrialFailedError(f"the metrics {broken} are not finite")
-        return Score(metrics, _costs(self.composition.predict(self.composition.realise(plan))), self.before)
+        return Score(metrics, _costs(self.composition.predict(self.composition.resolve(plan))), self.before)
 
     def _validated(self, module: LightningModule) -> dict[str, float]:
         """The metrics that validation logs."""

@@ -28,13 +28,13 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.atomic_write import written_whole
+from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.core.space import Space
-from lightning_compress.pipeline.context import MEASURED, Run, check_least, set_attributes
+from lightning_compress.pipeline.context import MEASURED, RunContext, check_least, set_attributes
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.training import FINAL, fit, load_checkpoint, renew
 from lightning_compress.search.journal import Entry, Journal
@@ -86,7 +86,7 @@ class LayerwiseStage:
             recalibration_batches=(self.recalibration_batches, 0), validation_batches=(self.validation_batches, 1),
         )  # fmt: skip
 
-    def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
+    def run(self, name: str, module: LightningModule, run: RunContext) -> LightningModule:
         """Measure, allocate, compress layer by layer; what an earlier, killed run finished is not done again.
 
         Args:
@@ -103,7 +103,7 @@ class LayerwiseStage:
         folder = run.opened(name)
         composition = Composition(list(self.callbacks.values()), network(module), run.example)
         if run.plan is not None:
-            plan = composition.realise(composition.own(run.plan))
+            plan = composition.resolve(composition.own(run.plan))
             order = [layer for layer in composition.profile.layers if layer in plan.layers]
         else:
             plan, order = self._allocated(composition, module, run, folder)
@@ -123,7 +123,7 @@ class LayerwiseStage:
         )  # fmt: skip
 
     def _allocated(
-        self, composition: Composition, module: LightningModule, run: Run, folder: Path
+        self, composition: Composition, module: LightningModule, run: RunContext, folder: Path
     ) -> tuple[Plan, list[str]]:
         """The plan that meets the budget, and its layers from the least sensitive to the most."""
         budget = run.budget(folder.name, composition, self.cost, self.budget)
@@ -131,7 +131,7 @@ class LayerwiseStage:
         # What is gathered on it must not reach the network that is trained.
         probe = copy.deepcopy(module).to(run.device)
         for callback in composition.callbacks:
-            callback.prepare(probe, run.data.train_dataloader())
+            callback.calibrate(probe, run.data.train_dataloader())
         evaluator = Evaluator(
             partial(copy.deepcopy, probe), composition, *run.loaders(),
             self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
@@ -148,7 +148,7 @@ class LayerwiseStage:
         point = allocate(budget, sensitivities)
         robust_first = sorted(range(len(sensitivities)), key=lambda i: sensitivities[i].mean)
         self._write(robust_first, space, point, whole, lowered, folder)
-        plan = composition.realise(space.plan(point))
+        plan = composition.resolve(space.plan(point))
         return plan, [space.choices[i].layer for i in robust_first if space.choices[i].layer in plan.layers]
 
     def _write(
@@ -175,11 +175,11 @@ class LayerwiseStage:
             }
             for i in order
         ]  # fmt: skip
-        with written_whole(folder / MEASURED) as part:
+        with atomic_write(folder / MEASURED) as part:
             part.write_text(json.dumps({"whole": self.objective(whole.score), "layers": layers}))
 
     def _thin(
-        self, student: LightningModule, parts: Sequence[Plan], composition: Composition, run: Run, folder: Path
+        self, student: LightningModule, parts: Sequence[Plan], composition: Composition, run: RunContext, folder: Path
     ) -> None:
         """Apply the parts one after the other, with training between; go on after the last that was finished."""
         plans = list(accumulate(parts, Plan.merge))
@@ -193,5 +193,5 @@ class LayerwiseStage:
                 student, run.data, run.make_trainer, part, -1, run.seed, callbacks, run.make_logger, self.steps_between
             )  # fmt: skip
 
-    def _training(self, composition: Composition, plan: Plan, run: Run) -> list[Callback]:
+    def _training(self, composition: Composition, plan: Plan, run: RunContext) -> list[Callback]:
         return [*composition.bound(plan), *run.teaching(self.distillation)]

@@ -17,7 +17,7 @@ from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.space import Space
-from lightning_compress.pipeline.context import Run, check_least, set_attributes
+from lightning_compress.pipeline.context import RunContext, check_least, set_attributes
 from lightning_compress.pipeline.planners.planner import Allocation
 from lightning_compress.pipeline.planners.search import PlanSearch
 from lightning_compress.pipeline.training import fit, renew
@@ -92,7 +92,7 @@ class Stage:
                 recalibration_batches=(self.recalibration_batches, 0), validation_batches=(self.validation_batches, 1),
             )  # fmt: skip
 
-    def run(self, name: str, module: LightningModule, run: Run) -> LightningModule:
+    def run(self, name: str, module: LightningModule, run: RunContext) -> LightningModule:
         """Find the plan and fine-tune with it; what an earlier, killed run finished is not done again.
 
         Args:
@@ -113,26 +113,26 @@ class Stage:
         renew(folder, run.origin(module, self.distillation, **settings))
         return fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, callbacks, run.make_logger)
 
-    def _plan(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> Plan:
+    def _plan(self, composition: Composition, student: LightningModule, run: RunContext, folder: Path) -> Plan:
         given, fixed = run.plan, self.searcher is None and self.allocation is None
         if given is not None:
             part = composition.own(given)
             # Where a file says nothing of this stage, a search would have found that all stays; noise, whose outcome
             # training finds, and other numbers that nobody searches are as they would be without the file.
             if part.layers or not given.layers or not (fixed and self.uniform):
-                return composition.realise(part)
+                return composition.resolve(part)
         if fixed:
             if not self.uniform:
                 raise CompressError(
                     f"stage {folder.name}: give it a searcher, an allocation, uniform numbers, or plan=FILE"
                 )
-            return composition.realise(_uniform(composition.space(), self.uniform))
+            return composition.resolve(_uniform(composition.space(), self.uniform))
         if self.searcher is None:
             budget = run.budget(folder.name, composition, self.cost, self.budget)
-            return composition.realise(self.allocation(composition, budget))
+            return composition.resolve(self.allocation(composition, budget))
         return self.searched(composition, student, run, folder).plan()
 
-    def searched(self, composition: Composition, student: LightningModule, run: Run, folder: Path) -> PlanSearch:
+    def searched(self, composition: Composition, student: LightningModule, run: RunContext, folder: Path) -> PlanSearch:
         """The search of this stage, not yet begun.
 
         Args:
@@ -148,7 +148,7 @@ class Stage:
             raise CompressError(f"stage {folder.name}: objective is null, which a search needs; give it one")
         student.to(run.device)
         for callback in composition.callbacks:
-            callback.prepare(student, run.data.train_dataloader())
+            callback.calibrate(student, run.data.train_dataloader())
         return PlanSearch(self, composition, budget, student, run, folder)
 
 

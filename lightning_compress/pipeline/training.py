@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
-from lightning_compress.core.atomic_write import written_whole
+from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.surgery.structure import load_structure
@@ -93,7 +93,7 @@ def renew(folder: Path, origin: Mapping[str, Any]) -> None:
     for name in (FINAL, LAST):
         for checkpoint in (folder / name, *folder.glob(f"layers/*/{name}")):
             checkpoint.unlink(missing_ok=True)
-    with written_whole(file) as part:  # last: a killed process renews again
+    with atomic_write(file) as part:  # last: a killed process renews again
         part.write_text(text)
 
 
@@ -151,7 +151,7 @@ def _save(trainer: Trainer, path: Path, weights_only: bool = False) -> None:
 
     Lightning writes it into the system's temporary folder and moves it, which copies it where that is another disk.
     """
-    with written_whole(path) if trainer.is_global_zero else nullcontext(path) as part:  # the others write nothing
+    with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as part:  # the others write nothing
         trainer.save_checkpoint(part, weights_only)
 
 

@@ -19,11 +19,11 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
     Batch statistics, random numbers and logs stay as they were.
 
     Raises:
-        CompressError: there is no batch, or the module optimises manually, so that no loss is known.
+        CompressError: there is no batch, or the module optimizes manually, so that no loss is known.
     """
     if not module.automatic_optimization:
         raise CompressError(
-            f"gradients: {type(module).__name__} optimises manually, so which loss to take the gradients of is not "
+            f"gradients: {type(module).__name__} optimizes manually, so which loss to take the gradients of is not "
             f"known; take a criterion without gradients, such as l2"
         )
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]

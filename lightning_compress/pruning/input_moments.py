@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.gram_masks import elimination_order
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import keep
+from lightning_compress.surgery.calibration import store_calibration
 from lightning_compress.surgery.transforms import weight_transforms
 
 DOUBLE = 2400  # features up to which H is in float64
@@ -187,7 +187,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
     try:
         with measure.evaluating(net):
             for x in inputs:
-                measure.run(net, x)
+                measure.forward(net, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -197,7 +197,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
             raise CompressError(f"moments: the inputs of layer {name!r} are not finite; check weights and data")
     if not fed:
         raise CompressError(f"moments: there is no batch to gather inputs of {type(net).__name__} from")
-    keep(net, KEY, {name: recorder.moments() for name, recorder in fed.items()})
+    store_calibration(net, KEY, {name: recorder.moments() for name, recorder in fed.items()})
 
 
 def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def project_codes(
     """Bits and codebooks nearest to the targets, with the number of kept weights fixed.
 
     Args:
-        targets: layer -> what the quantised weight should be near.
+        targets: layer -> what the quantized weight should be near.
         counts: layer -> kept weights.
         limit: bits.
         account: what counts.
@@ -181,7 +181,7 @@ def nonzero(values: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def quantised(values: Tensor, codebook: Codebook) -> Tensor:
+def quantized(values: Tensor, codebook: Codebook) -> Tensor:
     """Each value at its nearest centroid; zeros stay zero."""
     if not len(codebook.centroids):
         return torch.zeros_like(values)

@@ -2,7 +2,7 @@
 
     min sum_i D_i(b_i)     s.t.     sum_i C_i(b_i) <= S,      one b_i for each layer
 
-Source: the quantisation projection of Yang et al. 2020 (arXiv 1910.05897), a multiple-choice knapsack. First greedily:
+Source: the quantization projection of Yang et al. 2020 (arXiv 1910.05897), a multiple-choice knapsack. First greedily:
 all layers at their cheapest width, then the steps of each layer's lower convex hull in the order of distortion saved
 per bit; a layer whose next step does not fit is closed, the others go on. That is off most with few layers. So then
 exactly, by dominance (Nemhauser and Ullmann 1969): layer by layer, all pairs of cost and distortion that nothing else

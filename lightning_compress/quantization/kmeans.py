@@ -2,7 +2,7 @@
 
     min over c of  D = sum_j min_k (x_j - c_k)^2
 
-Lloyd's iteration on sorted values: clusters are intervals, cut at the midpoints of neighbouring centroids, and prefix
+Lloyd's iteration on sorted values: clusters are intervals, cut at the midpoints of neighboring centroids, and prefix
 sums give the mean of any interval. So an iteration costs O(K log n), not O(K n), and all widths share one sort.
 Sources: Lloyd 1982 (Least squares quantization in PCM); the start at quantiles of the cube root of the density is the
 optimal one for many centroids (Panter and Dite 1951); codebooks of pruned weights are Deep Compression's (arXiv

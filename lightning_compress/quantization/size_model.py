@@ -13,7 +13,7 @@ WORD = 32  # bits of an fp32 value
 
 
 class SizeAccount(ABC):
-    """Size in bits of a layer's pruned and quantised weight."""
+    """Size in bits of a layer's pruned and quantized weight."""
 
     @abstractmethod
     def index_bits(self, kept: int, weights: int) -> float:

@@ -114,7 +114,7 @@ def _bracket(
     guesses = _guesses(weights, sizes, limit) if many > SAMPLE else []
     while many - few > BRACKET:
         middle = (low + high) / 2
-        if not low < middle < high:  # neighbouring floats: what is between them are equal weights
+        if not low < middle < high:  # neighboring floats: what is between them are equal weights
             break
         if guesses:
             middle = min(max(guesses.pop(), low), high)

@@ -1,4 +1,4 @@
-"""Fitting a wanted point to the budget without favouring the layers that come first.
+"""Fitting a wanted point to the budget without favoring the layers that come first.
 
     scale:  round(t * wanted), with the largest t in {0, 1/64, ..., 1} that meets the budget
     spend:  raise one choice by one step at a time, in a random order, until no step fits any more

@@ -40,7 +40,7 @@ class Entry:
 
     Attributes:
         number, indices: of the trial.
-        key: digest of what its plan materialises to.
+        key: digest of what its plan materializes to.
         score: None when it failed.
         failure: why it failed, or None.
         seconds: that the evaluation took; 0 for a cached score.

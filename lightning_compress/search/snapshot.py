@@ -20,7 +20,7 @@ from typing import Any
 
 import cloudpickle
 
-from lightning_compress.core.atomic_write import written_whole
+from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.search.journal import Entry
 from lightning_compress.search.searchers.searcher import Searcher
 
@@ -69,7 +69,7 @@ class Snapshots:
             pickle.dump(self._header(told), content)
             pickle.dump((told, asked), content)
             _Pickler(content, self._parts).dump(state)
-            with written_whole(self.path) as part:
+            with atomic_write(self.path) as part:
                 part.write_bytes(content.getbuffer())
         except (pickle.PicklingError, TypeError, AttributeError, OSError):
             self._due = inf

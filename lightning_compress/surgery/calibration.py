@@ -20,16 +20,16 @@ class _Shared(dict[str, Any]):
         return self
 
 
-def keep(net: nn.Module, name: str, value: Any) -> None:
+def store_calibration(net: nn.Module, name: str, value: Any) -> None:
     """Keep a value on the network, in place of an earlier one of that name."""
     net.__dict__[KEY] = _Shared({**net.__dict__.get(KEY, {}), name: value})
 
 
-def gathered(net: nn.Module, name: str) -> Any:
+def calibration_of(net: nn.Module, name: str) -> Any:
     """The value of that name, or None."""
     return net.__dict__.get(KEY, {}).get(name)
 
 
-def forget(net: nn.Module) -> None:
+def drop_calibration(net: nn.Module) -> None:
     """Drop all: the network has changed. Copies that share the values keep them."""
     net.__dict__.pop(KEY, None)

@@ -79,7 +79,7 @@ def first_inputs(module: LightningModule, batches: Iterable[Any]) -> Iterator[Te
         raise CompressError(
             f"data: {type(module).__name__} has {len(example)} inputs, as its example_input_array says, and which "
             f"parts of a batch they are is not known; use what needs no batches: l2 or taylor for channels, no refit, "
-            f"the initialiser inherit"
+            f"the initializer inherit"
         )
     for number, batch in enumerate(batches):
         found = first_tensor(on_device(module, batch))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery.measure import evaluating, run
+from lightning_compress.surgery.measure import evaluating, forward
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def latency(net: nn.Module, example: Any, threads: int = 1, seconds: float = 0.5
     """
     if threads < 1 or seconds <= 0:
         raise CompressError(f"latency: threads and seconds must be positive, got {threads} and {seconds}")
-    timer = Timer("run(net, example)", globals={"run": run, "net": net, "example": example}, num_threads=threads)
+    timer = Timer(
+        "forward(net, example)", globals={"forward": forward, "net": net, "example": example}, num_threads=threads
+    )
     with evaluating(net):
         found = timer.blocked_autorange(min_run_time=seconds)
     return Latency(1e3 * found.median, 1e3 * found.iqr, found.number_per_run * len(found.raw_times))

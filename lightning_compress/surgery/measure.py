@@ -64,7 +64,7 @@ def beside(net: nn.Module, example: Any) -> Any:
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example)
 
 
-def run(net: nn.Module, example: Any) -> Any:
+def forward(net: nn.Module, example: Any) -> Any:
     """``net(example)``; a tuple is spread over the arguments, a dict over the keywords, as Lightning does."""
     example = beside(net, example)
     if isinstance(example, tuple):
@@ -72,11 +72,11 @@ def run(net: nn.Module, example: Any) -> Any:
     return net(**example) if isinstance(example, dict) else net(example)
 
 
-def run_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
+def forward_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
     """:func:`run` in eval mode without gradients; the hooks are removed afterwards, whatever happens."""
     try:
         with evaluating(net):
-            return run(net, example)
+            return forward(net, example)
     finally:
         for handle in handles:
             handle.remove()
@@ -125,13 +125,13 @@ def measure(net: nn.Module, example: Any) -> Profile:
     handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
     try:
         with evaluating(net), uses:
-            output = run(net, example)
+            output = forward(net, example)
     finally:
         for handle in handles:
             handle.remove()
     uses.counts.update(id(leaf) for leaf in tree_leaves(output))  # the caller reads them
     pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t] == 1}
-    # What runs twice has more than one neighbour, and folding serves only one of them.
+    # What runs twice has more than one neighbor, and folding serves only one of them.
     follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
     others = {name: count for name, count in read.items() if count != calls[name]}

@@ -17,14 +17,14 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import replacement, resize, transforms
-from lightning_compress.surgery.calibration import forget
+from lightning_compress.surgery.calibration import drop_calibration
 
 KEY = "lightning_compress"
 FORMAT = 1
 
 
 @dataclass
-class Record:
+class Structure:
     """What was done to a network.
 
     Attributes:
@@ -58,19 +58,19 @@ def network(module: nn.Module) -> nn.Module:
     return children[0] if len(children) == 1 and not owns else module
 
 
-def record_of(net: nn.Module) -> Record | None:
+def structure_of(net: nn.Module) -> Structure | None:
     """The record of a network, or None when no callback has touched it."""
     return net.__dict__.get("_" + KEY)
 
 
-def write_record(net: nn.Module, record: Record) -> None:
+def write_structure(net: nn.Module, record: Structure) -> None:
     """Keep the record on the network."""
     net.__dict__["_" + KEY] = record
 
 
 def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Write all that is needed to rebuild the network's structure into a checkpoint, as plain types."""
-    record = record_of(net)
+    record = structure_of(net)
     if record is not None:
         checkpoint[KEY] = {
             "format": FORMAT,
@@ -98,7 +98,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     net = network(module)
     prefix = next((f"{name}." for name, child in module.named_modules() if child is net and name), "")
     applied, asked = ({name: Plan(plan) for name, plan in saved[key].items()} for key in ("applied", "asked"))
-    present = record_of(net)
+    present = structure_of(net)
     if present is not None:
         _check_same(present.applied, applied)
         if present.applied.keys() <= applied.keys():
@@ -110,9 +110,9 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     }
     replacement.rebuild(net, saved.get("replaced", {}))
     resize.resize(net, shapes)
-    forget(net)
+    drop_calibration(net)
     transforms.rebuild(net, saved["transforms"])
-    write_record(net, Record(Profile.from_dict(saved["profile"]), applied, asked))
+    write_structure(net, Structure(Profile.from_dict(saved["profile"]), applied, asked))
 
 
 def _drop_ended_noise(net: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Parameters that several layers share: a packed file has a weight of its own for each layer, which may differ.
 
-They do where a batch norm was folded into one of the layers, or one was pruned or quantised and the other not.
+They do where a batch norm was folded into one of the layers, or one was pruned or quantized and the other not.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ INPUT, OUTPUT = "input_transform", "output_transform"
 
 
 class Transform(nn.Module):
-    """Something that a weight, an input or an output goes through: a quantiser, a mask, a noise.
+    """Something that a weight, an input or an output goes through: a quantizer, a mask, a noise.
 
     Sub-classes implement ``forward(x) -> x``, same shape, and :meth:`config`. All state is buffers and parameters, so
     that checkpoints hold it. One that needs layer, input and output together overrides :meth:`after_forward`.
@@ -275,7 +275,7 @@ def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     ``norm(layer(x)) == factor * W x + bias`` with the running statistics.
 
     Returns:
-        Factor and bias, both of shape ``(out,)``. Scaling the quantisation scale by the factor keeps the codes.
+        Factor and bias, both of shape ``(out,)``. Scaling the quantization scale by the factor keeps the codes.
     """
     factor = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:

@@ -1,4 +1,4 @@
-"""What every quantiser must do. Sub-class, and give the fixture ``make``."""
+"""What every quantizer must do. Sub-class, and give the fixture ``make``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Make = Callable[..., Quantizer]
 
 
 def ready(make: Make, bits: int, x: Tensor) -> Quantizer:
-    """A quantiser set for ``x``, per channel where it quantises weights."""
+    """A quantizer set for ``x``, per channel where it quantizes weights."""
     cls = getattr(make, "func", make)
     per_channel = issubclass(cls, WeightQuantizer)
     quantizer = make(bits, (x.shape[0], *[1] * (x.dim() - 1)) if per_channel else ())
-    quantizer.initialise(x) if per_channel else quantizer(x)
+    quantizer.initialize(x) if per_channel else quantizer(x)
     return quantizer
 
 
@@ -39,7 +39,7 @@ class QuantizerContract:
 
     @pytest.fixture
     def make(self) -> Make:
-        """``(bits, shape) -> quantiser``."""
+        """``(bits, shape) -> quantizer``."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -49,7 +49,7 @@ class QuantizerContract:
 
     @pytest.fixture(params=range(1, 9), ids=lambda bits: f"{bits}bit")
     def bits(self, request, make) -> int:
-        """All widths of the quantiser."""
+        """All widths of the quantizer."""
         least, most = getattr(make, "func", make).bit_range
         if not least <= request.param <= most:
             pytest.skip("out of its range")
@@ -61,7 +61,7 @@ class QuantizerContract:
         rows = rows if quantizer.shape else rows.flatten()[None]
         assert max(len(row.unique()) for row in rows) <= 2**bits
 
-    def test_quantising_again_changes_nothing(self, make, bits, x):
+    def test_quantizing_again_changes_nothing(self, make, bits, x):
         quantizer = ready(make, bits, x).eval()
         once = quantizer(x).detach()
         torch.testing.assert_close(quantizer.on_grid(once).detach(), once)

@@ -38,7 +38,7 @@ class Axis:
         values = [index * step for index in range(first, last + 1)]
         return [(value, f"{value / (unit or 1):.{decimals}f}{suffix}" if value else "0") for value in values]
 
-    def labelled(self, most: int) -> list[tuple[float, str]]:
+    def labeled(self, most: int) -> list[tuple[float, str]]:
         """The ticks, or every second or third of them: at most ``most``, for labels that stand side by side."""
         return self.ticks[:: -(-len(self.ticks) // most)]
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, coloured by CSS classes, so that they follow the page's light or dark scheme.
+"""Charts as inline SVG, colored by CSS classes, so that they follow the page's light or dark scheme.
 
 A chart has some thousand dots at most, so that a search of 100,000 trials makes a small page: those that say most (the
 Pareto front, each new best) and others evenly by trial number.
@@ -17,7 +17,7 @@ RIGHT, TOP, BOTTOM = 24, 32, 44
 LETTER = 8.4  # width of a label's letter, at the size that phones show
 DOTS, FAILURES = 2000, 200  # of each, in a chart, beside those that are always shown
 LABELS = 6  # side by side
-LOOKS = 12  # of baselines, until one comes again; the page has a colour and a dash for each
+LOOKS = 12  # of baselines, until one comes again; the page has a color and a dash for each
 
 
 def curve(search: Search) -> str:
@@ -58,7 +58,7 @@ def thinned(search: Search) -> bool:
 
 
 def look(index: int) -> str:
-    """The CSS class of a baseline's line: colour and dash."""
+    """The CSS class of a baseline's line: color and dash."""
     return f"look{index % LOOKS}"
 
 
@@ -118,7 +118,7 @@ def _frame(x: Axis, y: Axis, x_name: str, y_name: str, content: Sequence[str]) -
     grid += [f'<text x="{x.start - 8}" y="{y(v) + 4}" text-anchor="end">{text}</text>' for v, text in y.ticks]
     grid += [
         f'<text x="{x(v)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
-        for v, text in x.labelled(LABELS)
+        for v, text in x.labeled(LABELS)
     ]
     names = (
         f'<text class="axis" x="{(x.start + x.end) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_name)}</text>'

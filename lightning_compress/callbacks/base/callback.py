@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_compress.callbacks.base.compatibility import check_averaging
-from lightning_compress.callbacks.base.device import workplace
+from lightning_compress.callbacks.base.device import surgery_device
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
@@ -31,12 +31,12 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery.inputs import example_of
 from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
-    Record,
+    Structure,
     load_structure,
     network,
-    record_of,
     save_structure,
-    write_record,
+    structure_of,
+    write_structure,
 )
 from lightning_compress.surgery.transforms import transformed
 
@@ -48,7 +48,7 @@ class CompressionCallback(Callback, ABC):
         plan: a plan, a YAML file, or plain dicts ``{layer: {knob: number}}``; None until :meth:`with_plan`.
 
     Attributes:
-        order: callbacks must be listed in rising order: shapes change before weights are quantised.
+        order: callbacks must be listed in rising order: shapes change before weights are quantized.
         knobs: the words in a plan that this callback understands.
         steady: whether weights mean the same from the first step of a training to the last, so that they may be
             averaged over it.
@@ -78,7 +78,7 @@ class CompressionCallback(Callback, ABC):
         """
 
     @abstractmethod
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         """What the plan rounds to on this network: equal results mean equal networks.
 
         Only this callback's knobs are kept. Arguments as in :meth:`choices`.
@@ -89,13 +89,13 @@ class CompressionCallback(Callback, ABC):
 
     @abstractmethod
     def predict(self, plan: Plan, profile: Profile) -> Profile:
-        """The profile of the network after a realised plan is applied, by arithmetic alone."""
+        """The profile of the network after a resolved plan is applied, by arithmetic alone."""
 
     @abstractmethod
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
-        """Apply a realised plan to a network to which it has not been applied yet."""
+        """Apply a resolved plan to a network to which it has not been applied yet."""
 
-    def prepare(self, module: LightningModule, batches: Iterable[Any]) -> None:
+    def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         """Gather what the callback needs of module and data, before its plan is applied for the first time.
 
         Args:
@@ -114,15 +114,15 @@ class CompressionCallback(Callback, ABC):
         """
         if self.plan is None:
             raise CompressError(f"{type(self).__name__}: no plan was given; pass plan=, or a file that Plan.save wrote")
-        record = recorded(net, example)
+        record = known_structure(net, example)
         due = self._due(record)
         if due is None:
             return
         name = type(self).__name__
-        plan = self.realise(spread(due, describe(net), record.profile), net, record.profile, example)
+        plan = self.resolve(spread(due, describe(net), record.profile), net, record.profile, example)
         self.attach(plan, net, record.profile, example)
         applied = {**record.applied, name: record.applied.get(name, Plan({})).merge(plan)}
-        write_record(net, Record(self.predict(plan, record.profile), applied, {**record.asked, name: self.plan}))
+        write_structure(net, Structure(self.predict(plan, record.profile), applied, {**record.asked, name: self.plan}))
 
     @final
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -134,14 +134,14 @@ class CompressionCallback(Callback, ABC):
         net = network(pl_module)
         if self.plan is not None:
             known = frozenset().union(*(c.knobs for c in mates))
-            record = record_of(net)
+            record = structure_of(net)
             plan = self.plan if record is None else spread(self.plan, describe(net), record.profile)
             plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
-        pl_module.to(workplace(trainer))
-        record = record_of(net)
+        pl_module.to(surgery_device(trainer))
+        record = structure_of(net)
         if record is None or self._due(record) is not None:
-            self.prepare(pl_module, train_batches(trainer))
+            self.calibrate(pl_module, train_batches(trainer))
         self.apply(net, example_of(pl_module, train_batches(trainer)))
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
@@ -158,7 +158,7 @@ class CompressionCallback(Callback, ABC):
             f"{type(self).__name__}: another plan was already applied to this network; start again from a fresh one"
         )
 
-    def _due(self, record: Record) -> Plan | None:
+    def _due(self, record: Structure) -> Plan | None:
         """What of the plan is to be applied; None when all was, in the user's words or as it was rounded."""
         name = type(self).__name__
         if name not in record.applied:
@@ -174,9 +174,9 @@ class CompressionCallback(Callback, ABC):
         return Plan({layer: knobs for layer, knobs in kept.items() if knobs})
 
 
-def recorded(net: nn.Module, example: Any) -> Record:
+def known_structure(net: nn.Module, example: Any) -> Structure:
     """The record of a network; of one that no callback has touched, its profile alone."""
-    return record_of(net) or Record(measure.measure(net, example))
+    return structure_of(net) or Structure(measure.measure(net, example))
 
 
 def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:

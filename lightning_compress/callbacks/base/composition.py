@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_compress.callbacks.base.callback import CompressionCallback, check_order, plan_names, recorded
+from lightning_compress.callbacks.base.callback import CompressionCallback, check_order, known_structure, plan_names
 from lightning_compress.core.errors import CompressError, NoEffectError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
@@ -28,7 +28,7 @@ class Composition:
     def __init__(self, callbacks: Sequence[CompressionCallback], net: nn.Module, example: Any) -> None:
         check_order(callbacks)
         self.callbacks, self.net, self.example = list(callbacks), net, example
-        self.profile: Profile = recorded(net, example).profile
+        self.profile: Profile = known_structure(net, example).profile
         self._replaced = set(describe(net))
 
     def space(self) -> Space:
@@ -51,7 +51,7 @@ class Composition:
             whole = whole.merge(callback.own(plan))
         return whole
 
-    def realise(self, plan: Plan) -> Plan:
+    def resolve(self, plan: Plan) -> Plan:
         """What a plan rounds to: two plans give the same network exactly when this is equal.
 
         Raises:
@@ -63,13 +63,13 @@ class Composition:
         for callback in self.callbacks:
             own = callback.own(plan)
             own.check(names | profile.layers.keys(), callback.knobs)
-            part = callback.realise(self._spread(own, profile), self.net, profile, self.example)
+            part = callback.resolve(self._spread(own, profile), self.net, profile, self.example)
             profile = callback.predict(part, profile)
             whole = whole.merge(part)
         return whole
 
     def predict(self, plan: Plan) -> Profile:
-        """The profile of the network with a realised plan applied."""
+        """The profile of the network with a resolved plan applied."""
         profile = self.profile
         for callback in self.callbacks:
             profile = callback.predict(self._spread(callback.own(plan), profile), profile)

@@ -13,7 +13,7 @@ from lightning import Trainer
 CPU = torch.device("cpu")
 
 
-def workplace(trainer: Trainer) -> torch.device:
+def surgery_device(trainer: Trainer) -> torch.device:
     """The device that the trainer trains on; the CPU where that is Apple's, which has no float64."""
     device = trainer.strategy.root_device
     return CPU if device.type == "mps" else device

@@ -23,19 +23,19 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
 from lightning_compress.callbacks.base.progress import progress
-from lightning_compress.callbacks.base.trained_outcome import OutcomeCallback
 from lightning_compress.callbacks.base.weight_decay import keep_from_decay, make_whole
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.mask import measured
-from lightning_compress.surgery.structure import Record, network, record_of, write_record
+from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.surgery.transforms import raw_weight
 
 
-class LearnedNoise(OutcomeCallback):
+class LearnedNoise(LearnedSparsityCallback):
     """Trains noise on the layers that the plan names; the sub-class has one knob, which is 1 for them.
 
     Args:
@@ -148,7 +148,7 @@ class LearnedNoise(OutcomeCallback):
 
     def _noises(self, net: nn.Module) -> dict[str, tuple[Noise, nn.Module, nn.Parameter]]:
         """Layer -> its noise, the module that the noise is attached to, and the layer's raw weight."""
-        record = record_of(net)
+        record = structure_of(net)
         names = record.applied[type(self).__name__].layers
         return {n: (*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names}
 
@@ -162,8 +162,8 @@ class LearnedNoise(OutcomeCallback):
                 )
             noise.end(host)
         if found:
-            record = record_of(net)
-            write_record(net, Record(measured(net, record.profile), record.applied, record.asked))
+            record = structure_of(net)
+            write_structure(net, Structure(measured(net, record.profile), record.applied, record.asked))
 
 
 def salt(layer: str) -> int:

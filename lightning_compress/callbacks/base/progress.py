@@ -10,7 +10,7 @@ from lightning_compress.core.errors import CompressError
 
 
 def steps_done(trainer: Trainer) -> int:
-    """Optimizer steps so far; batches where the module optimises manually, with any number of steps in each."""
+    """Optimizer steps so far; batches where the module optimizes manually, with any number of steps in each."""
     if trainer.lightning_module.automatic_optimization:
         return trainer.global_step
     return trainer.fit_loop.epoch_loop.total_batch_idx

@@ -26,7 +26,7 @@ from lightning_compress.surgery.structure import network
 UNEXTENDED = "_unextended_training_step"  # in a module's __dict__: what it had there as training_step, or None
 
 
-class TeacherTerm(Callback, ABC):
+class DistillationCallback(Callback, ABC):
     """``own_weight`` times the module's loss plus ``weight`` times a term; several calls in a step are averaged.
 
     Args:
@@ -72,7 +72,7 @@ class TeacherTerm(Callback, ABC):
         """Extend ``training_step`` (or, with the mixin, watch the forward pass) until ``teardown``."""
         if stage != "fit":
             return
-        check_rising([c for c in trainer.callbacks if isinstance(c, TeacherTerm)])
+        check_rising([c for c in trainer.callbacks if isinstance(c, DistillationCallback)])
         own, name, net = type(self).__name__, type(pl_module).__name__, network(pl_module)
         if self.teacher is net:
             raise CompressError(f"{own}: the teacher is the {name} that is trained; pass a deepcopy of it")
@@ -87,7 +87,7 @@ class TeacherTerm(Callback, ABC):
             pl_module.training_step = MethodType(self._extended(pl_module.training_step), pl_module)
         else:
             raise CompressError(
-                f"{own}: {name} optimises manually; give it CompressibleMixin, and add self.compression_loss() to its "
+                f"{own}: {name} optimizes manually; give it CompressibleMixin, and add self.compression_loss() to its "
                 f"loss"
             )
 

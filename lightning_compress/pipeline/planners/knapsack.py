@@ -2,9 +2,9 @@
 
     min sum_l |W_l - Q_b(W_l)|^2     s.t.     cost(b) <= limit,      b_l from the layer's range
 
-Source: the quantisation projection of Yang et al. 2020 (paper 5, arXiv 1910.05897), solved as a multiple-choice
+Source: the quantization projection of Yang et al. 2020 (paper 5, arXiv 1910.05897), solved as a multiple-choice
 knapsack (bits_projection.py). Theirs is one step within ADMM; alone, as a baseline that every search for bits should
-beat, it is ours. The error is that of the quantiser as it starts, before any training, with the network's own weights.
+beat, it is ours. The error is that of the quantizer as it starts, before any training, with the network's own weights.
 Knobs other than weight bits take their largest values. It breaks where layers differ in how much the loss feels an
 error of their weights, of which it knows nothing: use a search there.
 """
@@ -64,7 +64,7 @@ def _errors(composition: Composition, budget: Budget, layers: list[str]) -> dict
     for bits in sorted({int(width) for widths in values.values() for width in widths}):
         able = [layer for layer in layers if bits in values[layer]]
         net = copy.deepcopy(composition.net)
-        with isolate_rng():  # a quantiser may draw its first values
+        with isolate_rng():  # a quantizer may draw its first values
             composition.apply(net, Plan({layer: {KNOB: bits} for layer in able}))
         for layer in able:
             module = net.get_submodule(layer)

@@ -18,12 +18,12 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.atomic_write import written_whole
+from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import AllTrialsFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
-from lightning_compress.pipeline.context import FOUND, Run
+from lightning_compress.pipeline.context import FOUND, RunContext
 from lightning_compress.pipeline.evaluator import COSTS, Evaluator
 from lightning_compress.search.correlation import CORRELATION
 from lightning_compress.search.journal import Entry, Journal, journal_name
@@ -52,7 +52,13 @@ class PlanSearch:
     """
 
     def __init__(
-        self, stage: Stage, composition: Composition, budget: Budget, student: LightningModule, run: Run, folder: Path
+        self,
+        stage: Stage,
+        composition: Composition,
+        budget: Budget,
+        student: LightningModule,
+        run: RunContext,
+        folder: Path,
     ) -> None:
         self.stage, self.composition, self.budget, self.run, self.folder = stage, composition, budget, run, folder
         self.evaluator = Evaluator(
@@ -120,7 +126,7 @@ class PlanSearch:
             for plan, entry in zip(plans, networks, strict=True)
         ]
         for i in pareto_front(points):
-            self.composition.realise(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
+            self.composition.resolve(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
     def _write(self, entries: Sequence[Entry], scored: Sequence[Entry], rewards: Mapping[str, float]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for.
@@ -183,5 +189,5 @@ def keep_start(start: Mapping[str, str], kept: Path) -> None:
     """Copy the policy that a search started from beside its journal, as it may be gone or changed when it goes on."""
     if start and not kept.is_file():
         path = Path(start["warm_start"])
-        with written_whole(kept) as part:
+        with atomic_write(kept) as part:
             shutil.copyfile(path / NAME if path.is_dir() else path, part)

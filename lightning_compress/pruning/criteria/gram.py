@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_order
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.channels import IN, ChannelGroup
 from lightning_compress.surgery.inputs import first_inputs
 from lightning_compress.surgery.structure import network
@@ -42,7 +42,7 @@ class Gram(Criterion):
     positions: int = 10
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
-        if gathered(network(module), KEY) is None:
+        if calibration_of(network(module), KEY) is None:
             gather_moments(network(module), first_inputs(module, batches), self.positions)
 
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
@@ -58,7 +58,7 @@ def unit_gram(group: ChannelGroup, net: nn.Module) -> Tensor:
     Returns:
         Shape ``(units, units)``, or ``(units,)`` where a wide linear layer knows only its diagonal.
     """
-    moments = gathered(net, KEY)
+    moments = calibration_of(net, KEY)
     if moments is None:
         raise CompressError("Gram: no inputs were gathered; use the callback in a Trainer or a search, or take l2")
     found = []

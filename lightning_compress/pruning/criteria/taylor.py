@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.criteria.criterion import Criterion, over_units, producer_weights
 from lightning_compress.pruning.gradients import gather_gradients
-from lightning_compress.surgery.calibration import gathered, keep
+from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.structure import network
 
@@ -37,13 +37,13 @@ class Taylor(Criterion):
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         net = network(module)
-        if gathered(net, KEY) is None:
+        if calibration_of(net, KEY) is None:
             gather_gradients(module, batches)
-            keep(net, KEY, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None})
+            store_calibration(net, KEY, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None})
             module.zero_grad()
 
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
-        weights, known = producer_weights(group, net), gathered(net, KEY) or {}
+        weights, known = producer_weights(group, net), calibration_of(net, KEY) or {}
         slopes = {name: known.get(f"{name}.weight", weight.grad) for name, weight in weights.items()}
         missing = [name for name, slope in slopes.items() if slope is None]
         if missing:

@@ -1,4 +1,4 @@
-"""Inherit: all layers keep their weights; those that got narrower start anew, from their own random initialisation.
+"""Inherit: all layers keep their weights; those that got narrower start anew, from their own random initialization.
 
 Ours: the paper (N2N, arXiv 1709.06030) starts its students anew. Use it when little was removed, and to
 rank students after a few steps; it breaks where layers behind the removed ones meet inputs that they never saw: use
@@ -13,12 +13,12 @@ from typing import final
 
 from torch import nn
 
-from lightning_compress.pruning.initializers.initializer import Initialiser
+from lightning_compress.pruning.initializers.initializer import Initializer
 
 
 @final
 @dataclass(frozen=True)
-class Inherit(Initialiser):
+class Inherit(Initializer):
     """Weights of the dense network wherever they fit."""
 
     def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:

@@ -1,4 +1,4 @@
-"""What every initialiser is: it gives a network from which layers were removed the weights to train on from."""
+"""What every initializer is: it gives a network from which layers were removed the weights to train on from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import nn
 
 
-class Initialiser(ABC):
+class Initializer(ABC):
     """Sets weights after a removal."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:

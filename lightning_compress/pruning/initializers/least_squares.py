@@ -22,14 +22,14 @@ from lightning import LightningModule
 from torch import nn
 
 from lightning_compress.pruning.initializers.inherit import Inherit
-from lightning_compress.pruning.initializers.initializer import Initialiser
+from lightning_compress.pruning.initializers.initializer import Initializer
 from lightning_compress.pruning.input_moments import refittable
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 
 
 @final
 @dataclass(frozen=True)
-class LeastSquares(Initialiser):
+class LeastSquares(Initializer):
     """A closed-form fit of each layer that reads what was removed; all others keep their weights.
 
     Args:

@@ -1,7 +1,7 @@
 """Restart: nothing of the dense network's weights survives, and the student is trained anew.
 
 Source: N2N (Ashok et al. 2018, arXiv 1709.06030): knowledge comes by distillation alone. Each module's own
-``reset_parameters`` is called; an initialisation that the network does itself, in its constructor, is not repeated.
+``reset_parameters`` is called; an initialization that the network does itself, in its constructor, is not repeated.
 Use it with a long training, or when most was removed; it breaks scores after a few steps, which then tell nothing.
 """
 
@@ -13,12 +13,12 @@ from typing import final
 
 from torch import nn
 
-from lightning_compress.pruning.initializers.initializer import Initialiser
+from lightning_compress.pruning.initializers.initializer import Initializer
 
 
 @final
 @dataclass(frozen=True)
-class Restart(Initialiser):
+class Restart(Initializer):
     """Fresh random weights everywhere."""
 
     def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:

@@ -4,7 +4,7 @@
     KL ~= k1 - k1 sigmoid(k2 + k3 log alpha) + log(1 + 1 / alpha) / 2,     k = 0.63576, 1.87320, 1.48695
     y = layer(x; theta) + eps sqrt(layer(x^2; sigma^2)),                   eps ~ N(0, 1) for each output
 
-Source: Molchanov et al. 2017 (arXiv 1701.05369, eqs. 14-17; the local reparametrisation is Kingma et al. 2015). A
+Source: Molchanov et al. 2017 (arXiv 1701.05369, eqs. 14-17; the local reparametrization is Kingma et al. 2015). A
 weight whose log alpha is above a threshold (3: dropped with probability 0.95) carries no information. For slices,
 theta^2 is the mean over the slice, sigma^2 is shared by it and the KL counts for each of its weights, so that a
 strength means as much as for single weights: our reconstruction of paper 1's "kernel-wise".

@@ -1,4 +1,4 @@
-"""N:M: of each ``m`` neighbouring inputs of an output, ``n`` weights stay; 2:4 runs at twice the speed on NVIDIA GPUs.
+"""N:M: of each ``m`` neighboring inputs of an output, ``n`` weights stay; 2:4 runs at twice the speed on NVIDIA GPUs.
 
     of |w[o, m g]| ... |w[o, m g + m - 1]| the n largest stay,      for each output o, group g and position of a kernel
 

@@ -25,7 +25,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.input_moments import added, places, refittable, sampled_rows
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import gathered, keep
+from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.inputs import first_inputs
 from lightning_compress.surgery.structure import network
 
@@ -45,16 +45,16 @@ class Asymmetric(Refit):
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         net = network(module)
-        if gathered(net, KEY) is None:
+        if calibration_of(net, KEY) is None:
             inputs = list(first_inputs(module, batches))
-            keep(net, KEY, (copy.deepcopy(net).eval().requires_grad_(False), inputs))
+            store_calibration(net, KEY, (copy.deepcopy(net).eval().requires_grad_(False), inputs))
 
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         """Nothing: it is the thin network's inputs that count."""
 
     @torch.no_grad()
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        found = gathered(net, KEY)
+        found = calibration_of(net, KEY)
         if found is None:
             raise CompressError("refit: no batches were gathered for this network; train or search with the callback")
         dense, batches = found
@@ -76,5 +76,5 @@ def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor:
     """What the layer of a network reads at ``count`` places, the same for each network."""
     layer, found = net.get_submodule(name), []
     handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
-    measure.run_hooked(net, x, [handle])
+    measure.forward_hooked(net, x, [handle])
     return sampled_rows(layer, found[0], count, torch.Generator().manual_seed(seed))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.input_moments import KEY, Moments, gather_moments
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.inputs import first_inputs
 from lightning_compress.surgery.structure import network
 
@@ -40,12 +40,12 @@ class Symmetric(Refit):
     positions: int = 10
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
-        if gathered(network(module), KEY) is None:
+        if calibration_of(network(module), KEY) is None:
             gather_moments(network(module), first_inputs(module, batches), self.positions)
 
     @torch.no_grad()
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-        moments = gathered(net, KEY)
+        moments = calibration_of(net, KEY)
         if moments is None:
             raise CompressError(
                 "refit: no inputs were gathered for this network; train or search with the callback, or call "

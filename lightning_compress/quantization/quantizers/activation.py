@@ -1,4 +1,4 @@
-"""What the quantisers of activations share: one scale per tensor, set from the first batch that passes."""
+"""What the quantizers of activations share: one scale per tensor, set from the first batch that passes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE = 1 << 14  # enough activations to set a scale by
 
 
 class ActivationQuantizer(Quantizer):
-    """A quantiser of a layer's input, 2 to 8 bits, signed or unsigned as the first batch shows."""
+    """A quantizer of a layer's input, 2 to 8 bits, signed or unsigned as the first batch shows."""
 
     bit_range: ClassVar[tuple[int, int]] = (2, 8)
 
@@ -72,7 +72,7 @@ class ActivationQuantizer(Quantizer):
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(least, dist.ReduceOp.MIN)
             self.set_sign(least < 0)
-            self.initialise(values[:: max(1, values.numel() // SAMPLE)])
+            self.initialize(values[:: max(1, values.numel() // SAMPLE)])
             if dist.is_available() and dist.is_initialized():
                 for state in (*self.parameters(), *self.buffers()):
                     dist.broadcast(state, src=0)

@@ -2,7 +2,7 @@
 
     w = codebook[code],     dL/dcodebook[k] = sum of dL/dw over the weights with code k,    step: that over their number
 
-Sources: Deep Compression (arXiv 1510.00149, sections 3 and 3.3), and the quantiser of papers 1 and 5 (HAQ's arXiv
+Sources: Deep Compression (arXiv 1510.00149, sections 3 and 3.3), and the quantizer of papers 1 and 5 (HAQ's arXiv
 1811.08886, section 3.4; arXiv 1910.05897). Codes are frozen when it is attached and the values are trained, which is
 what replacing weights by their cluster's mean after each step does. Pruned weights stay out: their zero is beside the
 codebook, so ``bits`` are those of the nonzero weights; while a training still moves the mask, the weight itself is
@@ -55,7 +55,7 @@ class Codebook(Transform):
     Args:
         bits: of a code, 1 to 8.
         shape: of a factor on the values, ``(out, 1, 1, 1)`` in a file with folded batch norms; training needs none.
-        weight_shape: of the weight; :meth:`initialise` sets it.
+        weight_shape: of the weight; :meth:`initialize` sets it.
 
     Attributes:
         bit_range: the smallest and largest number of bits.
@@ -100,11 +100,11 @@ class Codebook(Transform):
 
     @staticmethod
     def stored(bits: int, channels: int) -> dict[str, int]:
-        """The fields of a layer's profile that this quantiser sets. Arguments as for ``Quantizer.stored``."""
+        """The fields of a layer's profile that this quantizer sets. Arguments as for ``Quantizer.stored``."""
         return {"weight_bits": bits, "codebook": 2**bits}
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """K-means on the nonzero weights, or on all when all are zero; codes are frozen from then on.
 
         Args:

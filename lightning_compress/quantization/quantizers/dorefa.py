@@ -24,7 +24,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 
 @final
 class DoReFa(WeightQuantizer):
-    """DoReFa quantisation of weights. Arguments as for :class:`Quantizer`."""
+    """DoReFa quantization of weights. Arguments as for :class:`Quantizer`."""
 
     learned: ClassVar[bool] = False
 
@@ -34,7 +34,7 @@ class DoReFa(WeightQuantizer):
         self.low.fill_(-(2.0 ** (bits - 1)))
         self.high.fill_(2.0 ** (bits - 1) - 1)
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Nothing to set: the grid is given, and the squashing is a function of the weight."""
 
     def precondition(self, x: Tensor) -> Tensor:

@@ -32,31 +32,31 @@ class FakeQuantize(torch.autograd.Function):
         ctx.gain, ctx.ends = gain, None
         if offset is None and _few_numbers(x, scale):
             step, ends = scale.item(), (low.item(), high.item())
-            quantised = (x * (1 / step)).clamp_(*ends).round_().mul_(step)
+            quantized = (x * (1 / step)).clamp_(*ends).round_().mul_(step)
             ctx.ends = _just_outside(ends[0] * step, -np.inf), _just_outside(ends[1] * step, np.inf)
-            ctx.save_for_backward(x, quantised, scale, low, high)
-            return quantised
+            ctx.save_for_backward(x, quantized, scale, low, high)
+            return quantized
         grid = x * scale.reciprocal()
         if offset is not None:
             grid = grid.sub_(offset)
-        quantised = grid.clamp_(low, high).round_()
+        quantized = grid.clamp_(low, high).round_()
         if offset is not None:
-            quantised = quantised.add_(offset)
+            quantized = quantized.add_(offset)
             low, high = low + offset, high + offset
-        quantised = quantised.mul_(scale)
-        ctx.save_for_backward(x, quantised, scale, low, high)
-        return quantised
+        quantized = quantized.mul_(scale)
+        ctx.save_for_backward(x, quantized, scale, low, high)
+        return quantized
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
-        x, quantised, scale, low, high = ctx.saved_tensors
+        x, quantized, scale, low, high = ctx.saved_tensors
         if ctx.ends is None:
             grad_x = grad.masked_fill((x < low * scale) | (x > high * scale), 0)
         else:
             grad_x = torch.ops.aten.hardtanh_backward(grad, x, *ctx.ends)
         grad_scale = None
         if ctx.needs_input_grad[1]:
-            grad_scale = (_sum_like(scale, grad, quantised) - _sum_like(scale, grad_x, x)) * (ctx.gain / scale)
+            grad_scale = (_sum_like(scale, grad, quantized) - _sum_like(scale, grad_x, x)) * (ctx.gain / scale)
         return grad_x, grad_scale, None, None, None, None
 
 
@@ -81,7 +81,7 @@ def _sum_like(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def least_squares_scale(x: Tensor, start: Tensor, low: Tensor, high: Tensor, offset: Tensor, steps: int = 10) -> Tensor:
-    """The scale that minimises ``|q(x) - x|^2``, by alternating codes and ``s = <x, v> / <v, v>``.
+    """The scale that minimizes ``|q(x) - x|^2``, by alternating codes and ``s = <x, v> / <v, v>``.
 
     Each step lowers the error; the result is a local optimum near ``start``, and has its shape.
     """

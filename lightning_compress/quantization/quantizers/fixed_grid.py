@@ -38,7 +38,7 @@ class FixedGrid(WeightQuantizer):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "zero": float(self.zero)}
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Nothing to set: the grid is given."""
 
     def scale_for(self, x: Tensor) -> Tensor:

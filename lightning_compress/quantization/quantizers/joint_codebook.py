@@ -20,7 +20,7 @@ MOST_BITS = 8
 
 @final
 class JointCodebook(Codebook):
-    """A codebook whose bits come out of an optimisation.
+    """A codebook whose bits come out of an optimization.
 
     Args:
         weight_shape: of the weight.

@@ -22,7 +22,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 
 @final
 class LSQ(WeightQuantizer):
-    """Learned-step-size quantisation of weights. Arguments as for :class:`Quantizer`."""
+    """Learned-step-size quantization of weights. Arguments as for :class:`Quantizer`."""
 
     learned: ClassVar[bool] = True
 
@@ -33,7 +33,7 @@ class LSQ(WeightQuantizer):
         self.scale = nn.Parameter(torch.ones(self.shape))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         x = x.float()
         dims = [d for d in range(x.dim()) if not self.shape or self.shape[d] == 1]
         mean = x.abs().mean(dims, keepdim=bool(self.shape)) if x.numel() else x.new_zeros(self.shape)

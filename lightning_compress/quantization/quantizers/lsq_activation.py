@@ -22,7 +22,7 @@ from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SC
 
 @final
 class LSQActivation(ActivationQuantizer):
-    """Learned-step-size quantisation of a layer's input. Arguments as for :class:`Quantizer`."""
+    """Learned-step-size quantization of a layer's input. Arguments as for :class:`Quantizer`."""
 
     learned: ClassVar[bool] = True
 
@@ -35,7 +35,7 @@ class LSQActivation(ActivationQuantizer):
         return self.scale
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         start = (2 * x.abs().mean() / self.high.sqrt()) if x.numel() else x.new_zeros(())
         start = start.clamp_min(SMALLEST_SCALE)
         self.scale.copy_(least_squares_scale(x, start, self.low, self.high, torch.zeros_like(start)))

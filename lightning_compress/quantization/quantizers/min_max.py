@@ -22,7 +22,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 
 @final
 class MinMax(WeightQuantizer):
-    """Symmetric min-max quantisation of weights. Arguments as for :class:`Quantizer`."""
+    """Symmetric min-max quantization of weights. Arguments as for :class:`Quantizer`."""
 
     learned: ClassVar[bool] = False
 
@@ -32,7 +32,7 @@ class MinMax(WeightQuantizer):
         self.high.fill_(high)
         self.low.fill_(-1.0 if bits == 1 else -high)
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Nothing to set: the scale is a function of the weight."""
 
     def scale_for(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ MOMENTUM = 0.1
 
 @final
 class MinMaxActivation(ActivationQuantizer):
-    """Moving min-max quantisation of a layer's input. Arguments as for :class:`Quantizer`."""
+    """Moving min-max quantization of a layer's input. Arguments as for :class:`Quantizer`."""
 
     learned: ClassVar[bool] = False
 
@@ -37,7 +37,7 @@ class MinMaxActivation(ActivationQuantizer):
         return self.largest
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         self.largest.copy_(x.abs().amax() if x.numel() else torch.zeros(()))
 
     def before_forward(self, layer: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SC
 
 @final
 class PACT(ActivationQuantizer):
-    """Quantisation of a layer's input with a trained clipping level. Arguments as for :class:`Quantizer`."""
+    """Quantization of a layer's input with a trained clipping level. Arguments as for :class:`Quantizer`."""
 
     learned: ClassVar[bool] = True
 
@@ -38,7 +38,7 @@ class PACT(ActivationQuantizer):
         return self.alpha
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         start = (2 * x.abs().mean() / self.high.sqrt()) if x.numel() else x.new_zeros(())
         start = start.clamp_min(SMALLEST_SCALE)
         self.alpha.copy_(self.high * least_squares_scale(x, start, self.low, self.high, torch.zeros_like(start)))

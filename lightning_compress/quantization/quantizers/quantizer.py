@@ -1,4 +1,4 @@
-"""What every quantiser is: a transform onto at most ``2 ** bits`` levels, with integer codes for each."""
+"""What every quantizer is: a transform onto at most ``2 ** bits`` levels, with integer codes for each."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Quantizer(Transform):
         return {"bits": int(self.bits), "shape": list(self.shape)}
 
     @abstractmethod
-    def initialise(self, x: Tensor) -> None:
-        """Set the grid for a tensor that is about to be quantised."""
+    def initialize(self, x: Tensor) -> None:
+        """Set the grid for a tensor that is about to be quantized."""
 
     @abstractmethod
     def scale_for(self, x: Tensor) -> Tensor:
-        """The distance between neighbouring levels for a preconditioned tensor, :attr:`shape`, positive."""
+        """The distance between neighboring levels for a preconditioned tensor, :attr:`shape`, positive."""
 
     @property
     def offset(self) -> Tensor | None:

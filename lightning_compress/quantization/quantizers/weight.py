@@ -1,4 +1,4 @@
-"""What the quantisers of weights share: a grid around zero, and codes that can be packed."""
+"""What the quantizers of weights share: a grid around zero, and codes that can be packed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_compress.quantization.quantizers.quantizer import Quantizer
 
 
 class WeightQuantizer(Quantizer):
-    """A quantiser of weights, 1 to 8 bits; one bit means the two levels ``-scale / 2`` and ``scale / 2``.
+    """A quantizer of weights, 1 to 8 bits; one bit means the two levels ``-scale / 2`` and ``scale / 2``.
 
     Attributes:
         shift: the part of a step by which the levels miss the multiples of the scale: 0, or 1/2 for levels that lie
@@ -33,7 +33,7 @@ class WeightQuantizer(Quantizer):
 
     @staticmethod
     def stored(bits: int, channels: int) -> dict[str, int]:
-        """The fields of a layer's profile that this quantiser sets.
+        """The fields of a layer's profile that this quantizer sets.
 
         Args:
             bits: of a code.
@@ -58,6 +58,6 @@ class WeightQuantizer(Quantizer):
 
     @final
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """The quantised weight, fp32."""
+        """The quantized weight, fp32."""
         # The same operations in the same order as in FakeQuantize, for the same bits of the result.
         return codes.float().add_(self.low).add_(self.shift).mul_(scale)

@@ -21,7 +21,7 @@ class Evaluate(Protocol):
     """What a search needs of an evaluator."""
 
     def key(self, plan: Plan) -> str:
-        """Digest of what the plan materialises to."""
+        """Digest of what the plan materializes to."""
 
     def __call__(self, plan: Plan) -> Score:
         """The score, or :class:`TrialFailedError`."""

@@ -12,7 +12,7 @@ from lightning_compress.search.trial import Score
 
 
 class Objective(ABC):
-    """The one number that a searcher maximises.
+    """The one number that a searcher maximizes.
 
     Attributes:
         weighs_cost: whether of two plans of equal accuracy the cheaper has the higher reward. Where it has not, nothing

@@ -1,6 +1,6 @@
 """NSGA-II: evolves a whole front of plans between cheap and accurate, rather than one plan.
 
-    minimise (-reward, cost / cost of the uncompressed point);  survival by non-dominated rank, then by crowding
+    minimize (-reward, cost / cost of the uncompressed point);  survival by non-dominated rank, then by crowding
 
 Source: Deb et al. 2002 (IEEE TEC 6(2)); the algorithm is pymoo's, driven by its ask and tell. The genome is one index
 per choice; rounding and fitting to the budget are a ``Repair``. The first population lies around the largest uniform

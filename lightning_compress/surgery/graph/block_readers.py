@@ -75,5 +75,5 @@ def find_readers(net: nn.Module, example: Any, names: Collection[str]) -> dict[s
         if weighted or name in found:
             handles.append(module.register_forward_hook(gives(name, weighted)))
     with sources:
-        measure.run_hooked(net, example, handles)
+        measure.forward_hooked(net, example, handles)
     return {name: tuple(layers) for name, layers in found.items()}

@@ -93,7 +93,7 @@ class RemovalGraph:
         """Remove some from a network of that profile, in place; weights of layers that get narrower become zeros.
 
         Raises:
-            CompressError: a layer that would get narrower is masked or quantised.
+            CompressError: a layer that would get narrower is masked or quantized.
         """
         after, narrower = self.without(profile, names), self.readers(profile, names)
         narrower = [name for name, changed in narrower.items() if changed]

@@ -85,7 +85,7 @@ def _run(net: nn.Module, example: Any) -> dict[str, _Seen]:
         return hook
 
     handles = [m.register_forward_hook(watch(seen[n]), with_kwargs=True) for n, m in net.named_modules()]
-    measure.run_hooked(net, example, handles)
+    measure.forward_hooked(net, example, handles)
     return seen
 
 
@@ -118,7 +118,7 @@ def _holds_blocks(module: nn.Module, name: str, seen: Mapping[str, _Seen]) -> bo
 
 
 def _reason(module: nn.Module, layers: Sequence[LayerProfile], ends: set[str], seen: _Seen) -> str | None:
-    """Why a block or layer must stay, as far as can be said without its neighbours; None if it need not."""
+    """Why a block or layer must stay, as far as can be said without its neighbors; None if it need not."""
     if seen.calls != 1:
         return f"it runs {seen.calls} times in one forward pass"
     if ends & {layer.name for layer in layers}:
@@ -187,4 +187,4 @@ def _difference(graph: RemovalGraph, net: nn.Module, dense: Profile, example: An
 
 def _shapes(net: nn.Module, example: Any) -> list[torch.Size]:
     with measure.evaluating(net):
-        return [leaf.shape for leaf in tree_leaves(measure.run(net, example)) if isinstance(leaf, Tensor)]
+        return [leaf.shape for leaf in tree_leaves(measure.forward(net, example)) if isinstance(leaf, Tensor)]

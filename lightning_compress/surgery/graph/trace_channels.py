@@ -129,7 +129,7 @@ def _inputs_of_children(net: nn.Module, example: Any) -> dict[str, Any]:
     """The first input of each child in a forward pass."""
     found: dict[str, Any] = {}
     handles = [child.register_forward_pre_hook(_remember(found, name)) for name, child in net.named_children()]
-    measure.run_hooked(net, example, handles)
+    measure.forward_hooked(net, example, handles)
     return found
 
 

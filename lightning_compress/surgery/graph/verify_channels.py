@@ -24,7 +24,7 @@ def verified(net: nn.Module, groups: list[ChannelGroup], example: Any) -> tuple[
     """The groups for which removing equals masking, and the reason for the producers of each other one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        probe = _randomised(net)
+        probe = _randomized(net)
         wrong: dict[str, str] = {}
         example = tree_map(_noise, example)
         kept = _bisect(probe, groups, example, wrong)
@@ -83,7 +83,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _tensors(net: nn.Module, example: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(measure.run(net, example)) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(measure.forward(net, example)) if isinstance(leaf, Tensor)]
 
 
 def _mask(net: nn.Module, groups: list[ChannelGroup], keep: dict[str, Tensor]) -> None:
@@ -102,7 +102,7 @@ def _mask(net: nn.Module, groups: list[ChannelGroup], keep: dict[str, Tensor]) -
                     tensor.data[lost] = 0
 
 
-def _randomised(net: nn.Module) -> nn.Module:
+def _randomized(net: nn.Module) -> nn.Module:
     """A copy with random weights of sensible size and random statistics: zeros and ones would hide differences."""
     net = copy.deepcopy(net)
     with torch.no_grad():

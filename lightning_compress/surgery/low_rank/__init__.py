@@ -1,1 +1,1 @@
-"""What a layer becomes when its weight is factorised, one factorisation a file."""
+"""What a layer becomes when its weight is factorized, one factorization a file."""

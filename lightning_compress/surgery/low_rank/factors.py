@@ -1,4 +1,4 @@
-"""What every factorisation is: a chain of smaller layers in the place of one, whose ranks are widths between them."""
+"""What every factorization is: a chain of smaller layers in the place of one, whose ranks are widths between them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Factors(Replacement, nn.Sequential):
         """The layers in the place of ``old``.
 
         Raises:
-            CompressError: ``old`` cannot be factorised like this.
+            CompressError: ``old`` cannot be factorized like this.
         """
         raise NotImplementedError
 

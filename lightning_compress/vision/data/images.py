@@ -55,7 +55,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Normalised batches by lists of indices, augmented when there is a generator to draw from."""
+    """Normalized batches by lists of indices, augmented when there is a generator to draw from."""
 
     def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         self.images, self.labels, self.mean, self.std = images, labels, mean, std

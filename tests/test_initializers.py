@@ -24,18 +24,18 @@ from lightning_compress.pruning.initializers.restart import Restart
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR
 
-INITIALISERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initialiser"
+INITIALIZERS = Path(lightning_compress.conf.__file__).parent / "compress" / "initializer"
 
 
-def calibrated(initialise) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+def calibrated(initialize) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     """A dense network, the same without two layers, and the images that it was calibrated with."""
     seed_everything(0, verbose=False)
     module = PlainModule()
     module.model = Chain().eval()
     dense = copy.deepcopy(module.model)
     batches = [torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    callback = LayerRemoval({"features.3": {"keep": 0}}, initialise)
-    callback.prepare(module, [(x, None) for x in batches])
+    callback = LayerRemoval({"features.3": {"keep": 0}}, initialize)
+    callback.calibrate(module, [(x, None) for x in batches])
     callback.apply(module.model, EXAMPLE)
     return dense, module.model, torch.cat(batches)
 
@@ -50,22 +50,22 @@ def test_least_squares_is_the_best_weight_for_the_layer_behind():
     torch.testing.assert_close(thin.features[7].weight.detach().double(), expected, rtol=1e-3, atol=1e-4)
 
 
-def residual(initialise) -> tuple[nn.Module, nn.Module]:
+def residual(initialize) -> tuple[nn.Module, nn.Module]:
     """A small ResNet, dense and without two of its blocks."""
     seed_everything(0, verbose=False)
     module = PlainModule()
     module.model = ResNetCIFAR(2, in_channels=1, width=4).eval()
     dense = copy.deepcopy(module.model)
-    callback = LayerRemoval({"layer1.1": {"keep": 0}, "layer3.1": {"keep": 0}}, initialise)
-    callback.prepare(module, torch.randn(8, 32, 1, 8, 8))
+    callback = LayerRemoval({"layer1.1": {"keep": 0}, "layer3.1": {"keep": 0}}, initialize)
+    callback.calibrate(module, torch.randn(8, 32, 1, 8, 8))
     callback.apply(module.model, EXAMPLE)
     return dense, module.model
 
 
 def test_least_squares_mends_what_reads_a_removed_block():
     errors, x = [], torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(9))
-    for initialise in (Inherit(), LeastSquares()):
-        dense, thin = residual(initialise)
+    for initialize in (Inherit(), LeastSquares()):
+        dense, thin = residual(initialize)
         with torch.no_grad():
             errors.append(float((dense(x) - thin(x)).square().sum() / dense(x).square().sum()))
         changed = {n for n, w in thin.named_parameters() if not torch.equal(w, dense.get_parameter(n))}
@@ -73,13 +73,13 @@ def test_least_squares_mends_what_reads_a_removed_block():
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_a_quantised_reader_keeps_its_weight():
+def test_a_quantized_reader_keeps_its_weight():
     module = PlainModule()
     module.model = net = ResNetCIFAR(1, in_channels=1, width=4).eval()
     QuantizationAwareTraining({"layer2.0.conv1": {"weight_bits": 4}}).apply(net, EXAMPLE)
     before = net.layer2[0].conv1.weight.detach().clone()
     callback = LayerRemoval({"layer1.0": {"keep": 0}})
-    callback.prepare(module, toy_data(0)[0])
+    callback.calibrate(module, toy_data(0)[0])
     callback.apply(net, EXAMPLE)
     assert torch.equal(net.layer2[0].conv1.weight, before)
 
@@ -94,8 +94,8 @@ def test_inherit_keeps_all_but_what_got_narrower_and_restart_keeps_nothing():
     assert not torch.equal(dense.classifier[2].weight, fresh.classifier[2].weight)
 
 
-@pytest.mark.parametrize("file", sorted(INITIALISERS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_initialiser_leaves_no_layer_at_zero_and_is_given_the_same_structure(file):
+@pytest.mark.parametrize("file", sorted(INITIALIZERS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_initializer_leaves_no_layer_at_zero_and_is_given_the_same_structure(file):
     dense, thin, x = calibrated(instantiate(OmegaConf.load(file)))
     assert thin(x).isfinite().all()
     assert thin.features[7].weight.shape == (8, 4, 3, 3)

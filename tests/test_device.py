@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning import Trainer
 
-from lightning_compress.callbacks.base.device import trains_on, workplace
-from lightning_compress.pipeline.context import Run
+from lightning_compress.callbacks.base.device import surgery_device, trains_on
+from lightning_compress.pipeline.context import RunContext
 from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import PlainModule, ToyData
 
@@ -20,7 +20,7 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 @pytest.mark.parametrize(("trains", "changed"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu")])
 def test_networks_are_changed_where_they_are_trained_if_that_has_float64(trains, changed):
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(trains)))
-    assert workplace(trainer) == torch.device(changed)
+    assert surgery_device(trainer) == torch.device(changed)
 
 
 @pytest.mark.parametrize("trains", ["cpu", "cuda:1", "mps"])
@@ -29,7 +29,7 @@ def test_candidates_are_scored_on_the_device_that_the_user_trains_on(tmp_path, t
         return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(trains)))
 
     module = PlainModule()
-    run = Run(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
+    run = RunContext(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
     assert run.scoring_device == torch.device(trains)
 
 
@@ -51,6 +51,6 @@ def test_a_trainer_for_one_device_or_for_what_a_worker_has_in_its_place(monkeypa
 def test_a_real_trainer_says_where(tmp_path):
     module = PlainModule()
     make = partial(Trainer, accelerator="cpu")
-    run = Run(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
+    run = RunContext(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
     assert run.device == run.scoring_device == torch.device("cpu")
     assert Trainer(**trains_on(run.device), logger=False).strategy.root_device == torch.device("cpu")

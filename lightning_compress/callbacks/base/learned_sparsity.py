@@ -15,7 +15,7 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 
 
-class OutcomeCallback(CompressionCallback):
+class LearnedSparsityCallback(CompressionCallback):
     """A callback with one knob, which is 1 for the layers that take part.
 
     Args:
@@ -52,7 +52,7 @@ class OutcomeCallback(CompressionCallback):
         return [Choice(name, knob, (1,)) for name in names if name not in ignored]
 
     @final
-    def realise(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         (knob,) = self.knobs
         values, names = self.own(plan).knob(knob), {layer.name for layer in self.eligible(profile)}
         for layer, value in values.items():

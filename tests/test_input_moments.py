@@ -25,7 +25,7 @@ from lightning_compress.pruning.input_moments import KEY, gather_moments, remova
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.testing.toys import PlainModule, toy_data
 
@@ -61,7 +61,7 @@ def test_the_quadratic_form_is_the_error_of_the_outputs(name, double, widest, to
     x = torch.randn(shape)
     net = nn.Sequential(layer)
     gather_moments(net, [x[:1], x[1:]], EVERYWHERE)
-    gram = gathered(net, KEY)["0"].channel_gram(layer.weight)
+    gram = calibration_of(net, KEY)["0"].channel_gram(layer.weight)
     sizes = (1,) if gram.dim() == 1 else (1, 2, 5)  # of a wide linear layer only single channels are known
     sets = [s for k in sizes for s in combinations(range(6), k)]
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
     columns = (kept[:, None] * size + torch.arange(size)).flatten()
     weight = layer.weight.detach().double().flatten(1).T
     expected = pulled(rows[:, columns], rows @ weight, weight[columns]).T
-    found = refitted(layer.weight.detach().double(), gathered(net, KEY)["0"], kept)
+    found = refitted(layer.weight.detach().double(), calibration_of(net, KEY)["0"], kept)
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_a_wide_convolution_gets_the_best_factor_for_each_channel(monkeypatch):
     layer, x = nn.Conv2d(4, 5, 3), torch.randn(200, 4, 6, 6) + 1  # so many that the pull towards 1 does not count
     net, kept = nn.Sequential(layer), torch.tensor([0, 1, 3])
     gather_moments(net, [x], EVERYWHERE)
-    weight = refitted(layer.weight.detach(), gathered(net, KEY)["0"], kept)
+    weight = refitted(layer.weight.detach(), calibration_of(net, KEY)["0"], kept)
     with torch.no_grad():
         single = [nn.functional.conv2d(x[:, [c]], layer.weight[:, [c]]).flatten() for c in range(4)]
         columns = torch.stack([single[c] for c in kept], 1).double()
@@ -130,7 +130,7 @@ def pruned(refit, ratio=0.5, criterion=None):
     callback = ChannelPruning(
         {"conv1": {"channels": ratio}, "stem.0": {"channels": 0.75}}, criterion or L2(), refit=refit
     )
-    callback.prepare(module, toy_data(0)[0])
+    callback.calibrate(module, toy_data(0)[0])
     callback.apply(net.eval(), x[:2])
     with torch.no_grad():
         return dense, net, float((dense(x) - net(x)).square().sum() / dense(x).square().sum())
@@ -185,7 +185,7 @@ def test_candidates_of_a_search_share_what_was_gathered(file, criterion):
     module, example = PlainModule(), torch.zeros(2, 1, 8, 8)
     callback = ChannelPruning(criterion=criterion, refit=instantiate(OmegaConf.load(file)))
     composition = Composition([callback], module.model, example)
-    callback.prepare(module, toy_data(0)[0])
+    callback.calibrate(module, toy_data(0)[0])
     before = {k: v.clone() for k, v in module.state_dict().items()}
     outputs = []
     for ratio in (0.5, 0.25, 0.5):

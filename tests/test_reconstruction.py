@@ -13,7 +13,7 @@ from lightning_compress.pruning import input_moments
 from lightning_compress.pruning.input_moments import KEY, gather_moments
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
-from lightning_compress.surgery.calibration import gathered
+from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.testing.toys import PlainModule
 
 
@@ -47,7 +47,7 @@ def errors(source: Source, keep: int, batches: int, batch: int):
     kept = torch.randperm(layer.weight.shape[1])[:keep].sort().values
     net = nn.Sequential(layer)
     gather_moments(net, [source(batch) for _ in range(batches)])
-    weights = layer.weight.detach()[:, kept], refitted(layer.weight.detach(), gathered(net, KEY)["0"], kept)
+    weights = layer.weight.detach()[:, kept], refitted(layer.weight.detach(), calibration_of(net, KEY)["0"], kept)
     test = source(200)
     return [error(layer, weight, kept, test) for weight in weights]
 
@@ -71,7 +71,7 @@ def test_a_linear_layer_gains_from_about_a_row_for_each_feature(keep, batches):
 def test_places_are_added_until_there_are_three_rows_for_each_feature():
     net = nn.Sequential(nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 1))
     gather_moments(net, [torch.randn(4, 8, 12, 12), torch.randn(4, 8, 12, 12)], 5)
-    wide, narrow = (gathered(net, KEY)[name] for name in "01")
+    wide, narrow = (calibration_of(net, KEY)[name] for name in "01")
     assert (wide.rows, narrow.rows) == (8 * 27, 8 * 5)  # of 72 features and of 4
 
 
@@ -82,7 +82,7 @@ def test_a_wide_layer_is_refitted_too_in_fewer_digits():
     with torch.no_grad():
         gather_moments(net, [before(torch.randn(400, 16)).relu() for _ in range(2)])
         test = before(torch.randn(400, 16)).relu()
-    found = gathered(net, KEY)["0"]
+    found = calibration_of(net, KEY)["0"]
     assert found.features.dtype == torch.float32
     weight = layer.weight.detach()
     assert error(layer, refitted(weight, found, kept), kept, test) < 0.1 * error(layer, weight[:, kept], kept, test)
@@ -96,7 +96,7 @@ def test_sums_in_float32_give_the_weights_of_float64(refit, monkeypatch):
         torch.manual_seed(0)
         module, images = PlainModule(), torch.randn(8, 32, 1, 8, 8) + 1
         callback = ChannelPruning({"conv1": {"channels": 0.5}, "stem.0": {"channels": 0.5}}, refit=refit)
-        callback.prepare(module, images)
+        callback.calibrate(module, images)
         callback.apply(module.model, images[0, :2])
         found.append(module.model.state_dict())
     for key, value in found[0].items():

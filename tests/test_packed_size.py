@@ -23,7 +23,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export.header import Description
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.structure import record_of
+from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import ToyNet
 from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 
@@ -41,7 +41,7 @@ def file_and_prediction(net, example, path):
     """Real and predicted bytes."""
     with torch.no_grad():
         net(example)
-    predicted = packed_bytes(record_of(net).profile)
+    predicted = packed_bytes(structure_of(net).profile)
     return lc.save(net, path / "net").stat().st_size, predicted
 
 
@@ -62,15 +62,15 @@ def test_each_layer_with_bits_of_its_own(name, seed, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["toy", "resnet8", "resnet20", "mobilenet"])
-@pytest.mark.parametrize("quantised", [True, False])
-def test_each_layer_with_a_ratio_of_its_own(name, quantised, tmp_path):
+@pytest.mark.parametrize("quantized", [True, False])
+def test_each_layer_with_a_ratio_of_its_own(name, quantized, tmp_path):
     rng, (make, shape) = random.Random(0), NETS[name]
     net, example = make().eval(), torch.randn(shape)
     prune = ChannelPruning()
     choices = prune.choices(net, measure.measure(net, example), example)
     prune.with_plan(Plan({c.layer: {"channels": rng.choice(c.values)} for c in choices})).apply(net, example)
-    if quantised:
-        layers = [layer.name for layer in record_of(net).profile.weighted]
+    if quantized:
+        layers = [layer.name for layer in structure_of(net).profile.weighted]
         plan = {n: {"weight_bits": rng.randint(1, 8), "act_bits": rng.randint(2, 8)} for n in layers}
         QuantizationAwareTraining(plan).apply(net, example)
     assert within(*file_and_prediction(net, example, tmp_path))
