@@ -10,8 +10,8 @@ import torch
 from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import OmegaConf
+from test_input_moments import pulled
 from test_layer_removal import EXAMPLE, Chain
-from test_moments import pulled
 from torch import nn
 
 import lightning_compress.conf
