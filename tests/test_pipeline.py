@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
+from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.pipeline.compress import Result, compress
 from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pipeline.stage import Stage
@@ -140,4 +142,41 @@ def test_what_the_end_of_a_run_needs_is_missed_at_its_beginning(tmp_path, module
 def test_numbers_of_a_later_stage_are_checked_before_the_first(tmp_path, stage, words):
     with pytest.raises(CompressError, match=f"stage last: {words}"):
         run(tmp_path / "run", first=searching(), last=stage)
+    assert not (tmp_path / "run").exists()
+
+
+class Listing(Exporter):
+    """Writes the names of the parameters."""
+
+    file_name = "names.txt"
+
+    def export(self, module, path, example):
+        Path(path).write_text("\n".join(name for name, _ in module.named_parameters()))
+        return ExportReport(Path(path), Path(path).stat().st_size, notes=("names alone",))
+
+
+def exported(folder: Path, exporters: Mapping[str, Exporter]) -> Result:
+    make_trainer = partial(Trainer, accelerator="cpu")
+    return compress(Tested(), TestedData(), {"prune": uniform()}, folder, make_trainer, exporters=exporters)
+
+
+def test_each_exporter_writes_its_file_and_its_report_is_in_the_result(tmp_path):
+    exports = exported(tmp_path, {"names": Listing()}).exports
+    assert exports.keys() == {"packed", "names"}
+    assert all((tmp_path / file).stat().st_size for file in ("model.safetensors", "names.txt"))
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["exports"]["names"]["notes"] == ["names alone"]
+    assert written["exports"]["packed"]["bytes"] == written["compressed"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("exporters", "words"),
+    [
+        ({"one": Listing(), "two": Listing()}, "'one' and 'two' both write names.txt; keep one of them"),
+        ({"packed": Listing()}, "'packed' must be a Packed, whose file is measured; give the Listing another name"),
+    ],
+)
+def test_exporters_that_cannot_be_are_refused_at_once(tmp_path, exporters, words):
+    with pytest.raises(CompressError, match=words):
+        exported(tmp_path / "run", exporters)
     assert not (tmp_path / "run").exists()

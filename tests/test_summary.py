@@ -16,6 +16,7 @@ from lightning_compress.app.report.summary import search_of, write_summary
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
+from lightning_compress.export.exporter import ExportReport
 from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.figures import Figures
 from lightning_compress.search.journal import Entry, Journal
@@ -52,7 +53,8 @@ def result(tmp_path) -> Result:
         journal.append(Entry(2, (2,), "c", Score({"val_acc": 0.5}, {"packed_bytes": 800.0, "macs": 5.0}), None, 1.0))
     (folder / "search.json").write_text(json.dumps({"limit": 1000.0}))
     dense, compressed = Figures(0.99, 8000, 64000, 500, 2000, 0.3), Figures(0.98, 1000, 8000, 500, 2000, 0.3)
-    return Result(dense, compressed, Plan({"fc": {"weight_bits": 4}}), 12.3, tmp_path)
+    exports = {"packed": ExportReport(tmp_path / "model.safetensors", compressed.bytes)}
+    return Result(dense, compressed, Plan({"fc": {"weight_bits": 4}}), 12.3, tmp_path, exports=exports)
 
 
 def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(result):

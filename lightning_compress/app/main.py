@@ -24,8 +24,9 @@ from rich.text import Text
 from lightning_compress.app.report.summary import write_summary
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan
-from lightning_compress.export.save import FIXED_WIDTH
-from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.export.exporter import Exporter
+from lightning_compress.export.packed import Packed
+from lightning_compress.pipeline.compress import PACKED, Result, compress
 from lightning_compress.pipeline.training import fit, load_checkpoint
 
 RECIPES = "recipes"
@@ -76,10 +77,16 @@ def run(cfg: DictConfig, console: Console) -> Result:
         plan,
         cfg.metric,
         instantiate(cfg.logger),
-        instantiate(cfg.compress.get("coder")) or FIXED_WIDTH,
+        exporters_of(cfg.compress),
     )
     write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
     return result
+
+
+def exporters_of(compress: DictConfig) -> dict[str, Exporter]:
+    """The packed file with the coder of ``+compress/coder=NAME``, and what ``+compress/exporter=[NAME]`` adds."""
+    coder = instantiate(compress.get("coder"))
+    return {PACKED: Packed(coder) if coder else Packed(), **(instantiate(compress.get("exporters")) or {})}
 
 
 def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:

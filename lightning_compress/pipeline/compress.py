@@ -23,9 +23,9 @@ from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
-from lightning_compress.export.coders import Coder
+from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.load import load
-from lightning_compress.export.save import FIXED_WIDTH, save
+from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.context import FOUND, RunContext
 from lightning_compress.pipeline.figures import Figures
 from lightning_compress.pipeline.layerwise import LayerwiseStage
@@ -37,7 +37,7 @@ from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.latency import latency
 from lightning_compress.surgery.structure import network, structure_of
 
-PACKED = "model.safetensors"
+PACKED = "packed"  # the exporter whose file every run has, and on which its figures are measured
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Result:
     Attributes:
         searches: stage -> what its search found; only of stages that searched in this run.
         metric: that ``accuracy`` is, as ``test_step`` logs it.
+        exports: name of the exporter -> what it wrote.
     """
 
     dense: Figures
@@ -56,6 +57,7 @@ class Result:
     folder: Path
     searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metric: str = "test_acc"
+    exports: Mapping[str, ExportReport] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -66,6 +68,7 @@ class Result:
             "seconds": self.seconds,
             "searches": dict(self.searches),
             "metric": self.metric,
+            "exports": {name: report.to_dict() for name, report in self.exports.items()},
         }
 
 
@@ -79,9 +82,9 @@ def compress(
     plan: Plan | None = None,
     metric: str = "test_acc",
     make_logger: Callable[..., Logger] = csv_logger,
-    coder: Coder = FIXED_WIDTH,
+    exporters: Mapping[str, Exporter] | None = None,
 ) -> Result:
-    """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json``.
+    """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json`` and exports.
 
     A killed run goes on where it was when it is called with the same arguments again.
 
@@ -97,17 +100,21 @@ def compress(
             nothing of a stage, that takes its uniform numbers if it searches nothing, and else changes nothing.
         metric: that ``test_step`` logs.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
-        coder: of the quantized weights in ``model.safetensors``.
+        exporters: name -> exporter that writes the finished network. The packed file is always written, by the exporter
+            named ``packed`` where there is one.
 
     Raises:
         CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
-            method that the run comes to need, or a stage has a number that cannot be; no stage understands a knob of
+            method that the run comes to need, or a stage has a number that cannot be; two exporters write the same
+            file; no stage understands a knob of
             the plan, or the network has no such layer.
     """
     check_trainer(make_trainer)
     _check_methods(module, data)
     for name, stage in stages.items():
         stage.check(name)
+    exporters = {PACKED: Packed(), **(exporters or {})}
+    _check_exporters(exporters)
     if plan is not None:
         _check_plan(plan, stages, network(module))
     folder = Path(folder)
@@ -127,7 +134,7 @@ def compress(
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)
-        return _finish(student, run, stages, metric, began, coder)
+        return _finish(student, run, stages, metric, began, exporters)
 
 
 def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
@@ -144,6 +151,20 @@ def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
             raise CompressError(f"{type(of).__name__} has no {name}; the network {use}, so give it one")
 
 
+def _check_exporters(exporters: Mapping[str, Exporter]) -> None:
+    """Raise if two exporters would write the same file, or the packed one writes what cannot be measured."""
+    if not isinstance(exporters[PACKED], Packed):
+        got = type(exporters[PACKED]).__name__
+        raise CompressError(
+            f"exporters: {PACKED!r} must be a Packed, whose file is measured; give the {got} another name"
+        )
+    writers: dict[str, str] = {}
+    for name, exporter in exporters.items():
+        other = writers.setdefault(exporter.file_name, name)
+        if other != name:
+            raise CompressError(f"exporters: {other!r} and {name!r} both write {exporter.file_name}; keep one of them")
+
+
 def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: nn.Module) -> None:
     """Before any training: all knobs and layers are known. Layers that a stage makes have names behind the replaced."""
     knobs = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
@@ -153,12 +174,20 @@ def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: n
 
 
 def _finish(
-    student: LightningModule, run: RunContext, stages: Iterable[str], metric: str, began: float, coder: Coder
+    student: LightningModule,
+    run: RunContext,
+    stages: Iterable[str],
+    metric: str,
+    began: float,
+    exporters: Mapping[str, Exporter],
 ) -> Result:
-    """Pack, load again what was packed, and measure that."""
-    dense_file, packed_file = run.folder / "dense.safetensors", run.folder / PACKED
-    save(run.dense, dense_file, example_input=run.example)
-    save(student, packed_file, example_input=run.example, coder=coder)
+    """Export, load again what was packed, and measure that."""
+    dense_file = Packed().export(run.dense, run.folder / "dense.safetensors", run.example).path
+    exports = {
+        name: exporter.export(student, run.folder / exporter.file_name, run.example)
+        for name, exporter in exporters.items()
+    }
+    packed_file = exports[PACKED].path
     record = structure_of(network(student))
     plan = record.plan if record else Plan({})
     plan.save(run.folder / "plan.yaml")
@@ -172,6 +201,7 @@ def _finish(
         run.folder,
         {file.parent.name: json.loads(file.read_text())["found"] for file in found if file.is_file()},
         metric,
+        exports,
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result

@@ -22,7 +22,7 @@ from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.origin import origins, short_name
 from lightning_compress.app.report.search_table import lines
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.compress import PACKED, Result
+from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.context import FOUND, MEASURED
 from lightning_compress.pipeline.evaluator import COSTS
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
@@ -61,7 +61,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     for found in measured:
         console.print(Text(f"{found.name}: {found.sentence}"))
     console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
-    for file in (PACKED, "plan.yaml", REPORT):
+    for file in (*(report.path.name for report in result.exports.values()), "plan.yaml", REPORT):
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
 
 

@@ -1,0 +1,73 @@
+"""Exporters: a finished network -> a file for one runtime, with a report of what was written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the file, as its runtime reads it, compares with the network that was exported.
+
+    Attributes:
+        samples: number of samples that both were run on.
+        agreement: share of the samples on which both have the same largest output, in [0, 1].
+        mean_error: mean absolute difference of the outputs.
+        max_error: largest absolute difference of the outputs.
+    """
+
+    samples: int
+    agreement: float
+    mean_error: float
+    max_error: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an exporter wrote.
+
+    Attributes:
+        path: of the file.
+        bytes: size of the file.
+        parity: None where the file cannot be run here.
+        notes: sentences for the user, such as what the runtime does not do in integers.
+    """
+
+    path: Path
+    bytes: int
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON; the path is the file's name alone."""
+        return {**asdict(self), "path": self.path.name, "notes": list(self.notes)}
+
+
+class Exporter(ABC):
+    """Writes a finished network for one runtime. Settings are the constructor's arguments.
+
+    Attributes:
+        file_name: of the file in a run's folder; no two exporters of a run may share one.
+    """
+
+    file_name: ClassVar[str]
+
+    @abstractmethod
+    def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
+        """Write the file.
+
+        Args:
+            module: a LightningModule or a network, dense or compressed, also one that ``load`` returned; its
+                parameters, buffers and modes are left as they are.
+            path: of the file; one that exists is replaced, and only by a whole one.
+            example: one input batch (tensor, tuple or dict).
+
+        Raises:
+            CompressError: the network has something that the format cannot hold, a package is missing, or the file
+                cannot be written.
+        """
