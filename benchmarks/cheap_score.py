@@ -28,9 +28,9 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.macs import MACs
+from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.quiet import quiet
-from lightning_compress.pipeline.training import load_checkpoint
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.search.correlation import rank_correlation

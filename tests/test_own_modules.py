@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_compress as lc
+from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.stage import Stage
-from lightning_compress.pipeline.training import load_checkpoint
 from lightning_compress.testing.toys import PlainModule
 
 ROOT = Path(__file__).parent.parent
@@ -192,7 +192,7 @@ def test_a_regression_of_a_user_s_is_searched_by_its_loss(own, tmp_path):
     ("content", "message"),
     [
         ({"state_dict": {"model.fc.weight": torch.zeros(1)}}, r"it lacks model.bn1.bias, .* and \d+ more; of another"),
-        (PlainModule(), "holds more than tensors and plain values, which could run code"),
+        (PlainModule(), "holds a pickled object, expected a state_dict; save one with"),
         ([1, 2], "holds a list, expected a state_dict"),
     ],
 )

@@ -11,7 +11,7 @@ from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from test_callbacks import SINGLE, TEACHING, assert_equal_states, fitted, trainer
 
-from lightning_compress.pipeline.training import load_checkpoint
+from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.testing.toys import toy_data
 

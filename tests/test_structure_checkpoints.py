@@ -11,7 +11,7 @@ from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.training import load_checkpoint
+from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.surgery.graph.blocks import Removed
 from lightning_compress.surgery.low_rank.svd import SVD
 from lightning_compress.surgery.low_rank.tucker import Tucker2

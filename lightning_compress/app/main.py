@@ -26,8 +26,9 @@ from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.packed import Packed
+from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.compress import PACKED, Result, compress
-from lightning_compress.pipeline.training import fit, load_checkpoint
+from lightning_compress.pipeline.training import fit
 
 RECIPES = "recipes"
 

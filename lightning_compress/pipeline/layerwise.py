@@ -34,9 +34,10 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.core.space import Space
+from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.context import MEASURED, RunContext, check_least, set_attributes
 from lightning_compress.pipeline.evaluator import Evaluator
-from lightning_compress.pipeline.training import FINAL, fit, load_checkpoint, renew
+from lightning_compress.pipeline.training import FINAL, fit, renew
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.sensitivity import JOURNAL, allocate, measure

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from filelock import FileLock
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -20,8 +17,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
 from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.interruption import check_interrupted
+from lightning_compress.pipeline.checkpoint import check_own, load_checkpoint, readable, save_checkpoint
 from lightning_compress.pipeline.quiet import quiet
-from lightning_compress.surgery.structure import load_structure
 
 FINAL, LAST = "final.ckpt", "last.ckpt"
 ORIGIN = "trained_from.json"
@@ -53,12 +51,13 @@ def fit(
         steps: of the optimizer, at most; None leaves that to ``make_trainer``.
 
     Raises:
-        CompressError: the user's settings leave no room for checkpoints, or the user interrupted the training.
+        CompressError: the user's settings leave no room for checkpoints, or a checkpoint in the folder is damaged.
     """
     check_trainer(make_trainer)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
         if (folder / FINAL).is_file():
+            check_own(folder / FINAL)
             return load_checkpoint(module.cpu(), folder / FINAL)  # where a training would leave it
         return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger, steps)
 
@@ -128,10 +127,12 @@ def _train(
             num_sanity_val_steps=0,
             log_every_n_steps=10,
         )
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
-    if trainer.interrupted:
-        raise CompressError(f"interrupted at epoch {trainer.current_epoch}; run the same command again to go on")
-    _save(trainer, folder / FINAL, weights_only=True)
+        if last.is_file():
+            check_own(last)
+        with readable():
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+    check_interrupted()
+    save_checkpoint(trainer, folder / FINAL, weights_only=True)
     last.unlink(missing_ok=True)
     return module
 
@@ -142,53 +143,8 @@ class _EachEpoch(Checkpoint):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def on_train_batch_start(self, *_: Any) -> None:
+        check_interrupted()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _save(trainer, self.folder / LAST)
-
-
-def _save(trainer: Trainer, path: Path, weights_only: bool = False) -> None:
-    """Save a checkpoint that is there as a whole or not at all, whenever the process is killed.
-
-    Lightning writes it into the system's temporary folder and moves it, which copies it where that is another disk.
-    """
-    with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as part:  # the others write nothing
-        trainer.save_checkpoint(part, weights_only)
-
-
-def load_checkpoint(module: LightningModule, path: Path) -> LightningModule:
-    """Give a module the structure and weights of a checkpoint (or a plain ``state_dict``) file.
-
-    Raises:
-        CompressError: the file is missing or damaged, or holds something else or the weights of another network.
-    """
-    if not Path(path).is_file():
-        raise CompressError(f"checkpoint: there is no file {str(path)!r}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError) as error:
-        raise CompressError(
-            f"checkpoint: {str(path)!r} is damaged, or holds more than tensors and plain values, which could run code; "
-            f"if you trust it, save what counts: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-        ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise CompressError(f"checkpoint: {str(path)!r} holds a {type(checkpoint).__name__}, expected a state_dict")
-    load_structure(module, checkpoint)
-    given, own = checkpoint.get("state_dict", checkpoint), module.state_dict()
-    try:
-        module.load_state_dict(given)
-    except RuntimeError as error:
-        others = {
-            "it lacks": own.keys() - given.keys(),
-            "it has besides": given.keys() - own.keys(),
-            "of another shape are": {k for k in own.keys() & given.keys() if own[k].shape != given[k].shape},
-        }
-        said = [f"{words} {_some(keys)}" for words, keys in others.items() if keys]
-        raise CompressError(
-            f"checkpoint: {str(path)!r} does not fit {type(module).__name__}: {'; '.join(said) or error}"
-        ) from error
-    return module
-
-
-def _some(names: Collection[str]) -> str:
-    first = ", ".join(sorted(names)[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+        save_checkpoint(trainer, self.folder / LAST)
