@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -28,25 +29,29 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
+from lightning_compress.quantization.placements.layer_inputs import LayerInputs
+from lightning_compress.quantization.placements.placement import Placement
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.inputs import first_inputs
 from lightning_compress.surgery.mask import Mask, has_moving_mask
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.transforms import (
-    attach_input,
     attach_weight,
     input_transform,
-    raw_weight,
+    output_transform,
     transformed,
     weight_transforms,
 )
 
 ACT_SCALES = 2  # a packed input quantizer: its scale, and whether its grid is signed
+
+LAYER_INPUTS = LayerInputs()
 
 MakeQuantizer = Callable[[int, Sequence[int]], Quantizer | Codebook]
 
@@ -60,6 +65,7 @@ class QuantizationAwareTraining(CompressionCallback):
         weight_quantizer: ``(bits, shape of the scale) -> quantizer`` of weights.
         activation_quantizer: the same for the input of a layer.
         per_channel: one weight scale for each output channel, else one for the layer.
+        placement: which tensors are quantized: the input of each layer, or what integer kernels read and write.
         weight_bits, act_bits: what a search may choose from; empty means that it does not vary them.
         ignore: globs of layers that a search leaves in floating point.
 
@@ -77,6 +83,7 @@ class QuantizationAwareTraining(CompressionCallback):
         weight_quantizer: MakeQuantizer = LSQ,
         activation_quantizer: MakeQuantizer = LSQActivation,
         per_channel: bool = True,
+        placement: Placement = LAYER_INPUTS,
         weight_bits: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
         act_bits: Sequence[int] = (4, 5, 6, 7, 8),
         ignore: Sequence[str] = (),
@@ -85,6 +92,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self.weight_quantizer = weight_quantizer
         self.activation_quantizer = activation_quantizer
         self.per_channel = per_channel
+        self.placement = placement
         self.ignore = tuple(ignore)
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
 
@@ -116,6 +124,8 @@ class QuantizationAwareTraining(CompressionCallback):
                     )
         kept = self.own(plan).layers.items()
         whole = {layer: {k: int(bits) for k, bits in values.items() if bits != 32} for layer, values in kept}
+        for layer, bits in self.placement.tie(Plan(whole).knob("act_bits"), net, example).items():
+            whole[layer]["act_bits"] = bits
         return Plan({layer: values for layer, values in whole.items() if values})
 
     def predict(self, plan: Plan, profile: Profile) -> Profile:
@@ -144,11 +154,16 @@ class QuantizationAwareTraining(CompressionCallback):
                 weight = layer.weight  # masked, where it is pruned
                 shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
+                if isinstance(quantizer, WeightQuantizer):
+                    self.placement.prepare_weight(quantizer)
                 quantizer.initialize(weight.detach())
                 # Before a mask: not every grid has a zero, and what is pruned stays zero.
                 attach_weight(layer, quantizer, first=True)
-            if "act_bits" in bits:
-                attach_input(layer, self.activation_quantizer(int(bits["act_bits"]), ()).to(raw_weight(layer).device))
+        act_bits = {name: int(bits) for name, bits in plan.knob("act_bits").items()}
+        self.placement.attach(act_bits, partial(self._activation_quantizer, net), net, example)
+
+    def _activation_quantizer(self, net: nn.Module, bits: int) -> Quantizer | Codebook:
+        return self.activation_quantizer(bits, ()).to(next(net.parameters()).device)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of a compiled network, which the hook that sets the scales cannot be a part of, run one batch uncompiled."""
@@ -179,7 +194,8 @@ class QuantizationAwareTraining(CompressionCallback):
 
     def _inputs(self, module: LightningModule) -> list[ActivationQuantizer]:
         """The quantizers of inputs."""
-        found = (input_transform(layer) for layer in transformed(network(module)).values())
+        layers = transformed(network(module)).values()
+        found = dict.fromkeys(t for layer in layers for t in (input_transform(layer), output_transform(layer)))
         return [quantizer for quantizer in found if isinstance(quantizer, ActivationQuantizer)]
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:

@@ -176,14 +176,20 @@ def transformed(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
-    """Layer -> specs of its transforms, as plain types: with :func:`rebuild`, the structure of a checkpoint."""
-    return {
-        name: {
-            "weight": [t.spec() for t in weight_transforms(layer)],
-            **{key: layer._modules[key].spec() for key in (INPUT, OUTPUT) if key in layer._modules},
-        }
-        for name, layer in transformed(net).items()
-    }
+    """Layer -> specs of its transforms, as plain types: with :func:`rebuild`, the structure of a checkpoint.
+
+    A transform at several places is described at the first one; the others say where that is.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    first: dict[int, dict[str, str]] = {}
+    for name, layer in transformed(net).items():
+        found[name] = {"weight": [t.spec() for t in weight_transforms(layer)]}
+        for slot in (INPUT, OUTPUT):
+            if slot in layer._modules:
+                transform = layer._modules[slot]
+                found[name][slot] = first.get(id(transform)) or transform.spec()
+                first.setdefault(id(transform), {"module": name, "slot": slot})
+    return found
 
 
 def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> None:
@@ -204,9 +210,16 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
             )
         _complete(modules[name], spec["weight"])
         if INPUT in spec and INPUT not in there:
-            attach_input(modules[name], Transform.build(spec[INPUT]))
+            attach_input(modules[name], _built(net, spec[INPUT]))
         if OUTPUT in spec and OUTPUT not in there:
-            attach_output(modules[name], Transform.build(spec[OUTPUT]))
+            attach_output(modules[name], _built(net, spec[OUTPUT]))
+
+
+def _built(net: nn.Module, spec: Mapping[str, Any]) -> Transform:
+    """Return a new transform, or the one that is at the place that a spec names."""
+    if "module" in spec:
+        return net.get_submodule(spec["module"])._modules[spec["slot"]]
+    return Transform.build(spec)
 
 
 def _contains(spec: Mapping[str, Any], there: Mapping[str, Any]) -> bool:

@@ -42,6 +42,11 @@ class ActivationQuantizer(Quantizer):
         self.low.copy_(torch.where(signed, -levels / 2, 0.0))
         self.high.copy_(torch.where(signed, levels / 2 - 1, levels - 1))
 
+    @final
+    def after_forward(self, _layer: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        # A tensor of its own: what comes next may work in place, and autograd keeps the quantized one.
+        return self(output).clone()
+
     @property
     @abstractmethod
     def number(self) -> Tensor:

@@ -41,6 +41,14 @@ class WeightQuantizer(Quantizer):
         """
         return {"weight_bits": bits, "weight_scales": channels}
 
+    @final
+    def use_narrow_range(self) -> None:
+        """Leave out the lowest level, so that there are as many below zero as above: what integer kernels expect.
+
+        Grids whose levels lie around zero in pairs stay as they are.
+        """
+        self.low.copy_(torch.where(self.shift == 0, -self.high, self.low))
+
     @property
     @final
     def zero(self) -> Tensor:
