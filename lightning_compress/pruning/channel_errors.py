@@ -1,0 +1,82 @@
+"""Output error of the layers that read a group of channels, for every number of channels kept, in closed form.
+
+    r(k) = min_V |V x_S - W x|^2 / |W x|^2,      S: the k units ranked first, V: refitted
+    error(k) = sum over readers of  r / (1 - r),  the noise that a reader's output has for each unit of signal left
+
+With the units in rank order and ``H + lambda I = L L'``, the residual of the best prediction of the later features from
+the earlier ones is a trailing block of ``L``. So one Cholesky factorization gives the error after the refit for every k
+at once: the sum of squares of the columns of ``W L`` that belong to dropped features. lambda is that of the refit
+(reconstruction/refit.py). Layers too wide for H have the error without a refit, from their Gram matrix. Ours; the
+least squares are those of AMC (arXiv 1802.03494, section 3.3) and He et al. 2017 (arXiv 1707.06168, eq. 3). The sum of
+r alone takes too much from a few layers: what one layer lost no later layer gives back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.pruning.input_moments import Moments
+from lightning_compress.surgery.graph.channels import IN, ChannelGroup, Member
+
+
+@torch.no_grad()
+def channel_errors(group: ChannelGroup, net: nn.Module, moments: dict[str, Moments], order: Tensor) -> Tensor:
+    """Return the noise-to-signal ratio of the readers' outputs for the first k units of ``order``, for every k.
+
+    Args:
+        group: coupled channels.
+        net: the dense network.
+        moments: layer -> second moments of its inputs; readers that are not in it do not count.
+        order: the units from the most to the least important, shape ``(units,)``.
+
+    Returns:
+        Shape ``(units + 1,)``, float64: entry k is the sum over readers for k units kept; it never rises with k. All
+        zeros where no reader has moments.
+    """
+    total = torch.zeros(group.units + 1, dtype=torch.float64)
+    for member in group.members:
+        if member.side == IN and member.layer in moments:
+            weight = net.get_submodule(member.layer).weight.detach()
+            total += noise_to_signal(_reader_errors(member, weight, moments[member.layer], order)).cpu()
+    return total
+
+
+def noise_to_signal(relative: Tensor) -> Tensor:
+    """Return ``r / (1 - r)`` of relative squared errors; at most a million, where no signal is left."""
+    return relative / (1 - relative).clamp_min(1e-6)
+
+
+def _reader_errors(member: Member, weight: Tensor, moments: Moments, order: Tensor) -> Tensor:
+    channels = member.index.to(weight.device)[order.to(weight.device)]  # (units, per unit), most important first
+    others = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
+    others[channels.flatten()] = False
+    ranked = torch.cat([others.nonzero().flatten(), channels.flatten()])  # what this group cannot remove comes first
+    if moments.features is None:
+        shares = _shares_without_refit(moments.channel_gram(weight), ranked)
+    else:
+        shares = _shares(moments, weight, ranked)
+    per_unit = shares[len(ranked) - channels.numel() :].view(len(order), -1).sum(1)
+    return torch.cat([per_unit.flip(0).cumsum(0).flip(0), per_unit.new_zeros(1)])
+
+
+def _shares(moments: Moments, weight: Tensor, ranked: Tensor) -> Tensor:
+    """Return what each channel adds to the error when it and all that rank after it are dropped."""
+    size = weight[0, 0].numel()
+    columns = (ranked[:, None] * size + torch.arange(size, device=ranked.device)).flatten()
+    system = moments.features.double()[columns][:, columns]
+    rows = weight.double().flatten(1)[:, columns]
+    whole = torch.einsum("of,fg,og->", rows, system, rows)
+    system.diagonal().add_((system.diagonal().sum() / moments.rows).clamp_min(torch.finfo(system.dtype).tiny))
+    factor = torch.linalg.cholesky(system)
+    shares = (rows @ factor).square().sum(0).view(len(ranked), size).sum(1)
+    return shares / whole if whole > 0 else torch.zeros_like(shares)
+
+
+def _shares_without_refit(gram: Tensor, ranked: Tensor) -> Tensor:
+    if gram.dim() == 1:
+        return gram[ranked] / gram.sum() if gram.sum() > 0 else torch.zeros_like(gram)
+    gram = gram[ranked][:, ranked]
+    # Dropping c after all that rank later adds G_cc and twice its overlap with those.
+    added = gram.diagonal() + 2 * gram.triu(1).sum(1)
+    return added / gram.sum() if gram.sum() > 0 else torch.zeros_like(added)
