@@ -16,6 +16,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import torch
 from lightning import LightningModule
 from torch import nn
 
@@ -24,11 +25,14 @@ from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Number, Plan, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
+from lightning_compress.pruning.channel_errors import channel_errors
 from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.criteria.l2 import L2
+from lightning_compress.pruning.input_moments import KEY as MOMENTS
+from lightning_compress.pruning.input_moments import gather_moments
 from lightning_compress.pruning.reconstruction.refit import Refit
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.calibration import drop_calibration
+from lightning_compress.surgery.calibration import calibration_of, drop_calibration
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.structure import network
@@ -125,6 +129,23 @@ class ChannelPruning(CompressionCallback):
         self.criterion.gather(module, seen)
         if self.refit is not None:
             self.refit.gather(module, seen)
+
+    def output_errors(
+        self, choices: Sequence[Choice], net: nn.Module, profile: Profile, example: Any, batches: Sequence[Any]
+    ) -> list[list[float]]:
+        """Return the errors in the layers that read each group, from their inputs' second moments."""
+        if calibration_of(net, MOMENTS) is None:
+            gather_moments(net, batches)
+        moments = calibration_of(net, MOMENTS)
+        if self.refit is None:
+            moments = {name: found.without_features(net.get_submodule(name).weight) for name, found in moments.items()}
+        groups, errors = self._graph(net, profile, example).groups, []
+        for choice in choices:
+            group = groups[choice.layer]
+            ranked = torch.sort(self.criterion(group, net), descending=True, stable=True).indices
+            by_count = channel_errors(group, net, moments, ranked)
+            errors.append([float(by_count[round(ratio * group.units)]) for ratio in choice.values])
+        return errors
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph = self._graph(net, profile, example)

@@ -19,6 +19,7 @@ from lightning import LightningModule
 from torch import nn
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
@@ -88,6 +89,17 @@ class LayerRemoval(CompressionCallback):
 
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         self.initialize.gather(module, batches)
+
+    def output_errors(
+        self, choices: Sequence[Choice], net: nn.Module, profile: Profile, example: Any, batches: Sequence[Any]
+    ) -> list[list[float]]:
+        """Return the error of the outputs of each layer or block when it alone is removed."""
+
+        def apply(changed: nn.Module, plan: Plan) -> None:
+            removed = {name: value for name, value in plan.knob("keep").items() if not value}
+            self._graph(net, profile, example).remove(changed, profile, removed)
+
+        return [layer_errors(apply, [choice], net, batches[0])[0] for choice in choices]
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph, removed = self._graph(net, profile, example), plan.knob("keep")

@@ -22,6 +22,7 @@ from lightning import LightningModule
 from torch import nn
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.output_errors import noise_to_signal, record_calls, relative_error
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -116,6 +117,25 @@ class LowRank(CompressionCallback):
             ignored = {name for pattern in self.ignore for name in matching(pattern, plain)}
             free = {n: m for n, m in plain.items() if n not in ignored and m.weight.isfinite().all()}
             store_calibration(net, KEY, {n: _kind_of(m).decompose(m.weight) for n, m in free.items()})
+
+    def output_errors(
+        self, choices: Sequence[Choice], net: nn.Module, profile: Profile, example: Any, batches: Sequence[Any]
+    ) -> list[list[float]]:
+        """Return the error of each layer with one rank at each value and the other full, whatever that saves."""
+        calls = record_calls(net, list(dict.fromkeys(choice.layer for choice in choices)), batches[0])
+        known: Mapping[str, Basis] = calibration_of(net, KEY) or {}
+        errors = []
+        for choice in choices:
+            old, kind = net.get_submodule(choice.layer), _kind(profile[choice.layer])
+            basis = known[choice.layer] if choice.layer in known else kind.decompose(old.weight)
+            full, found = kind.full(profile[choice.layer]), []
+            for ratio in choice.values:
+                ranks = {**full, choice.knob: max(1, round(ratio * full[choice.knob]))}
+                new = kind.like(old, **ranks)
+                new.fill(kind.weights(basis, old.weight, self.refinements, **ranks), old.bias)
+                found.append(noise_to_signal(relative_error(new, calls[choice.layer])) if ratio < 1 else 0.0)
+            errors.append(found)
+        return errors
 
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         known: Mapping[str, Basis] = calibration_of(net, KEY) or {}

@@ -55,6 +55,10 @@ class Moments:
         """G for a weight ``(out, channels, kernel...)``: shape ``(channels, channels)``, or its diagonal."""
         return _gram_of(self.features, weight) if self.gram is None else self.gram
 
+    def without_features(self, weight: Tensor) -> Moments:
+        """Return the moments with G alone, for errors without a refit."""
+        return Moments(None, self.channel_gram(weight), self.rows)
+
 
 class _Recorder:
     """A forward pre-hook that adds up moments at a few random positions of each sample of so many batches."""

@@ -22,6 +22,7 @@ from torch import nn
 
 from lightning_compress.callbacks.base.compatibility import check_averaging
 from lightning_compress.callbacks.base.device import surgery_device
+from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
@@ -94,6 +95,26 @@ class CompressionCallback(Callback, ABC):
     @abstractmethod
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         """Apply a resolved plan to a network to which it has not been applied yet."""
+
+    def output_errors(
+        self, choices: Sequence[Choice], net: nn.Module, profile: Profile, example: Any, batches: Sequence[Any]
+    ) -> list[list[float]]:
+        """Return for each choice and value the noise-to-signal ratio that it alone causes in the outputs of layers.
+
+        The closed-form planner adds them up. By default each layer is changed and run on its own dense inputs.
+
+        Args:
+            choices: of this callback.
+            net: a dense network, which is left as it is; what is gathered may be kept on it.
+            profile: its profile.
+            example: one input batch.
+            batches: input batches of train data, for what example alone says too little of.
+        """
+
+        def apply(changed: nn.Module, plan: Plan) -> None:
+            self.with_plan(plan).apply(changed, example)
+
+        return layer_errors(apply, choices, net, batches[0])
 
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         """Gather what the callback needs of module and data, before its plan is applied for the first time.

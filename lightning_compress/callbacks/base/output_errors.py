@@ -1,0 +1,98 @@
+"""Output error of single layers at each value of a knob, measured by running the compressed layer on dense inputs.
+
+    r(v) = |f_v(x) - f(x)|^2 / |f(x)|^2,      f: the layer, f_v: with the knob at v, x: its inputs in the dense network
+    error(v) = r / (1 - r)
+
+Every layer sees the inputs of the dense network, so the error is the layer's own and adds up over layers to first
+order. All layers are changed at once for each value, and each is run alone: as many copies of the network as there are
+values, not as there are layers and values.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_compress.core.plan import Number, Plan
+from lightning_compress.core.space import Choice
+from lightning_compress.surgery import measure
+
+Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments, keyword arguments, output
+
+
+def record_calls(net: nn.Module, names: Sequence[str], batch: Any) -> dict[str, Call]:
+    """Return the first call of each named module in a forward pass in eval mode, without those that do not run.
+
+    Args:
+        net: the dense network.
+        names: of its modules.
+        batch: one input batch of the network.
+    """
+    calls: dict[str, Call] = {}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            calls.setdefault(name, (args, kwargs, output))
+
+        return hook
+
+    handles = [net.get_submodule(name).register_forward_hook(recorder(name), with_kwargs=True) for name in names]
+    measure.forward_hooked(net, batch, handles)
+    return calls
+
+
+@torch.no_grad()
+def relative_error(module: nn.Module, call: Call) -> float:
+    """Return the squared error of a module's output relative to the recorded one; 1 where the shapes differ.
+
+    Args:
+        module: takes the place of the one that was recorded.
+        call: arguments and output of that one.
+    """
+    args, kwargs, expected = call
+    module.eval()
+    found = _first_tensor(module(*args, **kwargs))
+    expected = _first_tensor(expected)
+    if found is None or expected is None or found.shape != expected.shape:
+        return 1.0
+    size = expected.double().square().sum()
+    error = (found.double() - expected.double()).square().sum()
+    return float(error / size) if size > 0 else float(error > 0)
+
+
+def layer_errors(
+    apply: Callable[[nn.Module, Plan], None], choices: Sequence[Choice], net: nn.Module, batch: Any
+) -> list[list[float]]:
+    """Return the noise-to-signal ratio of each choice's layer at each of its values.
+
+    Args:
+        apply: ``(network, plan)`` applies a plan to a copy of the network.
+        choices: of one callback, whose layers can be changed all at once.
+        net: the dense network; it is not changed.
+        batch: one input batch of the network.
+    """
+    calls = record_calls(net, list(dict.fromkeys(choice.layer for choice in choices)), batch)
+    found: dict[tuple[str, str, Number], float] = {}
+    for knob, value in sorted({(c.knob, value) for c in choices if len(c.values) > 1 for value in c.values}):
+        able = [c.layer for c in choices if c.knob == knob and value in c.values and c.layer in calls]
+        changed = copy.deepcopy(net)
+        with isolate_rng():  # a quantizer may draw its first values
+            apply(changed, Plan({layer: {knob: value} for layer in able}))
+            for layer in able:
+                found[layer, knob, value] = noise_to_signal(relative_error(changed.get_submodule(layer), calls[layer]))
+    return [[found.get((c.layer, c.knob, value), 0.0) for value in c.values] for c in choices]
+
+
+def noise_to_signal(relative: float) -> float:
+    """Return ``r / (1 - r)`` of a relative squared error; at most a million, where no signal is left."""
+    return relative / max(1 - relative, 1e-6)
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    return next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
