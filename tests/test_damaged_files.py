@@ -84,7 +84,7 @@ def test_what_cannot_be_written_leaves_the_old_file(small, monkeypatch, tmp_path
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(container.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(PackedFileError, match="No space left on device; nothing was changed"):
         lc.save(lc.load(small, ToyNet()), target)
     assert target.read_bytes() == b"old"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -157,6 +158,9 @@ def damaged(path, statement):
     ("UPDATE trials SET indices = '7' WHERE number = 1", "TypeError"),
     ("UPDATE trials SET indices = '[0.5]' WHERE number = 1", "of another type"),
     ("UPDATE trials SET seconds = 'long' WHERE number = 1", "TypeError"),
+    ("UPDATE trials SET seconds = seconds + 1 WHERE number = 1", "not those that were written"),
+    ("UPDATE trials SET key = 'another' WHERE number = 1", "not those that were written"),
+    ("UPDATE trials SET digest = '' WHERE number = 1", "not those that were written"),
 ])  # fmt: skip
 def test_a_damaged_row_is_named_and_its_remedy_works(statement, what, tmp_path):
     whole = run(tmp_path / "j", 4)
@@ -173,12 +177,13 @@ def test_a_damaged_row_is_named_and_its_remedy_works(statement, what, tmp_path):
 @pytest.mark.parametrize("statement", [
     "UPDATE meta SET value = '{' WHERE key = 'fingerprint'",
     "UPDATE meta SET value = '7' WHERE key = 'fingerprint'",
+    "UPDATE meta SET value = '{\"seed\": 7}' WHERE key = 'fingerprint'",
     "DELETE FROM meta",
 ])  # fmt: skip
 def test_a_damaged_fingerprint_is_named(statement, tmp_path):
     run(tmp_path / "j", 2)
     damaged(tmp_path / "j", statement)
-    with pytest.raises(CompressError, match=r"is no journal of a search: its fingerprint is .* Move it away"):
+    with pytest.raises(CompressError, match=r"is no journal of a search: its fingerprint is .*Move it away"):
         run(tmp_path / "j", 2)
 
 
@@ -190,6 +195,22 @@ def test_a_damaged_file_is_refused(tmp_path):
         run(tmp_path / "j", 60)
     with pytest.raises(CompressError, match="move it away"):
         read(tmp_path / "j")
+
+
+def test_no_flipped_bit_is_read_as_another_trial(tmp_path):
+    run(tmp_path / "whole", 40)
+    whole, content, rng = read(tmp_path / "whole"), (tmp_path / "whole").read_bytes(), random.Random(0)
+    refused = 0
+    for at in rng.sample(range(8 * len(content)), 300):
+        broken = bytearray(content)
+        broken[at // 8] ^= 1 << (at % 8)
+        (tmp_path / "j").write_bytes(broken)
+        try:
+            with Journal(tmp_path / "j", {"seed": 0}) as journal:
+                assert list(journal) == whole
+        except CompressError:
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize("table", ["meta (a, b)", "songs (title)"])
@@ -204,7 +225,7 @@ def test_a_foreign_database_is_refused_and_left_as_it_is(table, tmp_path):
 def test_tables_of_our_names_with_other_columns_are_refused(tmp_path):
     for table in ("meta (a, b)", "trials (a, b)"):
         damaged(tmp_path / "j", f"CREATE TABLE {table}")
-    with pytest.raises(CompressError, match=r"no such column: value.*: it is damaged or no journal"):
+    with pytest.raises(CompressError, match=r"no such column: key.*: it is damaged or no journal"):
         Journal(tmp_path / "j", {})
 
 

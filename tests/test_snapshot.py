@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from lightning_compress.search.loop import Best, search
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.searcher import Searcher
+from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
 
 SEARCHERS = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "searcher").glob("*.yaml"))
 PROBLEM = problems.bits(layers=4)
 TRIALS, EVERY, IN_FLIGHT = 60, 25, 3
-BETTER = json.dumps({"metrics": {"val_acc": 9.0, "val_loss": 0.0}, "costs": {}})
+BETTER = Score({"val_acc": 9.0, "val_loss": 0.0}, {})
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +75,10 @@ def test_a_short_search_writes_none(tmp_path):
     [
         lambda path: path.write_bytes(b"no pickle"),
         lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
         lambda path: path.unlink(),
     ],
-    ids=["garbage", "truncated", "missing"],
+    ids=["garbage", "truncated", "changed", "missing"],
 )
 def test_without_a_snapshot_all_is_told_again(harm, tmp_path):
     run(random(), tmp_path / "j", EVERY + 3)
@@ -104,7 +105,8 @@ def test_fewer_trials_than_the_snapshot_was_told_of_or_asked_for(trials, tmp_pat
     run(random(), tmp_path / "j", TRIALS, in_flight=10)
     for number in range(trials, TRIALS):  # the best are those that are not asked for
         with Journal(tmp_path / "j", {}) as journal:
-            journal._db.execute("UPDATE trials SET score = ? WHERE number = ?", (BETTER, number))
+            entry = next(entry for entry in journal if entry.number == number)
+            journal.append(replace(entry, score=BETTER))
     fewer, _ = run(random(), tmp_path / "j", trials, in_flight=10)
     assert fewer == run(random(), tmp_path / "few", trials, in_flight=10)[0]
 
@@ -112,6 +114,7 @@ def test_fewer_trials_than_the_snapshot_was_told_of_or_asked_for(trials, tmp_pat
 def test_open_trials_are_checked_against_the_journal(tmp_path):
     run(random(), tmp_path / "j", EVERY + 3)
     with Journal(tmp_path / "j", {}) as journal:
-        journal._db.execute("UPDATE trials SET indices = '[0, 0, 0, 0]' WHERE number = ?", (EVERY,))
+        entry = next(entry for entry in journal if entry.number == EVERY)
+        journal.append(replace(entry, indices=(0, 0, 0, 0)))
     with pytest.raises(CompressError, match=f"trial {EVERY} was"):
         run(random(), tmp_path / "j", TRIALS)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
+from itertools import count
 from pathlib import Path
+
+SUFFIX = ".part"
+_numbers = count()
 
 
 @contextmanager
-def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place in the end; after an error ``path`` is as it was.
 
-    Args:
-        writer: names this one among several processes that may write the same file at a time.
+    Several processes and threads may write the same file at a time; the last to end wins. What killed ones of this
+    machine left of the same file is deleted.
     """
-    part = path.with_name(f".{path.name}{writer}.part")
+    _remove_stale(path.parent.glob(f".{escape(path.name)}.*{SUFFIX}"))
+    part = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{next(_numbers)}{SUFFIX}")
     try:
         yield part
         with part.open("rb+") as written:
@@ -23,3 +30,29 @@ def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Delete what killed processes of this machine left half written in a folder and in all below it."""
+    _remove_stale(folder.rglob(f".*{SUFFIX}"))
+
+
+def _remove_stale(parts: Iterable[Path]) -> None:
+    for part in parts:
+        writer, _, process = part.name.rsplit(".", 2)[0].rpartition(".")
+        if process.isdigit() and writer.endswith(f".{_host()}") and not _is_alive(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "_").replace("/", "_")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import yaml
 
+from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
 
 Number = int | float
@@ -107,7 +108,8 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as YAML."""
-        Path(path).write_text(yaml.safe_dump({"layers": self.to_dict()}, sort_keys=False))
+        with atomic_write(Path(path)) as part:
+            part.write_text(yaml.safe_dump({"layers": self.to_dict()}, sort_keys=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], contents: Mapping[str, Any]
     body = base64.b85encode(packer.compress(text) + packer.flush()).decode()
     metadata = {NAME: FORMAT, "contents": body, "checksum": checksum(tensors, body)}
     try:
-        with atomic_write(path, f".{os.getpid()}") as part:  # every process of a training may save its copy
+        with atomic_write(path) as part:  # every process of a training may save its copy
             part.write_bytes(to_bytes(dict(tensors), metadata))
     except OSError as error:
         raise PackedFileError(f"cannot write {str(path)!r}: {error.strerror}; nothing was changed there") from error

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lightning_compress.callbacks.base.callback import plan_names
+from lightning_compress.core.atomic_write import remove_stale_parts
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.parameters import Parameters
 from lightning_compress.core.costs.weight_bits import WeightBits
@@ -130,6 +131,7 @@ def compress(
     except OSError as error:
         raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
     with lock:
+        remove_stale_parts(folder)
         run = RunContext.begun(module, data, folder, make_trainer, seed, plan, make_logger)
         student = module
         for name, stage in stages.items():

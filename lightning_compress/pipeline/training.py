@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
-from lightning_compress.core.atomic_write import atomic_write
+from lightning_compress.core.atomic_write import atomic_write, remove_stale_parts
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.interruption import check_interrupted
 from lightning_compress.pipeline.checkpoint import check_own, load_checkpoint, readable, save_checkpoint
@@ -56,6 +56,7 @@ def fit(
     check_trainer(make_trainer)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait
+        remove_stale_parts(folder)
         if (folder / FINAL).is_file():
             check_own(folder / FINAL)
             return load_checkpoint(module.cpu(), folder / FINAL)  # where a training would leave it

@@ -1,5 +1,7 @@
 """Every trial ever told, on disk: one SQLite transaction a trial, so that kill -9 loses at most the open ones.
 
+Each row has a digest of its own, so that a bit that changes on the disk is not read as another trial.
+
 The journal also keeps the fingerprint of the search it belongs to, and a lock against a second process. The operating
 system frees the lock of a killed process. Trials that are missing are evaluated again. What a searcher proposes depends
 on the scores before, so to have a failed trial evaluated again (say, with more memory) delete it and all after it.
@@ -18,6 +20,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.fingerprint import difference
 from lightning_compress.search.trial import Score
@@ -25,13 +28,14 @@ from lightning_compress.search.trial import Score
 SCHEMA = {
     "meta": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
     "trials": "number INTEGER PRIMARY KEY, indices TEXT NOT NULL, key TEXT NOT NULL, score TEXT, failure TEXT, "
-    "seconds REAL NOT NULL",
+    "seconds REAL NOT NULL, digest TEXT NOT NULL",
 }
-ROWS = "SELECT number, indices, key, score, failure, seconds FROM trials ORDER BY number"
+ROWS = "SELECT number, indices, key, score, failure, seconds, digest FROM trials ORDER BY number"
 NO_SPACE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_SHMSIZE"}
 NO_ACCESS = {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY_DIRECTORY"}
 
 LOCKED = {"SQLITE_BUSY", "SQLITE_LOCKED"}
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)  # the latter of names in a damaged file
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,12 @@ class Journal:
                 db.execute("BEGIN IMMEDIATE")
                 for name, columns in SCHEMA.items():
                     db.execute(f"CREATE TABLE {name} ({columns})")
-                db.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (json.dumps(fingerprint),))
+                text = json.dumps(fingerprint)
+                db.execute("INSERT INTO meta VALUES ('fingerprint', ?), ('digest', ?)", (text, digest_of(text)))
                 db.execute("COMMIT")
-            (text,) = db.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
-            self._check(text, fingerprint)
-        except sqlite3.Error as error:
+            _check_pages(db, self.path)
+            self._check(dict(db.execute("SELECT key, value FROM meta").fetchall()), fingerprint)
+        except UNREADABLE as error:
             if db is not None:
                 db.close()
             raise _unusable(self.path, error) from error
@@ -109,9 +114,14 @@ class Journal:
             raise
         return db
 
-    def _check(self, text: str, fingerprint: Mapping[str, Any]) -> None:
+    def _check(self, meta: Mapping[Any, Any], fingerprint: Mapping[str, Any]) -> None:
+        text = meta.get("fingerprint", "")
         try:
             found = dict(json.loads(text))
+            if digest_of(text) != meta.get("digest"):
+                raise _foreign(self.path, "its fingerprint is damaged")
+        except CompressError:
+            raise
         except (TypeError, ValueError) as error:
             raise _foreign(self.path, f"its fingerprint is {text[:80]!r}") from error
         if changed := difference(found, fingerprint):
@@ -127,9 +137,9 @@ class Journal:
             CompressError: the disk is full or the file cannot be written; what was written before is safe.
         """
         score = None if entry.score is None else json.dumps(entry.score.to_dict())
-        values = (entry.number, json.dumps(entry.indices), entry.key, score, entry.failure, entry.seconds)
+        values = (entry.number, json.dumps(entry.indices), entry.key, score, entry.failure, float(entry.seconds))
         try:
-            self._db.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._db.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, digest_of(values)))
         except sqlite3.Error as error:
             raise CompressError(
                 f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error}): {_remedy(error)}"
@@ -166,19 +176,34 @@ def read(path: str | Path) -> list[Entry]:
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
     with closing(db):
+        try:
+            _check_pages(db, path)
+        except UNREADABLE as error:
+            raise _unusable(path, error) from error
         return _entries(db, path)
+
+
+def _check_pages(db: sqlite3.Connection, path: Path) -> None:
+    """Raise unless SQLite finds its own structure whole.
+
+    Raises:
+        CompressError: it does not.
+    """
+    ((found, *_), *_) = db.execute("PRAGMA integrity_check(1)").fetchall()
+    if found != "ok":
+        raise _unusable(path, sqlite3.DatabaseError(found.replace("\n", " ")))
 
 
 def _entries(db: sqlite3.Connection, path: Path) -> list[Entry]:
     try:
         rows = db.execute(ROWS).fetchall()
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise _unusable(path, error) from error
     return [_entry(row, path) for row in rows]
 
 
 def _entry(row: tuple[Any, ...], path: Path) -> Entry:
-    number, indices, key, score, failure, seconds = row
+    number, indices, key, score, failure, seconds, digest = row
     try:
         points = tuple(json.loads(indices))
         found = None if score is None else Score.from_dict(json.loads(score))
@@ -188,6 +213,8 @@ def _entry(row: tuple[Any, ...], path: Path) -> Entry:
             raise ValueError("a score that is not finite")
         if (found is None) != isinstance(failure, str):
             raise ValueError("both a score and a failure, or neither")
+        if digest != digest_of(row[:-1]):
+            raise ValueError("its values are not those that were written")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CompressError(
             f"journal: trial {number} in {str(path)!r} is damaged ({type(error).__name__}: {error}). Delete it, and it "
@@ -200,11 +227,11 @@ def _foreign(path: Path, what: str) -> CompressError:
     return CompressError(f"journal: {str(path)!r} is no journal of a search: {what}. Move it away to start anew")
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> CompressError:
+def _unusable(path: Path, error: Exception) -> CompressError:
     return CompressError(f"journal: {str(path)!r} cannot be used ({error}): {_remedy(error)}")
 
 
-def _remedy(error: sqlite3.Error) -> str:
+def _remedy(error: Exception) -> str:
     name = getattr(error, "sqlite_errorname", "")
     if name in NO_SPACE:
         return "make room on the disk and give the same command again; what was written before is safe"

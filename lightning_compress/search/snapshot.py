@@ -2,7 +2,8 @@
 
 The journal is what counts: it alone says what was tried, and without a snapshot everything is told again from it. A
 snapshot is taken for it only if the trials that it was told are those of the journal, word for word, and if it was
-written by the same versions. It is a pickle: go on in run folders of people you trust only.
+written by the same versions. It begins with the SHA-256 of the rest, without which nothing of it is read. It is a
+pickle: go on in run folders of people you trust only.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.search.journal import Entry
 from lightning_compress.search.searchers.searcher import Searcher
 
+DIGEST = hashlib.sha256().digest_size
 EVERY = 100  # trials between two snapshots, or a hundredth of all, as they grow with the search
 PACKAGES = ("lightning-compress", "torch", "numpy", "stable-baselines3", "pymoo")
 
@@ -47,12 +49,16 @@ class Snapshots:
     def load(self, trials: int) -> Any:
         """What was written last; None if there is nothing, or it knows of other trials than the first ``trials``."""
         try:
-            with self.path.open("rb") as file:
-                header, (told, asked) = pickle.load(file), pickle.load(file)
-                if asked > trials or header != self._header(told):
-                    return None
-                self._due = _next(told)
-                return _Unpickler(file, self._parts).load()
+            content = self.path.read_bytes()
+            if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+                return None
+            file = io.BytesIO(content)
+            file.seek(DIGEST)
+            header, (told, asked) = pickle.load(file), pickle.load(file)
+            if asked > trials or header != self._header(told):
+                return None
+            self._due = _next(told)
+            return _Unpickler(file, self._parts).load()
         except Exception:  # whatever is wrong with a shortcut, the long way is right
             return None
 
@@ -69,8 +75,9 @@ class Snapshots:
             pickle.dump(self._header(told), content)
             pickle.dump((told, asked), content)
             _Pickler(content, self._parts).dump(state)
-            with atomic_write(self.path) as part:
-                part.write_bytes(content.getbuffer())
+            with atomic_write(self.path) as part, part.open("wb") as file:
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(content.getbuffer())
         except (pickle.PicklingError, TypeError, AttributeError, OSError):
             self._due = inf
 
@@ -115,7 +122,7 @@ class _Pickler(cloudpickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     """Puts the named objects in."""
 
-    def __init__(self, file: io.BufferedReader, parts: tuple[Any, ...]) -> None:
+    def __init__(self, file: io.BytesIO, parts: tuple[Any, ...]) -> None:
         super().__init__(file)
         self._parts = parts
 
