@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lightning_compress.app import cli
 from lightning_compress.app.report import compare
 
 FIGURES = {"bytes": 1000, "weight_bits": 8000, "macs": 500, "parameters": 250, "latency_ms": 0.5}
@@ -33,7 +34,7 @@ def table(*folders):
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["lightning-compress", "report", *map(str, arguments)])
-    compare.main()
+    cli.main()
 
 
 def test_what_is_no_accuracy_is_not_shown_as_one(tmp_path):

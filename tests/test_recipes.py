@@ -9,7 +9,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from lightning_compress.app.recipe import recipe_file, with_recipe
 from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.evaluator import COSTS
 from lightning_compress.surgery.structure import Structure, network, structure_of
@@ -52,3 +54,44 @@ def test_a_recipe_of_several_stages_is_applied_stage_by_stage(tmp_path):
 
 def test_there_is_a_recipe():
     assert RECIPES
+
+
+def test_overrides_of_the_command_line_take_the_place_of_the_recipes():
+    given = ["-m", "recipe=digits/resnet8-drl_quant", "data=npz", "compress.stages.quantize.epochs=1", "seed=1,2"]
+    assert with_recipe(given) == ["-m", "model=resnet8", "+compress=quant", *given[1:]]
+
+
+def test_a_command_line_without_a_recipe_stays_as_it_is():
+    assert with_recipe(["+compress=quant", "recipe=null"]) == ["+compress=quant", "recipe=null"]
+
+
+@pytest.mark.parametrize("name", ["../conf/config", "digits/../../conf/config", "/etc/passwd"])
+def test_a_recipe_cannot_leave_the_folder_of_recipes(name):
+    with pytest.raises(CompressError, match=r"leads out of recipes/.*plan=FILE"):
+        recipe_file(name)
+
+
+def test_a_recipe_of_the_current_folder_comes_before_a_shipped_one(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("overrides: [seed=7]\n")
+    monkeypatch.chdir(tmp_path)
+    assert with_recipe(["recipe=mine"]) == ["seed=7", "recipe=mine"]
+    assert recipe_file("digits/resnet8-drl_quant").is_file()
+    with pytest.raises(CompressError, match="did you mean 'mine'"):
+        recipe_file("mihe")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("plan: {}\n", "has no list 'overrides'"), ("overrides: [", "has no list 'overrides'"), ("3\n", "has no list"),
+])  # fmt: skip
+def test_a_damaged_recipe_is_refused(text, message, tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompressError, match=message):
+        with_recipe(["recipe=mine"])
+
+
+def test_two_recipes_are_refused():
+    with pytest.raises(CompressError, match="expected one recipe"):
+        with_recipe(["recipe=a,b"])

@@ -1,4 +1,4 @@
-"""The application behind ``train.py``: configuration in; dense network, pipeline, table and report out."""
+"""The application: configuration in; dense network, pipeline, table and report out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -21,16 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
+from lightning_compress.app.recipe import recipe_file
 from lightning_compress.app.report.summary import write_summary
-from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.conf.resolvers import program
+from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.compress import PACKED, Result, compress
 from lightning_compress.pipeline.training import fit
-
-RECIPES = "recipes"
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:
@@ -56,18 +54,14 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 def run(cfg: DictConfig, console: Console) -> Result:
     """Train or load the dense network, compress it, print the table, write the report."""
-    if cfg.recipe is not None:
-        cfg = with_recipe(cfg)
     if cfg.compress is None:
-        raise CompressError(
-            "say how to compress: +compress=drl_quant (python train.py --help lists the ways), or recipe="
-        )
+        raise CompressError(f"say how to compress: +compress=drl_quant ({program()} --help lists the ways), or recipe=")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    plan = _plan(cfg)  # a damaged file is found before anything is trained
     data: LightningDataModule = instantiate(cfg.data)
     dense = dense_module(cfg, data)
-    plan = None if cfg.plan is None else Plan.load(cfg.plan)
     result = compress(
         dense,
         data,
@@ -90,6 +84,13 @@ def exporters_of(compress: DictConfig) -> dict[str, Exporter]:
     return {PACKED: Packed(coder) if coder else Packed(), **(instantiate(compress.get("exporters")) or {})}
 
 
+def _plan(cfg: DictConfig) -> Plan | None:
+    """The plan of ``plan=FILE``, or else of the recipe; None where it is to be found."""
+    if cfg.plan is not None:
+        return Plan.load(cfg.plan)
+    return None if cfg.recipe is None else Plan.load(recipe_file(cfg.recipe))
+
+
 def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
     """The trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -100,24 +101,3 @@ def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
     digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
     return fit(module, data, instantiate(cfg.trainer), folder, cfg.epochs, cfg.seed, make_logger=make_logger)
-
-
-def with_recipe(cfg: DictConfig) -> DictConfig:
-    """The configuration that a recipe was found under, with its plan; what the command line says comes after it.
-
-    Raises:
-        CompressError: there is no such recipe.
-    """
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    folder = Path(HydraConfig.get().runtime.cwd) / RECIPES
-    file = folder / f"{cfg.recipe}.yaml"
-    if not file.is_file():
-        known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
-        raise CompressError(f"recipe: there is no {str(file)!r}{did_you_mean(cfg.recipe, known)}; known: {known}")
-    recipe = yaml.safe_load(file.read_text())
-    given = [o for o in HydraConfig.get().overrides.task if not o.startswith("recipe=")]
-    composed = compose(HydraConfig.get().job.config_name, overrides=[*recipe["overrides"], *given])
-    if composed.plan is None:
-        OmegaConf.update(composed, "plan", str(file))
-    return composed

@@ -1,7 +1,10 @@
 """OmegaConf resolvers that the configuration uses; imported before Hydra composes it, so without torch."""
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -29,7 +32,20 @@ def density_of(pattern: Mapping[str, Any], usual: float) -> float:
     return pattern["n"] / pattern["m"] if {"n", "m"} <= pattern.keys() else usual
 
 
+def program() -> str:
+    """Return what the user types before the overrides, such as ``python train.py`` or ``lightning-compress run``."""
+    name = Path(sys.argv[0]).name
+    return f"python {name}" if name.endswith(".py") else f"{name} run"
+
+
+def command_line() -> str:
+    """Return the whole command of this process, as the user can repeat it."""
+    overrides = sys.argv[1:]
+    first = program()
+    return f"{first} {shlex.join(overrides[1:] if first.endswith(' run') else overrides)}".rstrip()
+
+
 def register() -> None:
-    """Make ``${slug:...}`` and ``${density_of:...}`` known; calling it again changes nothing."""
-    for resolver in (slug, density_of):
+    """Make ``${slug:...}``, ``${density_of:...}`` and ``${program:}`` known; calling it again changes nothing."""
+    for resolver in (slug, density_of, program):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -125,14 +125,16 @@ def comparison(rows: Sequence[Sequence[str]]) -> str:
     return page("Runs side by side", f"<h1>Runs side by side</h1>\n{body}")
 
 
-def main() -> None:
-    """The command ``lightning-compress``."""
-    parser = argparse.ArgumentParser(prog="lightning-compress", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    report = commands.add_parser("report", help="finished runs side by side")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    report.add_argument("--html", type=Path, help="also write the table as a page")
-    arguments = parser.parse_args()
+def main(given: Sequence[str]) -> None:
+    """Print the comparison.
+
+    Args:
+        given: the folders of runs, and options.
+    """
+    parser = argparse.ArgumentParser(prog="lightning-compress report", description="Set finished runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--html", type=Path, help="also write the table as a page")
+    arguments = parser.parse_args(given)
     try:
         rows = columns({name: read_run(folder) for name, folder in names(arguments.runs).items()})
     except CompressError as error:
@@ -148,7 +150,3 @@ def main() -> None:
             arguments.html.write_text(comparison(rows), encoding="utf-8")
         except OSError as error:
             sys.exit(f"error: report: cannot write {str(arguments.html)!r}: {error.strerror}; choose another --html")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
-import sys
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
@@ -21,6 +19,7 @@ from lightning_compress.app.report.contents import Layer, Point, Ranking, Report
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.origin import origins, short_name
 from lightning_compress.app.report.search_table import lines
+from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.context import FOUND, MEASURED
@@ -174,7 +173,7 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
         "budget": "; ".join(budgets) or "none: nothing was searched",
         **{f"plan of {name}": sentence for name, sentence in origins(config, result.folder).items()},
         "seed": str(config["seed"]),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(),
         "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
         "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
         f"torch {torch.__version__}",
