@@ -67,14 +67,17 @@ class Asymmetric(Refit):
                 moments, missing, rows = 0.0, 0.0, 0
                 for number, x in enumerate(batches):
                     thin, full = (_rows(n, name, x, count, number) for n in (net, dense))
+                    if thin is None or full is None:
+                        break
                     wanted = full.double() @ target.T.double() - thin.double() @ weight.T.double()
                     moments, missing, rows = added(moments, thin, thin), added(missing, thin, wanted), rows + len(thin)
-                layer.weight.add_(correction(moments, missing, rows).T.reshape(layer.weight.shape))
+                if rows:
+                    layer.weight.add_(correction(moments, missing, rows).T.reshape(layer.weight.shape))
 
 
-def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor:
-    """What the layer of a network reads at ``count`` places, the same for each network."""
+def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor | None:
+    """What the layer of a network reads at ``count`` places, the same for each network; None if it does not run."""
     layer, found = net.get_submodule(name), []
     handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
     measure.forward_hooked(net, x, [handle])
-    return sampled_rows(layer, found[0], count, torch.Generator().manual_seed(seed))
+    return sampled_rows(layer, found[0], count, torch.Generator().manual_seed(seed)) if found else None

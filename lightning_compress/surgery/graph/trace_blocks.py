@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -24,7 +23,9 @@ from lightning_compress.surgery.graph.block_readers import find_readers
 from lightning_compress.surgery.graph.blocks import Removable, RemovalGraph, Removed
 from lightning_compress.surgery.graph.channels import IN, ChannelGraph
 from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.modes import Mode, modes_of
 from lightning_compress.surgery.replacement import Replacement
+from lightning_compress.surgery.tensors import tensors_in
 from lightning_compress.surgery.transforms import bake
 
 WEIGHTED = (*measure.CONV, *measure.LINEAR)
@@ -64,8 +65,8 @@ def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGra
     parts = [replace(part, readers=readers[part.name]) for part in parts]
     found = _chained(net, profile, example, parts, seen, kept)
     graph = RemovalGraph(found, {})
-    dense = measure.measure(net, example)
-    wrong = {name: why for name in found if (why := _difference(graph, net, dense, example, name)) is not None}
+    dense, modes = measure.measure(net, example), modes_of(copy.deepcopy(net), example)
+    wrong = {name: why for name in found if (why := _difference(graph, net, dense, example, modes, name)) is not None}
     kept.update({layer: why for name, why in wrong.items() for layer in found[name].layers})
     good = {name: part for name, part in found.items() if name not in wrong}
     covered = {layer for part in good.values() for layer in part.layers}
@@ -171,13 +172,15 @@ def _reader(graph: ChannelGraph, part: Removable, profile: Profile) -> tuple[str
     return (reader.name, per_channel) if alone and reader.groups == 1 and group.units == layer.out_channels else None
 
 
-def _difference(graph: RemovalGraph, net: nn.Module, dense: Profile, example: Any, name: str) -> str | None:
+def _difference(
+    graph: RemovalGraph, net: nn.Module, dense: Profile, example: Any, modes: Sequence[Mode], name: str
+) -> str | None:
     """Why removing one part does not leave a network that runs, of the profile that is expected; None if it does."""
     probe = copy.deepcopy(net)
     try:
         graph.remove(probe, dense, {name})
         found = measure.measure(probe, example)
-        shapes = [_shapes(n, example) for n in (net, probe)]
+        shapes = [_shapes(n, example, modes) for n in (net, probe)]
     except Exception as error:  # whatever the network's own forward raises
         return f"the forward pass breaks without {name!r} ({str(error).splitlines()[0][:120]})"
     if found != graph.without(dense, {name}) or shapes[0] != shapes[1]:
@@ -185,6 +188,6 @@ def _difference(graph: RemovalGraph, net: nn.Module, dense: Profile, example: An
     return None
 
 
-def _shapes(net: nn.Module, example: Any) -> list[torch.Size]:
-    with measure.evaluating(net):
-        return [leaf.shape for leaf in tree_leaves(measure.forward(net, example)) if isinstance(leaf, Tensor)]
+def _shapes(net: nn.Module, example: Any, modes: Sequence[Mode]) -> list[list[torch.Size]]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return [[t.shape for t in tensors_in(mode(copy.deepcopy(net), example))] for mode in modes]

@@ -20,6 +20,8 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
 from lightning_compress.surgery.graph.verify_channels import verified
+from lightning_compress.surgery.modes import Mode, evaluation, layers_run, modes_of
+from lightning_compress.surgery.tensors import tensors_in
 from lightning_compress.surgery.transforms import bake
 
 FACTOR = 16  # most features that a channel may become, counted in those of the widest layer: more is a mistake
@@ -37,18 +39,25 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     Raises:
         CompressError: torch-pruning can trace no part of the network.
     """
-    net = bake(copy.deepcopy(net)).eval().requires_grad_(True)  # torch-pruning follows autograd
+    net = bake(copy.deepcopy(net)).requires_grad_(True)  # torch-pruning follows autograd
     failures: dict[str, str] = {}
     example = measure.beside(net, example)
-    sets = list(_coupled_sets(net, "", example, failures))
+    modes = modes_of(copy.deepcopy(net), example)
+    traced = [modes[0], *(mode for mode in modes[1:] if _runs_others(net, example, mode))]
+    traces = [list(_coupled_sets(net, "", example, failures, mode)) for mode in traced]
+    sets = [part for found in traces for part in found]
     if not sets:
         raise CompressError(
             f"pruning: torch-pruning cannot trace {type(net).__name__} ({next(iter(failures.values()), 'no groups')}); "
             f"leave ChannelPruning out for this network"
         )
     reasons: dict[str, str] = {}
-    groups = [group for parts in _merged(sets, profile) if (group := _group(parts, profile, reasons)) is not None]
-    kept, wrong = verified(net, groups, example)
+    groups = [
+        group
+        for parts in _merged(sets, profile, len(traced) > 1)
+        if (group := _group(parts, profile, reasons)) is not None
+    ]
+    kept, wrong = verified(net, groups, example, modes)
     reasons |= wrong
     covered = {member.layer for group in kept for member in group.producers}
     for layer in profile.weighted:
@@ -56,6 +65,11 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
             reasons.setdefault(layer.name, _why(layer.name, failures))
     weighted = [layer.name for layer in profile.weighted if layer.name not in covered]
     return ChannelGraph({g.name: g for g in kept}, {name: reasons[name] for name in weighted})
+
+
+def _runs_others(net: nn.Module, example: Any, mode: Mode) -> bool:
+    """Whether other layers run than in evaluation, or as often."""
+    return layers_run(copy.deepcopy(net), example, mode) != layers_run(copy.deepcopy(net), example, evaluation)
 
 
 def _why(layer: str, failures: dict[str, str]) -> str:
@@ -66,16 +80,18 @@ def _why(layer: str, failures: dict[str, str]) -> str:
     return f"torch-pruning cannot trace {deepest or 'the network'!r}: {failures[deepest]}"
 
 
-def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: dict[str, str]) -> Iterator[list[Member]]:
+def _coupled_sets(
+    net: nn.Module, prefix: str, example: Any, failures: dict[str, str], mode: Mode
+) -> Iterator[list[Member]]:
     """Members with ``index`` of shape (root channels, per channel), for each root; by parts where the whole fails."""
     try:
-        graph = _dependencies(net, example)
+        graph = _dependencies(net, example, mode)
     except Exception as error:  # torch-pruning raises anything that its index arithmetic runs into
         failures[prefix.rstrip(".")] = f"{type(error).__name__}: {error}"
-        inputs = _inputs_of_children(net, example)
+        inputs = _inputs_of_children(net, example, mode)
         for name, child in net.named_children():
             if name in inputs and any(isinstance(m, measure.CONV + measure.LINEAR) for m in list(child.modules())[1:]):
-                yield from _coupled_sets(child, f"{prefix}{name}.", inputs[name], failures)
+                yield from _coupled_sets(child, f"{prefix}{name}.", inputs[name], failures, mode)
         return
     modules = {module: name for name, module in net.named_modules()}
     parameters = {id(p): name for name, p in net.named_parameters()}
@@ -95,19 +111,26 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: dict[str,
         yield members
 
 
-def _dependencies(net: nn.Module, example: Any) -> torch_pruning.DependencyGraph:
+def _dependencies(net: nn.Module, example: Any, mode: Mode) -> torch_pruning.DependencyGraph:
     if not any(isinstance(m, measure.CONV + measure.LINEAR) for m in net.modules()):
         raise CompressError("it has no conv or linear layer")
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         warnings.simplefilter("ignore")  # about layers that it does not know; what is not in a group is reported by us
         # After this warning (Swin's shifted windows) it takes all memory there is.
         warnings.filterwarnings("error", message="Maximum recursive depth")
-        graph = torch_pruning.DependencyGraph().build_dependency(net, example, verbose=False)
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            net, example, forward_fn=mode, output_transform=_traceable, verbose=False
+        )
     check = _NotTooMany(FACTOR * max(max(p.shape) for p in net.parameters() if p.dim()))
     for node in graph.module2node.values():
         for dependency in node.dependencies:
             dependency.index_mapping.append(check)
     return graph
+
+
+def _traceable(output: Any) -> list[Tensor]:
+    """The tensors of an output that autograd can follow back."""
+    return [tensor for tensor in tensors_in(output) if tensor.grad_fn is not None]
 
 
 class _NotTooMany:
@@ -125,11 +148,16 @@ class _NotTooMany:
         return indices
 
 
-def _inputs_of_children(net: nn.Module, example: Any) -> dict[str, Any]:
+def _inputs_of_children(net: nn.Module, example: Any, mode: Mode) -> dict[str, Any]:
     """The first input of each child in a forward pass."""
     found: dict[str, Any] = {}
     handles = [child.register_forward_pre_hook(_remember(found, name)) for name, child in net.named_children()]
-    measure.forward_hooked(net, example, handles)
+    try:
+        with torch.no_grad():
+            mode(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
     return found
 
 
@@ -180,10 +208,11 @@ def _mixes(module: nn.Module) -> bool:
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 
-def _merged(sets: list[list[Member]], profile: Profile) -> list[list[Member]]:
+def _merged(sets: list[list[Member]], profile: Profile, modes: bool) -> list[list[Member]]:
     """Sets joined where a grouped convolution couples inputs and outputs, as members over common units.
 
-    Union-find over single channels: all inputs and outputs of one conv-group end in one unit.
+    Union-find over single channels: all inputs and outputs of one conv-group end in one unit. Where several modes were
+    traced, all that reads an output channel in any of them ends in its unit.
     """
     parent: dict[Atom, Atom] = {(s, c): (s, c) for s, part in enumerate(sets) for c in range(part[0].index.shape[0])}
 
@@ -195,7 +224,8 @@ def _merged(sets: list[list[Member]], profile: Profile) -> list[list[Member]]:
 
     grouped = {p.name: p for p in profile.weighted if p.groups > 1 and not p.groups == p.out_channels == p.in_channels}
     first: dict[tuple[str, int], Atom] = {}
-    for atom, layer, block in _blocks(sets, grouped):
+    outputs = _outputs(sets, {layer.name for layer in profile.weighted}) if modes else ()
+    for atom, layer, block in (*_blocks(sets, grouped), *outputs):
         parent[find(atom)] = find(first.setdefault((layer, block), atom))
     units: dict[Atom, list[Atom]] = {}
     for atom in sorted(parent):
@@ -218,6 +248,15 @@ def _blocks(sets: list[list[Member]], grouped: dict[str, LayerProfile]) -> Itera
                 yield from (((s, channel), layer.name, position // width) for position in positions)
 
 
+def _outputs(sets: list[list[Member]], weighted: set[str]) -> Iterator[tuple[Atom, str, int]]:
+    """Each output channel of a conv or linear layer, under a name that no layer has."""
+    for s, part in enumerate(sets):
+        for member in part:
+            if member.layer in weighted and member.side == OUT:
+                for channel, positions in enumerate(member.index.tolist()):
+                    yield from (((s, channel), f"{member.layer} {OUT}", position) for position in positions)
+
+
 def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Member]:
     """The members of the joined sets with one row of positions for each unit; ragged rows make a member irregular."""
     rows: dict[tuple[str, str], list[list[int]]] = {}
@@ -236,6 +275,13 @@ def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Membe
     return found
 
 
+def _beyond(member: Member, profile: Profile) -> bool:
+    """Whether a member names positions that its layer does not have: the tracer took a wrong turn."""
+    layer = profile[member.layer]
+    width = layer.in_channels if member.side == IN else layer.out_channels
+    return layer.kind in ("conv", "linear") and int(member.index.max()) >= width
+
+
 def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> ChannelGroup | None:
     """A group, or None after its producers' reasons are noted."""
     known = {layer.name: i for i, layer in enumerate(profile)}
@@ -244,6 +290,8 @@ def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> 
     producers = [m.layer for m in members if m.side == OUT and m.layer in weighted]
     if foreign:
         reason = f"its channels reach {foreign[0].layer!r}, which is {foreign[0].side}"
+    elif (beyond := next((m.layer for m in members if m.side in (IN, OUT) and _beyond(m, profile)), None)) is not None:
+        reason = f"its channels reach {beyond!r} through a reshape that cannot be followed"
     elif all(m.side != IN or m.layer in producers for m in members):
         reason = "its channels reach the output of the network, or of the part of it that could be traced"
     elif members[0].index.shape[0] < 2:

@@ -1,5 +1,7 @@
 """Is removing channels the same as masking them? Asked by execution, for all groups at once, then by halves.
 
+Each mode is asked: what is right in evaluation may break a head that runs in training only.
+
 A tracer can be wrong about a reshape, a shuffle, or a norm over channels. A channel is masked by zeroing what produces
 it (weights, biases, and the scale and shift of norms), so that it carries exact zeros; what reads it then gets nothing,
 as when it is gone.
@@ -8,47 +10,59 @@ as when it is gone.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup, remove
+from lightning_compress.surgery.modes import Mode, draws_numbers, evaluation, training
+from lightning_compress.surgery.tensors import tensors_in
 
 TOLERANCE = 1e-3  # of the largest output, in fp32; where removing is wrong, the difference is of order 1
 
 
-def verified(net: nn.Module, groups: list[ChannelGroup], example: Any) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """The groups for which removing equals masking, and the reason for the producers of each other one."""
+def verified(
+    net: nn.Module, groups: list[ChannelGroup], example: Any, modes: Sequence[Mode] = (evaluation,)
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups for which removing equals masking, and the reason for the producers of each other one.
+
+    Args:
+        net: a copy, which is run.
+        groups: to be tried.
+        example: one input batch.
+        modes: in which the network runs, in turn.
+    """
+    kept, wrong = groups, {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        probe = _randomized(net)
-        wrong: dict[str, str] = {}
-        example = tree_map(_noise, example)
-        kept = _bisect(probe, groups, example, wrong)
-        if len(kept) < len(groups) and kept and _difference(probe, kept, example) is not None:
-            kept = _one_by_one(probe, kept, example, wrong)
+        for mode in modes:
+            torch.manual_seed(0)
+            probe = _Probe(_randomized(net), tree_map(_noise, example), mode)
+            tried, kept = kept, _bisect(probe, kept, wrong)
+            if len(kept) < len(tried) and kept and probe.difference(kept) is not None:
+                kept = _one_by_one(probe, kept, wrong)
     return kept, wrong
 
 
-def _bisect(net: nn.Module, groups: list[ChannelGroup], example: Any, wrong: dict[str, str]) -> list[ChannelGroup]:
-    reason = _difference(net, groups, example) if groups else None
+def _bisect(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]) -> list[ChannelGroup]:
+    reason = probe.difference(groups) if groups else None
     if reason is None:
         return groups
     if len(groups) == 1:
         wrong.update({member.layer: reason for member in groups[0].producers})
         return []
     half = len(groups) // 2
-    return _bisect(net, groups[:half], example, wrong) + _bisect(net, groups[half:], example, wrong)
+    return _bisect(probe, groups[:half], wrong) + _bisect(probe, groups[half:], wrong)
 
 
-def _one_by_one(net: nn.Module, groups: list[ChannelGroup], example: Any, wrong: dict[str, str]) -> list[ChannelGroup]:
+def _one_by_one(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]) -> list[ChannelGroup]:
     """For groups that are right alone and wrong together: add while it stays right."""
     kept: list[ChannelGroup] = []
     for group in groups:
-        reason = _difference(net, [*kept, group], example)
+        reason = probe.difference([*kept, group])
         if reason is None:
             kept.append(group)
         else:
@@ -56,20 +70,45 @@ def _one_by_one(net: nn.Module, groups: list[ChannelGroup], example: Any, wrong:
     return kept
 
 
-def _difference(net: nn.Module, groups: list[ChannelGroup], example: Any) -> str | None:
-    """Why removing a random half of each group's units differs from masking them; None when it does not."""
-    keep = {g.name: torch.randperm(g.units)[: max(1, g.units // 2)].sort().values for g in groups}
-    masked, thin = copy.deepcopy(net), copy.deepcopy(net)
-    try:
-        _mask(masked, groups, keep)
-        remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
-        with torch.no_grad():
-            expected, found = _tensors(masked, example), _tensors(thin, example)
-    except Exception as error:  # whatever the network's own forward raises on the wrong shapes
-        return f"removing its channels breaks the forward pass ({str(error).splitlines()[0][:120]})"
-    if len(expected) == len(found) and all(_equal(a, b) for a, b in zip(expected, found, strict=True)):
-        return None
-    return "removing its channels is not the same as masking them (a reshape, shuffle or output that depends on them)"
+class _Probe:
+    """A network with random weights, run in one mode with channels removed and with channels masked."""
+
+    def __init__(self, net: nn.Module, example: Any, mode: Mode) -> None:
+        self.net, self.example, self.mode, self.shapes_only, self.where = net, example, mode, False, ""
+        if mode is training:
+            self.where = " in training mode"
+            self._in_double_precision()
+
+    def _in_double_precision(self) -> None:
+        """Batch statistics of few values magnify rounding errors, and random numbers may depend on the widths."""
+        self.net, example = self.net.double(), tree_map(_doubled, self.example)
+        try:
+            self.shapes_only = draws_numbers(copy.deepcopy(self.net), example, self.mode)
+            self.example = example
+        except Exception:  # it has single precision in its code
+            self.net, self.shapes_only = self.net.float(), True
+
+    def difference(self, groups: list[ChannelGroup]) -> str | None:
+        """Why removing a random half of each group's units differs from masking them; None when it does not."""
+        keep = {g.name: torch.randperm(g.units)[: max(1, g.units // 2)].sort().values for g in groups}
+        masked, thin = copy.deepcopy(self.net), copy.deepcopy(self.net)
+        try:
+            _mask(masked, groups, keep)
+            remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
+            with torch.no_grad():
+                expected, found = (tensors_in(self.mode(net, self.example)) for net in (masked, thin))
+        except Exception as error:  # whatever the network's own forward raises on the wrong shapes
+            return f"removing its channels breaks the forward pass{self.where} ({str(error).splitlines()[0][:120]})"
+        if len(expected) == len(found) and all(self._equal(a, b) for a, b in zip(expected, found, strict=True)):
+            return None
+        return (
+            f"removing its channels is not the same as masking them{self.where} (a reshape, shuffle or output that "
+            f"depends on them)"
+        )
+
+    def _equal(self, a: Tensor, b: Tensor) -> bool:
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        return a.shape == b.shape and (self.shapes_only or bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all()))
 
 
 def _noise(leaf: Any) -> Any:
@@ -77,13 +116,8 @@ def _noise(leaf: Any) -> Any:
     return torch.randn_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    scale = float(a.abs().max()) if a.numel() else 0.0
-    return a.shape == b.shape and bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all())
-
-
-def _tensors(net: nn.Module, example: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(measure.forward(net, example)) if isinstance(leaf, Tensor)]
+def _doubled(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _mask(net: nn.Module, groups: list[ChannelGroup], keep: dict[str, Tensor]) -> None:
