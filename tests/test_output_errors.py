@@ -84,5 +84,4 @@ def test_a_refit_lowers_the_errors_of_channels(network):
     with_refit, without = (
         errors_of(ChannelPruning(criterion=Gram(), refit=refit), network)[3] for refit in (Symmetric(), None)
     )
-    # Not each value: the refit counts its prior, which says most where hardly anything is removed.
-    assert all(sum(a) < sum(b) for a, b in zip(with_refit, without, strict=True))
+    assert all(a <= b + 1e-9 for x, y in zip(with_refit, without, strict=True) for a, b in zip(x, y, strict=True))

@@ -31,8 +31,8 @@ def channel_errors(group: ChannelGroup, net: nn.Module, moments: dict[str, Momen
         order: the units from the most to the least important, shape ``(units,)``.
 
     Returns:
-        Shape ``(units + 1,)``, float64: entry k is the sum over readers for k units kept; it never rises with k. All
-        zeros where no reader has moments.
+        Shape ``(units + 1,)``, float64: entry k is the sum over readers for k units kept, at most what it is without a
+        refit. All zeros where no reader has moments.
     """
     total = torch.zeros(group.units + 1, dtype=torch.float64)
     for member in group.members:
@@ -57,7 +57,7 @@ def _reader_errors(member: Member, weight: Tensor, moments: Moments, order: Tens
     else:
         shares = _shares(moments, weight, ranked)
     per_unit = shares[len(ranked) - channels.numel() :].view(len(order), -1).sum(1)
-    return torch.cat([per_unit.flip(0).cumsum(0).flip(0), per_unit.new_zeros(1)])
+    return torch.cat([per_unit.flip(0).cumsum(0).flip(0).clamp_min(0), per_unit.new_zeros(1)])
 
 
 def _shares(moments: Moments, weight: Tensor, ranked: Tensor) -> Tensor:
@@ -67,9 +67,12 @@ def _shares(moments: Moments, weight: Tensor, ranked: Tensor) -> Tensor:
     system = moments.features.double()[columns][:, columns]
     rows = weight.double().flatten(1)[:, columns]
     whole = torch.einsum("of,fg,og->", rows, system, rows)
-    system.diagonal().add_((system.diagonal().sum() / moments.rows).clamp_min(torch.finfo(system.dtype).tiny))
+    prior = (system.diagonal().sum() / moments.rows).clamp_min(torch.finfo(system.dtype).tiny)
+    system.diagonal().add_(prior)
     factor = torch.linalg.cholesky(system)
-    shares = (rows @ factor).square().sum(0).view(len(ranked), size).sum(1)
+    # The prior row pulls kept weights to what they were; that dropped ones are not there is no error of the fit.
+    shares = (rows @ factor).square().sum(0) - prior * rows.square().sum(0)
+    shares = shares.view(len(ranked), size).sum(1)
     return shares / whole if whole > 0 else torch.zeros_like(shares)
 
 
