@@ -24,7 +24,6 @@ from lightning_compress.app.report.contents import Report
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.summary import search_of
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.evaluator import COSTS
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import search
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
@@ -59,7 +58,7 @@ def write(path: Path) -> None:
         for number in range(TRIALS):
             accuracy = generator.uniform(0.5, 0.9) + 0.1 * number / TRIALS
             metrics = {"val_acc": accuracy, "val_loss": 1 - accuracy}
-            score = Score(metrics, dict.fromkeys(COSTS, generator.uniform(1e5, 1e6))) if number % 10 else None
+            score = Score(metrics, {"packed_bytes": generator.uniform(1e5, 1e6)}) if number % 10 else None
             failure = None if score else "the training loss is not finite"
             journal.append(Entry(number, PROBLEM.problem.space.smallest, f"{number:016x}", score, failure, 1.5))
         journal._db.execute("COMMIT")

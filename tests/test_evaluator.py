@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, NoEffectError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.evaluator import Evaluator
@@ -36,7 +37,7 @@ def module():
 
 def evaluator(module, **settings):
     composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
-    return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), **settings)
+    return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), **{"costs": [MACs()], **settings})
 
 
 def test_a_score_from_some_of_the_validation_batches(module):

@@ -14,7 +14,11 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.pipeline.evaluator import COSTS
+from lightning_compress.core.costs.bit_operations import BitOperations
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.parameters import Parameters
+from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.pruning.patterns.element import Element
 from lightning_compress.pruning.patterns.kernel import Kernel
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
@@ -58,7 +62,8 @@ def test_costs_are_those_of_the_network_that_is_made(pattern, data):
     net = copy.deepcopy(composed.net)
     composed.apply(net, plan)
     real = measured(net, structure_of(net).profile)
-    assert {name: cost(predicted) for name, cost in COSTS.items()} == {name: cost(real) for name, cost in COSTS.items()}
+    costs = [BitOperations(), MACs(), PackedBytes(), Parameters(), WeightBits()]
+    assert [cost(predicted) for cost in costs] == [cost(real) for cost in costs]
     for layer in predicted.weighted:
         weight = net.get_submodule(layer.name).weight
         assert weight.shape == (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)

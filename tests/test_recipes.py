@@ -13,7 +13,7 @@ from lightning_compress.app.recipe import recipe_file, with_recipe
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.evaluator import COSTS
+from lightning_compress.pipeline.needed_costs import cost_named
 from lightning_compress.surgery.structure import Structure, network, structure_of
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def applied(file: Path) -> Structure:
 def test_the_plan_fits_and_costs_what_the_recipe_says(file):
     report, record = yaml.safe_load(file.read_text())["report"], applied(file)
     assert record.plan == Plan.load(file)
-    assert {name: COSTS[name](record.profile) for name in report["predicted"]} == report["predicted"]
+    assert {name: cost_named(name)(record.profile) for name in report["predicted"]} == report["predicted"]
     assert {"command", "seeds", "dense", "compressed"} <= report.keys()
 
 

@@ -30,7 +30,7 @@ from lightning_compress.pruning.criteria.gram import Gram
 from lightning_compress.pruning.criteria.l1 import L1
 from lightning_compress.pruning.criteria.random import Random as RandomCriterion
 from lightning_compress.search.journal import journal_name, read
-from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.objectives.objective import AccuracyLogCost, AccuracyUnderBudget
 from lightning_compress.search.searchers.nsga2 import NSGA2
 from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.searcher import Searcher
@@ -96,23 +96,22 @@ def test_what_was_found_is_written_for_runs_side_by_side(finished):
 
 
 class Euros(MACs):
-    """A cost of a user's, which scores do not have."""
+    """A cost of a user's."""
 
-    def __eq__(self, other):
-        return self is other
+    name = "euros"
 
     def __call__(self, profile):
         return super().__call__(profile) / 1000
 
 
-def test_costs_of_the_user_are_written_for_the_report(tmp_path):
+def test_scores_have_the_costs_of_budget_and_objective_and_no_others(tmp_path):
     run, asked = run_in(tmp_path), stage(3)
-    asked.cost = Euros()
+    asked.cost, asked.objective = Euros(), AccuracyLogCost(cost="parameters")
     asked.run("prune", run.dense, run)
     folder = tmp_path / "prune"
     entries = [*read(folder / journal_name()), *read(folder / journal_name("random"))]
-    found = json.loads((folder / "search.json").read_text())["costs"]
-    assert found == {entry.key: entry.score.costs["macs"] / 1000 for entry in entries}
+    assert all(entry.score.costs.keys() == {"euros", "parameters"} for entry in entries)
+    assert all(entry.score.before["euros"] == run.dense_profile.macs / 1000 for entry in entries)
 
 
 def test_the_search_is_logged(finished):
@@ -241,7 +240,7 @@ def test_how_a_network_is_trained_later_does_not_matter_to_scores_without_traini
         ({"cost": None}, "stage prune: cost is null"),
         (
             {"budget": 0.0},
-            r"stage prune: budget must be a share in \(0, 1\] .* a number of MACs such as 2e6, got 0.0",
+            r"stage prune: budget must be a share in \(0, 1\] .* above 1 a number of MACs, or .* got 0.0",
         ),
         ({"budget": "2MB"}, "stage prune: budget must be .* got '2MB'"),
         ({"budget": float("nan")}, "stage prune: budget must be .* got nan"),

@@ -64,25 +64,30 @@ def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(
     assert search.points[2].reward == pytest.approx(-0.5 * 6.684611727667927)  # ln 800
     assert search.points[1].failure == "the loss is not finite"
     assert search.limit == 1000.0
-    assert search.cost == "packed_bytes (bytes)"
+    assert search.cost == "predicted file (bytes)"
 
 
 @dataclass(frozen=True)
 class Euros(Cost):
     """A cost of a user's."""
 
+    name: ClassVar[str] = "euros"
     unit: ClassVar[str] = "euros"
 
     def __call__(self, profile: Profile) -> float:
         return 1.0
 
 
-def test_a_cost_that_no_score_has_is_taken_from_what_the_search_wrote(result):
-    folder = result.folder / "quantize"
-    (folder / "search.json").write_text(json.dumps({"limit": 9.0, "costs": {"a": 7.0, "c": 8.0}}))
+def test_a_cost_of_the_user_is_taken_from_the_scores(tmp_path):
+    folder = tmp_path
+    with Journal(folder / "trials.sqlite", {}) as journal:
+        for number, cost in ((0, 7.0), (2, 8.0)):
+            score = Score({"val_acc": 1.0}, {"euros": cost, "packed_bytes": 9.0})
+            journal.append(Entry(number, (number,), str(number), score, None, 1.0))
+    (folder / "search.json").write_text(json.dumps({"limit": 9.0}))
     search = search_of("quantize", folder, {**STAGE, "cost": {"_target_": f"{__name__}.Euros"}})
-    assert [(p.number, p.cost) for p in search.points] == [(0, 7.0), (1, None), (2, 8.0)]
-    assert search.cost == "Euros (euros)"
+    assert [(p.number, p.cost) for p in search.points] == [(0, 7.0), (2, 8.0)]
+    assert search.cost == "euros (euros)"
 
 
 def test_baselines_stand_in_the_terminal_and_on_the_page(result):

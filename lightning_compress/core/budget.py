@@ -37,7 +37,7 @@ class Budget:
         least = self.cost(self.space.plan(self.space.smallest))
         if least > self.limit:
             raise InfeasibleBudgetError(
-                f"budget: the limit of {self.limit:,.0f} cannot be met; the smallest feasible one is {least:,.0f}. "
+                f"budget: the limit of {self.limit:,.10g} cannot be met; the smallest feasible one is {least:,.10g}. "
                 f"Raise the limit, or allow smaller values in the search space."
             )
 

@@ -137,13 +137,13 @@ class RunContext:
         """The distillation of a stage, with the dense network as teacher; empty for None."""
         return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
 
-    def budget(self, stage: str, composition: Composition, cost: Cost | None, budget: float | None) -> Budget:
+    def budget(self, stage: str, composition: Composition, cost: Cost | None, budget: float | str | None) -> Budget:
         """Over all choices of a stage.
 
         Args:
             stage: its name, for errors.
             composition: its callbacks.
-            budget: up to 1 a share of the dense network's cost; above it, the limit itself in the unit of the cost.
+            budget: a share of the dense network's cost or the limit itself, see :meth:`Cost.limit`.
 
         Raises:
             CompressError: there is no cost or no budget, or it is not above 0.
@@ -155,13 +155,11 @@ class RunContext:
                 f"stage {stage}: {missing} is null, and a plan is to be found under a budget; set a cost, and budget "
                 f"to a share of what the dense network costs (1.0 sets no limit) or above 1 to the limit itself"
             )
-        if not isinstance(budget, int | float) or not budget > 0:
-            raise CompressError(
-                f"stage {stage}: budget must be a share in (0, 1] of what the dense network costs, or above 1 a number "
-                f"of {cost.unit} such as 2e6, got {budget!r}"
-            )
         dense, space = cost(self.dense_profile), composition.space()
-        limit = budget if budget > 1 else budget * dense
+        try:
+            limit = cost.limit(budget, dense)
+        except CompressError as error:
+            raise CompressError(f"stage {stage}: {error}") from None
 
         def spent(plan: Plan) -> float:
             return cost(composition.predict(plan))
@@ -172,10 +170,11 @@ class RunContext:
             least = spent(space.plan(space.smallest))
             share = ceil(1e4 * least / dense) / 1e4  # rounded up, so that it can be met
             raise InfeasibleBudgetError(
-                f"stage {stage}: the budget of {limit:,.0f} {cost.unit}"
-                f"{'' if budget > 1 else f' (budget={budget:g} of the dense network)'} cannot be met; the smallest "
-                f"feasible one is {ceil(least):,} {cost.unit}{f' (budget={share:g})' if share <= 1 else ''}. Raise the "
-                f"budget, or allow smaller values in the search space"
+                f"stage {stage}: the budget of {cost.text(limit)}"
+                f"{'' if limit == budget or isinstance(budget, str) else f' (budget={budget:g} of the dense network)'} "
+                f"cannot be met; the smallest feasible one is {cost.text(cost.round_up(least))}"
+                f"{f' (budget={share:g})' if share <= 1 else ''}. Raise the budget, or allow smaller values in the "
+                f"search space"
             ) from error
 
     def origin(

@@ -23,12 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.base.device import CPU, surgery_device, trains_on
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
-from lightning_compress.core.costs.bit_operations import BitOperations
 from lightning_compress.core.costs.cost import Cost
-from lightning_compress.core.costs.macs import MACs
-from lightning_compress.core.costs.packed_bytes import PackedBytes
-from lightning_compress.core.costs.parameters import Parameters
-from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.core.plan import Plan
@@ -39,14 +34,6 @@ from lightning_compress.pipeline.seeding import seeded
 from lightning_compress.search.trial import Score
 from lightning_compress.surgery.inputs import combined
 from lightning_compress.surgery.structure import network
-
-COSTS: dict[str, Cost] = {
-    "macs": MACs(),
-    "parameters": Parameters(),
-    "weight_bits": WeightBits(),
-    "bit_operations": BitOperations(),
-    "packed_bytes": PackedBytes(),
-}
 
 
 class Batches:
@@ -62,10 +49,6 @@ class Batches:
         return len(self.batches)
 
 
-def _costs(profile: Profile) -> dict[str, float]:
-    return {name: float(cost(profile)) for name, cost in COSTS.items()}
-
-
 class Evaluator:
     """Scores plans.
 
@@ -78,6 +61,7 @@ class Evaluator:
         finetune_steps: optimizer steps before the score.
         recalibration_batches: how many train batches the batch norms see; 0 turns recalibration off.
         validation_batches: how many of ``validation`` are used; None takes all.
+        costs: that a score has beside the metrics, by their names.
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
         device: that candidates are trained and validated on, or what a worker has in its place.
@@ -99,17 +83,18 @@ class Evaluator:
         seed: int = 0,
         device: torch.device = CPU,
         validation_batches: int | None = None,
+        costs: Sequence[Cost] = (),
     ) -> None:
         self.make_module, self.composition = make_module, composition
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
-        self.device = device
+        self.device, self.costs = device, tuple(costs)
         self.train = train
         with seeded(seed, train, validation), quiet():
             self.recalibration = Batches(train, recalibration_batches)
             self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
             # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
-            self.before = {**self._validated(make_module()), **_costs(composition.profile)}
+            self.before = {**self._validated(make_module()), **self._costs(composition.profile)}
         self._first = self._digest_of_train()
 
     def _digest_of_train(self) -> str | None:
@@ -196,7 +181,7 @@ class Evaluator:
         }
 
     def __call__(self, plan: Plan) -> Score:
-        """The metrics that validation logs, and every cost of the network.
+        """The metrics that validation logs, and the costs of the network.
 
         Raises:
             TrialFailedError: a loss or metric is not finite.
@@ -218,7 +203,10 @@ class Evaluator:
         broken = [name for name, value in metrics.items() if not isfinite(value)]
         if broken:
             raise TrialFailedError(f"the metrics {broken} are not finite")
-        return Score(metrics, _costs(self.composition.predict(self.composition.resolve(plan))), self.before)
+        return Score(metrics, self._costs(self.composition.predict(self.composition.resolve(plan))), self.before)
+
+    def _costs(self, profile: Profile) -> dict[str, float]:
+        return {cost.name: float(cost(profile)) for cost in self.costs}
 
     def _validated(self, module: LightningModule) -> dict[str, float]:
         """The metrics that validation logs."""

@@ -37,6 +37,7 @@ from lightning_compress.core.space import Space
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.context import MEASURED, RunContext, check_least, set_attributes
 from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.needed_costs import needed_costs
 from lightning_compress.pipeline.training import FINAL, fit, renew
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.objectives.objective import Objective
@@ -137,6 +138,7 @@ class LayerwiseStage:
             partial(copy.deepcopy, probe), composition, *run.loaders(),
             self.monitor, recalibration_batches=self.recalibration_batches, seed=run.seed,
             validation_batches=self.validation_batches, device=run.scoring_device,
+            costs=needed_costs(self.cost, self.objective),
         )  # fmt: skip
         fingerprint = {
             "values": self.values, "objective": settings_of(self.objective), "limit": budget.limit,

@@ -38,7 +38,15 @@ class CostContract:
 
     def test_the_same_again(self, cost):
         assert cost(profile(CONV, NORM, LINEAR)) == cost(profile(CONV, NORM, LINEAR))
-        assert cost.unit
+
+    def test_it_says_what_it_is(self, cost):
+        assert cost.name.isidentifier()
+        assert cost.text(1.0).endswith(cost.unit)
+
+    def test_a_rounded_limit_is_met(self, cost):
+        value = cost(profile(CONV, NORM, LINEAR))
+        assert value <= cost.round_up(value) <= 1.1 * value + 1
+        assert cost.limit(cost.text(cost.round_up(value)), 1.0) == cost.round_up(value)
 
 
 def profile(*layers: LayerProfile) -> Profile:

@@ -23,7 +23,6 @@ from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.context import FOUND, MEASURED
-from lightning_compress.pipeline.evaluator import COSTS
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objectives.objective import Objective
@@ -91,15 +90,12 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
         return None
     objective: Objective = instantiate(stage["objective"])
     cost = instantiate(stage["cost"])
-    key = next((key for key, known in COSTS.items() if known == cost), None)
     written = json.loads(settings.read_text())
-    costs = written.get("costs", {})  # of a cost that no score has
 
     def point(entry: Entry) -> Point:
         if entry.score is None:
             return Point(entry.number, None, None, entry.failure or "")
-        spent = costs[entry.key] if key is None else entry.score.costs[key]
-        return Point(entry.number, spent, objective(entry.score))
+        return Point(entry.number, entry.score.costs[cost.name], objective(entry.score))
 
     names = written.get("baselines", [])
     most = written.get("trials", inf)  # an earlier, longer search left more in its journals
@@ -109,7 +105,7 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
     ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
     return Search(
         name,
-        f"{key or short_name(stage['cost'])} ({cost.unit})",
+        f"{cost.label or cost.name} ({cost.unit})",
         f"reward: {short_name(stage['objective'])}",
         written["limit"],
         points,
@@ -154,8 +150,10 @@ def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, obj
 
 def _limit(stage: Mapping[str, Any]) -> str:
     budget = stage["budget"]
+    if isinstance(budget, str):
+        return budget
     if budget > 1:
-        return f"{budget:,.0f} {instantiate(stage['cost']).unit}"
+        return instantiate(stage["cost"]).text(budget)
     return f"{100 * budget:.4g} % of the dense network's {short_name(stage['cost'])}"
 
 

@@ -13,7 +13,9 @@ from lightning_compress.core.profile import Profile
 class BitOperations(Cost):
     """Sum of MACs x weight bits x activation bits: what integer hardware with bit-serial arithmetic spends."""
 
+    name: ClassVar[str] = "bit_operations"
     unit: ClassVar[str] = "bit operations"
+    label: ClassVar[str] = "bit operations per sample"
 
     def __call__(self, profile: Profile) -> float:
         return sum(layer.macs * layer.weight_bits * layer.act_bits for layer in profile)

@@ -13,7 +13,9 @@ from lightning_compress.core.profile import Profile
 class MACs(Cost):
     """Multiply-accumulates per sample; weights that are zero do not count."""
 
+    name: ClassVar[str] = "macs"
     unit: ClassVar[str] = "MACs"
+    label: ClassVar[str] = "MACs per sample"
 
     def __call__(self, profile: Profile) -> float:
         return profile.macs

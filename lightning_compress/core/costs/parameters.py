@@ -13,7 +13,9 @@ from lightning_compress.core.profile import Profile
 class Parameters(Cost):
     """Number of parameters, of all kinds."""
 
+    name: ClassVar[str] = "parameters"
     unit: ClassVar[str] = "parameters"
+    label: ClassVar[str] = "parameters"
 
     def __call__(self, profile: Profile) -> float:
         return profile.parameters

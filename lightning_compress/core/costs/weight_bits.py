@@ -13,7 +13,9 @@ from lightning_compress.core.profile import Profile
 class WeightBits(Cost):
     """Bits of the non-zero conv and linear weights: the size that the papers report (no indices, scales, biases)."""
 
+    name: ClassVar[str] = "weight_bits"
     unit: ClassVar[str] = "bits"
+    label: ClassVar[str] = "bits of the weights alone (papers' metric)"
 
     def __call__(self, profile: Profile) -> float:
         return sum(layer.nonzeros * layer.weight_bits for layer in profile)

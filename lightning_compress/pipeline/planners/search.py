@@ -24,7 +24,8 @@ from lightning_compress.core.errors import AllTrialsFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.context import FOUND, RunContext
-from lightning_compress.pipeline.evaluator import COSTS, Evaluator
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.needed_costs import needed_costs
 from lightning_compress.search.correlation import CORRELATION
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
@@ -65,6 +66,7 @@ class PlanSearch:
             partial(copy.deepcopy, student), composition, *run.loaders(),
             stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
             run.seed, device=run.scoring_device, validation_batches=stage.validation_batches,
+            costs=needed_costs(stage.cost, stage.objective),
         )  # fmt: skip
         correlation = stage.correlation
         self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)
@@ -95,7 +97,7 @@ class PlanSearch:
                 continue
             scored += more
             rewards[name] = other.reward
-        self._write(entries, scored, rewards)
+        self._write(entries, rewards)
         return best.plan
 
     def _search(
@@ -128,12 +130,11 @@ class PlanSearch:
         for i in pareto_front(points):
             self.composition.resolve(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
-    def _write(self, entries: Sequence[Entry], scored: Sequence[Entry], rewards: Mapping[str, float]) -> None:
+    def _write(self, entries: Sequence[Entry], rewards: Mapping[str, float]) -> None:
         """What the report needs beside the journals, and the scores after fine-tuning when they are asked for.
 
         Args:
             entries: of the search.
-            scored: of the search and of its baselines.
             rewards: the best of each.
         """
         stage = self.stage
@@ -144,9 +145,6 @@ class PlanSearch:
             "searcher": written["searcher"]["class"].rsplit(".", 1)[-1], "objective": type(stage.objective).__name__,
             "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
         }  # fmt: skip
-        if stage.cost not in COSTS.values():  # a cost of the user's, which scores do not have
-            space = self.budget.space
-            written["costs"] = {entry.key: self.budget.cost(space.plan(entry.indices)) for entry in scored}
         if self.dear is not None:
             with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
                 chosen = stage.correlation.score(

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import final
 
+from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
-from lightning_compress.search.objectives.objective import Objective, before, pick
+from lightning_compress.search.objectives.objective import Objective, before, name_of, pick
 from lightning_compress.search.trial import Score
 
 
@@ -31,7 +32,8 @@ class GeneCAIScore(Objective):
     """``coeff * saving - log(err)``.
 
     Args:
-        metric, cost: names in the score; the metric is a share in [0, 1].
+        metric: name in the score, of a share in [0, 1].
+        cost: a cost, or the name of one.
         accuracy: of the network before the search, in [0, 1]; None takes it from the score.
         threshold: accuracy to keep, in [0, 1].
         coeff: worth of saving everything.
@@ -43,7 +45,7 @@ class GeneCAIScore(Objective):
     """
 
     metric: str = "val_acc"
-    cost: str = "macs"
+    cost: Cost | str = "macs"
     accuracy: float | None = None
     threshold: float = 0.9
     coeff: float = 100.0
@@ -56,9 +58,14 @@ class GeneCAIScore(Objective):
         if self.dense_cost is not None and not self.dense_cost > 0:
             raise CompressError(f"GeneCAIScore: dense_cost must be above 0, or null, got {self.dense_cost}")
 
+    @property
+    def costs(self) -> tuple[Cost | str, ...]:
+        """The cost."""
+        return (self.cost,)
+
     def __call__(self, score: Score) -> float:
-        accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, self.cost)
-        dense_cost = before(score, self.cost, "dense_cost") if self.dense_cost is None else self.dense_cost
+        accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, name_of(self.cost))
+        dense_cost = before(score, name_of(self.cost), "dense_cost") if self.dense_cost is None else self.dense_cost
         dense_accuracy = before(score, self.metric, "accuracy") if self.accuracy is None else self.accuracy
         err = 1 + 100 * max(dense_accuracy - accuracy, 0.0)
         if accuracy < self.threshold:

@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
-from lightning_compress.search.objectives.objective import Objective, before, pick
+from lightning_compress.search.objectives.objective import Objective, before, name_of, pick
 from lightning_compress.search.trial import Score
 
 
@@ -28,7 +29,8 @@ class N2NReward(Objective):
     """Accuracy times compression, within limits that are enforced little by little.
 
     Args:
-        metric, cost: names in the score.
+        metric: name in the score.
+        cost: a cost, or the name of one.
         acc0: accuracy of the network before the search; None takes it from the score. It only scales the reward.
         cost0: cost of the network before the search; None takes it from the score.
         least_accuracy, most_cost: limits, in the units of metric and cost; None sets none.
@@ -39,7 +41,7 @@ class N2NReward(Objective):
     """
 
     metric: str = "val_acc"
-    cost: str = "parameters"
+    cost: Cost | str = "parameters"
     acc0: float | None = None
     cost0: float | None = None
     least_accuracy: float | None = None
@@ -53,14 +55,19 @@ class N2NReward(Objective):
         if self.anneal < 0:
             raise CompressError(f"N2NReward: anneal must be 0 trials or more, got {self.anneal}")
 
+    @property
+    def costs(self) -> tuple[Cost | str, ...]:
+        """The cost."""
+        return (self.cost,)
+
     def __call__(self, score: Score) -> float:
         """The reward at the end of the annealing, which ranks trials of a whole search."""
         return self.during(score, self.anneal)
 
     def during(self, score: Score, number: int) -> float:
         """The reward at trial ``number``."""
-        accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, self.cost)
-        compression = 1 - cost / (before(score, self.cost, "cost0") if self.cost0 is None else self.cost0)
+        accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, name_of(self.cost))
+        compression = 1 - cost / (before(score, name_of(self.cost), "cost0") if self.cost0 is None else self.cost0)
         if compression <= 0:
             return -1.0
         acc0 = before(score, self.metric, "acc0") if self.acc0 is None else self.acc0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import log
 from typing import ClassVar, final
 
+from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.search.trial import Score
 
@@ -20,6 +21,11 @@ class Objective(ABC):
     """
 
     weighs_cost: ClassVar[bool] = True
+
+    @property
+    def costs(self) -> tuple[Cost | str, ...]:
+        """The costs that it needs of a score, or their names."""
+        return ()
 
     @abstractmethod
     def __call__(self, score: Score) -> float:
@@ -68,13 +74,28 @@ class LossUnderBudget(Objective):
 @final
 @dataclass(frozen=True)
 class AccuracyLogCost(Objective):
-    """Accuracy first, then cost: ``R = -(1 - acc) ln(cost)``, for a search with a loose budget."""
+    """Accuracy first, then cost: ``R = -(1 - acc) ln(cost)``, for a search with a loose budget.
+
+    Args:
+        metric: name in the score.
+        cost: a cost, or the name of one.
+    """
 
     metric: str = "val_acc"
-    cost: str = "macs"
+    cost: Cost | str = "macs"
+
+    @property
+    def costs(self) -> tuple[Cost | str, ...]:
+        """The cost."""
+        return (self.cost,)
 
     def __call__(self, score: Score) -> float:
-        return -(1 - pick(score.metrics, self.metric)) * log(max(pick(score.costs, self.cost), 1.0))
+        return -(1 - pick(score.metrics, self.metric)) * log(max(pick(score.costs, name_of(self.cost)), 1.0))
+
+
+def name_of(cost: Cost | str) -> str:
+    """Return the name under which scores have a cost."""
+    return cost if isinstance(cost, str) else cost.name
 
 
 def pick(values: dict[str, float], name: str) -> float:
