@@ -131,7 +131,7 @@ def test_layers_that_do_not_run_or_give_no_tensor_are_named():
 
     for name, message in (
         ("unused", "teacher did not run its layer 'unused'"),
-        ("pair", "'pair' of the teacher gives"),
+        ("pair", "'pair' of the teacher returns a tuple"),
     ):
         with pytest.raises(CompressError, match=message):
             trainer([FeatureDistillation(Odd(), {"stem": name})]).fit(PlainModule(), *toy_data(0))

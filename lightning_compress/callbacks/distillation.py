@@ -19,6 +19,7 @@ from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError
 from lightning_compress.distillation.hinton import Hinton
 from lightning_compress.distillation.loss import DistillationLoss
+from lightning_compress.distillation.outputs import Select, select_tensor
 
 
 @final
@@ -29,19 +30,26 @@ class KnowledgeDistillation(DistillationCallback):
         teacher: see :class:`DistillationCallback`.
         loss: ``(student outputs, teacher outputs) -> scalar``.
         weight: share of the distillation term, in [0, 1].
+        select: which part of an output that is no tensor is compared: a field, key or index, or a function of the
+            output; None takes ``logits``, else the only tensor of scores.
 
     Raises:
-        CompressError: the weight is out of range, or as for :class:`DistillationCallback`.
+        CompressError: the weight is out of range, the outputs have no obvious part to compare or are of different
+            shapes, as with a teacher of other classes, or as for :class:`DistillationCallback`.
     """
 
     order: ClassVar[int] = 10
     term_name: ClassVar[str] = "distillation"
 
-    def __init__(self, teacher: nn.Module, loss: DistillationLoss | None = None, weight: float = 0.5) -> None:
+    def __init__(
+        self, teacher: nn.Module, loss: DistillationLoss | None = None, weight: float = 0.5,
+        select: Select = None,
+    ) -> None:  # fmt: skip
         if not 0 <= weight <= 1:
             raise CompressError(f"KnowledgeDistillation: weight must be within 0 and 1, got {weight}")
         super().__init__(teacher, weight)
         self.loss = Hinton() if loss is None else loss
+        self.select = select
 
     @property
     def own_weight(self) -> float:
@@ -50,4 +58,12 @@ class KnowledgeDistillation(DistillationCallback):
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
         with torch.no_grad():
             target = self.teacher(*args, **kwargs)
-        return self.loss(output, target)
+        mine = select_tensor(output, self.select, owner="the student")
+        theirs = select_tensor(target, self.select, owner="the teacher")
+        if mine.shape != theirs.shape:
+            raise CompressError(
+                f"KnowledgeDistillation: the student gives outputs of shape {tuple(mine.shape)}, the teacher of shape "
+                f"{tuple(theirs.shape)}; take a teacher of the same classes, or select parts of equal shape with "
+                f"select=, or compare inner layers with FeatureDistillation"
+            )
+        return self.loss(mine, theirs)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callbacks.base.compiled import is_compiled
@@ -24,6 +25,7 @@ from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
 from lightning_compress.distillation.attention_transfer import AttentionTransfer
 from lightning_compress.distillation.feature_loss import FeatureLoss
+from lightning_compress.distillation.outputs import FEATURES, Select, select_tensor
 
 
 @final
@@ -35,6 +37,8 @@ class FeatureDistillation(DistillationCallback):
         layers: names of the student's layers -> the teacher's; a list where the names are equal.
         loss: ``(student features, teacher features) -> scalar``, two lists of equal length.
         weight: factor on the term, above 0.
+        select: which part of a layer's output that is no tensor is compared: a field, key or index, or a function of
+            the output; None takes ``last_hidden_state``, else the only tensor of features.
 
     Raises:
         NoEffectError: no layers.
@@ -51,6 +55,7 @@ class FeatureDistillation(DistillationCallback):
         layers: Mapping[str, str] | Sequence[str],
         loss: FeatureLoss | None = None,
         weight: float = 1.0,
+        select: Select = None,
     ) -> None:
         if not weight > 0:
             raise CompressError(f"FeatureDistillation: weight must be above 0, got {weight}")
@@ -59,7 +64,8 @@ class FeatureDistillation(DistillationCallback):
         super().__init__(teacher, weight)
         self.layers = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
         self.loss = AttentionTransfer() if loss is None else loss
-        self._features: dict[str, Tensor] = {}
+        self.select = select
+        self._features: dict[str, Any] = {}
 
     @property
     def own_weight(self) -> float:
@@ -86,7 +92,7 @@ class FeatureDistillation(DistillationCallback):
         return [cleared, *_capture(net, self.layers, self._features)]
 
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
-        features: dict[str, Tensor] = {}
+        features: dict[str, Any] = {}
         handles = _capture(self.teacher, self.layers.values(), features)
         try:
             with torch.no_grad():
@@ -94,13 +100,13 @@ class FeatureDistillation(DistillationCallback):
         finally:
             for handle in handles:
                 handle.remove()
-        mine = [_taken(self._features, name, "student") for name in self.layers]
-        theirs = [_taken(features, name, "teacher") for name in self.layers.values()]
+        mine = [_taken(self._features, name, "student", self.select) for name in self.layers]
+        theirs = [_taken(features, name, "teacher", self.select) for name in self.layers.values()]
         self._features.clear()
         return self.loss(mine, theirs)
 
 
-def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Tensor]) -> list[RemovableHandle]:
+def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Any]) -> list[RemovableHandle]:
     """Hooks that keep the last output of each named layer in ``into``."""
 
     def keep(name: str) -> RemovableHandle:
@@ -111,18 +117,13 @@ def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Tensor]) -> l
 
 def _own(output: Any) -> Any:
     """A copy: a layer behind, such as ``ReLU(inplace=True)`` or ``+=``, may write into the output."""
-    return output.clone() if isinstance(output, Tensor) else output
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
 
 
-def _taken(features: Mapping[str, Tensor], name: str, who: str) -> Tensor:
+def _taken(features: Mapping[str, Any], name: str, who: str, select: Select) -> Tensor:
     if name not in features:
         raise CompressError(
             f"FeatureDistillation: the {who} did not run its layer {name!r} in this forward pass; name a layer that it "
             f"calls"
         )
-    if not isinstance(features[name], Tensor):
-        raise CompressError(
-            f"FeatureDistillation: layer {name!r} of the {who} gives a {type(features[name]).__name__}; name one that "
-            f"gives a tensor"
-        )
-    return features[name]
+    return select_tensor(features[name], select, FEATURES, f"layer {name!r} of the {who}")

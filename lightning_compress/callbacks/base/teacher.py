@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callbacks.base.callback import check_rising
+from lightning_compress.callbacks.base.forward_calls import seen_by_hooks
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.structure import network
@@ -77,24 +78,33 @@ class DistillationCallback(Callback, ABC):
         if self.teacher is net:
             raise CompressError(f"{own}: the teacher is the {name} that is trained; pass a deepcopy of it")
         self.check(net)
-        self.teacher.to(pl_module.device)
+        self.teacher.to(pl_module.device).eval()
         if isinstance(pl_module, CompressibleMixin):
             self._handles = [
                 *self.watch(net), net.register_forward_hook(self._hand_in(pl_module), with_kwargs=True)
             ]  # fmt: skip
+            self._extend(pl_module, _watched)
         elif pl_module.automatic_optimization:
-            pl_module.__dict__.setdefault(UNEXTENDED, pl_module.__dict__.get("training_step"))
-            pl_module.training_step = MethodType(self._extended(pl_module.training_step), pl_module)
+            self._extend(pl_module, self._extended)
         else:
             raise CompressError(
                 f"{own}: {name} optimizes manually; give it CompressibleMixin, and add self.compression_loss() to its "
                 f"loss"
             )
 
+    def _extend(self, pl_module: LightningModule, extended: Callable[..., Any]) -> None:
+        pl_module.__dict__.setdefault(UNEXTENDED, pl_module.__dict__.get("training_step"))
+        pl_module.training_step = MethodType(extended(pl_module.training_step), pl_module)
+
     @final
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the student to its device."""
         self.teacher.to(pl_module.device)
+
+    @final
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the teacher in eval mode, whatever other code that holds it does."""
+        self.teacher.eval()
 
     @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,7 +158,8 @@ class DistillationCallback(Callback, ABC):
             net = network(pl_module)
             handles = [*self.watch(net), net.register_forward_hook(hook, with_kwargs=True)]
             try:
-                result = inner(*args, **kwargs)
+                with seen_by_hooks(net):
+                    result = inner(*args, **kwargs)
             finally:
                 for handle in handles:
                     handle.remove()
@@ -163,3 +174,13 @@ class DistillationCallback(Callback, ABC):
             return mix(result) if isinstance(result, Tensor) else {**result, "loss": mix(result["loss"])}
 
         return training_step
+
+
+def _watched(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """A training step whose direct calls of ``forward`` are seen too."""
+
+    def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
+        with seen_by_hooks(network(pl_module)):
+            return inner(*args, **kwargs)
+
+    return training_step
