@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hydra.utils import get_class, instantiate
+from lightning import Trainer
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
@@ -35,6 +38,7 @@ from lightning_compress.testing.executors import (
     failures,
     nothing_but,
 )
+from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 CONF = Path(lightning_compress.conf.__file__).parent / "compress"
 SEARCHERS = sorted((CONF / "searcher").glob("*.yaml"))
@@ -186,6 +190,25 @@ def test_workers_end_with_a_killed_parent_and_nothing_finished_is_done_again(tmp
     found = run(random, tmp_path / "killed", 12, partial(Processes, workers=2, start="forkserver"), 4, evaluate)
     assert found == run(random, tmp_path / "whole", 12, Serial, 4)
     assert not finished & {digest for digest, _ in evaluate.evaluations()[before:]}
+
+
+class Asked(PlainModule):
+    """Its process is asked to end while Lightning validates, whose handler only sets a flag."""
+
+    def validation_step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_worker_that_is_asked_to_end_does_so_at_once(tmp_path):
+    class Validating(Failing):
+        def trouble(self, plan):
+            if plan == self.bad:
+                Trainer(**QUIET).validate(Asked(), toy_data(0)[1])
+
+    with Processes(Validating(tmp_path), workers=1, retries=0, start="forkserver") as executor:
+        assert failures(executor) == nothing_but(
+            1, "no score after 1 attempt: its worker process died (exit status 143)"
+        )
 
 
 def test_a_worker_sees_as_many_threads_as_it_is_given(tmp_path):

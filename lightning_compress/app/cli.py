@@ -15,6 +15,7 @@ from lightning_compress.app.recipe import with_recipe
 from lightning_compress.app.shipped import shipped
 from lightning_compress.conf import resolvers
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.interruption import interruptible
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -35,7 +36,8 @@ def run(arguments: Sequence[str]) -> None:
     resolvers.register()
     try:
         sys.argv = [typed[0], *with_recipe(arguments)]  # Hydra reads its arguments from nowhere else
-        hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(task)()
+        with interruptible():
+            hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(task)()
     except CompressError as error:
         print(f"error: {error}")
         sys.exit(1)

@@ -22,6 +22,7 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.parameters import Parameters
 from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.interruption import interruptible
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.export.exporter import Exporter, ExportReport
@@ -73,6 +74,7 @@ class Result:
         }
 
 
+@interruptible()
 def compress(
     module: LightningModule,
     data: LightningDataModule,
@@ -87,7 +89,8 @@ def compress(
 ) -> Result:
     """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json`` and exports.
 
-    A killed run goes on where it was when it is called with the same arguments again.
+    A killed run goes on where it was when it is called with the same arguments again. SIGINT and SIGTERM end the
+    process with a sentence, and with the exit status 130 or 143.
 
     Args:
         module: trained; it is not changed.

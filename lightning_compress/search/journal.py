@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.fingerprint import difference
+from lightning_compress.core.interruption import check_interrupted
 from lightning_compress.search.trial import Score
 
 SCHEMA = {
@@ -134,6 +135,7 @@ class Journal:
         """Write one finished trial, for good, in the place of another of its number.
 
         Raises:
+            Interrupted: a signal came while it was evaluated, and the evaluation swallowed it.
             CompressError: the disk is full or the file cannot be written; what was written before is safe.
         """
         score = None if entry.score is None else json.dumps(entry.score.to_dict())
@@ -144,6 +146,7 @@ class Journal:
             raise CompressError(
                 f"journal: trial {entry.number} could not be written to {str(self.path)!r} ({error}): {_remedy(error)}"
             ) from error
+        check_interrupted()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(_entries(self._db, self.path))

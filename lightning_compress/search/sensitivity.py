@@ -21,8 +21,9 @@ import numpy as np
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.space import Space
-from lightning_compress.search.executors.executor import Evaluate, outcome_of
+from lightning_compress.search.executors.executor import Evaluate
 from lightning_compress.search.executors.scores import checked
+from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.progress_bar import progress_bar
@@ -128,8 +129,9 @@ def _spread(largest: int, values: int) -> list[int]:
 
 
 def _evaluated(number: int, point: tuple[int, ...], space: Space, evaluate: Evaluate, objective: Objective) -> Entry:
-    outcome = checked(outcome_of(evaluate, space.plan(point)), objective)
-    key = evaluate.key(space.plan(point))
+    plan = space.plan(point)
+    ((_, found),) = Serial(evaluate).run({number: plan})
+    outcome, key = checked(found, objective), evaluate.key(plan)
     return Entry(number, point, key, outcome.score, outcome.failure, outcome.seconds)
 
 

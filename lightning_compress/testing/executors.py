@@ -14,6 +14,7 @@ from threading import Event, Lock
 from time import sleep
 
 import pytest
+import torch
 
 from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.core.plan import Plan
@@ -122,6 +123,14 @@ class OutOfMemory(DeadlyOnce):
             raise MemoryError
 
 
+class AllocatorError(Failing):
+    """One plan wants more memory than any machine has; torch's allocator on the CPU raises a plain RuntimeError."""
+
+    def trouble(self, plan: Plan) -> None:
+        if plan == self.bad:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+
 class Hanging(Failing):
     """One plan never ends."""
 
@@ -173,6 +182,12 @@ class ExecutorContract:
     def test_a_failed_trial_is_an_outcome(self, make, tmp_path):
         with make(Failing(tmp_path)) as executor:
             assert failures(executor) == nothing_but(1, "the training loss became nan")
+
+    def test_a_plan_without_memory_fails(self, make, tmp_path):
+        with make(AllocatorError(tmp_path)) as executor:
+            found = failures(executor)
+        assert {number for number, failure in found.items() if failure} == {1}
+        assert "it ran out of memory (" in found[1]
 
     @pytest.mark.parametrize(
         ("evaluator", "kind", "words"),

@@ -14,11 +14,10 @@ from math import inf
 from time import monotonic
 from typing import ClassVar
 
-import torch
-
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors.executor import Evaluate, Executor, Outcome
+from lightning_compress.search.executors.memory import is_out_of_memory
 
 START_LIMIT = 600.0  # seconds until a worker is ready: a cluster may have to add a machine
 
@@ -170,8 +169,8 @@ def lost_or_raise(error: Exception) -> Lost:
     Raises:
         Exception: the error, if it is not about memory.
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return Lost(f"it ran out of memory ({error})" if str(error) else "it ran out of memory")
+    if is_out_of_memory(error):
+        return Lost(f"it ran out of memory ({str(error).splitlines()[0]})" if str(error) else "it ran out of memory")
     raise error
 
 

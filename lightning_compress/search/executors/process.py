@@ -114,6 +114,7 @@ class _Process(Worker):
 def _work(connection: Connection, threads: int) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler only sets a flag
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:

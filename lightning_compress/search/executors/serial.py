@@ -32,7 +32,7 @@ class Serial(Executor):
         began = perf_counter()
         try:
             return [(number, outcome_of(self.evaluate, plan))]
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except Exception as error:
             failure = lost_or_raise(error).reason
         torch.cuda.empty_cache()  # only here: the error, which is gone, held the frames and with them the tensors
         return [(number, Outcome(None, failure, perf_counter() - began))]
