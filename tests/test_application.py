@@ -25,6 +25,7 @@ from lightning_compress.app import main
 from lightning_compress.vision.models.resnet_cifar import resnet8
 
 ROOT = Path(__file__).parent.parent
+ONE_THREAD = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 SHORT = ["epochs=6", "compress.stages.quantize.trials=8", "compress.stages.quantize.epochs=3"]
 
 
@@ -38,7 +39,7 @@ def command(*overrides: str, cache: Path, folder: Path) -> list[str]:
 
 
 def run(*overrides: str, cache: Path, folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **ONE_THREAD}
     line = command(*overrides, cache=cache, folder=folder)
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -81,23 +82,44 @@ def test_a_finished_run_is_packed_again_with_another_coder(finished, cache, tmp_
     assert coded["bytes"] == (tmp_path / "coded" / "model.safetensors").stat().st_size < plain["bytes"]
 
 
-def test_a_killed_search_goes_on_and_ends_with_the_same_plan(finished, cache, tmp_path):
+def test_an_interrupted_and_killed_search_goes_on_and_ends_with_the_same_plan(finished, cache, tmp_path):
     folder = tmp_path / "killed"
     journal = folder / "quantize" / "trials.sqlite"
-    line = command("+compress=drl_quant", *SHORT, cache=cache, folder=folder)
-    process = subprocess.Popen(
-        line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    while process.poll() is None and trials(journal) < 3:
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    line, environment = command("+compress=drl_quant", *SHORT, cache=cache, folder=folder), {**os.environ, **ONE_THREAD}
+    for number, moment in ((signal.SIGTERM, 1), (signal.SIGKILL, 3)):
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
+        while process.poll() is None and trials(journal) < moment:
+            pass
+        process.send_signal(number)
+        printed = "".join(process.communicate())
+        assert process.returncode == {signal.SIGTERM: 143}.get(number, -number), printed
+        assert ("interrupted by SIGTERM; give the same command again" in printed) == (number == signal.SIGTERM)
+        assert "Traceback" not in printed
     killed_at = rows(journal)
     assert 3 <= len(killed_at) < 8
     again = run("+compress=drl_quant", *SHORT, cache=cache, folder=folder)
     assert again.returncode == 0, again.stdout + again.stderr
     assert rows(journal)[: len(killed_at)] == killed_at  # seconds included: nothing was evaluated again
     assert (folder / "plan.yaml").read_text() == (finished / "plan.yaml").read_text()
+
+
+FULL = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # to a program, a file too large is a full disk
+sys.argv = sys.argv[1:]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path):
+    line = command("+compress=prune", "epochs=2", cache=tmp_path / "cache", folder=tmp_path / "run")
+    line = [sys.executable, "-c", FULL, *line[1:]]
+    done = subprocess.run(line, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "cannot be written" in done.stdout
+    assert "Make room on the disk, and give the same command again" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def trials(journal: Path) -> int:

@@ -22,6 +22,7 @@ from rich.text import Text
 from lightning_compress.app.recipe import recipe_file
 from lightning_compress.app.report.summary import write_summary
 from lightning_compress.conf.resolvers import program
+from lightning_compress.core.disk import told_disk_errors
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter
@@ -41,7 +42,8 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     """
     console = Console()
     try:
-        return run(cfg, console).to_dict()
+        with told_disk_errors():
+            return run(cfg, console).to_dict()
     except (CompressError, InstantiationException, OmegaConfBaseException) as error:
         # What Hydra makes may refuse its arguments: Hydra wraps that.
         said = error.__cause__ if isinstance(error, InstantiationException) else error

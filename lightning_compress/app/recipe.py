@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import yaml
-
 from lightning_compress.app.shipped import shipped
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.yaml_file import read_yaml
 
 FOLDER = "recipes"
 
@@ -55,8 +54,8 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
         raise CompressError(f"recipe: got {','.join(names)!r}, expected one recipe; start one run for each")
     file = recipe_file(names[0])
     try:
-        overrides = yaml.safe_load(file.read_text())["overrides"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        overrides = read_yaml(file, "recipe")["overrides"]
+    except (TypeError, KeyError) as error:
         raise CompressError(f"recipe: {str(file)!r} has no list 'overrides' ({error}); restore the file") from error
     given = {_key(argument) for argument in arguments}
     found = [override for override in overrides if _key(override) not in given]

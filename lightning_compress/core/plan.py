@@ -15,6 +15,7 @@ import yaml
 
 from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
+from lightning_compress.core.yaml_file import read_yaml
 
 Number = int | float
 
@@ -31,17 +32,19 @@ class Plan:
     (4, 32)
 
     Raises:
-        CompressError: a value is not a finite number, or a layer's entry is not a mapping.
+        CompressError: a name is no text, a value is not a finite number, or a layer's entry is not a mapping.
     """
 
     layers: Mapping[str, Mapping[str, Number]]
 
     def __post_init__(self) -> None:
         frozen = {}
+        _check_names(self.layers)
         for layer in sorted(self.layers):
             knobs = self.layers[layer]
             if not isinstance(knobs, (dict, Mapping)):  # a plain type is much faster to see
                 raise CompressError(f"plan: layer {layer!r} must map knobs to numbers, got {knobs!r}")
+            _check_names(knobs)
             frozen[layer] = MappingProxyType({k: _plain(layer, k, knobs[k]) for k in sorted(knobs)})
         object.__setattr__(self, "layers", MappingProxyType(frozen))
 
@@ -116,11 +119,9 @@ class Plan:
         """Read a plan (or the plan inside a recipe) from YAML.
 
         Raises:
-            CompressError: the file is missing, or has no ``layers`` mapping.
+            CompressError: the file is missing or no YAML, or has no ``layers`` mapping.
         """
-        if not Path(path).is_file():
-            raise CompressError(f"plan: there is no file {str(path)!r}")
-        data = yaml.safe_load(Path(path).read_text())
+        data = read_yaml(Path(path), "plan")
         data = data.get("plan", data) if isinstance(data, Mapping) else data
         if not isinstance(data, Mapping) or not isinstance(data.get("layers"), Mapping):
             raise CompressError(f"plan: {str(path)!r} must hold 'layers:', a mapping of layer names to knobs")
@@ -148,6 +149,16 @@ def _hint(layer: str, layers: Collection[str]) -> str:
     if set("*?[") & set(layer):
         return "; make plans of patterns with Plan.resolve(patterns, layers)"
     return f"{did_you_mean(layer, layers)} (a plan found for another network cannot be applied to this one)"
+
+
+def _check_names(names: Iterable[object]) -> None:
+    """Raise unless all names are text; YAML reads one of digits as a number."""
+    for name in names:
+        if not isinstance(name, str):
+            raise CompressError(
+                f"plan: names of layers and knobs are text, got {name!r} of type {type(name).__name__}; put it in "
+                f"quotes: {str(name)!r}"
+            )
 
 
 def _plain(layer: str, knob: str, value: object) -> Number:
