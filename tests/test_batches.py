@@ -89,15 +89,6 @@ def test_inputs_that_are_not_finite_are_named(way):
 
 
 @pytest.mark.parametrize("way", ["gram", "symmetric", "asymmetric", "removal"])
-def test_which_parts_of_a_batch_several_inputs_are_is_not_known(way):
-    module = PlainModule()
-    module.example_input_array = {"x": torch.zeros(2, 1, 8, 8), "mask": None}
-    module.model.forward = lambda x, mask=None: type(module.model).forward(module.model, x)
-    with pytest.raises(lc.CompressError, match=r"PlainModule has 2 inputs, .* use what needs no batches"):
-        fit(module, Batches(), WAYS[way]())
-
-
-@pytest.mark.parametrize("way", ["gram", "symmetric", "asymmetric", "removal"])
 def test_weights_that_are_not_finite_are_named(way):
     module = PlainModule()
     with torch.no_grad():

@@ -89,7 +89,7 @@ def test_several_inputs_and_any_metric_go_all_the_way(tmp_path):
 
 def test_inputs_that_the_network_does_not_take_are_told_before_anything_else(tmp_path):
     module = Own()
-    module.example_input_array = None  # the first entry of a batch is the label
+    module.example_input_array = (torch.zeros(5, 3), torch.zeros(5, 3))
     with pytest.raises(lc.CompressError, match=r"Own: its network does not run on .* set example_input_array"):
         lc.compress(module, OwnData(), {"quantize": stage()}, tmp_path, partial(Trainer, accelerator="cpu"))
 
@@ -102,7 +102,7 @@ class NoTensors(OwnData):
 
 
 class NoExample(Own):
-    """Leaves its inputs to be found in the data."""
+    """Leaves its inputs to be found in the data, whose steps call no network."""
 
     example_input_array = None
 

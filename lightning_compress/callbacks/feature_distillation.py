@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.callbacks.base.compiled import is_compiled
 from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
 from lightning_compress.distillation.attention_transfer import AttentionTransfer
 from lightning_compress.distillation.feature_loss import FeatureLoss
 from lightning_compress.distillation.outputs import FEATURES, Select, select_tensor
+from lightning_compress.surgery.compiled import is_compiled
 
 
 @final

@@ -23,7 +23,6 @@ from lightning import LightningModule, Trainer
 from torch import nn
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
-from lightning_compress.callbacks.base.compiled import is_compiled
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
@@ -38,7 +37,8 @@ from lightning_compress.quantization.quantizers.lsq_activation import LSQActivat
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.compiled import is_compiled
+from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.mask import Mask, has_moving_mask
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.transforms import (
@@ -168,7 +168,7 @@ class QuantizationAwareTraining(CompressionCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of a compiled network, which the hook that sets the scales cannot be a part of, run one batch uncompiled."""
         if any(not quantizer.calibrated for quantizer in self._inputs(pl_module)) and is_compiled(pl_module):
-            x = next(first_inputs(pl_module, train_batches(trainer)))
+            x = next(network_inputs(pl_module, train_batches(trainer)))
             with torch.compiler.set_stance("force_eager"):
                 measure.forward_hooked(network(pl_module), x, [])
 

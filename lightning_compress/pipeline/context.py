@@ -27,7 +27,7 @@ from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.pipeline.training import csv_logger
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.inputs import example_of
+from lightning_compress.surgery.inputs import combined, example_of
 from lightning_compress.surgery.structure import network
 
 if TYPE_CHECKING:
@@ -81,16 +81,8 @@ class RunContext:
         """
         data.prepare_data()
         data.setup("fit")
-        example = example_of(module, data.val_dataloader())
-        try:
-            profile = measure.measure(network(module), example)
-        except CompressError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise CompressError(
-                f"{type(module).__name__}: its network does not run on its example_input_array, or without one on the "
-                f"first tensor of a validation batch ({error}); set example_input_array to a batch that it accepts"
-            ) from error
+        example = example_of(module, combined(data.val_dataloader(), "sequential"), "validation_step")
+        profile = measure.measure(network(module), example)
         return cls(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
 
     @cached_property

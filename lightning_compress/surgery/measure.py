@@ -72,6 +72,11 @@ def forward(net: nn.Module, example: Any) -> Any:
     return net(**example) if isinstance(example, dict) else net(example)
 
 
+def samples_in(example: Any) -> int:
+    """How many samples an input batch has: the first dimension of its first tensor that has one."""
+    return next((len(leaf) for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()), 1)
+
+
 def forward_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
     """:func:`run` in eval mode without gradients; the hooks are removed afterwards, whatever happens."""
     try:
@@ -92,7 +97,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     Raises:
         CompressError: the network has no conv or linear layer that runs, or one with a weight that is no parameter.
     """
-    samples = next(leaf.shape[0] for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+    samples = samples_in(example)
     calls: dict[str, int] = {}
     read: Counter[str] = Counter()
     times: Counter[str] = Counter()

@@ -23,7 +23,7 @@ from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_order
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.channels import IN, ChannelGroup
-from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.structure import network
 
 
@@ -43,7 +43,7 @@ class Gram(Criterion):
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         if calibration_of(network(module), KEY) is None:
-            gather_moments(network(module), first_inputs(module, batches), self.positions)
+            gather_moments(network(module), network_inputs(module, batches, finite=True), self.positions)
 
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         gram = unit_gram(group, net)

@@ -26,7 +26,7 @@ from lightning_compress.pruning.input_moments import added, places, refittable, 
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
-from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.structure import network
 
 KEY = "calibration"
@@ -46,7 +46,7 @@ class Asymmetric(Refit):
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         net = network(module)
         if calibration_of(net, KEY) is None:
-            inputs = list(first_inputs(module, batches))
+            inputs = list(network_inputs(module, batches, finite=True))
             store_calibration(net, KEY, (copy.deepcopy(net).eval().requires_grad_(False), inputs))
 
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
@@ -63,7 +63,10 @@ class Asymmetric(Refit):
             if refittable(layer):
                 target = dense.get_submodule(name).weight.flatten(1)
                 target = target[outputs[name]] if name in outputs else target
-                weight, count = layer.weight.flatten(1), places(layer, self.positions, sum(len(x) for x in batches))
+                weight, count = (
+                    layer.weight.flatten(1),
+                    places(layer, self.positions, sum(map(measure.samples_in, batches))),
+                )
                 moments, missing, rows = 0.0, 0.0, 0
                 for number, x in enumerate(batches):
                     thin, full = (_rows(n, name, x, count, number) for n in (net, dense))

@@ -24,7 +24,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.input_moments import KEY, Moments, gather_moments
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery.calibration import calibration_of
-from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.structure import network
 
 
@@ -41,7 +41,7 @@ class Symmetric(Refit):
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         if calibration_of(network(module), KEY) is None:
-            gather_moments(network(module), first_inputs(module, batches), self.positions)
+            gather_moments(network(module), network_inputs(module, batches, finite=True), self.positions)
 
     @torch.no_grad()
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
