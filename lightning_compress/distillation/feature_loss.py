@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 
 
-class FeatureLoss(ABC):
+class FeatureLoss(HasKind, ABC):
     """A sum over pairs of features of a mean over the batch; zero or more, with no gradient to the teacher."""
 
     @final

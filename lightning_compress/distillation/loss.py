@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from lightning_compress.core.kinds import HasKind
 
-class DistillationLoss(ABC):
+
+class DistillationLoss(HasKind, ABC):
     """A mean over the batch, zero or more, with no gradient to the teacher."""
 
     @abstractmethod

@@ -45,4 +45,4 @@ class Score:
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, float]]) -> Score:
         """The inverse of :meth:`to_dict`."""
-        return cls(dict(data["metrics"]), dict(data["costs"]), dict(data.get("before", {})))  # older journals lack it
+        return cls(dict(data["metrics"]), dict(data["costs"]), dict(data["before"]))

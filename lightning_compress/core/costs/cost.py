@@ -7,10 +7,11 @@ from math import ceil, floor, log10
 from typing import ClassVar
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.profile import Profile
 
 
-class Cost(ABC):
+class Cost(HasKind, ABC):
     """What a network costs, computed from its profile alone.
 
     Attributes:

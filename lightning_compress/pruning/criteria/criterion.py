@@ -11,12 +11,13 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.transforms import output_transform
 
 
-class Criterion(ABC):
+class Criterion(HasKind, ABC):
     """Scores units; the lowest are removed."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:

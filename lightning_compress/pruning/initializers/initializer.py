@@ -9,8 +9,10 @@ from typing import Any
 from lightning import LightningModule
 from torch import nn
 
+from lightning_compress.core.kinds import HasKind
 
-class Initializer(ABC):
+
+class Initializer(HasKind, ABC):
     """Sets weights after a removal."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:

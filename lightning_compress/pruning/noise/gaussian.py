@@ -13,7 +13,7 @@ strength means as much as for single weights: our reconstruction of paper 1's "k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,8 @@ class GaussianNoise(Noise, Mask):
         threshold: of log alpha.
         salt: see :class:`Noise`.
     """
+
+    kind: ClassVar[str] = "gaussian_noise"
 
     def __init__(self, shape: Sequence[int], grain: Sequence[int], threshold: float = 3.0, salt: int = 0) -> None:
         Noise.__init__(self, salt)

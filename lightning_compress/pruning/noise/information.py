@@ -12,7 +12,7 @@ as a running average, so that channels can be pruned by it: our reading of paper
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,8 @@ class InformationNoise(Noise):
         stride, padding, dilation, groups: of a convolution; empty for a linear layer.
         salt: see :class:`Noise`.
     """
+
+    kind: ClassVar[str] = "information_noise"
 
     def __init__(self, shape: Sequence[int], convolution: Sequence[Any] = (), salt: int = 0) -> None:
         super().__init__(salt)

@@ -12,7 +12,7 @@ noise ends, that gate goes into the parameters before it.
 from __future__ import annotations
 
 from math import e, log, pi, sqrt
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class LogNormalNoise(Noise):
         last: whether channels are the last dimension.
         salt: see :class:`Noise`.
     """
+
+    kind: ClassVar[str] = "log_normal_noise"
 
     def __init__(self, channels: int, last: bool = False, salt: int = 0) -> None:
         super().__init__(salt)

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Number
 from lightning_compress.core.profile import LayerProfile
 
 
-class Pattern(ABC):
+class Pattern(HasKind, ABC):
     """Decides masks from scores. All patterns keep at least one unit of a layer."""
 
     @abstractmethod

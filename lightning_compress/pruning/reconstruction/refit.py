@@ -11,9 +11,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 
 
-class Refit(ABC):
+class Refit(HasKind, ABC):
     """Solves least squares for the weights behind removed channels."""
 
     @abstractmethod

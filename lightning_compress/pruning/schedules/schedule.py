@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from lightning_compress.core.kinds import HasKind
 
-class Schedule(ABC):
+
+class Schedule(HasKind, ABC):
     """Share of the final sparsity that is reached after a share of the training."""
 
     @abstractmethod

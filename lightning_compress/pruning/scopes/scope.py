@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lightning_compress.core.kinds import HasKind
 
-class Scope(ABC):
+
+class Scope(HasKind, ABC):
     """Among which weights the kept ones are chosen."""
 
     @abstractmethod

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import ClassVar, Protocol, Self, final
 
 from lightning_compress.core.errors import TrialFailedError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.trial import Score
 
@@ -42,7 +43,7 @@ class Outcome:
     seconds: float
 
 
-class Executor(ABC):
+class Executor(HasKind, ABC):
     """Evaluates plans, ``workers`` at a time; a context manager.
 
     Args:
@@ -81,7 +82,7 @@ class Executor(ABC):
             left -= len(done)
             yield from done
 
-    def close(self) -> None:  # noqa: B027, not all hold something
+    def close(self) -> None:
         """Free what is held; work in progress is thrown away."""
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ Use it with a loose budget; under a tight one every plan compresses equally, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
@@ -39,6 +39,8 @@ class N2NReward(Objective):
     Raises:
         CompressError: ``acc0``, ``cost0`` or the accuracy of the network before the search is not above 0.
     """
+
+    kind: ClassVar[str] = "n2n_reward"
 
     metric: str = "val_acc"
     cost: Cost | str = "parameters"

@@ -9,10 +9,11 @@ from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.search.trial import Score
 
 
-class Objective(ABC):
+class Objective(HasKind, ABC):
     """The one number that a searcher maximizes.
 
     Attributes:
@@ -118,7 +119,7 @@ def before(score: Score, name: str, setting: str) -> float:
         setting: of the objective, that takes its place.
 
     Raises:
-        CompressError: it says nothing; journals of older versions have fewer values.
+        CompressError: it says nothing of that metric or cost.
     """
     if name not in score.before:
         raise CompressError(

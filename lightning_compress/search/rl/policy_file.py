@@ -73,7 +73,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CompressError(f"warm_start: {str(file)!r} is no policy file ({error})") from error
-    if "kind" not in found or "features" not in found:
+    if not found.keys() >= {"kind", "features", "columns"}:
         raise CompressError(f"warm_start: {str(file)!r} holds tensors, but no policy; expected a {NAME} of a search")
     if found["kind"] != kind:
         raise CompressError(
@@ -85,7 +85,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
             f"warm_start: {str(file)!r} was learned on features of schema {found['features']}, now they have schema "
             f"{SCHEMA}; run the search that made it again"
         )
-    columns = found.get("columns", " ".join(COLUMNS)).split()  # older files say their schema only
+    columns = found["columns"].split()
     if columns != list(COLUMNS):
         raise CompressError(
             f"warm_start: {str(file)!r} was learned on the features {columns}, now they are {list(COLUMNS)}; run the "

@@ -34,6 +34,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.nn.functional import mse_loss
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import snake_case
 from lightning_compress.search.budget_repair import scale
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -134,7 +135,7 @@ class DDPG(Searcher):
             )  # fmt: skip
         self.agent.set_logger(Logger(None, []))
         if warm_start is not None:
-            load_policy(warm_start, self._kind, self.agent.policy)
+            load_policy(warm_start, snake_case(self._agent_name), self.agent.policy)
             self.warmup, self.sigma = 0, sigma / 2
 
     def propose(self, number: int) -> tuple[int, ...]:
@@ -185,8 +186,9 @@ class DDPG(Searcher):
             broken = [n for n, value in self.agent.policy.named_parameters() if not value.isfinite().all()]
             if broken:
                 raise CompressError(
-                    f"{self._kind}: its policy diverged ({broken[0]!r} holds nan or infinity); lower its learning_rate "
-                    f"or tau, and give another run_dir, as a search goes on with the settings that it began with"
+                    f"{self._agent_name}: its policy diverged ({broken[0]!r} holds nan or infinity); lower its "
+                    f"learning_rate or tau, and give another run_dir, as a search goes on with the settings that it "
+                    f"began with"
                 )
 
     def _imitate(self) -> None:
@@ -205,10 +207,10 @@ class DDPG(Searcher):
 
     def save(self, folder: Path) -> Path:
         """Write actor and critic, for ``warm_start`` of another search."""
-        return save_policy(folder, self._kind, self.agent.policy)
+        return save_policy(folder, snake_case(self._agent_name), self.agent.policy)
 
     @property
-    def _kind(self) -> str:
+    def _agent_name(self) -> str:
         return type(self.agent).__name__
 
     def _untouched(self, number: int) -> bool:

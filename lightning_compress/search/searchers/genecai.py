@@ -16,7 +16,7 @@ of a single layer's change is below the noise of validation: the boundaries then
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class GeneCAI(Searcher):
     Raises:
         CompressError: the population is empty.
     """
+
+    kind: ClassVar[str] = "genecai"
 
     def __init__(
         self,

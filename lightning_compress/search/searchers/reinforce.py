@@ -102,7 +102,7 @@ class Reinforce(Searcher):
         with own_randomness(seed, START):
             self.removal, self.shrinkage = Removal(hidden, depth), Shrinkage(hidden, depth, width)
         if warm_start is not None:
-            load_policy(warm_start, type(self).__name__, self._policies)
+            load_policy(warm_start, self.kind, self._policies)
         groups = [
             {"params": self.removal.parameters(), "lr": removal_rate},
             {"params": self.shrinkage.parameters(), "lr": shrinkage_rate},
@@ -188,7 +188,7 @@ class Reinforce(Searcher):
 
     def save(self, folder: Path) -> Path:
         """Write both policies, for ``warm_start`` of another search."""
-        return save_policy(folder, type(self).__name__, self._policies)
+        return save_policy(folder, self.kind, self._policies)
 
     @property
     def _policies(self) -> nn.ModuleDict:

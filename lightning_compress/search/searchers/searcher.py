@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.search.budget_repair import scale, spend
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -25,7 +26,7 @@ from lightning_compress.search.trial import Score, Trial
 START = 2**32  # the step of the random numbers of first weights; trials count up from 0
 
 
-class Searcher(ABC):
+class Searcher(HasKind, ABC):
     """Proposes plans that meet the budget.
 
     Args:
