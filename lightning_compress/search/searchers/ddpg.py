@@ -10,7 +10,8 @@ gamma is 0: each step then regresses the outcome. Exploration is a truncated nor
 budget is seen to after the walk, and asks the same sacrifice of all choices (``repair.py: scale``); AMC's wall during
 the walk starves the last ones.
 
-Ours, in no paper: action 1/2 stands for the uniform policy that just meets the budget, where an untrained actor starts;
+Ours, in no paper: action 1/2 stands for the plan that the search starts from, where an untrained actor starts too (the
+prior of a closed-form planner, without warm-up then, or the uniform plan that just meets the budget);
 what a plan leaves of the budget is spent (``repair.py: spend``); after the warm-up the actor decides only some choices
 of the best trial afresh; a plan that was tried is drawn again; and after each trial the actor also takes some steps
 towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
@@ -134,6 +135,9 @@ class DDPG(Searcher):
                 policy_kwargs={"net_arch": [hidden, hidden]}, device="cpu", replay_buffer_class=BaselineReplay,
             )  # fmt: skip
         self.agent.set_logger(Logger(None, []))
+        self._own_policy = warm_start is None and problem.prior is not None
+        if self._own_policy:  # random actions around a good plan teach less than neighbors of it
+            self.warmup = 0
         if warm_start is not None:
             load_policy(warm_start, snake_case(self._agent_name), self.agent.policy)
             self.warmup, self.sigma = 0, sigma / 2
@@ -152,8 +156,8 @@ class DDPG(Searcher):
     def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[int, ...]:
         """A point that meets the budget; ``redecided`` of its choices, on average, are not those of the best trial."""
         budget, choices = self.problem.budget, self.problem.space.choices
-        if number == 0:  # the uniform policy itself, so that a search never ends below it
-            return budget.at_level(budget.level())
+        if number == 0:  # so that a search never ends below it
+            return self.problem.start
         afresh = np.ones(len(choices), dtype=bool)
         if self._best and number >= self.warmup and not self._untouched(number):
             afresh = rng.random(len(choices)) * len(choices) < redecided
@@ -164,7 +168,7 @@ class DDPG(Searcher):
                 action = self._act(self.course.features.at(wanted, action), number)
             else:
                 action = float(self._best[0].draft.actions[i])
-            wanted = (*wanted, choice.index(self.course.unit(action)))
+            wanted = (*wanted, choice.index(self.course.unit(i, action)))
         return scale(budget, wanted) if self._untouched(number) else self.fitted(wanted, rng)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
@@ -215,7 +219,7 @@ class DDPG(Searcher):
 
     def _untouched(self, number: int) -> bool:
         """Whether this trial is the policy as it is: one from elsewhere shows first what it is worth here."""
-        return number == 1 >= self.warmup
+        return number == 1 >= self.warmup and not self._own_policy
 
     @torch.no_grad()
     def _act(self, observation: np.ndarray, number: int) -> float:

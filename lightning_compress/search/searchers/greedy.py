@@ -5,10 +5,11 @@
     heard = R:  g += (R - predicted) s / (s's),  s = steps of the exchange;  the point moves when R is the best so far
 
 The textbook greedy walks down from the uncompressed network until the budget is met, so that all its trials but the
-last break the budget. Every proposal of ours must meet it, so the walk starts at the largest uniform plan instead, and
-what one choice gives up another takes: the same marginal rule, on the budget's surface. This form is ours; the
-correction of the slopes is a projection onto what was heard (Kaczmarz 1937). When no exchange promises a gain, slopes
-are measured again at the new point; when the point did not move either, random exchanges follow.
+last break the budget. Every proposal of ours must meet it, so the walk starts at the prior of a closed-form planner or
+the largest uniform plan instead, and what one choice gives up another takes: the same marginal rule, on the budget's
+surface. This form is ours; the correction of the slopes is a projection onto what was heard (Kaczmarz 1937). When no
+exchange promises a gain, slopes are measured again at the new point; when the point did not move either, random
+exchanges follow.
 
 Deterministic up to that point. Use it as a strong baseline with at least two trials per choice. It assumes that choices
 act alone and stops in local optima; noise in the reward above one step's effect leads it astray.
@@ -47,7 +48,7 @@ class Greedy(Searcher):
 
     def __init__(self, problem: Problem, seed: int, objective: Objective) -> None:
         super().__init__(problem, seed, objective)
-        self.point: Point = problem.budget.at_level(problem.budget.level())
+        self.point: Point = problem.start
         self.reward = -inf  # of the point
         self.slopes: dict[int, float] = {}  # reward lost per step down
         self.probed: Point | None = None  # where the slopes were measured

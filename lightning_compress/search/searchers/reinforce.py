@@ -121,7 +121,7 @@ class Reinforce(Searcher):
         removed, observations, shrunk = [], [], []
         while not walk.done:
             if len(walk.choice.values) == 2:
-                actions = [self.course.action(walk.choice.unit(index)) for index in (0, 1)]
+                actions = [self.course.action(len(walk.decided), walk.choice.unit(index)) for index in (0, 1)]
                 removed.append(self._carry_out(walk, next(kept), actions, number))
             else:
                 observations.append(torch.from_numpy(walk.observe()))
@@ -138,7 +138,9 @@ class Reinforce(Searcher):
         The first trial takes the likeliest actions: of a new policy the uniform plan, of one from elsewhere its best.
         """
         k = int(log_probs.argmax()) if number == 0 else int(log_probs.exp().multinomial(1))
-        wanted, most = [walk.choice.index(self.course.unit(action)) for action in actions], walk.most()
+        number_of = len(walk.decided)
+        wanted = [walk.choice.index(self.course.unit(number_of, action)) for action in actions]
+        most = walk.most()
         walk.step(actions[k])
         return torch.tensor([min(index, most) == walk.decided[-1] for index in wanted])
 
