@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 import lightning_compress.conf
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.least_error import least_error
+from lightning_compress.search.budget_repair import spend
 from lightning_compress.search.objectives.n2n_reward import N2NReward
 from lightning_compress.search.objectives.objective import AccuracyLogCost, AccuracyUnderBudget
 from lightning_compress.search.rl.replay import BaselineReplay
@@ -168,7 +169,8 @@ def test_an_agent_that_diverges_is_named_with_the_remedy():
 @pytest.mark.parametrize("file", [f for f in FILES if f.stem not in ("random", "uniform")], ids=lambda f: f.stem)
 def test_a_search_starts_at_the_prior(file):
     problem = problems.bits(layers=6)
-    prior = problem.problem.budget.project((0, 6, 0, 6, 0, 6))
+    wanted = problem.problem.budget.project((0, 6, 0, 6, 0, 6))
+    prior = spend(problem.problem.budget, wanted, np.random.default_rng(0))
     make = instantiate(OmegaConf.load(file))
     first = make(problem=replace(problem.problem, prior=prior), seed=0, objective=OBJECTIVE).ask()
     assert first.indices == prior

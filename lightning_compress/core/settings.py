@@ -33,7 +33,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def settings_of(value: Any) -> Any:
-    """Numbers, texts, lists and dicts that say what a value is.
+    """Return numbers, texts, lists and dicts that describe a value.
 
     An object is its class and its public attributes: what it keeps for itself (``_name``) is no setting. A partial is
     what it makes and its arguments, a tensor or module a digest of its numbers. Classes and functions of this package,
@@ -46,7 +46,7 @@ def settings_of(value: Any) -> Any:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The settings that differ, each with both values, as one sentence part; empty when none does.
+    """Return the settings that differ, each with both values, as part of a sentence; empty if none does.
 
     >>> difference({"seed": 0, "searcher": {"sigma": 0.5}}, {"searcher": {"sigma": 0.4}})
     'seed was 0, now it is not set; searcher.sigma was 0.5, now it is 0.4'
@@ -98,7 +98,7 @@ def _named(value: Any) -> dict[str, str]:
 
 
 def _name(value: Any) -> str:
-    """The stable name of a class or function; the path of one that belongs to others and has no kind."""
+    """Return the stable name of a class or function; the path of one that belongs to others and has no kind."""
     if _has_kind(value):
         return value.kind
     return value.__qualname__ if value.__module__.partition(".")[0] == OURS else _path(value)
@@ -124,7 +124,7 @@ def _differing(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _rows(values: Sequence[Any]) -> bool:
-    """Whether a list is a table, of which single rows are worth naming."""
+    """Return whether a list is a table, of which single rows are worth naming."""
     return any(isinstance(value, (list, Mapping)) for value in values)
 
 

@@ -1,4 +1,4 @@
-"""What every distillation loss is: student and teacher outputs -> a scalar."""
+"""Base class of distillation losses: student and teacher outputs -> a scalar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DistillationLoss(HasKind, ABC):
 
     @abstractmethod
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss.
+        """Return the loss, a scalar.
 
         Args:
             student, teacher: logits, shape ``(batch, classes)`` or ``(batch, classes, ...)``.

@@ -167,12 +167,12 @@ class Journal:
 
 
 def journal_name(baseline: str = "") -> str:
-    """The file of a stage's search, or of a baseline that was run beside it."""
+    """Return the file of a stage's search, or of a baseline that was run beside it."""
     return f"trials-{baseline}.sqlite" if baseline else "trials.sqlite"
 
 
 def read(path: str | Path) -> list[Entry]:
-    """All finished trials of a journal, by number; also while another process writes it. Empty if there is no file.
+    """Return all finished trials of a journal by number, also while another process writes it.
 
     Raises:
         CompressError: the file cannot be opened, is no journal, or is damaged.

@@ -12,7 +12,7 @@ from lightning_compress.core.profile import Profile
 
 
 class Cost(HasKind, ABC):
-    """What a network costs, computed from its profile alone.
+    """Cost of a network, computed from its profile alone.
 
     Attributes:
         name: under which scores, results and objectives know it; its file in the group ``compress/cost`` has it too.
@@ -28,7 +28,7 @@ class Cost(HasKind, ABC):
 
     @abstractmethod
     def __call__(self, profile: Profile) -> float:
-        """The cost of the network with this profile, in :attr:`unit`."""
+        """Return the cost of the network with this profile, in :attr:`unit`."""
 
     def text(self, value: float) -> str:
         """Return a value with its unit, as messages and tables show it.

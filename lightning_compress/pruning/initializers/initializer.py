@@ -1,4 +1,4 @@
-"""What every initializer is: it gives a network from which layers were removed the weights to train on from."""
+"""Base class of initializers, which set the weights of a network after layers were removed."""
 
 from __future__ import annotations
 

@@ -60,13 +60,13 @@ class GaussianNoise(Noise, Mask):
         }
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The mean of the weight while training with noise; else without what is above the threshold."""
+        """Return the weight's mean while training with noise, else the weight without what is above the threshold."""
         if self.ended:
             return weight * self.mask
         return weight if self.training else weight * (self.log_alpha(weight) < self.threshold)
 
     def log_alpha(self, weight: Tensor) -> Tensor:
-        """Noise to signal, in logarithm, within +-8, shape ``grain``."""
+        """Return noise to signal, in logarithm, within +-8, shape ``grain``."""
         return self._unlimited(weight).clamp(-LIMIT, LIMIT)
 
     def _unlimited(self, weight: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class InformationNoise(Noise):
         return _AddPenalty.apply(output * noise, self.strength * kl.sum() / len(output))
 
     def kl(self, weight: Tensor) -> Tensor:
-        """Zero: it depends on the input, and is part of the forward pass."""
+        """Return zero: it depends on the input, and is part of the forward pass."""
         return self.weight.new_zeros(())
 
     def _read(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every refit is: after channels were chosen, the layers that read them get the best weights in closed form."""
+"""Base class of refits: least-squares weights for the layers that read pruned channels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Refit(HasKind, ABC):
 
     @abstractmethod
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """Change weights of the thin network.
+        """Change weights of the pruned network.
 
         Args:
             net: thin.
@@ -42,7 +42,7 @@ class Refit(HasKind, ABC):
 
 
 def correction(moments: Tensor, missing: Tensor, rows: int) -> Tensor:
-    """What to add to a weight (transposed) so that it gives what is missing in its outputs, as far as rows can tell.
+    """Return the ridge correction of a (transposed) weight that restores what is missing in its outputs.
 
         D = (H + lambda I)^-1 sum x r',      lambda = tr H / rows, the mean squared length of a row
 

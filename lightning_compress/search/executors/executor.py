@@ -19,18 +19,18 @@ from lightning_compress.search.trial import Score
 
 
 class Evaluate(Protocol):
-    """What a search needs of an evaluator."""
+    """Interface of evaluators that a search uses."""
 
     def key(self, plan: Plan) -> str:
-        """Digest of what the plan materializes to."""
+        """Return digest of what the plan materializes to."""
 
     def __call__(self, plan: Plan) -> Score:
-        """The score, or :class:`TrialFailedError`."""
+        """Return the score, or :class:`TrialFailedError`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one plan.
+    """Outcome of evaluating one plan.
 
     Attributes:
         score: None when it failed.
@@ -83,7 +83,7 @@ class Executor(HasKind, ABC):
             yield from done
 
     def close(self) -> None:
-        """Free what is held; work in progress is thrown away."""
+        """Release resources; work in progress is discarded."""
 
     def __enter__(self) -> Self:
         return self

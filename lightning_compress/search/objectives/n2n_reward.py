@@ -63,11 +63,11 @@ class N2NReward(Objective):
         return (self.cost,)
 
     def __call__(self, score: Score) -> float:
-        """The reward at the end of the annealing, which ranks trials of a whole search."""
+        """Return the reward at the end of the annealing, which ranks trials of a whole search."""
         return self.during(score, self.anneal)
 
     def during(self, score: Score, number: int) -> float:
-        """The reward at trial ``number``."""
+        """Return the reward at trial ``number``."""
         accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, name_of(self.cost))
         compression = 1 - cost / (before(score, name_of(self.cost), "cost0") if self.cost0 is None else self.cost0)
         if compression <= 0:

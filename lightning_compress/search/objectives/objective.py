@@ -30,10 +30,10 @@ class Objective(HasKind, ABC):
 
     @abstractmethod
     def __call__(self, score: Score) -> float:
-        """The reward of a score."""
+        """Return the reward of a score."""
 
     def during(self, score: Score, number: int) -> float:
-        """What a searcher learns from at trial ``number``: the reward, unless the objective tightens along a search."""
+        """Return the reward to learn from at trial ``number``; an objective may tighten along a search."""
         return self(score)
 
 
@@ -100,7 +100,7 @@ def name_of(cost: Cost | str) -> str:
 
 
 def pick(values: dict[str, float], name: str) -> float:
-    """``values[name]``.
+    """Return ``values[name]``.
 
     Raises:
         CompressError: there is no such value.
@@ -113,7 +113,7 @@ def pick(values: dict[str, float], name: str) -> float:
 
 
 def before(score: Score, name: str, setting: str) -> float:
-    """What a score says of the network before the search.
+    """Return what a score says of the network before the search.
 
     Args:
         setting: of the objective, that takes its place.

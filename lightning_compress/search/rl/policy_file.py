@@ -42,7 +42,7 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
 
 
 def of_stage(path: str | Path, stage: str) -> Path:
-    """Where the policy for a stage is: of a run's folder, the folder of the stage of that name, else the path itself.
+    """Return where the policy for a stage is: in a run's folder that stage's folder, else the path itself.
 
     Args:
         path: as a user says it: of a run, of one of its stages, or of a policy file.

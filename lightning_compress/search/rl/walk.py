@@ -21,7 +21,7 @@ FIRST = 1.0  # stands for the action before the first
 
 
 class Course:
-    """What all walks over one problem share: the observations and the meaning of an action."""
+    """Observations and the mapping of actions, shared by all walks over one problem."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -51,7 +51,7 @@ class Course:
         return unit / level / 2 if unit < level else 0.5 + (unit - level) / (1 - level) / 2
 
     def along(self, point: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What a walk to ``point`` observes and does: shapes ``(choices, len(COLUMNS))`` and ``(choices,)``.
+        """Return observations ``(choices, len(COLUMNS))`` and actions ``(choices,)`` of a walk to ``point``.
 
         Each action is the middle of its bin.
         """
@@ -86,7 +86,7 @@ class Walk:
         return self.course.problem.space.choices[len(self.decided)]
 
     def observe(self) -> NDArray[np.float32]:
-        """What a policy sees of it, shape ``(len(COLUMNS),)``."""
+        """Return the observation of the choice, shape ``(len(COLUMNS),)``."""
         return self.course.features.at(self.decided, self.last)
 
     def step(self, action: float) -> float:
@@ -99,5 +99,5 @@ class Walk:
         return self.last
 
     def most(self) -> int:
-        """The largest index that the wall lets through."""
+        """Return the largest index that the wall lets through."""
         return self.course.problem.budget.wall(self.decided, len(self.choice.values) - 1)

@@ -154,7 +154,7 @@ class DDPG(Searcher):
         return point
 
     def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[int, ...]:
-        """A point that meets the budget; ``redecided`` of its choices, on average, are not those of the best trial."""
+        """Draw a point within the budget that redecides on average ``redecided`` choices of the best trial."""
         budget, choices = self.problem.budget, self.problem.space.choices
         if number == 0:  # so that a search never ends below it
             return self.problem.start
@@ -206,7 +206,7 @@ class DDPG(Searcher):
             optimizer.step()
 
     def width(self, number: int) -> float:
-        """Standard deviation of the exploration in this trial."""
+        """Return standard deviation of the exploration in this trial."""
         return self.sigma * self.decay ** max(number - self.warmup, 0)
 
     def save(self, folder: Path) -> Path:
@@ -218,7 +218,7 @@ class DDPG(Searcher):
         return type(self.agent).__name__
 
     def _untouched(self, number: int) -> bool:
-        """Whether this trial is the policy as it is: one from elsewhere shows first what it is worth here."""
+        """Return whether this trial follows a warm-start policy without exploration."""
         return number == 1 >= self.warmup and not self._own_policy
 
     @torch.no_grad()
@@ -231,7 +231,7 @@ class DDPG(Searcher):
 
 
 def truncated_normal(mean: torch.Tensor, width: float) -> float:
-    """One number from the normal distribution cut to [0, 1], by the inverse of its distribution function."""
+    """Draw from the normal distribution truncated to [0, 1], by inverse transform sampling."""
     if width < 1e-6:
         return float(mean.clamp(0, 1))
     low, high = torch.special.ndtr(-mean / width), torch.special.ndtr((1 - mean) / width)

@@ -127,7 +127,7 @@ class GeneCAI(Searcher):
         return [gene(choice, low[i], self.sigma) for i, choice in enumerate(self.problem.space.choices)]
 
     def _found(self, reward: float | None) -> None:
-        """One more first individual was heard; the first generation is the best of all that is known by then."""
+        """Count a first individual; once there are enough, the best known ones become the first generation."""
         reference = self.boundary.reference
         self.drawn += 1
         self.accepted += reward is not None and (reference is None or reward >= reference - self.drop)
@@ -135,7 +135,7 @@ class GeneCAI(Searcher):
             self.parents = ranked(self.known)[: self.population]
 
     def _bred(self, rng: np.random.Generator) -> Genome:
-        """A child that is no known plan: copies join their generation with the reward that is known."""
+        """Breed a child that is a new plan; copies of known plans join the generation with the known reward."""
         genes = self._genes()
         child = self.parents[0]
         for _ in range(REDRAWS):
@@ -158,5 +158,5 @@ class GeneCAI(Searcher):
 
 
 def ranked(rewards: dict[Genome, float]) -> list[Genome]:
-    """Genomes, best first; of equals the smaller one first, so that the order of telling does not matter."""
+    """Return genomes, best first; ties by value, so that the order of telling does not matter."""
     return sorted(rewards, key=lambda genome: (-rewards[genome], genome))

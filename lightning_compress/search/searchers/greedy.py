@@ -34,7 +34,7 @@ Point = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a proposal was for: the point and reward it is compared with, and the choice whose slope it measures."""
+    """Purpose of a proposal: the point and reward it is compared with, and the choice whose slope it measures."""
 
     origin: Point
     reward: float
@@ -85,7 +85,7 @@ class Greedy(Searcher):
         return point
 
     def _probe(self, number: int) -> Point | None:
-        """The next choice to lower by one step, around the point at which this round of probes began."""
+        """Return the next choice to lower by one step, around the point at which this round of probes began."""
         if self.probed is None:
             self._begin()
         while self._probes:
@@ -102,7 +102,7 @@ class Greedy(Searcher):
         self._probes = [i for i, index in enumerate(self.point) if index > 0]
 
     def _exchange(self, number: int) -> Point | None:
-        """The exchange with the largest predicted gain, or None when there is none, or slopes are still unheard."""
+        """Return the exchange with the largest predicted gain; None if there is none, or slopes are still open."""
         if any(asked.probed is not None for asked in self._asked.values()):
             return None
         for gain, giver, taker in sorted(self._pairs(), key=lambda pair: (-pair[0], pair[1:])):
@@ -119,7 +119,7 @@ class Greedy(Searcher):
         return None
 
     def _pairs(self) -> list[tuple[float, int, int]]:
-        """(predicted gain, giver, taker) of all exchanges; -1 stands for the rest of the budget, or for nobody."""
+        """Return (predicted gain, giver, taker) of all exchanges; -1 is the rest of the budget, or nobody."""
         cost, space = self.problem.budget.cost, self.problem.space
         here, top = cost(space.plan(self.point)), space.largest
         down = {i: here - cost(space.plan(self._moved(self.point, i, -1))) for i in self.slopes if self.point[i] > 0}
@@ -134,7 +134,7 @@ class Greedy(Searcher):
         return pairs
 
     def _given(self, giver: int, taker: int) -> Point | None:
-        """The point after the exchange; None when the giver has too little."""
+        """Return the point after the exchange; None when the giver has too little."""
         point = self.point if taker < 0 else self._moved(self.point, taker, 1)
         if giver >= 0:
             point = self._moved(point, giver, -1)
@@ -145,7 +145,7 @@ class Greedy(Searcher):
         return point
 
     def _shuffled(self, number: int) -> Point:
-        """Two random choices a step down, and their share spent in a random order."""
+        """Return two random choices a step down, and their share spent in a random order."""
         rng = np.random.default_rng([self.seed, number])
         point = self.point
         for i in rng.permutation(len(point))[:2]:

@@ -121,14 +121,14 @@ class NSGA2(Searcher):
         self._waiting = [] if asked is None else [tuple(int(i) for i in x) for x in asked.get("X")]
 
     def _copy(self, number: int) -> Genome:
-        """One of the plans seen so far with some choices moved: while the generation is open, or has nothing new."""
+        """Return a known plan with some choices moved, while the generation is open or has nothing new."""
         rng = np.random.default_rng([self.seed, number])
         origin = np.array(self._seen[rng.integers(len(self._seen))])
         moved = origin + rng.integers(-1, 2, len(origin))
         return scale(self.problem.budget, np.clip(moved, 0, self.problem.space.largest).tolist())
 
     def _first(self, population: int) -> np.ndarray:
-        """The plan to start from; others around it and, every second one, below; shape (population, choices)."""
+        """Return the plan to start from; others around it and, every second one, below; shape (population, choices)."""
         budget, rng = self.problem.budget, np.random.default_rng(self.seed)
         start = self.problem.start
         top = np.array(self.problem.space.largest)

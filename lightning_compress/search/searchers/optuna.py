@@ -96,4 +96,4 @@ class OptunaSearcher(Searcher):
 
 
 def _go_on() -> None:
-    """What a sampler calls that has suggested everything; it repeats itself then, which costs no evaluation."""
+    """Ignore a sampler's wish to stop when it has suggested everything; repeats cost no evaluation."""

@@ -156,7 +156,7 @@ class Reinforce(Searcher):
             self._batch.clear()
 
     def _update(self, entropy: float) -> None:
-        """One step on a batch of rollouts."""
+        """Take one step on a batch of rollouts."""
         rewards = torch.tensor([reward for _, reward in self._batch])
         average = float(rewards.mean())
         if self.baseline is None:
