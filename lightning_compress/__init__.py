@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
     from lightning_compress.core.errors import CompressError as CompressError
     from lightning_compress.core.plan import Plan as Plan
+    from lightning_compress.export.export_network import export as export
     from lightning_compress.export.load import inspect as inspect
     from lightning_compress.export.load import load as load
     from lightning_compress.export.save import save as save
@@ -45,6 +46,7 @@ _HOMES = {
     "VariationalDropout": "callbacks.variational_dropout",
     "WeightPruning": "callbacks.weight_pruning",
     "compress": "pipeline.compress",
+    "export": "export.export_network",
     "inspect": "export.load",
     "load": "export.load",
     "plan_env": "pipeline.environment",

@@ -58,7 +58,6 @@ class ChannelPruning(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
-    kind: ClassVar[str] = "channel_pruning"
     order: ClassVar[int] = 20
     knobs: ClassVar[frozenset[str]] = frozenset({"channels"})
 

@@ -1,4 +1,4 @@
-"""Base class of distillation losses: student and teacher outputs -> a scalar."""
+"""What every distillation loss is: student and teacher outputs -> a scalar."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from lightning_compress.core.kinds import HasKind
 
-
-class DistillationLoss(HasKind, ABC):
+class DistillationLoss(ABC):
     """A mean over the batch, zero or more, with no gradient to the teacher."""
 
     @abstractmethod
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss, a scalar.
+        """The loss.
 
         Args:
             student, teacher: logits, shape ``(batch, classes)`` or ``(batch, classes, ...)``.

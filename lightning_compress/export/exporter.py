@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from lightning_compress.core.kinds import HasKind
-
 
 @dataclass(frozen=True)
 class Parity:
@@ -30,6 +28,36 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """What the runtime makes of a file, on this machine.
+
+    Attributes:
+        runtime: its name and version.
+        machine: the processor.
+        gzip_bytes: size of the file, compressed.
+        integer_kernels: convolutions and matrix products that run in integers.
+        float_kernels: names of those that run in floating point.
+        values_off: share of output values that differ from an exact emulation of the runtime's arithmetic, in [0, 1];
+            None in floating point.
+        slope: of the regression of the runtime's outputs on those of the network; a wrong scale shows here alone.
+        milliseconds: least CPU time of one sample on one thread; None where the runtime is not for this machine.
+        activation_bytes: bytes of activations that are alive at once, at most, for one sample.
+        arena_bytes: memory that TFLite-Micro takes; None where it was not asked.
+    """
+
+    runtime: str
+    machine: str
+    gzip_bytes: int
+    integer_kernels: int
+    float_kernels: tuple[str, ...]
+    values_off: float | None
+    slope: float
+    milliseconds: float | None
+    activation_bytes: int | None
+    arena_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """What an exporter wrote.
 
@@ -38,26 +66,30 @@ class ExportReport:
         bytes: size of the file.
         parity: None where the file cannot be run here.
         notes: sentences for the user, such as what the runtime does not do in integers.
+        deployed: None where the runtime is not installed, or there is none but this package.
     """
 
     path: Path
     bytes: int
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
+    deployed: Deployed | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; the path is the file's name alone."""
         return {**asdict(self), "path": self.path.name, "notes": list(self.notes)}
 
 
-class Exporter(HasKind, ABC):
+class Exporter(ABC):
     """Writes a finished network for one runtime. Settings are the constructor's arguments.
 
     Attributes:
         file_name: of the file in a run's folder; no two exporters of a run may share one.
+        packages: import names of what must be installed beside this package.
     """
 
     file_name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:

@@ -7,23 +7,23 @@ needs another ``container.FORMAT``. What occurs most comes last (zlib's advice).
 from __future__ import annotations
 
 _METHODS = {
-    "log_normal_dropout": "log_normal",
-    "information_dropout": "information",
-    "variational_dropout": "variational",
-    "layer_removal": "keep",
-    "joint": "joint",
-    "low_rank": "rank_in",
-    "weight_pruning": "density",
-    "channel_pruning": "channels",
+    "LogNormalDropout": "log_normal",
+    "InformationDropout": "information",
+    "VariationalDropout": "variational",
+    "LayerRemoval": "keep",
+    "JointSparsityQuantization": "joint",
+    "LowRank": "rank_in",
+    "WeightPruning": "density",
+    "ChannelPruning": "channels",
 }
 _REPLACEMENTS = (
-    "removed",
-    "svd",
-    "tucker2",
+    "lightning_compress.surgery.graph.blocks.Removed",
+    "lightning_compress.surgery.low_rank.svd.SVD",
+    "lightning_compress.surgery.low_rank.tucker.Tucker2",
 )
 _QUANTIZERS = (
-    "min_max_activation",
-    "lsq_activation",
+    "lightning_compress.quantization.quantizers.min_max_activation.MinMaxActivation",
+    "lightning_compress.quantization.quantizers.lsq_activation.LSQActivation",
 )
 _COLUMNS = (
     "in_positions", "density", "mask_unit", "groups", "stride", "positions", "follows", "extras", "buffers",
@@ -36,7 +36,7 @@ WORDS = (
     + "".join(f'"{name}":{{"knobs":{{"{knob}":["1/2","1/4",' for name, knob in _METHODS.items())
     + "".join(f'"{name}":[0,1,2,0,0,' for name in _COLUMNS)
     + '0,0,0,0],"kernel":[[3,3],[],[1,1],[]],"kind":["conv","norm","linear","conv","norm"]},"applied":{'
-    + '"quantization":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
-    + "".join(f'"kinds":[{{"kind":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
+    + '"QuantizationAwareTraining":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
+    + "".join(f'"kinds":[{{"class":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
     + 'null,0,0],"grids":[null,null,null,null,null],"kinds":[],"inputs":[null,null],{"names":["conv1","bn1"],"layers":{'
 ).encode()

@@ -38,7 +38,7 @@ KEY = "moments"
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of the inputs of one layer.
+    """Of the inputs of one layer.
 
     Attributes:
         features: H, shape ``(features, features)``, the features of a channel side by side; None above ``WIDEST``.
@@ -52,7 +52,7 @@ class Moments:
     rows: int
 
     def channel_gram(self, weight: Tensor) -> Tensor:
-        """Return G for a weight ``(out, channels, kernel...)``: shape ``(channels, channels)``, or its diagonal."""
+        """G for a weight ``(out, channels, kernel...)``: shape ``(channels, channels)``, or its diagonal."""
         return _gram_of(self.features, weight) if self.gram is None else self.gram
 
     def without_features(self, weight: Tensor) -> Moments:
@@ -82,7 +82,7 @@ class _Recorder:
             self.sum = self.sum + rows.double().square().sum(0) * weight.double().square().sum(0)
 
     def moments(self) -> Moments:
-        """Return the moments of all rows seen."""
+        """Of all that was seen."""
         width = self.layer.weight[0].numel()
         features = self.sum if width <= WIDEST else None
         if features is None:
@@ -91,7 +91,7 @@ class _Recorder:
 
 
 def places(layer: nn.Module, positions: int, samples: int) -> int:
-    """Return how many positions of each sample to use for a layer that is refitted.
+    """How many places of each of so many samples count, for a layer that is refitted: as many as its features ask for.
 
     Args:
         layer: as for :func:`sampled_rows`.
@@ -103,7 +103,7 @@ def places(layer: nn.Module, positions: int, samples: int) -> int:
 
 
 def added(total: Tensor | float, left: Tensor, right: Tensor) -> Tensor:
-    """Add ``left' right`` in place; in float64 up to ``DOUBLE`` features, else in float32.
+    """``total + left' right``, in place, in float64 where there are at most ``DOUBLE`` features, else in float32.
 
     Args:
         total: 0.0 at first.
@@ -116,7 +116,7 @@ def added(total: Tensor | float, left: Tensor, right: Tensor) -> Tensor:
 
 
 def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.Generator | None) -> Tensor:
-    """Return the rows a layer multiplies with its weight, at up to ``positions`` random positions per sample.
+    """What a layer multiplies its weight with, at up to ``positions`` random places of each sample.
 
     Args:
         layer: a Conv2d without groups, or a Linear.
@@ -142,7 +142,7 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
 
 
 def _gram_of(features: Tensor, weight: Tensor) -> Tensor:
-    """Return G from H, some channels at a time."""
+    """G from H, some channels at a time."""
     rows = weight.detach().double().flatten(2) if weight.dim() > 2 else weight.detach().double()[..., None]
     channels, size = rows.shape[1:]
     step = max(1, 2**22 // (size * len(features)))
@@ -154,7 +154,7 @@ def _gram_of(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
-    """Return G without H, some rows at a time."""
+    """G without H, some rows at a time."""
     out, channels = weight.shape[:2]
     kernels = weight.flatten(2)
     found = rows.new_zeros(channels, channels)
@@ -165,12 +165,12 @@ def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def supported(layer: nn.Module) -> bool:
-    """Return whether moments can be gathered for a layer."""
+    """Whether moments can be gathered for a layer."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 def refittable(layer: nn.Module) -> bool:
-    """Return whether least squares can set a layer's weights: no groups, no transform, not above ``WIDEST``."""
+    """Whether least squares can set the weights of a layer: none with groups, above ``WIDEST``, or with a transform."""
     return supported(layer) and layer.weight[0].numel() <= WIDEST and not weight_transforms(layer)
 
 
@@ -205,7 +205,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
 
 
 def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:
-    """Return squared output error of dropping channels, ``d' G d``.
+    """Squared output error of dropping channels, ``d' G d``.
 
     Args:
         gram: G, or its diagonal.
@@ -219,7 +219,7 @@ def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:
 
 
 def removal_order(gram: Tensor) -> list[int]:
-    """Return channels in the order of backward elimination: each time the one that costs least.
+    """Channels in the order in which backward elimination drops them: each time the one that costs least.
 
     O(channels^2). Equal costs: the first.
     """

@@ -1,1 +1,1 @@
-"""Importance criteria for channels: one frozen dataclass a file."""
+"""How important a channel is: one frozen dataclass a file."""

@@ -1,4 +1,4 @@
-"""Base class of channel criteria: a group of coupled channels -> a score for each unit."""
+"""What every channel criterion is: a group of coupled channels -> a score for each unit, and which units to keep."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.kinds import HasKind
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.transforms import output_transform
 
 
-class Criterion(HasKind, ABC):
+class Criterion(ABC):
     """Scores units; the lowest are removed."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
@@ -31,14 +30,14 @@ class Criterion(HasKind, ABC):
 
     @abstractmethod
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
-        """Return scores of zero or more, shape ``(units,)``."""
+        """Scores of zero or more, shape ``(units,)``."""
 
     def most(self, group: ChannelGroup, net: nn.Module) -> int:
-        """Return units worth keeping, at least one: a plan that keeps more is rounded down to that."""
+        """Units worth keeping, at least one: a plan that keeps more is rounded down to that."""
         return group.units
 
     def kept(self, group: ChannelGroup, net: nn.Module, count: int) -> Tensor:
-        """Return rising indices of the units to keep, shape ``(count,)``: those with the highest scores.
+        """Rising indices of the units to keep, shape ``(count,)``: those with the highest scores.
 
         One that weighs whole sets of units against each other overrides this.
         """
@@ -48,7 +47,7 @@ class Criterion(HasKind, ABC):
 
 
 def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
-    """Return the mean over producers, each scaled to mean 1, of the sums of channel scores in a unit.
+    """The mean over producers, each scaled to mean 1, of the sums of channel scores in a unit.
 
     Layers of a group differ in fan-in and so in the size of their weights; unscaled, the largest would decide alone.
 

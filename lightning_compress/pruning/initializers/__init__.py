@@ -1,1 +1,1 @@
-"""Initial weights after layers were removed, one way a file."""
+"""What the weights of a network start from after layers were removed, one way a file."""

@@ -1,4 +1,4 @@
-"""Base class of initializers, which set the weights of a network after layers were removed."""
+"""What every initializer is: it gives a network from which layers were removed the weights to train on from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress.core.kinds import HasKind
 
-
-class Initializer(HasKind, ABC):
+class Initializer(ABC):
     """Sets weights after a removal."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:

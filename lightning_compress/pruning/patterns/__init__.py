@@ -1,1 +1,1 @@
-"""Mask patterns: the weights that are dropped together, one class a file."""
+"""Which weights a mask drops together, one class a file."""

@@ -1,4 +1,4 @@
-"""Base class of mask patterns: the smallest piece of a weight that is kept or dropped, and which to keep."""
+"""What every mask pattern is: the smallest piece of a weight that a mask keeps or drops, and which pieces to keep."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Number
 from lightning_compress.core.profile import LayerProfile
 
 
-class Pattern(HasKind, ABC):
+class Pattern(ABC):
     """Decides masks from scores. All patterns keep at least one unit of a layer."""
 
     @abstractmethod
     def unit(self, layer: LayerProfile) -> int:
-        """Return weights that are kept or dropped together: one bit of the stored mask."""
+        """Weights that are kept or dropped together: one bit of the stored mask."""
 
     @abstractmethod
     def kept(self, layer: LayerProfile, density: Number) -> int:
-        """Return units that stay at a density in (0, 1].
+        """Units that stay at a density in (0, 1].
 
         Raises:
             CompressError: the pattern cannot have that density at this layer.
@@ -28,11 +27,11 @@ class Pattern(HasKind, ABC):
 
     @abstractmethod
     def unit_scores(self, layer: LayerProfile, scores: Tensor) -> Tensor:
-        """Return scores of the units from those of their weights, shape ``(units,)``, comparable between layers."""
+        """Scores of the units from those of their weights, shape ``(units,)``, comparable between layers."""
 
     @abstractmethod
     def mask(self, layer: LayerProfile, scores: Tensor, kept: int) -> Tensor:
-        """Return the mask with the ``kept`` best units.
+        """The mask with the ``kept`` best units.
 
         Args:
             layer: its profile.
@@ -45,7 +44,7 @@ class Pattern(HasKind, ABC):
 
 
 def best(scores: Tensor, kept: int) -> Tensor:
-    """Return bool mask of the ``kept`` highest of the scores, shape ``(n,)``; the earlier of equals."""
+    """Bool mask of the ``kept`` highest of the scores, shape ``(n,)``; the earlier of equals."""
     order = scores.sort(descending=True, stable=True).indices
     mask = scores.new_zeros(len(scores), dtype=bool)
     mask[order[:kept]] = True

@@ -1,4 +1,4 @@
-"""Base class of refits: least-squares weights for the layers that read pruned channels."""
+"""What every refit is: after channels were chosen, the layers that read them get the best weights in closed form."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.kinds import HasKind
 
 
-class Refit(HasKind, ABC):
+class Refit(ABC):
     """Solves least squares for the weights behind removed channels."""
 
     @abstractmethod
@@ -32,7 +31,7 @@ class Refit(HasKind, ABC):
 
     @abstractmethod
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """Change weights of the pruned network.
+        """Change weights of the thin network.
 
         Args:
             net: thin.
@@ -42,7 +41,7 @@ class Refit(HasKind, ABC):
 
 
 def correction(moments: Tensor, missing: Tensor, rows: int) -> Tensor:
-    """Return the ridge correction of a (transposed) weight that restores what is missing in its outputs.
+    """What to add to a weight (transposed) so that it gives what is missing in its outputs, as far as rows can tell.
 
         D = (H + lambda I)^-1 sum x r',      lambda = tr H / rows, the mean squared length of a row
 

@@ -1,1 +1,1 @@
-"""Schedules of the density during training, one class a file."""
+"""How density falls during training, one class a file."""

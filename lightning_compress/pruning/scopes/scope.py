@@ -1,4 +1,4 @@
-"""Base class of scopes, which turn a plan's kept units per layer into those really kept."""
+"""What every scope is: it turns the units that a plan keeps in each layer into those that are really kept."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lightning_compress.core.kinds import HasKind
 
-
-class Scope(HasKind, ABC):
+class Scope(ABC):
     """Among which weights the kept ones are chosen."""
 
     @abstractmethod
     def __call__(
         self, kept: Mapping[str, int], scores: Mapping[str, Tensor], unit: Mapping[str, int]
     ) -> dict[str, int]:
-        """Return kept units of each layer.
+        """Kept units of each layer.
 
         Args:
             kept: layer -> units by the plan's density.

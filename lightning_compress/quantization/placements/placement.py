@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from lightning_compress.core.kinds import HasKind
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery.transforms import Transform
 
 Make = Callable[[int], Transform]
 
 
-class Placement(HasKind, ABC):
+class Placement(ABC):
     """Attaches activation quantizers to a network."""
 
     @abstractmethod

@@ -13,24 +13,23 @@ from time import perf_counter
 from typing import ClassVar, Protocol, Self, final
 
 from lightning_compress.core.errors import TrialFailedError
-from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.trial import Score
 
 
 class Evaluate(Protocol):
-    """Interface of evaluators that a search uses."""
+    """What a search needs of an evaluator."""
 
     def key(self, plan: Plan) -> str:
-        """Return digest of what the plan materializes to."""
+        """Digest of what the plan materializes to."""
 
     def __call__(self, plan: Plan) -> Score:
-        """Return the score, or :class:`TrialFailedError`."""
+        """The score, or :class:`TrialFailedError`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of evaluating one plan.
+    """What became of one plan.
 
     Attributes:
         score: None when it failed.
@@ -43,7 +42,7 @@ class Outcome:
     seconds: float
 
 
-class Executor(HasKind, ABC):
+class Executor(ABC):
     """Evaluates plans, ``workers`` at a time; a context manager.
 
     Args:
@@ -82,8 +81,8 @@ class Executor(HasKind, ABC):
             left -= len(done)
             yield from done
 
-    def close(self) -> None:
-        """Release resources; work in progress is discarded."""
+    def close(self) -> None:  # noqa: B027, not all hold something
+        """Free what is held; work in progress is thrown away."""
 
     def __enter__(self) -> Self:
         return self

@@ -91,7 +91,7 @@ class _Process(Worker):
         return not self.process.is_alive()
 
     def hear(self) -> Ready | Outcome | Lost | Exception | None:
-        """Return the next message, or None if it only asked for the evaluator."""
+        """The next message; None when it was only the request for the evaluator."""
         try:
             if self.ended and not self.connection.poll():
                 raise EOFError
@@ -112,7 +112,7 @@ class _Process(Worker):
 
 
 def _work(connection: Connection, threads: int) -> None:
-    """Worker process entry point."""
+    """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler only sets a flag
     Thread(target=_end_with_parent, daemon=True).start()

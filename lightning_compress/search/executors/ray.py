@@ -135,7 +135,7 @@ class _Remote:
         return Ready()
 
     def evaluate(self, plan: Plan) -> Outcome:
-        """Return the outcome of one plan."""
+        """The outcome of one plan."""
         try:
             return outcome_of(self.evaluator, plan)
         except Exception as error:

@@ -9,11 +9,10 @@ from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
-from lightning_compress.core.kinds import HasKind
 from lightning_compress.search.trial import Score
 
 
-class Objective(HasKind, ABC):
+class Objective(ABC):
     """The one number that a searcher maximizes.
 
     Attributes:
@@ -30,10 +29,10 @@ class Objective(HasKind, ABC):
 
     @abstractmethod
     def __call__(self, score: Score) -> float:
-        """Return the reward of a score."""
+        """The reward of a score."""
 
     def during(self, score: Score, number: int) -> float:
-        """Return the reward to learn from at trial ``number``; an objective may tighten along a search."""
+        """What a searcher learns from at trial ``number``: the reward, unless the objective tightens along a search."""
         return self(score)
 
 
@@ -100,7 +99,7 @@ def name_of(cost: Cost | str) -> str:
 
 
 def pick(values: dict[str, float], name: str) -> float:
-    """Return ``values[name]``.
+    """``values[name]``.
 
     Raises:
         CompressError: there is no such value.
@@ -113,13 +112,13 @@ def pick(values: dict[str, float], name: str) -> float:
 
 
 def before(score: Score, name: str, setting: str) -> float:
-    """Return what a score says of the network before the search.
+    """What a score says of the network before the search.
 
     Args:
         setting: of the objective, that takes its place.
 
     Raises:
-        CompressError: it says nothing of that metric or cost.
+        CompressError: it says nothing; journals of older versions have fewer values.
     """
     if name not in score.before:
         raise CompressError(

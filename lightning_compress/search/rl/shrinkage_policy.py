@@ -41,7 +41,7 @@ class Shrinkage(nn.Module):
     def forward(
         self, observations: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return log-probabilities and the next LSTM state.
+        """Log-probabilities, and the state to go on from.
 
         Args:
             observations: shape ``(rollouts, steps, len(COLUMNS))``.

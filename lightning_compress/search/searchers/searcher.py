@@ -1,4 +1,4 @@
-"""Base class of searchers: ``ask()`` proposes a plan, ``tell()`` reports its score.
+"""What every searcher is: ``ask()`` proposes a plan, ``tell()`` hears its score.
 
 A searcher is a deterministic function of its problem, its seed and what it was told, so a journal of what it was told
 is its checkpoint: resume is replay. Several proposals may be open at a time, and scores may come in any order.
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.kinds import HasKind
 from lightning_compress.search.budget_repair import scale, spend
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -26,7 +25,7 @@ from lightning_compress.search.trial import Score, Trial
 START = 2**32  # the step of the random numbers of first weights; trials count up from 0
 
 
-class Searcher(HasKind, ABC):
+class Searcher(ABC):
     """Proposes plans that meet the budget.
 
     Args:
@@ -47,7 +46,7 @@ class Searcher(HasKind, ABC):
 
     @final
     def ask(self) -> Trial:
-        """Return the next trial."""
+        """The next proposal."""
         number = self.asked
         with own_randomness(self.seed, 2 * number):
             indices = tuple(int(i) for i in self.propose(number))
@@ -56,7 +55,7 @@ class Searcher(HasKind, ABC):
 
     @final
     def tell(self, trial: Trial, score: Score | None) -> None:
-        """Report the score of a trial; None if the evaluation failed."""
+        """Hear the score of a proposal; None means that it could not be scored."""
         with own_randomness(self.seed, 2 * trial.number + 1):
             self.learn(trial, None if score is None else self.objective.during(score, trial.number))
 
@@ -66,13 +65,13 @@ class Searcher(HasKind, ABC):
 
     @final
     def fitted(self, wanted: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-        """Return the point nearest to what is wanted that meets the budget, and spends it where that is better."""
+        """The point nearest to what is wanted that meets the budget, and spends it where that is better."""
         point = scale(self.problem.budget, wanted)
         return spend(self.problem.budget, point, rng) if self.spends else point
 
     @abstractmethod
     def propose(self, number: int) -> tuple[int, ...]:
-        """Return a point that meets the budget. Global random numbers are seeded for this searcher here."""
+        """A point of the space that meets the budget. The global random numbers are this searcher's own here."""
 
     @abstractmethod
     def learn(self, trial: Trial, reward: float | None) -> None:

@@ -42,7 +42,7 @@ class EpochBatches(Sampler[list[int]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Fix the random numbers of the next pass, of order and augmentation."""
+        """Fix the random numbers of the next pass, order and augmentation alike."""
         self.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -62,7 +62,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         self.shift, self.flip, self.sampler = 0, False, None
 
     def augmented(self, sampler: EpochBatches, shift: int, flip: bool) -> _Batches:
-        """Shift images at random by up to ``shift`` pixels (zeros come in) and, if ``flip``, mirror them."""
+        """With random shifts by up to ``shift`` pixels (zeros come in) and, if ``flip``, mirror images."""
         self.sampler, self.shift, self.flip = sampler, shift, flip
         return self
 
@@ -124,7 +124,7 @@ class ImageDataModule(LightningDataModule):
 
     @abstractmethod
     def splits(self) -> dict[str, Split]:
-        """Return the images under ``train``, ``val`` and ``test``; without ``val``, a tenth of train becomes it."""
+        """The images under ``train``, ``val`` and ``test``; without ``val``, a tenth of train becomes it."""
 
     def setup(self, stage: str) -> None:
         """Read the images once.
@@ -193,7 +193,7 @@ def _check(part: str, split: Split) -> None:
 
 
 def carve(split: Split, share: float, seed: int = 0) -> tuple[Split, Split]:
-    """Split stratified by class, the second part with about ``share`` of each; the same at each call."""
+    """Two parts of a split, the second with about ``share`` of each class; the same parts at each call."""
     rng = np.random.default_rng(seed)
     labels = split.labels
     second = np.zeros(len(labels), dtype=bool)

@@ -1,0 +1,139 @@
+"""Run a graph as a runtime does, value by value.
+
+Convolutions and products of levels are computed in float64, which is exact for sums below 2^53; what follows is int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_compress.export.integer.graph import (
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    Conv,
+    Graph,
+    Grid,
+    Linear,
+    MaxPool,
+    Operation,
+    Pad,
+    Requantize,
+    Reshape,
+    Weighted,
+)
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.rounding.rounding import Rounding
+
+Levels = Mapping[str, Tensor]
+
+
+def to_levels(x: Tensor, grid: Grid) -> Tensor:
+    """Return the levels (int64) that stand for float values."""
+    return (x.float() / np.float32(grid.scale)).round().clamp(grid.low, grid.high).long()
+
+
+def to_values(levels: Tensor, grid: Grid) -> Tensor:
+    """Return the float32 values that levels stand for."""
+    return levels.float() * np.float32(grid.scale)
+
+
+@torch.no_grad()
+def emulate(graph: Graph, x: Tensor, rounding: Rounding) -> Tensor:
+    """Return the levels of the output.
+
+    Args:
+        graph: in integers.
+        x: input values, float, or levels, int64; ``(batch, ...)``.
+        rounding: of the runtime.
+    """
+    first = graph.tensors[graph.input].grid
+    found = {graph.input: to_levels(x, first) if x.is_floating_point() else x}
+    for operation in graph.operations:
+        levels = run(operation, graph, found, rounding)
+        low, high = graph.tensors[operation.output].grid.limits(getattr(operation, "bounds", (None, None)))
+        found[operation.output] = levels.clamp(low, high)
+    return found[graph.output]
+
+
+@singledispatch
+def run(operation: Operation, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    """Return the output levels of one operation, not clipped yet."""
+    raise NoIntegerFormError(f"emulation: {type(operation).__name__} of module {operation.module!r} is not emulated")
+
+
+@run.register
+def _(operation: Conv, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    top, bottom, left, right = operation.padding
+    x = F.pad(found[operation.inputs[0]].double(), (left, right, top, bottom))
+    weight = torch.from_numpy(operation.weight.astype(np.float64))
+    bias = torch.from_numpy(operation.bias.astype(np.float64))
+    sums = F.conv2d(x, weight, bias, operation.stride, 0, operation.dilation, operation.groups)
+    return _rescaled(operation, sums, graph, rounding)
+
+
+@run.register
+def _(operation: Linear, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    weight = torch.from_numpy(operation.weight.astype(np.float64))
+    bias = torch.from_numpy(operation.bias.astype(np.float64))
+    return _rescaled(operation, F.linear(found[operation.inputs[0]].double(), weight, bias), graph, rounding)
+
+
+def _rescaled(operation: Weighted, sums: Tensor, graph: Graph, rounding: Rounding) -> Tensor:
+    unit, out = graph.tensors[operation.inputs[0]].grid, graph.tensors[operation.output].grid
+    return rounding.rescale(sums.round().long(), unit, operation.scale, out)
+
+
+@run.register
+def _(operation: Add, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    a, b = operation.inputs
+    out = graph.tensors[operation.output].grid
+    return rounding.add(found[a], graph.tensors[a].grid, found[b], graph.tensors[b].grid, out)
+
+
+@run.register
+def _(operation: Requantize, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    (name,) = operation.inputs
+    return rounding.requantize(found[name], graph.tensors[name].grid, graph.tensors[operation.output].grid)
+
+
+@run.register
+def _(operation: Concat, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    return torch.cat([found[name] for name in operation.inputs], 1)
+
+
+@run.register
+def _(operation: AveragePool, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    (name,), count = operation.inputs, operation.kernel[0] * operation.kernel[1]
+    sums = F.avg_pool2d(found[name].double(), operation.kernel, operation.stride, divisor_override=1)
+    return rounding.average(sums.round().long(), count, graph.tensors[name].grid)
+
+
+@run.register
+def _(operation: MaxPool, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    top, bottom, left, right = operation.padding
+    x = F.pad(found[operation.inputs[0]].double(), (left, right, top, bottom), value=-np.inf)
+    return F.max_pool2d(x, operation.kernel, operation.stride).long()
+
+
+@run.register
+def _(operation: Reshape, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    return found[operation.inputs[0]].reshape(-1, *graph.tensors[operation.output].shape)
+
+
+@run.register
+def _(operation: Pad, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    top, bottom, left, right = operation.padding
+    return F.pad(found[operation.inputs[0]], (left, right, top, bottom))
+
+
+@run.register
+def _(operation: Clip, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    return found[operation.inputs[0]]

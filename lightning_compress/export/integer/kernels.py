@@ -1,0 +1,336 @@
+"""What each aten operation becomes in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from lightning_compress.export.integer.graph import (
+    UNBOUNDED,
+    Add,
+    AveragePool,
+    Bounds,
+    Clip,
+    Concat,
+    Conv,
+    Grid,
+    HardSwish,
+    Linear,
+    MaxPool,
+    Multiply,
+    Operation,
+    Pad,
+    Reshape,
+    Sigmoid,
+    Weighted,
+)
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.walker import Pending, Value, Walker, module_of, name_of, shape_of
+
+aten = torch.ops.aten
+SIGMOID_GRID = Grid(1 / 256, 0, 255)
+
+
+def _refuse(node: fx.Node, why: str) -> NoIntegerFormError:
+    place = f"operation {name_of(node)!r} in module {module_of(node)!r}"
+    return NoIntegerFormError(f"export: {place} has no kernel here: {why}")
+
+
+def _pair(values: int | Sequence[int]) -> tuple[int, int]:
+    values = [values] if isinstance(values, int) else list(values)
+    return (values[0], values[-1])
+
+
+def conv2d(
+    walker: Walker, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None = None, stride: Any = 1,
+    padding: Any = 0, dilation: Any = 1, groups: int = 1,
+) -> Value:  # fmt: skip
+    """Return a pending convolution."""
+    values, scale, bits = _weight(walker, node, weight)
+    kernel, dilation = values.shape[2:], _pair(dilation)
+    if isinstance(padding, str):
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        padding = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+    else:
+        rows, columns = _pair(padding)
+        padding = (rows, rows, columns, columns)
+    core = Conv(
+        module_of(node), (walker.read(x, node),), "", values, scale, _bias(walker, bias, len(values)), bits,
+        UNBOUNDED, _pair(stride), padding, dilation, groups,
+    )  # fmt: skip
+    return walker.pend(core, shape_of(node))
+
+
+def linear(walker: Walker, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None = None) -> Value:
+    """Return a pending matrix product."""
+    if len(shape_of(node)) != 1:
+        raise _refuse(node, "linear layers over more than (batch, features) are not supported")
+    values, scale, bits = _weight(walker, node, weight)
+    core = Linear(module_of(node), (walker.read(x, node),), "", values, scale, _bias(walker, bias, len(values)), bits)
+    return walker.pend(core, shape_of(node))
+
+
+def _weight(walker: Walker, node: fx.Node, weight: fx.Node) -> tuple[np.ndarray, np.ndarray | None, int]:
+    if weight not in walker.constants:
+        raise _refuse(node, "its weight is computed from activations")
+    layer = walker.parameters[weight].removesuffix(".weight")
+    if not walker.integer:
+        return walker.constants[weight], None, 32
+    if layer not in walker.levels:
+        raise _refuse(node, f"the weight of layer {layer!r} is not quantized")
+    found = walker.levels[layer]
+    return found.values.astype(np.float64), found.scale, found.bits
+
+
+def _bias(walker: Walker, bias: fx.Node | None, width: int) -> np.ndarray:
+    return np.zeros(width) if bias is None else walker.constants[bias]
+
+
+def batch_norm(
+    walker: Walker, node: fx.Node, x: fx.Node, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
+    momentum: float, eps: float, *_: Any,
+) -> Value:  # fmt: skip
+    """Fold the norm into the convolution before it; one that stands alone is a depthwise 1x1 convolution."""
+    constants = walker.constants
+    factor = 1 / np.sqrt(constants[var] + eps)
+    factor = factor if weight is None else factor * constants[weight]
+    shift = -constants[mean] * factor + (0 if bias is None else constants[bias])
+    value = walker.values[x]
+    alone = len(x.users) == 1 and isinstance(value, Pending) and not value.after
+    if alone and isinstance(value.core, Weighted) and value.core.bounds == UNBOUNDED:
+        return replace(value, core=_scaled(value.core, factor, shift))
+    if len(shape_of(node)) != 3:
+        raise _refuse(node, "a batch norm without a layer before it needs (channels, height, width)")
+    width = len(factor)
+    values, scale = factor.reshape(width, 1, 1, 1), None
+    if walker.integer:
+        values, scale = 127 * np.sign(values), np.abs(factor) / 127
+    core = Conv(module_of(node), (walker.read(x, node),), "", values, scale, shift, 8 if walker.integer else 32,
+                groups=width)  # fmt: skip
+    return walker.pend(core, shape_of(node))
+
+
+def _scaled(core: Weighted, factor: np.ndarray, shift: np.ndarray) -> Weighted:
+    bias = core.bias * factor + shift
+    if core.scale is not None:
+        return replace(core, scale=core.scale * factor, bias=bias)
+    return replace(core, weight=core.weight * factor.reshape(-1, *[1] * (core.weight.ndim - 1)), bias=bias)
+
+
+def _clip(walker: Walker, node: fx.Node, x: fx.Node, bounds: Bounds) -> Value:
+    value = walker.values[x]
+    moves = isinstance(value, Pending) and all(isinstance(op, MaxPool | Reshape) for op, _ in value.after)
+    if moves and value.bounds is not None:  # clipping first gives the same
+        low, high = value.bounds
+        both = (_tighter(low, bounds[0], max), _tighter(high, bounds[1], min))
+        if walker.integer or len(x.users) == 1:
+            return replace(value, core=replace(value.core, bounds=both))
+    return walker.move(node, x, Clip(module_of(node), (), "", bounds))
+
+
+def _tighter(a: float | None, b: float | None, choose: Callable[[float, float], float]) -> float | None:
+    return b if a is None else a if b is None else choose(a, b)
+
+
+def relu(walker: Walker, node: fx.Node, x: fx.Node) -> Value:
+    """Return what is clipped at zero."""
+    return _clip(walker, node, x, (0.0, None))
+
+
+def relu6(walker: Walker, node: fx.Node, x: fx.Node) -> Value:
+    """Return what is clipped at zero and six."""
+    return _clip(walker, node, x, (0.0, 6.0))
+
+
+def hardtanh(walker: Walker, node: fx.Node, x: fx.Node, low: float = -1.0, high: float = 1.0) -> Value:
+    """Return what is clipped at both ends."""
+    return clamp(walker, node, x, low, high)
+
+
+def clamp(walker: Walker, node: fx.Node, x: fx.Node, low: Any = None, high: Any = None) -> Value:
+    """Return what is clipped at both ends; kernels have 0, and 0 to 6."""
+    if (low, high) not in ((0, 6), (0, None)):
+        raise _refuse(node, f"it clips at {low} and {high}, and kernels clip at 0, or at 0 and 6")
+    return _clip(walker, node, x, (0.0, None if high is None else 6.0))
+
+
+def add(walker: Walker, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value:
+    """Return a pending sum."""
+    if alpha != 1 or not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or shape_of(a) != shape_of(b):
+        raise _refuse(node, "sums are of two activations of one shape")
+    if a in walker.constants or b in walker.constants:
+        raise _refuse(node, "sums are of two activations, and one is a parameter")
+    return walker.pend(Add(module_of(node), (walker.read(a, node), walker.read(b, node)), ""), shape_of(node))
+
+
+def mul(walker: Walker, node: fx.Node, a: Any, b: Any) -> Value:
+    """Return a pending product; a factor of shape (channels, 1, 1) comes second."""
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or {a, b} & walker.constants.keys():
+        raise _refuse(node, "products are of two activations")
+    if shape_of(a) != shape_of(node):
+        a, b = b, a
+    if shape_of(a) != shape_of(node) or shape_of(b) not in (shape_of(a), (*shape_of(a)[:1], 1, 1)):
+        raise _refuse(node, "products are of one shape, or with one factor per channel")
+    return walker.pend(Multiply(module_of(node), (walker.read(a, node), walker.read(b, node)), ""), shape_of(node))
+
+
+def sigmoid(walker: Walker, node: fx.Node, x: fx.Node) -> Value:
+    """Return a logistic function, whose grid is fixed."""
+    return _sigmoid(walker, node, walker.read(x, node))
+
+
+def _sigmoid(walker: Walker, node: fx.Node, name: str) -> str:
+    grid = SIGMOID_GRID if walker.integer else None
+    return walker.emit(Sigmoid(module_of(node), (name,), ""), walker.graph.tensors[name].shape, grid)
+
+
+def silu(walker: Walker, node: fx.Node, x: fx.Node) -> Value:
+    """Return a pending ``x * sigmoid(x)``."""
+    name = walker.read(x, node)
+    return walker.pend(Multiply(module_of(node), (name, _sigmoid(walker, node, name)), ""), shape_of(node))
+
+
+def hardswish(walker: Walker, node: fx.Node, x: fx.Node) -> Value:
+    """Return a pending hard swish."""
+    return walker.pend(HardSwish(module_of(node), (walker.read(x, node),), ""), shape_of(node))
+
+
+def cat(walker: Walker, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0) -> Value:
+    """Return a concatenation over channels: its parts get the grid that comes behind it."""
+    if dim % (1 + len(shape_of(node))) != 1:
+        raise _refuse(node, "concatenations are over channels")
+    values = tuple(walker.values[tensor] for tensor in tensors)
+    core = Concat(module_of(node), (), "")
+    if not walker.integer:
+        return walker.emit(replace(core, inputs=tuple(walker.read(t, node) for t in tensors)), shape_of(node), None)
+    grids = {None if isinstance(value, Pending) else walker.graph.tensors[value].grid for value in values}
+    if len(grids) == 1 and None not in grids:
+        return walker.emit(replace(core, inputs=values), shape_of(node), grids.pop())
+    return walker.pend(core, shape_of(node), values)
+
+
+def max_pool2d(
+    walker: Walker, node: fx.Node, x: fx.Node, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Value:  # fmt: skip
+    """Return a max pooling."""
+    if ceil_mode or _pair(dilation) != (1, 1):
+        raise _refuse(node, "ceil_mode and dilation are not supported")
+    (rows, columns), kernel = _pair(padding), _pair(kernel)
+    pool = MaxPool(module_of(node), (), "", kernel, _pair(stride) if stride else kernel, (rows, rows, columns, columns))
+    return walker.move(node, x, pool)
+
+
+def avg_pool2d(
+    walker: Walker, node: fx.Node, x: fx.Node, kernel: Any, stride: Any = (), padding: Any = 0,
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor: Any = None,
+) -> Value:  # fmt: skip
+    """Return an average pooling."""
+    if ceil_mode or _pair(padding) != (0, 0) or divisor is not None:
+        raise _refuse(node, "average pooling with padding, ceil_mode or a divisor is not supported")
+    kernel = _pair(kernel)
+    return _average(walker, node, x, kernel, _pair(stride) if stride else kernel)
+
+
+def adaptive_avg_pool2d(walker: Walker, node: fx.Node, x: fx.Node, size: Any) -> Value:
+    """Return an average pooling with windows of one size."""
+    have, want = shape_of(x)[1:], shape_of(node)[1:]
+    if any(h % w for h, w in zip(have, want, strict=True)):
+        raise _refuse(node, f"a map of {have} does not divide into {want} windows of one size")
+    kernel = (have[0] // want[0], have[1] // want[1])
+    return _average(walker, node, x, kernel, kernel)
+
+
+def mean(walker: Walker, node: fx.Node, x: fx.Node, dims: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    """Return a mean over height and width: an average pooling over the whole map."""
+    if len(shape_of(x)) != 3 or sorted(d % 4 for d in dims or ()) != [2, 3]:
+        raise _refuse(node, "means are over height and width")
+    name = walker.read(x, node)
+    tensor = walker.graph.tensors[name]
+    pool = AveragePool(module_of(node), (name,), "", tensor.shape[1:], tensor.shape[1:])
+    pooled = walker.emit(pool, (tensor.shape[0], 1, 1), tensor.grid)
+    if keepdim:
+        return pooled
+    return walker.emit(Reshape(module_of(node), (pooled,), ""), tensor.shape[:1], tensor.grid)
+
+
+def _average(walker: Walker, node: fx.Node, x: fx.Node, kernel: tuple[int, int], stride: tuple[int, int]) -> Value:
+    name = walker.read(x, node)  # not pending: rounding to a grid that was meant for means would clip
+    if kernel == (1, 1) == stride:
+        return walker.values[x]
+    pool: Operation = AveragePool(module_of(node), (name,), "", kernel, stride)
+    return walker.emit(pool, shape_of(node), walker.graph.tensors[name].grid)
+
+
+def reshape(walker: Walker, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
+    """Return the values in another shape; the batch stays."""
+    if node.meta["val"].shape[0] != x.meta["val"].shape[0]:
+        raise _refuse(node, "the batch must stay the first dimension")
+    if shape_of(node) == shape_of(x):
+        return walker.values[x]
+    if len(shape_of(node)) != 1 and shape_of(node) != (*shape_of(x), 1, 1):
+        raise _refuse(node, f"it reshapes {shape_of(x)} to {shape_of(node)}, and only flattening is supported")
+    return walker.move(node, x, Reshape(module_of(node), (), ""))
+
+
+def pad(
+    walker: Walker, node: fx.Node, x: fx.Node, sizes: Sequence[int], mode: str = "constant", value: Any = 0
+) -> Value:
+    """Return what is padded with zeros."""
+    if mode != "constant" or value or len(sizes) > 4 or any(n < 0 for n in sizes):
+        raise _refuse(node, "padding is with zeros, of height and width")
+    left, right, top, bottom = (*sizes, 0, 0, 0, 0)[:4]
+    return walker.move(node, x, Pad(module_of(node), (), "", (top, bottom, left, right)))
+
+
+def same(walker: Walker, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
+    """Return what is read: dropout, copies and identities do nothing here."""
+    return walker.values[x]
+
+
+KERNELS: dict[Any, Callable[..., Value]] = {
+    aten.conv2d.default: conv2d,
+    aten.conv2d.padding: conv2d,
+    aten.linear.default: linear,
+    aten.batch_norm.default: batch_norm,
+    aten.relu.default: relu,
+    aten.relu_.default: relu,
+    aten.relu6.default: relu6,
+    aten.hardtanh.default: hardtanh,
+    aten.hardtanh_.default: hardtanh,
+    aten.clamp.default: clamp,
+    aten.clamp_min.default: clamp,
+    aten.add.Tensor: add,
+    aten.add_.Tensor: add,
+    aten.mul.Tensor: mul,
+    aten.mul_.Tensor: mul,
+    aten.sigmoid.default: sigmoid,
+    aten.silu.default: silu,
+    aten.silu_.default: silu,
+    aten.hardswish.default: hardswish,
+    aten.hardswish_.default: hardswish,
+    aten.cat.default: cat,
+    aten.max_pool2d.default: max_pool2d,
+    aten.avg_pool2d.default: avg_pool2d,
+    aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
+    aten.mean.dim: mean,
+    aten.flatten.using_ints: reshape,
+    aten.view.default: reshape,
+    aten.reshape.default: reshape,
+    aten.squeeze.dims: reshape,
+    aten.pad.default: pad,
+    aten.dropout.default: same,
+    aten.dropout_.default: same,
+    aten.feature_dropout.default: same,
+    aten.contiguous.default: same,
+    aten.clone.default: same,
+    aten.detach_.default: same,
+    aten.alias.default: same,
+    aten.to.dtype: same,
+    aten._assert_tensor_metadata.default: lambda walker, node, *_, **__: "",
+}

@@ -1,0 +1,1 @@
+"""How each runtime rounds: one file each."""

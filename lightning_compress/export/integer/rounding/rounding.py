@@ -1,0 +1,37 @@
+"""Base class of the rounding rules: from exact integer sums to levels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from torch import Tensor
+
+from lightning_compress.export.integer.graph import Grid
+
+
+class Rounding(ABC):
+    """The arithmetic of one runtime. Levels and sums are int64 tensors; results are not clipped yet."""
+
+    @abstractmethod
+    def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
+        """Return sums of products of levels on the output's grid.
+
+        Args:
+            sums: with the output channels in dimension 1.
+            unit: grid of the input.
+            weight_scale: float32, one per output channel, or one in all.
+            out: grid of the output.
+        """
+
+    @abstractmethod
+    def add(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
+        """Return the sum of two tensors of levels."""
+
+    @abstractmethod
+    def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
+        """Return means from sums over ``count`` levels."""
+
+    def requantize(self, levels: Tensor, grid: Grid, out: Grid) -> Tensor:
+        """Return levels on another grid."""
+        return self.rescale(levels, grid, np.ones(1, np.float32), out)

@@ -1,0 +1,1 @@
+"""The .tflite format, written directly: no TensorFlow, only the schema that ``ai-edge-litert`` brings."""

@@ -1,0 +1,132 @@
+"""The .tflite file: for TensorFlow Lite's runtimes on phones (LiteRT) and microcontrollers (TFLite-Micro)."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.export import compared
+from lightning_compress.export.deployable import Deployable, deployable
+from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
+from lightning_compress.export.integer.emulate import emulate, to_levels, to_values
+from lightning_compress.export.integer.graph import Graph
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.rounding.double import DoubleRounding
+from lightning_compress.export.integer.rounding.single import SingleRounding
+from lightning_compress.export.tflite.arena import arena_bytes
+from lightning_compress.export.tflite.c_array import c_array
+from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_stored, to_nhwc, to_stored
+from lightning_compress.export.tflite.write import INT4_BITS, tflite_bytes
+from lightning_compress.export.whole_file import write_whole
+
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+@dataclass(frozen=True)
+class TFLite(Exporter):
+    """Write a .tflite file with int8 or, where the network is not quantized, float32 inputs and outputs.
+
+    Args:
+        int4: store weights of 4 or fewer bits two a byte, for microcontrollers; XNNPACK does not run those.
+        header: write the file as a C array beside it too, ``model.h`` for ``model.tflite``.
+        calibration: batches from which all missing grids are set; None leaves a float network in floating point.
+    """
+
+    file_name: ClassVar[str] = "model.tflite"
+    packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
+
+    int4: bool = False
+    header: bool = False
+    calibration: Iterable[Any] | None = None
+
+    def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
+        """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`.
+
+        The report's parity is that of LiteRT with XNNPACK; with weights of 4 bits, and where only that is installed,
+        that of TFLite-Micro.
+        """
+        path, x = Path(path), compared.first_samples(example)
+        compared.check_accepts(module, x)
+        found = deployable(module, x, self.calibration)
+        if found.graph is None:
+            raise NoIntegerFormError(f"export: .tflite files cannot hold this network: {found.notes[-1]}")
+        content = tflite_bytes(found.graph, self.int4)
+        report = self._report(found, content, path, x)
+        write_whole(path, content)
+        if self.header:
+            write_whole(path.with_suffix(".h"), c_array(content, path.stem).encode())
+        return report
+
+    def _report(self, found: Deployable, content: bytes, path: Path, x: Tensor) -> ExportReport:
+        graph, notes = found.graph, list(found.notes)
+        nibbles = self.int4 and any(operation.bits <= INT4_BITS for operation in graph.weighted)
+        if nibbles:
+            notes.append("weights of 4 bits run in TFLite's own kernels, not in XNNPACK: slower than int8 on phones")
+        if graph.integer:
+            grid = graph.tensors[graph.input].grid
+            notes.append(f"input: int8 round(x / {grid.scale:.9g}) {'- 128' if grid.low == 0 else '+ 0'}, NHWC")
+        micro = graph.integer and find_spec("tflite_micro") is not None
+        engine: LiteRT | TFLiteMicro = TFLiteMicro(content) if micro and nibbles else LiteRT(content)
+        stored, expected = _input(graph, x), compared.outputs_of(found.reference, x)
+        result = _checked(engine.run(stored), expected, graph)
+        rounding = DoubleRounding() if isinstance(engine, TFLiteMicro) else SingleRounding()
+        off, outputs = _off(graph, x, result, rounding)
+        left = _left(engine, nibbles)
+        deployed = Deployed(
+            engine.version, compared.machine(), len(gzip.compress(content, mtime=0)),
+            len(graph.weighted) - len(left) if graph.integer else 0,
+            tuple(left) if graph.integer else tuple(operation.module for operation in graph.weighted),
+            off, compared.slope(expected, outputs),
+            engine.milliseconds(stored[:1]) if isinstance(engine, LiteRT) else None, graph.peak_bytes(),
+            arena_bytes(content) if micro else None,
+        )  # fmt: skip
+        return ExportReport(path, len(content), compared.parity(expected, outputs), tuple(notes), deployed)
+
+
+def _input(graph: Graph, x: Tensor) -> Any:
+    grid = graph.tensors[graph.input].grid
+    return to_nhwc(x) if grid is None else to_stored(to_levels(x, grid), grid)
+
+
+def _checked(values: Any, expected: Tensor, graph: Graph) -> Tensor:
+    found = from_stored(values, graph.tensors[graph.output].grid)
+    if found.shape != expected.shape:
+        raise CompressError(f"export: the file gives {tuple(found.shape)} and the network {tuple(expected.shape)}")
+    return found
+
+
+def _off(graph: Graph, x: Tensor, result: Tensor, rounding: Any) -> tuple[float | None, Tensor]:
+    """Return the share of values that differ from the emulation, and the outputs as floats."""
+    grid = graph.tensors[graph.output].grid
+    if grid is None:
+        return None, result
+    try:
+        emulated = emulate(graph, x, rounding)
+    except NoIntegerFormError:
+        return None, to_values(result, grid)
+    return float(torch.ne(result, emulated).float().mean()), to_values(result, grid)
+
+
+def _left(engine: LiteRT | TFLiteMicro, nibbles: bool) -> list[str]:
+    """Return the weighted operators that XNNPACK left to slower kernels.
+
+    Raises:
+        CompressError: there are some, and no weights of 4 bits to explain them.
+    """
+    if isinstance(engine, TFLiteMicro) or nibbles:
+        return []
+    left = [name for name in engine.parts()[1] if name in WEIGHTED]
+    if left:
+        raise CompressError(
+            f"export: {engine.version} does not run {len(left)} of the layers in XNNPACK ({sorted(set(left))}); this "
+            f"is a fault of the file, please report it"
+        )
+    return left

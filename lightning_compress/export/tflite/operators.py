@@ -1,0 +1,238 @@
+"""Each operation of the graph as TFLite operators."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from lightning_compress.export.integer.graph import (
+    Add,
+    AveragePool,
+    Bounds,
+    Clip,
+    Concat,
+    Conv,
+    HardSwish,
+    Linear,
+    MaxPool,
+    Multiply,
+    Operation,
+    Pad,
+    Requantize,
+    Reshape,
+    Sigmoid,
+    Weighted,
+)
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.tflite.builder import Builder, nhwc
+from lightning_compress.export.tflite.padding import Four, placed
+
+INT4_BITS = 4
+LEAST_INT8 = -128
+
+
+def write(operation: Operation, b: Builder) -> None:
+    """Add the operators of one operation; activations of fewer than 8 bits are clipped behind it."""
+    grid = b.graph.tensors[operation.output].grid
+    full = grid is None or (grid.low, grid.high) in ((0, 255), (-128, 127), (-127, 127))
+    if full or isinstance(operation, Reshape | AveragePool | MaxPool | Concat | Pad):
+        add(operation, b)
+        return
+    index = b.activation(operation.output)
+    add(operation, b)
+    for code, level in (("MINIMUM", grid.high), ("MAXIMUM", grid.low)):
+        if level != 0:
+            before, index = index, b.like(b.graph.tensors[operation.output], f"{operation.output}/{code.lower()}")
+            bound = b.stored(f"{operation.output}/{level}", level, grid)
+            b.operator(code, 2, [before, bound], index, b.s.MaximumMinimumOptionsT())
+    b.index[operation.output] = index
+
+
+@singledispatch
+def add(operation: Operation, b: Builder) -> None:
+    """Add the operators of one operation."""
+    raise NoIntegerFormError(
+        f"export: {type(operation).__name__} of module {operation.module!r} has no form in .tflite files"
+    )
+
+
+def _version(b: Builder, operation: Operation, integer: int, floating: int = 1) -> int:
+    return floating if b.graph.tensors[operation.output].grid is None else integer
+
+
+def _activation(b: Builder, bounds: Bounds) -> int:
+    kinds = b.s.ActivationFunctionType
+    return {(None, None): kinds.NONE, (0.0, None): kinds.RELU, (0.0, 6.0): kinds.RELU6}[bounds]
+
+
+def _weight(operation: Weighted, b: Builder, weight: np.ndarray, dim: int) -> tuple[list[int], bool]:
+    """Add weight and bias; return their numbers, and whether the weight is stored in 4 bits."""
+    name, scale = operation.output, operation.scale
+    if scale is None:
+        return [b.constant(f"{name}/weight", weight), b.constant(f"{name}/bias", operation.bias)], False
+    int4 = b.int4 and operation.bits <= INT4_BITS and int(np.abs(weight).max(initial=0)) < 8
+    if isinstance(operation, Linear):  # TFLite-Micro has no kernel for 4 bits with a scale per channel there
+        scale = scale[:1] if (scale == scale[0]).all() else scale
+        int4 = int4 and len(scale) == 1
+    unit = np.float32(b.graph.tensors[operation.inputs[0]].grid.scale) * scale
+    found = b.constant(f"{name}/weight", weight, scale, dim, int4)
+    return [found, b.constant(f"{name}/bias", operation.bias, unit)], int4
+
+
+@add.register
+def _(operation: Conv, b: Builder) -> None:
+    s, (rows, columns) = b.s, operation.weight.shape[2:]
+    kind, source = _padded(operation, b, (rows, columns), operation.dilation, 0)
+    options = s.DepthwiseConv2DOptionsT() if operation.depthwise else s.Conv2DOptionsT()
+    if operation.depthwise:
+        weight = operation.weight.transpose(2, 3, 0, 1).reshape(1, rows, columns, -1)
+        options.depthMultiplier = operation.weight.shape[0] // operation.groups
+    else:
+        weight = operation.weight.transpose(0, 2, 3, 1)
+    constants, int4 = _weight(operation, b, weight, 3 if operation.depthwise else 0)
+    options.padding = getattr(s.Padding, kind)
+    options.strideH, options.strideW = operation.stride
+    options.dilationHFactor, options.dilationWFactor = operation.dilation
+    options.fusedActivationFunction = _activation(b, operation.bounds)
+    code, version = ("DEPTHWISE_CONV_2D", 6 if int4 else 3) if operation.depthwise else ("CONV_2D", 7 if int4 else 3)
+    version = _version(b, operation, version, 2 if operation.depthwise else 1)
+    b.operator(code, version, [source, *constants], b.activation(operation.output), options)
+
+
+@add.register
+def _(operation: Linear, b: Builder) -> None:
+    weight = operation.weight
+    if operation.inputs[0] in b.flattened:
+        shape = b.flattened[operation.inputs[0]]
+        weight = weight.reshape(len(weight), *shape).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    constants, int4 = _weight(operation, b, weight, 0)
+    options = b.s.FullyConnectedOptionsT()
+    options.fusedActivationFunction = _activation(b, operation.bounds)
+    inputs = [b.activation(operation.inputs[0]), *constants]
+    version = _version(b, operation, 7 if int4 else 4)
+    b.operator("FULLY_CONNECTED", version, inputs, b.activation(operation.output), options)
+
+
+@add.register
+def _(operation: Add, b: Builder) -> None:
+    options = b.s.AddOptionsT()
+    options.fusedActivationFunction = _activation(b, operation.bounds)
+    _simple(operation, b, "ADD", 2, options)
+
+
+@add.register
+def _(operation: Multiply, b: Builder) -> None:
+    options = b.s.MulOptionsT()
+    options.fusedActivationFunction = _activation(b, operation.bounds)
+    _simple(operation, b, "MUL", 2, options)
+
+
+@add.register
+def _(operation: Sigmoid, b: Builder) -> None:
+    _simple(operation, b, "LOGISTIC", 2)
+
+
+@add.register
+def _(operation: HardSwish, b: Builder) -> None:
+    _simple(operation, b, "HARD_SWISH", 1, b.s.HardSwishOptionsT())
+
+
+@add.register
+def _(operation: Requantize, b: Builder) -> None:
+    _simple(operation, b, "QUANTIZE", 2, b.s.QuantizeOptionsT())
+
+
+@add.register
+def _(operation: Clip, b: Builder) -> None:
+    _simple(operation, b, {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}[operation.bounds], 2)
+
+
+@add.register
+def _(operation: Concat, b: Builder) -> None:
+    if any(name in b.flattened for name in operation.inputs):
+        raise NoIntegerFormError(f"export: module {operation.module!r} concatenates flattened maps; flatten behind it")
+    options = b.s.ConcatenationOptionsT()
+    options.axis = len(b.graph.tensors[operation.output].shape)
+    _simple(operation, b, "CONCATENATION", 2, options)
+
+
+def _simple(operation: Operation, b: Builder, code: str, version: int, options: Any = None) -> None:
+    layouts = {b.flattened.get(name) for name in operation.inputs}
+    if len(layouts) > 1:
+        raise NoIntegerFormError(f"export: module {operation.module!r} joins a flattened map with another tensor")
+    if layouts != {None}:
+        b.flattened[operation.output] = layouts.pop()
+    inputs = [b.activation(name) for name in operation.inputs]
+    b.operator(code, _version(b, operation, version), inputs, b.activation(operation.output), options)
+
+
+@add.register
+def _(operation: AveragePool, b: Builder) -> None:
+    _pool(operation, b, "AVERAGE_POOL_2D", "VALID", b.activation(operation.inputs[0]))
+
+
+@add.register
+def _(operation: MaxPool, b: Builder) -> None:
+    grid = b.graph.tensors[operation.inputs[0]].grid
+    lowest = float("-inf") if grid is None else grid.low
+    kind, source = _padded(operation, b, operation.kernel, (1, 1), lowest)
+    _pool(operation, b, "MAX_POOL_2D", kind, source)
+
+
+def _pool(operation: AveragePool | MaxPool, b: Builder, code: str, kind: str, source: int) -> None:
+    options = b.s.Pool2DOptionsT()
+    options.padding = getattr(b.s.Padding, kind)
+    options.strideH, options.strideW = operation.stride
+    options.filterHeight, options.filterWidth = operation.kernel
+    b.operator(code, _version(b, operation, 2), [source], b.activation(operation.output), options)
+
+
+@add.register
+def _(operation: Reshape, b: Builder) -> None:
+    (name,) = operation.inputs
+    before, after = b.graph.tensors[name].shape, b.graph.tensors[operation.output].shape
+    if len(before) == 3 and before[1] * before[2] > 1:
+        b.flattened[operation.output] = before
+    shape = b.constant(f"{operation.output}/shape", np.array([-1, *nhwc(after)], np.int32))
+    b.operator("RESHAPE", 1, [b.activation(name), shape], b.activation(operation.output))
+
+
+@add.register
+def _(operation: Pad, b: Builder) -> None:
+    _pad(b, operation.inputs[0], operation.padding, 0, b.activation(operation.output))
+
+
+def _padded(
+    operation: Conv | MaxPool, b: Builder, kernel: tuple[int, int], dilation: tuple[int, int], fill: float
+) -> tuple[str, int]:
+    """Return the kind of padding, and the number of the tensor to read: a padded copy where torch pads its own way."""
+    (name,) = operation.inputs
+    before, after = b.graph.tensors[name], b.graph.tensors[operation.output]
+    kind, sides = placed(before.shape[1:], after.shape[1:], kernel, operation.stride, dilation, operation.padding)
+    if not any(sides):
+        return kind, b.activation(name)
+    channels, height, width = before.shape
+    shape = (height + sides[0] + sides[1], width + sides[2] + sides[3], channels)
+    target = b.like(before, f"{operation.output}/padded", shape)
+    _pad(b, name, sides, fill, target)
+    return kind, target
+
+
+def _pad(b: Builder, name: str, sides: Four, fill: float, target: int) -> None:
+    """Add a PAD, which fills with level 0, or a PADV2 with another level."""
+    grid = b.graph.tensors[name].grid
+    top, bottom, left, right = sides
+    paddings = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+    inputs = [b.activation(name), b.constant(f"{name}/paddings/{target}", paddings)]
+    version = 1 if grid is None else 2
+    if fill == 0:
+        b.operator("PAD", version, inputs, target, b.s.PadOptionsT())
+        return
+    filler = (
+        b.constant(f"{name}/fill/{target}", np.array([fill], np.float32))
+        if grid is None
+        else b.stored(f"{name}/fill/{target}", int(fill), grid)
+    )
+    b.operator("PADV2", version, [*inputs, filler], target, b.s.PadV2OptionsT())

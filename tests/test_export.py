@@ -1,0 +1,56 @@
+"""``lc.export``: formats by the ending of the path, packed files as sources, and sentences for bad input."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import lightning_compress as lc
+from lightning_compress.core.errors import CompressError
+from lightning_compress.export.tflite.exporter import TFLite
+from lightning_compress.testing.toys import SIZE, PlainModule, ToyNet
+
+
+@pytest.fixture
+def images():
+    return torch.randn(8, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_packed_file_and_the_network_in_it_give_the_same_file(images, tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
+    torch.manual_seed(0)
+    net = ToyNet().eval()
+    dense = copy.deepcopy(net)
+    lc.QuantizationAwareTraining(
+        {name: {"weight_bits": 8, "act_bits": 8} for name in ("stem.0", "conv1", "conv2", "fc")}
+    ).apply(net, images)
+    net(images)
+    packed = lc.save(net, tmp_path / "packed.safetensors")
+    for source, network in ((net, None), (packed, dense)):
+        report = lc.export(source, tmp_path / "net.tflite", images, network=network)
+        assert report.deployed.integer_kernels == 4
+        assert report.deployed.values_off == 0
+
+
+def test_a_module_brings_its_own_example(images, tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
+    module = PlainModule()
+    module.example_input_array = images
+    assert lc.export(module, tmp_path / "net.tflite", calibration=[images]).deployed.integer_kernels == 4
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ({"path": "net.pb"}, r"no format is known for 'net.pb'; end it with one of \["),
+    ({"source": "model.safetensors"}, "is a file; pass network="),
+    ({"example_input": None}, "pass example_input="),
+    ({"exporter": TFLite(), "calibration": []}, r"give calibration to the exporter: TFLite\(calibration=...\)"),
+    ({"calibration": []}, "calibration holds no batch"),
+    ({"example_input": (1, 2)}, "must be one tensor with the batch first, got tuple"),
+])  # fmt: skip
+def test_bad_arguments_are_told_in_a_sentence(arguments, sentence, images, tmp_path):
+    given = {"source": ToyNet(), "path": "net.tflite", "example_input": images, **arguments}
+    with pytest.raises(CompressError, match=sentence):
+        lc.export(**{**given, "path": tmp_path / given["path"]})
+    assert not list(tmp_path.iterdir())
