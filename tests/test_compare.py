@@ -9,6 +9,7 @@ import pytest
 
 from lightning_compress.app import cli
 from lightning_compress.app.report import compare
+from lightning_compress.pipeline.figures import declare, to_dicts
 
 FIGURES = {"bytes": 1000, "weight_bits": 8000, "macs": 500, "parameters": 250, "latency_ms": 0.5}
 
@@ -22,7 +23,11 @@ FOUND = {
 def write(folder, accuracy, dense=None, found=None, metric="test_acc"):
     folder.mkdir(parents=True)
     dense, small = {**FIGURES, "accuracy": 0.99, **(dense or {})}, {**FIGURES, "bytes": 100, "accuracy": accuracy}
-    run = {"dense": dense, "compressed": small, "seconds": 12.3, "searches": found or {}, "metric": metric}
+    figures = to_dicts(declare(metric, []))
+    run = {
+        "figures": figures, "dense": dense, "compressed": small, "seconds": 12.3, "searches": found or {},
+        "metric": metric, "test_samples": 100,
+    }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(run))
 
 
@@ -39,7 +44,7 @@ def run(monkeypatch, *arguments):
 
 def test_what_is_no_accuracy_is_not_shown_as_one(tmp_path):
     write(tmp_path / "a", 0.0123, metric="test_mse")
-    assert table(tmp_path / "a")["test accuracy"] == {"dense": "test_mse 0.99", "a": "test_mse 0.0123"}
+    assert table(tmp_path / "a")["test_mse"] == {"dense": "0.99", "a": "0.0123"}
 
 
 def test_two_runs_and_the_dense_network(tmp_path, monkeypatch, capsys):
@@ -47,10 +52,10 @@ def test_two_runs_and_the_dense_network(tmp_path, monkeypatch, capsys):
     write(tmp_path / "b<i>", 0.97)
     run(monkeypatch, tmp_path / "a", tmp_path / "b<i>", "--html", tmp_path / "page.html")
     printed = capsys.readouterr().out
-    for text in ("dense", "99.00%", "98.00%", "97.00%", "1,000", "100", "12"):
+    for text in ("dense", "99.00", "98.00", "97.00", "1,000", "100", "12"):
         assert text in printed
     page = (tmp_path / "page.html").read_text()
-    assert '<td data-name="a">98.00%</td>' in page
+    assert '<td data-name="a">98.00</td>' in page
     assert "b&lt;i&gt;" in page
     assert "<i>" not in page
 
@@ -67,8 +72,8 @@ def test_runs_of_the_same_name_are_told_apart_by_the_shortest_paths(tmp_path):
     for name, accuracy in (("a/0", 0.98), ("b/0", 0.5), ("b/1", 0.6)):
         write(tmp_path / name, accuracy)
     found = table(tmp_path / "a/0", tmp_path / "b/0", tmp_path / "b/1", tmp_path / "b/../a/0")
-    expected = {"dense": "99.00%", "a/0": "98.00%", "b/0": "50.00%", "b/1": "60.00%"}
-    assert found["test accuracy"] == expected
+    expected = {"dense": "99.00", "a/0": "98.00", "b/0": "50.00", "b/1": "60.00"}
+    assert found["test accuracy, %"] == expected
     assert list(compare.names([tmp_path / "a", tmp_path / "b"])) == ["a", "b"]
     assert list(compare.names([tmp_path, tmp_path / "b"])) == [tmp_path.name, "b"]
 
@@ -77,9 +82,9 @@ def test_dense_networks_that_differ_each_have_a_column_and_their_latencies_alway
     write(tmp_path / "a", 0.98, {"latency_ms": 1.0})
     write(tmp_path / "b", 0.97, {"latency_ms": 2.0})
     write(tmp_path / "c", 0.96, {"bytes": 5000})
-    assert list(table(tmp_path / "a", tmp_path / "b")["file, bytes"]) == ["dense", "a", "b"]
+    assert list(table(tmp_path / "a", tmp_path / "b")["file on disk, bytes"]) == ["dense", "a", "b"]
     found = table(tmp_path / "a", tmp_path / "c")
-    assert found["file, bytes"] == {"dense of a": "1,000", "a": "100", "dense of c": "5,000", "c": "100"}
+    assert found["file on disk, bytes"] == {"dense of a": "1,000", "a": "100", "dense of c": "5,000", "c": "100"}
     assert found["seconds"] == {"dense of a": "", "a": "12", "dense of c": "", "c": "12"}
 
 
@@ -106,12 +111,16 @@ def test_folders_may_be_named_as_markup_is(tmp_path, monkeypatch, capsys):
         assert text in printed
 
 
+REST = '"compressed": {}, "seconds": 1, "searches": {}, "test_samples": 3'
+
+
 @pytest.mark.parametrize(("text", "words"), [
-    ("{}", r"it has no \['dense', 'compressed', 'seconds', 'searches', 'metric'\]"),
-    ('{"dense": {}, "compressed": {}, "seconds": 1}', r"of an earlier version \(it has no \['searches', 'metric'\]\)"),
+    ("{}", r"it has no \['figures', 'dense', 'compressed', 'seconds', 'searches', 'test_samples'\]"),
+    ('{"dense": {}, "compressed": {}, "seconds": 1, "searches": {}}', "of an earlier version .it has no .'figures'"),
     ("[]", "it holds list"),
-    ('{"dense": {}, "compressed": {}, "seconds": 1, "searches": {}, "metric": ""}', "'dense' has no"),
-    ('{"dense": 3, "compressed": {}, "seconds": 1, "searches": {}, "metric": ""}', "'dense' has no"),
+    (f'{{"dense": {{}}, {REST}, "figures": [{{"name": "bytes", "label": "file"}}]}}', "'dense' has no"),
+    (f'{{"dense": 3, {REST}, "figures": [{{"name": "bytes", "label": "file"}}]}}', "'dense' has no"),
+    (f'{{"dense": {{}}, {REST}, "figures": [{{"width": 3}}]}}', "figures: .*width"),
 ])  # fmt: skip
 def test_a_result_that_lacks_something_is_a_sentence(tmp_path, monkeypatch, text, words):
     (tmp_path / "result.json").write_text(text)
@@ -130,3 +139,14 @@ def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
     write(tmp_path / "a", 0.98)
     with pytest.raises(SystemExit, match="cannot write"):
         run(monkeypatch, tmp_path / "a", "--html", tmp_path / "missing" / "page.html")
+
+
+def test_a_figure_that_only_one_run_has_stands_in_one_row(tmp_path):
+    write(tmp_path / "a", 0.98)
+    write(tmp_path / "b", 0.97)
+    file = tmp_path / "b/result.json"
+    run = json.loads(file.read_text())
+    run["figures"].append({"name": "energy", "label": "energy", "unit": "mJ", "digits": 2})
+    run["dense"]["energy"], run["compressed"]["energy"] = 4.0, 0.25
+    file.write_text(json.dumps(run))
+    assert table(tmp_path / "a", tmp_path / "b")["energy, mJ"] == {"dense": "4", "a": "", "b": "0.25"}

@@ -15,14 +15,15 @@ from lightning_compress.app.report.contents import Layer, Point, Ranking, Report
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.plan_table import plan_table
 from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.figures import Figure
 
 VOID = {"wbr", "meta", "br", "hr", "img", "link", "input"}
 EVIL = "<script>alert('x')</script> & \"so on\""
 
 ROWS = (
-    Row("test accuracy", 0.9889, 0.9861, "%"),
-    Row("file on disk", 316_220, 38_991, "bytes"),
-    Row("latency", 0.8, 0.6, "ms"),
+    Row(Figure("accuracy", "test accuracy", "%", higher_is_better=True), 0.9889, 0.9861),
+    Row(Figure("bytes", "file on disk", "bytes"), 316_220, 38_991),
+    Row(Figure("latency_ms", "latency", "ms", digits=3, measured=True), 0.8, 0.6),
 )
 POINTS = (
     Point(0, 30.0, 0.7),
@@ -109,7 +110,7 @@ def test_every_row_fact_layer_and_failure_is_on_the_page(write):
 def test_text_is_escaped_wherever_it_comes_from(write):
     report = Report(
         EVIL,
-        [Row(EVIL, 2, 1, EVIL)],
+        [Row(Figure("evil", EVIL, EVIL), 2, 1)],
         Plan({EVIL: {EVIL: 1}}),
         {EVIL: EVIL},
         [Search(EVIL, EVIL, EVIL, 36.0, POINTS)],
@@ -170,11 +171,11 @@ def test_the_terminal_table_has_the_same_cells():
 
 
 @pytest.mark.parametrize(("row", "change"), [
-    (Row("a", 8, 2), "4.00x less"),
-    (Row("a", 2, 8), "4.00x more"),
-    (Row("a", 5, 5), "same"),
-    (Row("a", 5, 0), "-"),
-    (Row("a", 0.5, 0.75, "%"), "+25.00 points"),
+    (Row(Figure("a", "a"), 8, 2), "4.00x less"),
+    (Row(Figure("a", "a"), 2, 8), "4.00x more"),
+    (Row(Figure("a", "a"), 5, 5), "same"),
+    (Row(Figure("a", "a"), 5, 0), "-"),
+    (Row(Figure("a", "a", "%"), 0.5, 0.75), "+25.00 points"),
 ])  # fmt: skip
 def test_changes_are_ratios_and_of_shares_differences(row, change):
     assert row.cells()[-1] == change

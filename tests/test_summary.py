@@ -18,7 +18,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.export.exporter import ExportReport
 from lightning_compress.pipeline.compress import Result
-from lightning_compress.pipeline.figures import Figures
+from lightning_compress.pipeline.figures import Figures, declare
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.trial import Score
 
@@ -52,9 +52,22 @@ def result(tmp_path) -> Result:
         journal.append(Entry(1, (1,), "b", None, "the loss is not finite", 1.0))
         journal.append(Entry(2, (2,), "c", Score({"val_acc": 0.5}, {"packed_bytes": 800.0, "macs": 5.0}), None, 1.0))
     (folder / "search.json").write_text(json.dumps({"limit": 1000.0}))
-    dense, compressed = Figures(0.99, 8000, 64000, 500, 2000, 0.3), Figures(0.98, 1000, 8000, 500, 2000, 0.3)
+    figures = tuple(declare("test_acc", []))
+    dense, compressed = (
+        Figures(dict(zip((figure.name for figure in figures), values, strict=True)))
+        for values in ((0.99, 8000, 64000, 500, 2000, 0.3), (0.98, 1000, 8000, 500, 2000, 0.3))
+    )
     exports = {"packed": ExportReport(tmp_path / "model.safetensors", compressed.bytes)}
-    return Result(dense, compressed, Plan({"fc": {"weight_bits": 4}}), 12.3, tmp_path, exports=exports)
+    return Result(
+        dense,
+        compressed,
+        Plan({"fc": {"weight_bits": 4}}),
+        12.3,
+        tmp_path,
+        exports=exports,
+        figures=figures,
+        samples=500,
+    )
 
 
 def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(result):
@@ -235,6 +248,6 @@ def test_a_budget_that_was_not_used_is_not_claimed(result):
 
 def test_networks_that_are_no_classifiers_of_ours_are_reported_too(result):
     out, own = io.StringIO(), {**CONFIG, "model": {"_target_": "mine.Regressor"}}
-    write_summary(replace(result, metric="test_mse"), own, Console(file=out, width=200))
-    assert re.search(r"test_mse +│ +0.990 │ +0.980 │ 1.01x less", out.getvalue())
+    write_summary(replace(result, figures=tuple(declare("test_mse", []))), own, Console(file=out, width=200))
+    assert re.search(r"test_mse +│ +0.99 │ +0.98 │ 1.01x less", out.getvalue())
     assert "<h1>Regressor on " in (result.folder / "report.html").read_text()

@@ -13,8 +13,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-COLUMNS = ("accuracy", "bytes", "weight_bits", "macs", "parameters", "latency_ms")
-
 
 class CheckFolder(Callback):
     """A Hydra callback that tries the run's folder before Hydra makes it, whose own error would be a stack trace."""
@@ -47,17 +45,22 @@ class SweepSummary(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.overrides: list[list[str]] = []  # of each row's job
+        self.figures: list[dict[str, dict[str, Any]]] = []  # of each row's job, by name, as ``result.json`` has them
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note the result of a multirun's job; a failed one has empty columns."""
         if config.hydra.mode is not RunMode.MULTIRUN:  # Hydra calls this for single runs too
             return
         row: dict[str, Any] = {"job": ",".join(job_return.overrides or []), "status": job_return.status.name.lower()}
+        figures: dict[str, dict[str, Any]] = {}
         if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, dict):
             result = job_return.return_value
-            row |= {f"dense_{c}": result["dense"][c] for c in COLUMNS}
-            row |= {c: result["compressed"][c] for c in COLUMNS} | {key: result[key] for key in ("metric", "seconds")}
+            figures = {figure["name"]: figure for figure in result["figures"]}
+            row |= {f"dense_{name}": result["dense"][name] for name in figures}
+            row |= {name: result["compressed"][name] for name in figures}
+            row |= {key: result[key] for key in ("metric", "seconds")}
         self.rows.append(row)
+        self.figures.append(figures)
         self.overrides.append(list(job_return.overrides or []))
         self.write(config)  # after each job, so that a sweep that is stopped leaves what it has
 
@@ -76,24 +79,24 @@ class SweepSummary(Callback):
         from rich.table import Table
         from rich.text import Text
 
-        from lightning_compress.app.report.compare import metric_text
+        from lightning_compress.pipeline.figures import Figure
 
         file = self.write(config)
         everywhere = set.intersection(*map(set, self.overrides)) if len(self.overrides) > 1 else set()
         table = Table()
         table.add_column("job", overflow="fold")
-        for name in ("test accuracy", "file, bytes", "MACs", "seconds"):
-            table.add_column(name, justify="right")
+        known = {name: Figure(**told) for figures in self.figures for name, told in figures.items()}
+        headlines = [figure for figure in known.values() if figure.headline]
+        for name in (*(figure.title for figure in headlines), "seconds"):
+            table.add_column(name, justify="right", max_width=14)  # a heading breaks before a job's name does
         for row, overrides in zip(self.rows, self.overrides, strict=True):
-            cells = [row["status"], "", "", ""]
-            if "accuracy" in row:
-                measured = metric_text(row["metric"], row["accuracy"])
-                cells = [measured, f"{row['bytes']:,}", f"{row['macs']:,}", f"{row['seconds']:.0f}"]
+            cells = [figure.number(row[figure.name]) if figure.name in row else "" for figure in headlines]
+            seconds = f"{row['seconds']:.0f}" if "seconds" in row else row["status"]
             job = "\n".join(each for each in overrides if each not in everywhere)
-            table.add_row(*map(Text, (job, *cells)))  # of Text: an override may be layers=[layer1]
+            table.add_row(*map(Text, (job, *cells, seconds)))  # an override may be layers=[layer1]
         console = Console()
         console.print(table)
         console.print(Text(str(file)), soft_wrap=True)
 
     def _names(self) -> list[str]:
-        return list(max(self.rows, key=len, default={}))
+        return list(dict.fromkeys(name for row in sorted(self.rows, key=len, reverse=True) for name in row))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,25 +18,18 @@ from torch import nn
 
 from lightning_compress.callbacks.base.callback import plan_names
 from lightning_compress.core.atomic_write import remove_stale_parts
-from lightning_compress.core.costs.macs import MACs
-from lightning_compress.core.costs.parameters import Parameters
-from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.interruption import interruptible
 from lightning_compress.core.plan import Plan
-from lightning_compress.core.profile import Profile
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.context import FOUND, RunContext
-from lightning_compress.pipeline.figures import Figures
+from lightning_compress.pipeline.figures import Figure, Figures, declare, measure_figures, to_dicts
 from lightning_compress.pipeline.layerwise import LayerwiseStage
-from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import check_trainer, csv_logger
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.inputs import small
-from lightning_compress.surgery.latency import latency
 from lightning_compress.surgery.structure import network, structure_of
 
 PACKED = "packed"  # the exporter whose file every run has, and on which its figures are measured
@@ -50,6 +43,8 @@ class Result:
         searches: stage -> what its search found; only of stages that searched in this run.
         metric: that ``accuracy`` is, as ``test_step`` logs it.
         exports: name of the exporter -> what it wrote.
+        figures: what ``dense`` and ``compressed`` hold, in the order of tables.
+        samples: number of test samples.
     """
 
     dense: Figures
@@ -60,12 +55,16 @@ class Result:
     searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metric: str = "test_acc"
     exports: Mapping[str, ExportReport] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    samples: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
         return {
-            "dense": asdict(self.dense),
-            "compressed": asdict(self.compressed),
+            "figures": to_dicts(self.figures),
+            "dense": dict(self.dense),
+            "compressed": dict(self.compressed),
+            "test_samples": self.samples,
             "plan": self.plan.to_dict(),
             "seconds": self.seconds,
             "searches": dict(self.searches),
@@ -181,7 +180,7 @@ def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: n
 def _finish(
     student: LightningModule,
     run: RunContext,
-    stages: Iterable[str],
+    stages: Mapping[str, Stage | LayerwiseStage],
     metric: str,
     began: float,
     exporters: Mapping[str, Exporter],
@@ -198,35 +197,21 @@ def _finish(
     plan.save(run.folder / "plan.yaml")
     found = [run.folder / name / FOUND for name in stages]
     unpacked = load(packed_file, copy.deepcopy(run.dense))
+    declared = declare(metric, [cost for stage in stages.values() for cost in stage.costs])
+    dense, samples = measure_figures(declared, run.dense, run.dense_profile, dense_file, run, metric)
+    profile = record.profile if record else run.dense_profile
+    compressed, _ = measure_figures(declared, unpacked, profile, packed_file, run, metric)
     result = Result(
-        _figures(run.dense, run.dense_profile, dense_file, run, metric),
-        _figures(unpacked, record.profile if record else run.dense_profile, packed_file, run, metric),
+        dense,
+        compressed,
         plan,
         round(perf_counter() - began, 1),
         run.folder,
         {file.parent.name: json.loads(file.read_text())["found"] for file in found if file.is_file()},
         metric,
         exports,
+        tuple(declared),
+        samples,
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result
-
-
-def _figures(module: LightningModule, profile: Profile, file: Path, run: RunContext, metric: str) -> Figures:
-    with quiet():
-        trainer = run.make_trainer(
-            callbacks=[], logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )  # fmt: skip
-        found = trainer.test(module, datamodule=run.data, verbose=False)[0]
-    if metric not in found:
-        raise CompressError(f"test_step of {type(module).__name__} logs {sorted(found)}, not {metric!r}; set metric")
-    return Figures(
-        accuracy=found[metric],
-        bytes=file.stat().st_size,
-        weight_bits=int(WeightBits()(profile)),
-        macs=int(MACs()(profile)),
-        parameters=int(Parameters()(profile)),
-        latency_ms=latency(
-            network(load(file, copy.deepcopy(run.dense), dequantize=True)), small(run.example, 1)
-        ).milliseconds,
-    )

@@ -74,6 +74,11 @@ class LayerwiseStage:
     validation_batches: int | None = None
     monitor: str = "val_acc"
 
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """The costs of its budget and of its objective, which are figures of the run."""
+        return needed_costs(self.cost, self.objective)
+
     def check(self, name: str) -> None:
         """Before anything is measured or trained, whether the numbers can be.
 

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.settings import settings_of
 from lightning_compress.search.objectives.objective import Objective
 
 GROUP = "compress/cost"
@@ -32,7 +33,7 @@ def needed_costs(cost: Cost, objective: Objective) -> tuple[Cost, ...]:
         if isinstance(asked, str) and asked in found:
             continue
         other = cost_named(asked) if isinstance(asked, str) else asked
-        if found.setdefault(other.name, other) != other:
+        if settings_of(found.setdefault(other.name, other)) != settings_of(other):
             raise CompressError(
                 f"objective: its cost and the cost of the budget are both named {other.name!r} and are not the same; "
                 f"give one of them another name"

@@ -18,6 +18,7 @@ from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.space import Space
 from lightning_compress.pipeline.context import RunContext, check_least, set_attributes
+from lightning_compress.pipeline.needed_costs import needed_costs
 from lightning_compress.pipeline.planners.planner import Allocation
 from lightning_compress.pipeline.planners.search import PlanSearch
 from lightning_compress.pipeline.training import fit, renew
@@ -76,6 +77,13 @@ class Stage:
     recalibration_batches: int = 10
     validation_batches: int | None = None
     monitor: str = "val_acc"
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """The costs of its budget and of its objective, which are figures of the run."""
+        if self.cost is None:
+            return ()
+        return (self.cost,) if self.objective is None else needed_costs(self.cost, self.objective)
 
     def check(self, name: str) -> None:
         """Before anything is searched or trained, whether the numbers of the search can be.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,9 @@ from rich.text import Text
 
 from lightning_compress.app.report.page import page
 from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.figures import Figure, from_dicts
 
-FIGURES = {
-    "bytes": ("file, bytes", "{:,}"),
-    "weight_bits": ("weight bits", "{:,}"),
-    "macs": ("MACs", "{:,}"),
-    "parameters": ("parameters", "{:,}"),
-    "latency_ms": ("latency, ms", "{:.3f}"),
-}
+KEYS = ("figures", "dense", "compressed", "seconds", "searches", "test_samples")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -41,20 +36,20 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise ValueError(f"it holds {type(run).__name__}, expected a mapping")
     except (OSError, ValueError) as error:
         raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
-    if missing := [key for key in ("dense", "compressed", "seconds", "searches", "metric") if key not in run]:
+    if missing := [key for key in KEYS if key not in run]:
         raise CompressError(
             f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
         )
+    try:
+        run["figures"] = from_dicts(run["figures"])
+    except TypeError as error:
+        raise CompressError(f"report: {str(file)!r} is damaged (figures: {error}); run that command again") from error
     for net in ("dense", "compressed"):
-        missing = [key for key in ("accuracy", *FIGURES) if not isinstance(run[net], Mapping) or key not in run[net]]
+        told = run[net] if isinstance(run[net], Mapping) else {}
+        missing = [figure.name for figure in run["figures"] if figure.name not in told]
         if missing:
             raise CompressError(f"report: {str(file)!r} is damaged ({net!r} has no {missing}); run that command again")
     return run
-
-
-def metric_text(metric: str, value: float) -> str:
-    """An accuracy in percent; another metric as a number, with its name."""
-    return f"{value:.2%}" if metric == "test_acc" else f"{metric} {value:.4g}"
 
 
 def names(folders: Sequence[Path]) -> dict[str, Path]:
@@ -76,22 +71,34 @@ def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
     There is one dense column when the dense networks are the same, and one for each run when they differ.
     """
-    # A latency is measured, and is never twice the same.
-    told = [{key: value for key, value in run["dense"].items() if key != "latency_ms"} for run in runs.values()]
-    one = all(dense == told[0] for dense in told)
-    nets: dict[str, Mapping[str, Any]] = {}
+    figures = _figures(runs.values())
+    # What is measured is never twice the same, and a run may have figures that others have not.
+    exact = {figure.name for figure in figures.values() if not figure.measured}
+    told = [{key: value for key, value in run["dense"].items() if key in exact} for run in runs.values()]
+    one = all(dense[key] == told[0].get(key, dense[key]) for dense in told for key in dense)
+    nets: dict[str, dict[str, str]] = {}
     for name, run in runs.items():
-        nets.setdefault("dense" if one else f"dense of {name}", {**run["dense"], "metric": run["metric"]})
-        nets[name] = {**run["compressed"], "metric": run["metric"]}
-    quality = ("test accuracy", *(metric_text(net["metric"], net["accuracy"]) for net in nets.values()))
-    figures = [(label, *(form.format(net[key]) for net in nets.values())) for key, (label, form) in FIGURES.items()]
+        dense = "dense" if one else f"dense of {name}"
+        nets[dense] = {**_texts(run, "dense"), **nets.get(dense, {})}
+        nets[name] = _texts(run, "compressed")
+    shown = [(label, *(texts.get(label, "") for texts in nets.values())) for label in figures]
 
     def of_runs(label: str, cells: Mapping[str, str]) -> tuple[str, ...]:
         return label, *(cells.get(name, "") for name in nets)
 
     seconds = of_runs("seconds", {name: f"{run['seconds']:.0f}" for name, run in runs.items()})
     searches = [of_runs(label, cells) for label, cells in _searches(runs).items()]
-    return [("", *nets), quality, *figures, seconds, *searches]
+    return [("", *nets), *shown, seconds, *searches]
+
+
+def _figures(runs: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Label with unit -> figure, of all runs, in the order of the first run that has each."""
+    return {figure.title: figure for run in runs for figure in run["figures"]}
+
+
+def _texts(run: Mapping[str, Any], net: str) -> dict[str, str]:
+    """Label -> number of one network."""
+    return {figure.title: figure.number(run[net][figure.name]) for figure in run["figures"]}
 
 
 def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:

@@ -8,48 +8,25 @@ from dataclasses import dataclass, field
 from rich.table import Table
 
 from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.figures import Figure
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of both networks.
+    """One figure of both networks."""
 
-    Attributes:
-        name: what it is.
-        dense, compressed: the figure; a share of one when ``unit`` is ``%``.
-        unit: ``%`` (compared by difference), anything else (compared by ratio).
-    """
-
-    name: str
+    figure: Figure
     dense: float
     compressed: float
-    unit: str = ""
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Name, dense, compressed, and the change.
+        """Label, dense, compressed, and the change.
 
-        >>> Row("file", 8000, 1000, "bytes").cells()
+        >>> Row(Figure("bytes", "file", "bytes"), 8000, 1000).cells()
         ('file', '8,000 bytes', '1,000 bytes', '8.00x less')
-        >>> Row("test accuracy", 0.98, 0.975, "%").cells()
-        ('test accuracy', '98.00 %', '97.50 %', '-0.50 points')
         """
-        return self.name, self._text(self.dense), self._text(self.compressed), self._change()
-
-    def _text(self, value: float) -> str:
-        if self.unit == "%":
-            return f"{100 * value:.2f} %"
-        number = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
-        return f"{number} {self.unit}".strip()
-
-    def _change(self) -> str:
-        if self.unit == "%":
-            return f"{100 * (self.compressed - self.dense):+.2f} points"
-        if self.dense == self.compressed:
-            return "same"
-        if not self.dense or not self.compressed:
-            return "-"
-        ratio = self.dense / self.compressed
-        return f"{ratio:.2f}x less" if ratio > 1 else f"{1 / ratio:.2f}x more"
+        texts = map(self.figure.text, (self.dense, self.compressed))
+        return self.figure.label, *texts, self.figure.change(self.dense, self.compressed)
 
 
 @dataclass(frozen=True)

@@ -64,19 +64,8 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
 
 
 def rows(result: Result) -> list[Row]:
-    """The figures of both networks side by side; a metric but ``test_acc`` is shown as the number that it is."""
-    names = {
-        "accuracy": ("test accuracy", "%") if result.metric == "test_acc" else (result.metric, ""),
-        "bytes": ("file on disk", "bytes"),
-        "weight_bits": ("weights alone (papers' metric)", "bits"),
-        "macs": ("MACs per sample", ""),
-        "parameters": ("parameters", ""),
-        "latency_ms": ("latency, one sample, one thread", "ms"),
-    }
-    return [
-        Row(label, getattr(result.dense, key), getattr(result.compressed, key), unit)
-        for key, (label, unit) in names.items()
-    ]
+    """The figures of both networks side by side."""
+    return [Row(figure, result.dense[figure.name], result.compressed[figure.name]) for figure in result.figures]
 
 
 def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | None:

@@ -81,12 +81,6 @@ class LatencyTable(Cost):
         self._entries = [_entry(entry, file) for entry in self.entries]
         self._known: dict[_Entry, float] = {}
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LatencyTable) and (self.overhead, self.entries) == (other.overhead, other.entries)
-
-    def __hash__(self) -> int:
-        return hash((self.overhead, tuple(self._entries)))
-
     def __call__(self, profile: Profile) -> float:
         return self.overhead + sum(self._layer(layer) for layer in profile.weighted)
 
