@@ -94,7 +94,8 @@ class LayerProfile:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerProfile:
         """The inverse of :meth:`to_dict`."""
-        return cls(**{k: tuple(v) if k == "kernel" else v for k, v in data.items()})
+        fields: dict[str, Any] = {k: tuple(v) if k == "kernel" else v for k, v in data.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -59,5 +59,6 @@ def pooled(x: Tensor, size: tuple[int, ...]) -> Tensor:
             f"feature loss: features of {len(size)} spatial dimensions cannot be pooled to a common size {size}; "
             f"compare layers of equal sizes"
         )
-    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
-    return pool(x, size)
+    pools: tuple[Callable[[Tensor, tuple[int, ...]], Tensor], ...]
+    pools = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)  # type: ignore[assignment]
+    return pools[len(size) - 1](x, size)

@@ -55,19 +55,19 @@ def _reader_errors(member: Member, weight: Tensor, moments: Moments, order: Tens
     if moments.features is None:
         shares = _shares_without_refit(moments.channel_gram(weight), ranked)
     else:
-        shares = _shares(moments, weight, ranked)
+        shares = _shares(moments.features, moments.rows, weight, ranked)
     per_unit = shares[len(ranked) - channels.numel() :].view(len(order), -1).sum(1)
     return torch.cat([per_unit.flip(0).cumsum(0).flip(0).clamp_min(0), per_unit.new_zeros(1)])
 
 
-def _shares(moments: Moments, weight: Tensor, ranked: Tensor) -> Tensor:
+def _shares(features: Tensor, count: int, weight: Tensor, ranked: Tensor) -> Tensor:
     """Return what each channel adds to the error when it and all that rank after it are dropped."""
     size = weight[0, 0].numel()
     columns = (ranked[:, None] * size + torch.arange(size, device=ranked.device)).flatten()
-    system = moments.features.double()[columns][:, columns]
+    system = features.double()[columns][:, columns]
     rows = weight.double().flatten(1)[:, columns]
     whole = torch.einsum("of,fg,og->", rows, system, rows)
-    prior = (system.diagonal().sum() / moments.rows).clamp_min(torch.finfo(system.dtype).tiny)
+    prior = (system.diagonal().sum() / count).clamp_min(torch.finfo(system.dtype).tiny)
     system.diagonal().add_(prior)
     factor = torch.linalg.cholesky(system)
     # The prior row pulls kept weights to what they were; that dropped ones are not there is no error of the fit.

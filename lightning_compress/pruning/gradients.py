@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning import LightningModule
@@ -32,7 +32,7 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
     module.train()
     for norm in norms:
         norm.eval()
-    module.log = lambda *_args, **_kwargs: None  # there is no loop yet that could take a log
+    module.__dict__["log"] = lambda *_args, **_kwargs: None  # there is no loop yet that could take a log
     count = 0
     try:
         with isolate_rng():
@@ -40,7 +40,7 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
                 found = module.training_step(on_device(module, batch), count - 1)
                 if found is None:  # a batch that the module skips
                     continue
-                (found if not isinstance(found, dict) else found["loss"]).backward()
+                (found["loss"] if isinstance(found, Mapping) else found).backward()
     finally:
         del module.log
         for part, mode in modes.items():

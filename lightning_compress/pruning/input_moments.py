@@ -53,7 +53,10 @@ class Moments:
 
     def channel_gram(self, weight: Tensor) -> Tensor:
         """G for a weight ``(out, channels, kernel...)``: shape ``(channels, channels)``, or its diagonal."""
-        return _gram_of(self.features, weight) if self.gram is None else self.gram
+        if self.gram is not None:
+            return self.gram
+        assert self.features is not None  # one of the two is always there
+        return _gram_of(self.features, weight)
 
     def without_features(self, weight: Tensor) -> Moments:
         """Return the moments with G alone, for errors without a refit."""
@@ -65,7 +68,7 @@ class _Recorder:
 
     def __init__(self, layer: nn.Module, positions: int, batches: int, generator: torch.Generator) -> None:
         self.layer, self.positions, self.batches, self.generator = layer, positions, batches, generator
-        self.sum: Tensor | float = 0.0  # of H, or of G where there is no H
+        self.sum: Tensor | None = None  # of H, or of G where there is no H
         self.rows = 0
 
     @torch.no_grad()
@@ -76,18 +79,20 @@ class _Recorder:
         self.rows += len(rows)
         if weight[0].numel() <= WIDEST:
             self.sum = added(self.sum, rows, rows)
-        elif weight.dim() > 2:
-            self.sum = self.sum + _channel_gram(rows.double(), weight.double())
+            return
+        if weight.dim() > 2:
+            found = _channel_gram(rows.double(), weight.double())
         else:
-            self.sum = self.sum + rows.double().square().sum(0) * weight.double().square().sum(0)
+            found = rows.double().square().sum(0) * weight.double().square().sum(0)
+        self.sum = found if self.sum is None else self.sum + found
 
     def moments(self) -> Moments:
         """Of all that was seen."""
+        assert self.sum is not None  # a recorder that nothing was fed to is asked for nothing
         width = self.layer.weight[0].numel()
-        features = self.sum if width <= WIDEST else None
-        if features is None:
+        if width > WIDEST:
             return Moments(None, self.sum, self.rows)
-        return Moments(features, None if width <= DOUBLE else _gram_of(features, self.layer.weight), self.rows)
+        return Moments(self.sum, None if width <= DOUBLE else _gram_of(self.sum, self.layer.weight), self.rows)
 
 
 def places(layer: nn.Module, positions: int, samples: int) -> int:
@@ -102,17 +107,17 @@ def places(layer: nn.Module, positions: int, samples: int) -> int:
     return max(positions, ceil(ROWS_PER_FEATURE * features / samples)) if features <= WIDEST else positions
 
 
-def added(total: Tensor | float, left: Tensor, right: Tensor) -> Tensor:
+def added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """``total + left' right``, in place, in float64 where there are at most ``DOUBLE`` features, else in float32.
 
     Args:
-        total: 0.0 at first.
+        total: None at first.
         left: shape ``(rows, features)``.
         right: shape ``(rows, any)``.
     """
     dtype = torch.float64 if left.shape[1] <= DOUBLE else torch.float32
     left, right = left.to(dtype), right.to(dtype)
-    return total.addmm_(left.T, right) if isinstance(total, Tensor) else left.T @ right
+    return left.T @ right if total is None else total.addmm_(left.T, right)
 
 
 def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.Generator | None) -> Tensor:
@@ -197,7 +202,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
             handle.remove()
     fed = {name: recorder for name, recorder in recorders.items() if recorder.rows}
     for name, recorder in fed.items():
-        if not recorder.sum.isfinite().all():
+        if recorder.sum is not None and not recorder.sum.isfinite().all():
             raise CompressError(f"moments: the inputs of layer {name!r} are not finite; check weights and data")
     if not fed:
         raise CompressError(f"moments: there is no batch to gather inputs of {type(net).__name__} from")

@@ -61,8 +61,8 @@ def spread(entries: Sequence[Entry], objective: Objective, count: int) -> list[E
     Returns:
         ``count`` of them, or all when fewer networks were scored.
     """
-    different = {entry.key: entry for entry in reversed(entries) if entry.score is not None}
-    ranked = sorted(different.values(), key=lambda entry: (objective(entry.score), entry.number))
+    different = {entry.key: (objective(entry.score), entry) for entry in reversed(entries) if entry.score is not None}
+    ranked = [entry for _, entry in sorted(different.values(), key=lambda scored: (scored[0], scored[1].number))]
     return [ranked[i] for i in np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)]
 
 

@@ -90,14 +90,14 @@ class PlanEnv(gymnasium.Env):
         carried = self._walk.step((float(np.clip(wanted, -1, 1)) + 1) / 2)
         info: dict[str, Any] = {"action": np.array([2 * carried - 1], dtype=np.float32)}
         if self._walk.done:
-            reward, found = self._scored()
+            reward, found = self._scored(self._walk.decided)
             return self._seen.copy(), reward, True, False, {**info, **found}
         self._seen = self._walk.observe()
         return self._seen.copy(), 0.0, False, False, info
 
-    def _scored(self) -> tuple[float, dict[str, Any]]:
+    def _scored(self, decided: tuple[int, ...]) -> tuple[float, dict[str, Any]]:
         """The reward of the plan that was decided, and the facts about it."""
-        plan, number = self.problem.space.plan(self._walk.decided), self._episodes
+        plan, number = self.problem.space.plan(decided), self._episodes
         self._episodes += 1
         key = self.evaluate.key(plan)
         if key not in self._known:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from math import ceil
 from statistics import fmean
-from typing import ClassVar, Protocol, Self, final
+from typing import ClassVar, Protocol, Self, cast, final
 
 from lightning_compress.core.errors import CompressError, NoEffectError
 from lightning_compress.core.plan import Plan
@@ -123,7 +123,7 @@ class _Climb(Executor):
     def __init__(
         self, evaluate: Scalable, halving: Halving, make: Callable[[Evaluate], Executor], objective: Objective
     ) -> None:
-        self.pool = make(_Ladder(evaluate, halving.shares))
+        self.pool = make(cast(Evaluate, _Ladder(evaluate, halving.shares)))
         super().__init__(evaluate, self.pool.workers)
         self.top, self.keep, self.objective = len(halving.shares), halving.keep, objective
         self._batch: dict[int, Plan] = {}
@@ -143,13 +143,15 @@ class _Climb(Executor):
         self.pool.close()
 
     def _run(self, plans: Mapping[int, Plan], level: int) -> dict[int, Outcome]:
-        steps = {number: _Step(plan, level) for number, plan in plans.items()}
+        steps = {number: cast(Plan, _Step(plan, level)) for number, plan in plans.items()}  # read by _Ladder alone
         return {number: checked(outcome, self.objective) for number, outcome in self.pool.run(steps)}
 
     def _leader(self, found: Mapping[int, Outcome]) -> int | None:
         """The number of the highest reward, as the search has it: the first of equals; None if all failed."""
         scores = {
-            n: outcome.score for n, outcome in found.items() if checked(outcome, self.objective).score is not None
+            n: outcome.score
+            for n, outcome in found.items()
+            if outcome.score is not None and checked(outcome, self.objective).score is not None
         }
         return min(scores, key=lambda number: (-self.objective(scores[number]), number), default=None)
 
@@ -162,7 +164,9 @@ class _Climb(Executor):
         found = self._run(plans, level)
         scores = {number: outcome.score for number, outcome in found.items() if outcome.score is not None}
         waiting = sorted(scores, key=lambda number: (-self.objective(scores[number]), number))
-        many, above, whole = ceil(len(waiting) * self.keep), {}, set()
+        many = ceil(len(waiting) * self.keep)
+        above: dict[int, Outcome] = {}
+        whole: set[int] = set()
         while waiting and all(outcome.score is None for outcome in above.values()):  # fewer steps may hide a failure
             climbed, full = self._climb({number: plans[number] for number in waiting[:many]}, level + 1)
             above, whole, waiting = above | climbed, whole | full, waiting[many:]

@@ -111,7 +111,8 @@ class Journal:
                 db.close()
             raise _unusable(self.path, error) from error
         except BaseException:
-            db.close()
+            if db is not None:
+                db.close()
             raise
         return db
 

@@ -83,9 +83,8 @@ def measure(
     if whole is None:
         raise CompressError(f"sensitivity: the network as it is cannot be scored: {finished[0].failure}")
     top = objective(whole)
-    drops = [
-        float("inf") if finished[n].score is None else top - objective(finished[n].score) for n in range(1, len(points))
-    ]
+    scores = [finished[n].score for n in range(1, len(points))]
+    drops = [float("inf") if score is None else top - objective(score) for score in scores]
     found, start = [], 0
     for choice, indices in zip(space.choices, tested, strict=True):
         known = [*drops[start : start + len(indices)], 0.0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from lightning import LightningModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -21,6 +21,7 @@ from lightning_compress.surgery.dry_run import first_call
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.tensors import parts_of, tensors_in
 
+Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]  # of CombinedLoader
 SAMPLES = 2  # batch norms of 1x1 maps need more than one, and no figure depends on how many
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
@@ -40,7 +41,7 @@ def small(example: Any, samples: int = SAMPLES) -> Any:
     )
 
 
-def combined(loaders: Any, mode: str = "min_size") -> Iterable[Any]:
+def combined(loaders: Any, mode: Mode = "min_size") -> Iterable[Any]:
     """The batches of a loader, or of several as Lightning combines them.
 
     Args:

@@ -6,7 +6,7 @@ MACs are counted for conv and linear layers. Attention's matrix products and ele
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,7 +105,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     reads: dict[str, int] = {}
     uses = _Uses()
 
-    def after(name: str, module: nn.Module):
+    def after(name: str, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
             times[name] += 1
             calls.setdefault(name, 0)

@@ -8,7 +8,7 @@ own function breaks the original; hooks must be bound methods, because a closure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,8 @@ def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -
             chain[key] = later
     if type(transform).after_forward is not Transform.after_forward:
         layer.register_forward_hook(transform.after_forward)
-    type(layer).__reduce__ = _reduce  # torch forbids pickling, for its class exists only in this process
+    # torch forbids pickling, for its class exists only in this process
+    type(layer).__reduce__ = _reduce  # type: ignore[method-assign, assignment]
 
 
 def _reduce(layer: nn.Module) -> tuple[Any, ...]:
@@ -98,7 +99,7 @@ def _restore(layer: nn.Module, state: tuple[dict[str, Any], list[Transform]]) ->
     for transform in state[1]:
         parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
     if state[1]:
-        type(layer).__reduce__ = _reduce
+        type(layer).__reduce__ = _reduce  # type: ignore[method-assign, assignment]
 
 
 def attach_input(layer: nn.Module, transform: Transform) -> None:
@@ -129,12 +130,12 @@ def weight_transforms(layer: nn.Module) -> list[Transform]:
 
 def input_transform(layer: nn.Module) -> Transform | None:
     """The transform of the layer's input, if one is attached."""
-    return layer._modules.get(INPUT)
+    return cast("Transform | None", layer._modules.get(INPUT))
 
 
 def output_transform(layer: nn.Module) -> Transform | None:
     """The transform of the layer's output, if one is attached."""
-    return layer._modules.get(OUTPUT)
+    return cast("Transform | None", layer._modules.get(OUTPUT))
 
 
 def check_plain(name: str, layer: nn.Module, callback: str) -> None:
@@ -186,7 +187,7 @@ def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
         found[name] = {"weight": [t.spec() for t in weight_transforms(layer)]}
         for slot in (INPUT, OUTPUT):
             if slot in layer._modules:
-                transform = layer._modules[slot]
+                transform = getattr(layer, slot)
                 found[name][slot] = first.get(id(transform)) or transform.spec()
                 first.setdefault(id(transform), {"module": name, "slot": slot})
     return found
@@ -218,7 +219,7 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
 def _built(net: nn.Module, spec: Mapping[str, Any]) -> Transform:
     """Return a new transform, or the one that is at the place that a spec names."""
     if "module" in spec:
-        return net.get_submodule(spec["module"])._modules[spec["slot"]]
+        return getattr(net.get_submodule(spec["module"]), spec["slot"])
     return Transform.build(spec)
 
 
@@ -258,12 +259,14 @@ def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
 
 def drop_input(layer: nn.Module) -> None:
     """Take the input transform off a layer."""
-    _drop_hooks(layer._forward_pre_hooks, [layer._modules.pop(INPUT, None)])
+    _drop_hooks(layer._forward_pre_hooks, [input_transform(layer)])
+    layer._modules.pop(INPUT, None)
 
 
 def drop_output(layer: nn.Module) -> None:
     """Take the output transform off a layer."""
-    _drop_hooks(layer._forward_hooks, [layer._modules.pop(OUTPUT, None)])
+    _drop_hooks(layer._forward_hooks, [output_transform(layer)])
+    layer._modules.pop(OUTPUT, None)
 
 
 def _drop_hooks(hooks: dict[int, Any], owners: Sequence[Transform | None]) -> None:

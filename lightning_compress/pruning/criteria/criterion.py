@@ -65,7 +65,7 @@ def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
     return torch.stack(scores).mean(0)
 
 
-def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parameter]:
+def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, Tensor]:
     """Name -> weight of the conv and linear layers that make the channels of a group."""
     modules = {
         member.layer: net.get_submodule(member.layer) for member in group.producers if _is_module(net, member.layer)
@@ -82,8 +82,8 @@ def noises(group: ChannelGroup, net: nn.Module, kind: type[NoiseT], callback: st
     Raises:
         CompressError: none has any, or it is still on.
     """
-    found = {m.layer: output_transform(net.get_submodule(m.layer)) for m in group.producers if _is_module(net, m.layer)}
-    found = {name: noise for name, noise in found.items() if isinstance(noise, kind) and noise.ended}
+    made = {m.layer: output_transform(net.get_submodule(m.layer)) for m in group.producers if _is_module(net, m.layer)}
+    found = {name: noise for name, noise in made.items() if isinstance(noise, kind) and noise.ended}
     if not found:
         raise CompressError(
             f"criterion: the channels of {group.name!r} have no noise of {callback}; train with it in a stage before, "

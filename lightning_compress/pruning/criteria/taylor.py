@@ -44,8 +44,9 @@ class Taylor(Criterion):
 
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         weights, known = producer_weights(group, net), calibration_of(net, KEY) or {}
-        slopes = {name: known.get(f"{name}.weight", weight.grad) for name, weight in weights.items()}
-        missing = [name for name, slope in slopes.items() if slope is None]
+        found = {name: known.get(f"{name}.weight", weight.grad) for name, weight in weights.items()}
+        slopes: dict[str, Tensor] = {name: slope for name, slope in found.items() if slope is not None}
+        missing = [name for name in weights if name not in slopes]
         if missing:
             raise CompressError(
                 f"Taylor: the weight of layer {missing[0]!r} has no gradient; run a backward pass first, or use l2"

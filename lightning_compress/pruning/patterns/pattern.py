@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from lightning_compress.core.plan import Number
@@ -46,6 +47,6 @@ class Pattern(ABC):
 def best(scores: Tensor, kept: int) -> Tensor:
     """Bool mask of the ``kept`` highest of the scores, shape ``(n,)``; the earlier of equals."""
     order = scores.sort(descending=True, stable=True).indices
-    mask = scores.new_zeros(len(scores), dtype=bool)
+    mask = torch.zeros_like(scores, dtype=torch.bool)
     mask[order[:kept]] = True
     return mask

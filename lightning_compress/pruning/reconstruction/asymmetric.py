@@ -67,14 +67,14 @@ class Asymmetric(Refit):
                     layer.weight.flatten(1),
                     places(layer, self.positions, sum(map(measure.samples_in, batches))),
                 )
-                moments, missing, rows = 0.0, 0.0, 0
+                moments, missing, rows = None, None, 0
                 for number, x in enumerate(batches):
                     thin, full = (_rows(n, name, x, count, number) for n in (net, dense))
                     if thin is None or full is None:
                         break
                     wanted = full.double() @ target.T.double() - thin.double() @ weight.T.double()
                     moments, missing, rows = added(moments, thin, thin), added(missing, thin, wanted), rows + len(thin)
-                if rows:
+                if moments is not None and missing is not None:
                     layer.weight.add_(correction(moments, missing, rows).T.reshape(layer.weight.shape))
 
 

@@ -72,8 +72,9 @@ def refitted(weight: Tensor, moments: Moments, kept: Tensor) -> Tensor:
         missing = cross[:, others].double() @ weight.double().flatten(1)[:, others].T
         found = correction(cross[:, columns], missing, moments.rows)
         return weight[:, kept] + found.T.reshape(len(weight), len(kept), *weight.shape[2:]).to(weight)
-    if moments.gram.dim() == 1:
+    gram = moments.channel_gram(weight)
+    if gram.dim() == 1:
         return weight[:, kept]
-    cross = moments.gram[kept]
+    cross = gram[kept]
     factors = 1 + correction(cross[:, kept], cross[:, gone].sum(1, keepdim=True), moments.rows)
     return weight[:, kept] * factors.to(weight).view(1, -1, *[1] * (weight.dim() - 2))

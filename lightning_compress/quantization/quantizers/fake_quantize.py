@@ -27,7 +27,7 @@ class FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, offset: Tensor | None, gain: Tensor | float
-    ):
+    ) -> Tensor:
         x = x.float()
         ctx.gain, ctx.ends = gain, None
         if offset is None and _few_numbers(x, scale):
@@ -48,7 +48,7 @@ class FakeQuantize(torch.autograd.Function):
         return quantized
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, quantized, scale, low, high = ctx.saved_tensors
         if ctx.ends is None:
             grad_x = grad.masked_fill((x < low * scale) | (x > high * scale), 0)

@@ -78,7 +78,7 @@ class Quantizer(Transform):
         """What is preconditioned already, rounded: the levels are where this changes nothing."""
         return FakeQuantize.apply(x, self.scale_for(x), self.low, self.high, self.offset, self.gain(x))
 
-    @final
+    @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, x: Tensor) -> Tensor:
         """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes).
 

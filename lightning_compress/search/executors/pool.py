@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
@@ -55,7 +55,11 @@ class _Job:
     losses: list[str] = field(default_factory=list)
 
 
-class Pool(Executor):
+Answer = Ready | Outcome | Lost
+WorkerT = TypeVar("WorkerT", bound=Worker)
+
+
+class Pool(Executor, Generic[WorkerT]):
     """Executor with workers that are started when they are needed, and kept until the end.
 
     Args:
@@ -78,18 +82,18 @@ class Pool(Executor):
             )
         super().__init__(evaluate, workers)
         self.time_limit, self.retries = time_limit, retries
-        self._starting: dict[Worker, float] = {}
-        self._idle: list[Worker] = []
-        self._busy: dict[Worker, tuple[_Job, float]] = {}  # and until when
+        self._starting: dict[WorkerT, float] = {}
+        self._idle: list[WorkerT] = []
+        self._busy: dict[WorkerT, tuple[_Job, float]] = {}  # and until when
         self._queue = deque[_Job]()
         self._failed_starts = 0
 
     @abstractmethod
-    def start(self) -> Worker:
+    def start(self) -> WorkerT:
         """A new worker, which need not be ready yet."""
 
     @abstractmethod
-    def answers(self, workers: Iterable[Worker], timeout: float | None) -> list[tuple[Worker, Ready | Outcome | Lost]]:
+    def answers(self, workers: Iterable[WorkerT], timeout: float | None) -> list[tuple[WorkerT, Answer]]:
         """What workers have to say; waits for the first answer, at most ``timeout`` seconds.
 
         Raises:
@@ -105,13 +109,13 @@ class Pool(Executor):
         while not done:
             for worker, answer in self._listen():
                 job, _ = self._busy.pop(worker, (None, 0.0))
-                if isinstance(answer, Lost):
-                    self._lose(worker, answer)
-                else:
+                if not isinstance(answer, Lost):
                     self._welcome(worker)
-                if isinstance(answer, Outcome):
-                    done.append((job.number, answer))
-                elif job is not None:
+                    if job is not None and isinstance(answer, Outcome):
+                        done.append((job.number, answer))
+                    continue
+                self._lose(worker, answer)
+                if job is not None:
                     job.losses.append(answer.reason)
                     if len(job.losses) > self.retries:
                         done.append((job.number, _given_up(job.losses)))
@@ -135,7 +139,7 @@ class Pool(Executor):
         while len(self._busy) + len(self._starting) < wanted:
             self._starting[self.start()] = monotonic() + START_LIMIT
 
-    def _listen(self) -> list[tuple[Worker, Ready | Outcome | Lost]]:
+    def _listen(self) -> list[tuple[WorkerT, Answer]]:
         until = min([*self._starting.values(), *(deadline for _, deadline in self._busy.values())])
         timeout = None if until == inf else max(until - monotonic(), 0.0)
         found = self.answers([*self._starting, *self._idle, *self._busy], timeout)
@@ -145,12 +149,12 @@ class Pool(Executor):
         slow = [w for w, deadline in self._starting.items() if deadline <= now and w not in answered]
         return found + [(w, Lost(f"a worker was not ready within {START_LIMIT:g} s")) for w in slow]
 
-    def _welcome(self, worker: Worker) -> None:
+    def _welcome(self, worker: WorkerT) -> None:
         if self._starting.pop(worker, None) is not None:
             self._failed_starts = 0
         self._idle.append(worker)
 
-    def _lose(self, worker: Worker, loss: Lost) -> None:
+    def _lose(self, worker: WorkerT, loss: Lost) -> None:
         worker.kill()
         if worker in self._idle:
             self._idle.remove(worker)

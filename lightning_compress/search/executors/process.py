@@ -13,8 +13,10 @@ import signal
 from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, cast, final
 
 import cloudpickle
 import torch
@@ -28,7 +30,7 @@ LOOK = 1.0  # seconds between two looks whether workers are alive
 
 
 @final
-class Processes(Pool):
+class Processes(Pool["_Process"]):
     """Evaluates in ``workers`` processes.
 
     Args:
@@ -53,10 +55,10 @@ class Processes(Pool):
     ) -> None:
         super().__init__(evaluate, workers, time_limit, retries)
         self.threads, self._payload = threads, b""
-        self._context = multiprocessing.get_context(start)
+        self._context = cast("SpawnContext | ForkServerContext", multiprocessing.get_context(start))
         self._context.set_forkserver_preload(["lightning_compress.pipeline.evaluator"])
 
-    def start(self) -> Worker:
+    def start(self) -> _Process:
         self._payload = self._payload or packed(self.evaluate)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self.threads))
@@ -66,7 +68,7 @@ class Processes(Pool):
 
     def answers(
         self, workers: Iterable[_Process], timeout: float | None
-    ) -> list[tuple[Worker, Ready | Outcome | Lost]]:
+    ) -> list[tuple[_Process, Ready | Outcome | Lost]]:
         # A worker may die and leave a child that holds its pipe open: then only the process itself says that it ended.
         by_connection = {worker.connection: worker for worker in workers}
         ready = wait(list(by_connection), LOOK if timeout is None else min(timeout, LOOK))
@@ -78,7 +80,7 @@ class Processes(Pool):
 class _Process(Worker):
     """This side of a worker process."""
 
-    def __init__(self, process: multiprocessing.Process, connection: Connection, payload: bytes) -> None:
+    def __init__(self, process: BaseProcess, connection: Connection, payload: bytes) -> None:
         self.process, self.connection, self.payload = process, connection, payload
 
     def submit(self, plan: Plan) -> None:
@@ -101,7 +103,7 @@ class _Process(Worker):
             return message
         except (EOFError, OSError):
             self.process.join()
-            code = self.process.exitcode
+            code = self.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
             return Lost(f"its worker process died ({how})")
 
@@ -128,5 +130,7 @@ def _work(connection: Connection, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     os._exit(1)

@@ -6,6 +6,7 @@ machine of the cluster needs this package, and the user's own, installed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar, final
 
@@ -21,11 +22,11 @@ from lightning_compress.search.executors.pool import Lost, Pool, Ready, Worker, 
 try:
     import ray
 except ImportError:
-    ray = None
+    ray: Any = None  # type: ignore[no-redef]
 
 
 @final
-class RayCluster(Pool):
+class RayCluster(Pool["_Actor"]):
     """Evaluates in ``workers`` Ray actors.
 
     Args:
@@ -60,7 +61,7 @@ class RayCluster(Pool):
         self._payload: Any = None
         self._ours = False
 
-    def start(self) -> Worker:
+    def start(self) -> _Actor:
         if not ray.is_initialized():
             self._connect()
         if self._payload is None:
@@ -70,7 +71,9 @@ class RayCluster(Pool):
 
     def _connect(self) -> None:
         try:
-            ray.init(self.address, include_dashboard=False if self.address is None else None, logging_level="ERROR")
+            ray.init(
+                self.address, include_dashboard=False if self.address is None else None, logging_level=logging.ERROR
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise CompressError(
                 f"executor: no Ray cluster at address {self.address!r} ({error}); start one with `ray start --head`, "
@@ -78,7 +81,7 @@ class RayCluster(Pool):
             ) from error
         self._ours = True
 
-    def answers(self, workers: Iterable[_Actor], timeout: float | None) -> list[tuple[Worker, Ready | Outcome | Lost]]:
+    def answers(self, workers: Iterable[_Actor], timeout: float | None) -> list[tuple[_Actor, Ready | Outcome | Lost]]:
         by_future = {worker.future: worker for worker in workers if worker.future is not None}
         ready, _ = ray.wait(list(by_future), num_returns=1, timeout=timeout)
         return [(by_future[future], by_future[future].hear()) for future in ready]

@@ -60,6 +60,7 @@ class Boundary:
     def tell(self, choice: int, reward: float | None) -> None:
         """Hear the reward of the open probe of a choice; None, that it failed, means that it lost too much."""
         index = self._open.pop(choice)
+        assert self.reference is not None  # else nothing was asked
         if reward is not None and reward >= self.reference - self.tolerance:
             self._good[choice] = index
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar, final
@@ -98,7 +99,7 @@ def name_of(cost: Cost | str) -> str:
     return cost if isinstance(cost, str) else cost.name
 
 
-def pick(values: dict[str, float], name: str) -> float:
+def pick(values: Mapping[str, float], name: str) -> float:
     """``values[name]``.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 
 
 class BaselineReplay(ReplayBuffer):
@@ -22,6 +23,6 @@ class BaselineReplay(ReplayBuffer):
         self.heard = (*self.heard, reward)
         self.spread = max(float(np.std(self.heard)), 1e-6)
 
-    def _get_samples(self, batch_inds: np.ndarray, env: object = None) -> ReplayBufferSamples:
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         samples = super()._get_samples(batch_inds, env)
         return samples._replace(rewards=(samples.rewards - self.baseline) / self.spread)

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, NoReturn, cast, final
 
 import gymnasium
 import numpy as np
@@ -171,7 +171,7 @@ class DDPG(Searcher):
         observations, actions = draft.observations, draft.actions
         if reward is None or not len(actions):
             return
-        replay: BaselineReplay = self.agent.replay_buffer
+        replay = cast(BaselineReplay, self.agent.replay_buffer)
         replay.hear(reward, self.baseline_step)
         following = np.concatenate([observations[1:], observations[-1:]])
         for i in range(len(actions)):
@@ -239,8 +239,8 @@ class _Spaces(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(COLUMNS),), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> NoReturn:
         raise NotImplementedError("ask and tell drive this agent")
 
-    def step(self, action: np.ndarray):
+    def step(self, action: np.ndarray) -> NoReturn:
         raise NotImplementedError("ask and tell drive this agent")

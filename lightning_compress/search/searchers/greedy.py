@@ -85,20 +85,20 @@ class Greedy(Searcher):
 
     def _probe(self, number: int) -> Point | None:
         """The next choice to lower by one step, around the point at which this round of probes began."""
-        if self.probed is None:
-            self._begin()
+        # The origin is that of the round, not of a better point found during it.
+        origin = self._begin() if self.probed is None else self.probed
         while self._probes:
             i = self._probes.pop(0)
-            lowered = self._moved(self.probed, i, -1)
-            # The origin is that of the round, not of a better point found during it.
-            self._asked[number] = _Asked(self.probed, self._base, i)
+            lowered = self._moved(origin, i, -1)
+            self._asked[number] = _Asked(origin, self._base, i)
             self._tried.add(lowered)
             return lowered
         return None
 
-    def _begin(self) -> None:
+    def _begin(self) -> Point:
         self.probed, self._base = self.point, self.reward
         self._probes = [i for i, index in enumerate(self.point) if index > 0]
+        return self.probed
 
     def _exchange(self, number: int) -> Point | None:
         """The exchange with the largest predicted gain, or None when there is none, or slopes are still unheard."""

@@ -68,9 +68,9 @@ class OptunaSearcher(Searcher):
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # "A new study created in memory"
         self.study = optuna.create_study(direction="maximize", sampler=made)
         optuna.logging.set_verbosity(level)
-        self.study.stop = _go_on
+        self.study.__dict__["stop"] = _go_on
         self._failed = optuna.trial.TrialState.FAIL
-        self.ranges = {
+        self.ranges: dict[str, optuna.distributions.BaseDistribution] = {
             f"{choice.layer}.{choice.knob}": optuna.distributions.IntDistribution(0, len(choice.values) - 1)
             for choice in problem.space.choices
         }

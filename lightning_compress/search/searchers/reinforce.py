@@ -43,12 +43,12 @@ class _Rollout:
         observations: of the other choices, shape ``(n, len(COLUMNS))``.
         shrunk: as ``removed``, of the shrinkage policy, shape ``(n, ACTIONS)``.
 
-    None where there are no such choices.
+    Empty, of shape ``(0,)``, where there are no such choices.
     """
 
-    removed: Tensor | None
-    observations: Tensor | None
-    shrunk: Tensor | None
+    removed: Tensor
+    observations: Tensor
+    shrunk: Tensor
 
 
 @final
@@ -118,7 +118,9 @@ class Reinforce(Searcher):
     def propose(self, number: int) -> tuple[int, ...]:
         walk, state = Walk(self.course), None
         kept = iter(self.removal(self._static, self.keep) if self._binary else ())
-        removed, observations, shrunk = [], [], []
+        removed: list[Tensor] = []
+        observations: list[Tensor] = []
+        shrunk: list[Tensor] = []
         while not walk.done:
             if len(walk.choice.values) == 2:
                 actions = [self.course.action(walk.choice.unit(index)) for index in (0, 1)]
@@ -128,7 +130,7 @@ class Reinforce(Searcher):
                 log_probs, state = self.shrinkage(observations[-1][None, None], state)
                 shrunk.append(self._carry_out(walk, log_probs[0, 0], self.shrinkage.actions.tolist(), number))
         self._open[number] = _Rollout(
-            *(torch.stack(rows) if rows else None for rows in (removed, observations, shrunk))
+            *(torch.stack(rows) if rows else torch.empty(0) for rows in (removed, observations, shrunk))
         )
         return walk.decided
 

@@ -95,8 +95,8 @@ class RemovalGraph:
         Raises:
             CompressError: a layer that would get narrower is masked or quantized.
         """
-        after, narrower = self.without(profile, names), self.readers(profile, names)
-        narrower = [name for name, changed in narrower.items() if changed]
+        after = self.without(profile, names)
+        narrower = [name for name, changed in self.readers(profile, names).items() if changed]
         for name in narrower:
             transforms.check_plain(name, net.get_submodule(name), "LayerRemoval")
         for part in self.parts(names):

@@ -139,8 +139,10 @@ def _traced(net: nn.Module, example: Any) -> Dataflow:
 class _Recorder(TorchFunctionMode):
     def __init__(self, own: Iterable[int]) -> None:
         super().__init__()
-        self.own, self.numbers, self.alive = set(own), {}, []
-        self.flow, self.running, self.count = Dataflow(), [], 0
+        self.own, self.flow, self.count = set(own), Dataflow(), 0
+        self.numbers: dict[int, int] = {}
+        self.alive: list[Tensor] = []
+        self.running: list[tuple[str, int, int]] = []  # name, what it reads, its first operation
 
     def number(self, tensor: Tensor, fresh: bool = False) -> int:
         if fresh or id(tensor) not in self.numbers:

@@ -141,9 +141,11 @@ def _randomized(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     with torch.no_grad():
         for module in net.modules():
-            if isinstance(module, measure.BATCH_NORM) and module.running_mean is not None:
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+            if isinstance(module, measure.BATCH_NORM):
+                mean, variance = module.running_mean, module.running_var
+                if mean is not None and variance is not None:
+                    mean.normal_(0, 0.1)
+                    variance.uniform_(0.5, 1.5)
         for parameter in net.parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
             if parameter.dim() > 1:

@@ -59,7 +59,8 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         self.images, self.labels, self.mean, self.std = images, labels, mean, std
-        self.shift, self.flip, self.sampler = 0, False, None
+        self.shift, self.flip = 0, False
+        self.sampler: EpochBatches | None = None
 
     def augmented(self, sampler: EpochBatches, shift: int, flip: bool) -> _Batches:
         """With random shifts by up to ``shift`` pixels (zeros come in) and, if ``flip``, mirror images."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -60,11 +61,12 @@ class ImageClassifier(LightningModule):
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
         logits = self(x)
-        self.accuracy[stage].update(logits, y)
+        accuracy = cast(MulticlassAccuracy, self.accuracy[stage])
+        accuracy.update(logits, y)
         self.log(f"{stage}_loss", F.cross_entropy(logits, y), batch_size=len(y), prog_bar=True)
-        self.log(f"{stage}_acc", self.accuracy[stage], batch_size=len(y), prog_bar=True)
+        self.log(f"{stage}_acc", accuracy, batch_size=len(y), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.SGD(
             self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
         )
