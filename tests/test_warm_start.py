@@ -214,3 +214,15 @@ def test_a_policy_of_another_size_is_refused(tmp_path):
     learned(partial(Reinforce, hidden=8)).save(tmp_path)
     with pytest.raises(CompressError, match=r"has shape .*give the searcher the sizes"):
         warm(tmp_path)
+
+
+@pytest.mark.parametrize("make", [DDPG, Reinforce])
+def test_a_policy_whose_bits_changed_is_refused(tmp_path, make):
+    file = learned(make, 1).save(tmp_path)
+    with safe_open(file, "pt") as opened:
+        found = opened.metadata()
+    changed = load_file(file)
+    next(iter(changed.values())).view(torch.int32).flatten()[0] ^= 1
+    save_file(changed, file, found)
+    with pytest.raises(CompressError, match=r"policy.safetensors' is damaged: .* run the search that made it again"):
+        warm(tmp_path, make)

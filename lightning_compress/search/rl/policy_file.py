@@ -8,12 +8,15 @@ in how much they bear; one that had not learned much, or had settled on a poor p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_compress.core.atomic_write import atomic_write
+from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError
 from lightning_compress.search.rl.features import COLUMNS, SCHEMA
 
@@ -34,8 +37,10 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
     """
     path = Path(folder) / NAME
     tensors = {key: value.detach().contiguous() for key, value in policy.state_dict().items()}
+    said = {"kind": kind, "features": str(SCHEMA), "columns": " ".join(COLUMNS)}
     try:
-        save_file(tensors, path, {"kind": kind, "features": str(SCHEMA), "columns": " ".join(COLUMNS)})
+        with atomic_write(path) as part:
+            save_file(tensors, part, {**said, "digest": _digest(said, tensors)})
     except (OSError, SafetensorError) as error:
         raise CompressError(f"policy: {str(path)!r} cannot be written ({error})") from error
     return path
@@ -59,7 +64,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
 
     Raises:
         CompressError: there is no such file, it holds no policy or one of another kind, other features or another
-            shape, or with values that are not finite.
+            shape, it is damaged, or has values that are not finite.
     """
     file = Path(path) / NAME if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -85,7 +90,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
             f"warm_start: {str(file)!r} was learned on features of schema {found['features']}, now they have schema "
             f"{SCHEMA}; run the search that made it again"
         )
-    columns = found.get("columns", " ".join(COLUMNS)).split()  # older files say their schema only
+    columns = found.get("columns", "").split()
     if columns != list(COLUMNS):
         raise CompressError(
             f"warm_start: {str(file)!r} was learned on the features {columns}, now they are {list(COLUMNS)}; run the "
@@ -97,6 +102,11 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
             f"warm_start: {broken[0]!r} of {str(file)!r} has values that are not finite; run the search that made it "
             f"again, or start without it"
         )
+    if found.pop("digest", None) != _digest(found, tensors):
+        raise CompressError(
+            f"warm_start: {str(file)!r} is damaged: its values are not those that were written; run the search that "
+            f"made it again, or start without it"
+        )
     own = {key: tuple(value.shape) for key, value in policy.state_dict().items()}
     theirs = {key: tuple(value.shape) for key, value in tensors.items()}
     if own != theirs:
@@ -106,3 +116,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
             f"give the searcher the sizes it was learned with"
         )
     policy.load_state_dict(tensors)
+
+
+def _digest(said: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    return digest_of([sorted(said.items()), sorted(tensors.items())])
