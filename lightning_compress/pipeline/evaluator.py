@@ -29,7 +29,7 @@ from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.quiet import quiet
-from lightning_compress.pipeline.recalibration import Recalibrate
+from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.pipeline.seeding import seeded
 from lightning_compress.search.trial import Score
 from lightning_compress.surgery.inputs import combined
@@ -90,8 +90,10 @@ class Evaluator:
         self.device, self.costs = device, tuple(costs)
         self.train = train
         with seeded(seed, train, validation), quiet():
-            self.recalibration = Batches(train, recalibration_batches)
-            self.validation = Batches(validation, validation_batches)  # seeded too: a loader may shuffle
+            self.recalibration = Batches(combined(train, "max_size_cycle"), recalibration_batches)
+            self.validation = Batches(
+                combined(validation, "sequential"), validation_batches
+            )  # seeded too: a loader may shuffle
             self._make_trainers()
             # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
             self.before = {**self._validated(make_module()), **self._costs(composition.profile)}
@@ -106,7 +108,7 @@ class Evaluator:
         return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
 
     def _make_trainers(self) -> None:
-        self._validator, self._recalibrator = self._trainer([]), self._trainer([Recalibrate()])
+        self._validator, self._recalibrator = self._trainer([]), self._trainer([TrainingForward()])
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker makes its own trainers: these hold the last candidate. And it may have another device.
@@ -215,7 +217,7 @@ class Evaluator:
 
     def _recalibrate(self, module: LightningModule) -> None:
         if len(self.recalibration):
-            self._recalibrator.validate(module, self.recalibration, verbose=False)
+            recalibrate(module, self.recalibration, self._recalibrator)
 
     def _finetune(self, module: LightningModule) -> None:
         trainer = self._trainer([*self.callbacks, StopAtNaN()], max_steps=self.finetune_steps, limit_val_batches=0)

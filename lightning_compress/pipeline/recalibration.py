@@ -1,25 +1,94 @@
-"""Re-estimate the statistics of batch norms (EagleEye, arXiv 2007.02491, section 3)."""
+"""Re-estimate the statistics of batch norms (EagleEye, arXiv 2007.02491, section 3).
+
+Train batches go through ``training_step``, which alone knows what they are: several loaders, views, mixup. Of a module
+whose step runs only inside a training, as of one that optimizes manually, the network runs on what the step gives it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.modes import without_dropout
+from lightning_compress.surgery.structure import network
+from lightning_compress.surgery.transforms import Transform
 
-class Recalibrate(Callback):
-    """Re-estimate batch-norm statistics as a plain average over a validation pass."""
+
+def recalibrate(module: LightningModule, batches: Iterable[Any], trainer: Trainer) -> None:
+    """Set the statistics of all batch norms to plain averages over some train batches.
+
+    Args:
+        module: is changed in place.
+        batches: of train data.
+        trainer: made with :class:`TrainingForward` as its callback.
+    """
+    if module.automatic_optimization:
+        with suppress(_NeedsTraining):
+            trainer.validate(module, batches, verbose=False)
+            return
+    with torch.no_grad(), _averaging(module):
+        for example in network_inputs(module, batches):
+            with without_dropout():
+                measure.forward(network(module), example)
+
+
+class _NeedsTraining(Exception):
+    """The step asks for what only a training has, such as its optimizers."""
+
+
+class TrainingForward(Callback):
+    """Let a validation loop run the forward passes of ``training_step``, without dropout, and average statistics."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.norms = [
-            (m, m.momentum) for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
-        ]
-        for norm, _ in self.norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-            norm.train()
+        self._state = _averaging(pl_module)
+        self._state.__enter__()
+        step = pl_module.training_step
+
+        def forward_only(*args: Any, **kwargs: Any) -> None:
+            try:
+                with without_dropout():
+                    step(*args, **kwargs)
+            except (CompressError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                raise _NeedsTraining from error
+
+        pl_module.validation_step = forward_only
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for norm, momentum in self.norms:
+        self._leave(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._leave(pl_module)
+
+    def _leave(self, pl_module: LightningModule) -> None:
+        pl_module.__dict__.pop("validation_step", None)
+        self._state.__exit__(None, None, None)
+
+
+@contextmanager
+def _averaging(module: LightningModule) -> Iterator[None]:
+    """Training mode for all but what compresses, each batch norm with a cumulative average that begins anew."""
+    norms = [(m, m.momentum) for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    module.train()
+    for part in module.modules():
+        if isinstance(part, Transform):
+            part.eval()
+    for norm, _ in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
             norm.momentum = momentum
-            norm.eval()
+        module.eval()

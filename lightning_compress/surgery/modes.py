@@ -24,8 +24,8 @@ DROPOUT = (
 )  # fmt: skip
 
 
-class _NoDropout(TorchFunctionMode):
-    """Let dropout return its input."""
+class without_dropout(TorchFunctionMode):
+    """Let dropout return its input, in a ``with`` block."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -45,7 +45,7 @@ def evaluation(net: nn.Module, example: Any) -> Any:
 
 def training(net: nn.Module, example: Any) -> Any:
     """``net(example)`` in training mode, without dropout; a single sample is taken twice, as batch norms ask for."""
-    with _NoDropout():
+    with without_dropout():
         return measure.forward(net.train(), tree_map(_doubled, example))
 
 
