@@ -53,7 +53,7 @@ def test_the_first_layer_can_be_kept():
 
 @pytest.mark.parametrize(("plan", "message"), [
     ({"conv2": {"channels": 0.5}}, "coupled with those of 'stem.0'; name 'stem.0' instead"),
-    ({"fc": {"channels": 0.5}}, "'fc' cannot be pruned: its channels reach the output"),
+    ({"fc": {"channels": 0.5}}, "'fc' cannot be pruned: its output channels are the output"),
     ({"pool": {"channels": 0.5}}, "'pool' has no channels to remove"),
     ({"conv1": {"channels": 0.0}}, "must be above 0 and at most 1, got 0.0"),
     ({"conv1": {"channels": 1.5}}, "must be above 0 and at most 1, got 1.5"),

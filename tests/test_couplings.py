@@ -181,4 +181,4 @@ def test_one_output_is_the_networks_answer_like_any_other(last):
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), last)
     graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert list(graph.groups) == ["0"]
-    assert [reason[:40] for reason in graph.kept_whole.values()] == ["its channels reach the output of the net"]
+    assert [reason[:40] for reason in graph.kept_whole.values()] == ["its output channels are the output of th"]

@@ -10,6 +10,7 @@ through is kept whole, and :meth:`ChannelPruning.kept_whole` says why. It breaks
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
@@ -91,7 +93,10 @@ class ChannelPruning(CompressionCallback):
         return dict(self._graph(net, known_structure(net, example).profile, example).kept_whole)
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
-        groups = self._graph(net, profile, example).groups.values()
+        graph = self._graph(net, profile, example)
+        groups = graph.groups.values()
+        if not groups:
+            rank_zero_warn(f"ChannelPruning: nothing of {type(net).__name__} can be pruned: {_commonest(graph)}")
         return [Choice(group.name, "channels", self._ratios(group)) for group in groups]
 
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
@@ -205,6 +210,12 @@ class _Replayed:
         if self.batches is None:
             self.batches = list(islice(self.source, self.limit))
         return iter(self.batches)
+
+
+def _commonest(graph: ChannelGraph) -> str:
+    """The reason for most layers."""
+    reason, count = Counter(graph.kept_whole.values()).most_common(1)[0]
+    return f"of {count} of its {len(graph.kept_whole)} layers, {reason}"
 
 
 def _refusal(layer: str, graph: ChannelGraph) -> str:

@@ -38,6 +38,7 @@ from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.compiled import is_compiled
+from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.mask import Mask, has_moving_mask
 from lightning_compress.surgery.structure import network, structure_of
@@ -112,8 +113,8 @@ class QuantizationAwareTraining(CompressionCallback):
                 )
             if values.get("act_bits", 32) != 32 and not profile[layer].positions:
                 raise CompressError(
-                    f"quantization: layer {layer!r} is not called: something else reads its weight, as attention does; "
-                    f"leave its act_bits out of the plan"
+                    f"quantization: layer {layer!r} has no input to quantize: {not_called(net, layer, example)}; leave "
+                    f"its act_bits out of the plan"
                 )
             for knob, bits in values.items():
                 least, most = self._make(knob).bit_range

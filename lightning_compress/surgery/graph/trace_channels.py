@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
+from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
 from lightning_compress.surgery.graph.verify_channels import verified
 from lightning_compress.surgery.modes import Mode, evaluation, layers_run, modes_of
 from lightning_compress.surgery.tensors import tensors_in
 from lightning_compress.surgery.transforms import bake
 
 FACTOR = 16  # most features that a channel may become, counted in those of the widest layer: more is a mistake
+RAGGED = "read through a slice, split or reshape that cannot be followed"  # a side of a member that cannot be pruned
 Atom = tuple[int, int]  # number of the torch-pruning group, channel of its root
 
 
@@ -40,7 +42,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
         CompressError: torch-pruning can trace no part of the network.
     """
     net = bake(copy.deepcopy(net)).requires_grad_(True)  # torch-pruning follows autograd
-    failures: dict[str, str] = {}
+    failures: set[str] = set()  # parts that torch-pruning cannot trace
     example = measure.beside(net, example)
     modes = modes_of(copy.deepcopy(net), example)
     traced = [modes[0], *(mode for mode in modes[1:] if _runs_others(net, example, mode))]
@@ -48,23 +50,24 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     sets = [part for found in traces for part in found]
     if not sets:
         raise CompressError(
-            f"pruning: torch-pruning cannot trace {type(net).__name__} ({next(iter(failures.values()), 'no groups')}); "
-            f"leave ChannelPruning out for this network"
+            f"pruning: the channels of {type(net).__name__} cannot be followed through its forward pass, nor through "
+            f"any part of it; leave ChannelPruning out for this network"
         )
     reasons: dict[str, str] = {}
     groups = [
         group
         for parts in _merged(sets, profile, len(traced) > 1)
-        if (group := _group(parts, profile, reasons)) is not None
+        if (group := _group(parts, profile, reasons, not failures)) is not None
     ]
     kept, wrong = verified(net, groups, example, modes)
     reasons |= wrong
     covered = {member.layer for group in kept for member in group.producers}
-    for layer in profile.weighted:
-        if layer.name not in covered:
-            reasons.setdefault(layer.name, _why(layer.name, failures))
-    weighted = [layer.name for layer in profile.weighted if layer.name not in covered]
-    return ChannelGraph({g.name: g for g in kept}, {name: reasons[name] for name in weighted})
+    weighted = [layer for layer in profile.weighted if layer.name not in covered]
+    for layer in weighted:
+        if not layer.positions and layer.name not in reasons:
+            reasons[layer.name] = not_called(net, layer.name, example)
+        reasons.setdefault(layer.name, _why(layer.name, failures))
+    return ChannelGraph({g.name: g for g in kept}, {layer.name: reasons[layer.name] for layer in weighted})
 
 
 def _runs_others(net: nn.Module, example: Any, mode: Mode) -> bool:
@@ -72,22 +75,17 @@ def _runs_others(net: nn.Module, example: Any, mode: Mode) -> bool:
     return layers_run(copy.deepcopy(net), example, mode) != layers_run(copy.deepcopy(net), example, evaluation)
 
 
-def _why(layer: str, failures: dict[str, str]) -> str:
-    inside = [part for part in failures if layer.startswith(f"{part}." if part else "")]
-    if not inside:
-        return "its output channels reach the network's output, or a place where channels cannot be removed"
-    deepest = max(inside, key=len)
-    return f"torch-pruning cannot trace {deepest or 'the network'!r}: {failures[deepest]}"
+def _why(layer: str, failures: Set[str]) -> str:
+    inside = [part for part in failures if layer == part or layer.startswith(f"{part}." if part else "")]
+    return unfollowed(max(inside, key=len)) if inside else OUTPUT
 
 
-def _coupled_sets(
-    net: nn.Module, prefix: str, example: Any, failures: dict[str, str], mode: Mode
-) -> Iterator[list[Member]]:
+def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str], mode: Mode) -> Iterator[list[Member]]:
     """Members with ``index`` of shape (root channels, per channel), for each root; by parts where the whole fails."""
     try:
         graph = _dependencies(net, example, mode)
-    except Exception as error:  # torch-pruning raises anything that its index arithmetic runs into
-        failures[prefix.rstrip(".")] = f"{type(error).__name__}: {error}"
+    except Exception:  # torch-pruning raises anything that its index arithmetic runs into
+        failures.add(prefix.rstrip("."))
         inputs = _inputs_of_children(net, example, mode)
         for name, child in net.named_children():
             if name in inputs and any(isinstance(m, measure.CONV + measure.LINEAR) for m in list(child.modules())[1:]):
@@ -103,8 +101,8 @@ def _coupled_sets(
         channels = list(range(module.weight.shape[0]))
         try:
             found = graph.get_pruning_group(module, pruner.prune_out_channels, channels)
-        except Exception as error:
-            failures[f"{prefix}{name}"] = f"{type(error).__name__}: {error}"
+        except Exception:
+            failures.add(f"{prefix}{name}")
             continue
         members = [m for item in found for m in _members(item, len(channels), graph, modules, parameters, prefix)]
         seen |= {m.layer.removeprefix(prefix) for m in members if m.side == OUT and m.index.shape[0] == len(channels)}
@@ -181,11 +179,11 @@ def _members(
     order = torch.argsort(roots, stable=True)
     each = torch.arange(width).repeat_interleave(len(roots) // width)
     if not torch.equal(roots[order], each):  # a slice or a split that torch-pruning lost track of
-        return [Member(prefix + name, "irregular", torch.zeros(width, 1, dtype=torch.long))]
+        return [Member(prefix + name, RAGGED, torch.zeros(width, 1, dtype=torch.long))]
     index = positions[order].view(width, -1)
     if isinstance(target, nn.Parameter):
         rows = any(parameter is target and dim == 0 for parameter, dim in graph.unwrapped_parameters)
-        return [Member(prefix + name, OUT if rows else "irregular", index)]
+        return [Member(prefix + name, OUT if rows else RAGGED, index)]
     weighted = isinstance(target, measure.CONV + measure.LINEAR)  # whose one output is a channel all the same
     wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
     if not wide and not _mixes(target):
@@ -258,12 +256,12 @@ def _outputs(sets: list[list[Member]], weighted: set[str]) -> Iterator[tuple[Ato
 
 
 def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Member]:
-    """The members of the joined sets with one row of positions for each unit; ragged rows make a member irregular."""
+    """The members of the joined sets with one row of positions for each unit; ragged rows cannot be pruned."""
     rows: dict[tuple[str, str], list[list[int]]] = {}
     for number in sorted({s for s, _ in units[0]}):
         for member in sets[number]:
             table = rows.setdefault((member.layer, member.side), [[] for _ in units])
-            if member.side == "irregular":
+            if member.side == RAGGED:
                 continue
             for row, atoms in zip(table, units, strict=True):
                 row += [p for s, c in atoms if s == number for p in member.index[c].tolist()]
@@ -271,7 +269,7 @@ def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Membe
     for (layer, side), table in rows.items():
         table = [sorted(set(row)) for row in table]
         ragged = len({len(row) for row in table}) > 1
-        found.append(Member(layer, "irregular" if ragged else side, torch.tensor([[]] if ragged else table)))
+        found.append(Member(layer, RAGGED if ragged else side, torch.tensor([[]] if ragged else table)))
     return found
 
 
@@ -282,7 +280,7 @@ def _beyond(member: Member, profile: Profile) -> bool:
     return layer.kind in ("conv", "linear") and int(member.index.max()) >= width
 
 
-def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> ChannelGroup | None:
+def _group(members: list[Member], profile: Profile, reasons: dict[str, str], whole: bool) -> ChannelGroup | None:
     """A group, or None after its producers' reasons are noted."""
     known = {layer.name: i for i, layer in enumerate(profile)}
     foreign = [m for m in members if m.side not in (IN, OUT) or m.layer not in known]
@@ -293,7 +291,7 @@ def _group(members: list[Member], profile: Profile, reasons: dict[str, str]) -> 
     elif (beyond := next((m.layer for m in members if m.side in (IN, OUT) and _beyond(m, profile)), None)) is not None:
         reason = f"its channels reach {beyond!r} through a reshape that cannot be followed"
     elif all(m.side != IN or m.layer in producers for m in members):
-        reason = "its channels reach the output of the network, or of the part of it that could be traced"
+        reason = OUTPUT if whole else f"{OUTPUT}, or of a part of it beyond which they cannot be followed"
     elif members[0].index.shape[0] < 2:
         reason = "it has only one channel to remove"
     else:

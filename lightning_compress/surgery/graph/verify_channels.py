@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup, remove
+from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, failing_module, pads_channels
 from lightning_compress.surgery.modes import Mode, draws_numbers, evaluation, training
 from lightning_compress.surgery.tensors import tensors_in
 
@@ -97,14 +98,27 @@ class _Probe:
             remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
             with torch.no_grad():
                 expected, found = (tensors_in(self.mode(net, self.example)) for net in (masked, thin))
-        except Exception as error:  # whatever the network's own forward raises on the wrong shapes
-            return f"removing its channels breaks the forward pass{self.where} ({str(error).splitlines()[0][:120]})"
+        except Exception:  # whatever the network's own forward raises on the wrong shapes
+            return self._broken(thin)
         if len(expected) == len(found) and all(self._equal(a, b) for a, b in zip(expected, found, strict=True)):
             return None
+        if [t.shape for t in expected] != [t.shape for t in found]:
+            return f"{OUTPUT}{self.where}"
+        if self._pads():
+            return SHORTCUT
         return (
             f"removing its channels is not the same as masking them{self.where} (a reshape, shuffle or output that "
             f"depends on them)"
         )
+
+    def _broken(self, thin: nn.Module) -> str:
+        if self._pads():
+            return SHORTCUT
+        name = failing_module(thin, self.example, self.mode)
+        return breaks_in(thin.get_submodule(name), name, self.where)
+
+    def _pads(self) -> bool:
+        return pads_channels(copy.deepcopy(self.net), self.example, self.mode)
 
     def _equal(self, a: Tensor, b: Tensor) -> bool:
         scale = float(a.abs().max()) if a.numel() else 0.0
