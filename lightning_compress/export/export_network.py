@@ -12,9 +12,10 @@ from torch import nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.load import load
+from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.tflite.exporter import TFLite
 
-FORMATS: tuple[type[Exporter], ...] = (TFLite,)
+FORMATS: tuple[type[Onnx | TFLite], ...] = (Onnx, TFLite)
 
 
 def export(
@@ -59,7 +60,7 @@ def export(
     return exporter.export(source, path, example_input)
 
 
-def _format_of(path: Path) -> type[Exporter]:
+def _format_of(path: Path) -> type[Onnx | TFLite]:
     for kind in FORMATS:
         if Path(kind.file_name).suffix == path.suffix:
             return kind

@@ -1,0 +1,1 @@
+"""The ONNX format, with quantization as QuantizeLinear and DequantizeLinear nodes."""

@@ -1,0 +1,112 @@
+"""Collect the nodes and constants of an ONNX model. The only file that knows the ``onnx`` package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.export.integer.graph import UNBOUNDED, Bounds, Graph, Grid
+
+OPSET, IR_VERSION = 21, 10
+SIGNED_ZERO = 128  # all activations are uint8: kernels of sums take one type
+
+
+def onnx_package() -> Any:
+    """Return the ``onnx`` package.
+
+    Raises:
+        CompressError: it is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise CompressError(
+            'export: .onnx files need the package onnx; install it with pip install "lightning-compress[onnx]"'
+        ) from error
+    return onnx
+
+
+def zero_point(grid: Grid) -> int:
+    """Return the uint8 number that stands for level 0."""
+    return 0 if grid.low == 0 else SIGNED_ZERO
+
+
+class Builder:
+    """A model whose tensors on grids are float values between a DequantizeLinear and a QuantizeLinear node.
+
+    Attributes:
+        graph: what is written.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.onnx = onnx_package()
+        self.graph = graph
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node, and return its output."""
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """Add a constant once, and return its name."""
+        if name not in self.constants:
+            self.constants[name] = self.onnx.numpy_helper.from_array(np.array(value, order="C"), name)
+        return name
+
+    def dequantized(self, name: str, levels: np.ndarray, scale: np.ndarray) -> str:
+        """Add a weight or bias as integers with a scale per output channel, and return its float name."""
+        zeros = self.constant(f"{name}/zero", np.zeros(len(scale), levels.dtype))
+        inputs = [self.constant(f"{name}/levels", levels), self.constant(f"{name}/scale", np.float32(scale)), zeros]
+        return self.node("DequantizeLinear", inputs, name, axis=0)
+
+    def put(self, tensor: str, value: str, bounds: Bounds = UNBOUNDED) -> None:
+        """Quantize a float value where the tensor is on a grid; ``read`` gives it to the operations behind.
+
+        Args:
+            tensor: of the graph.
+            value: name of its float value.
+            bounds: of an activation function, which clips the integers: a node before them would keep ONNX Runtime
+                from using integer kernels.
+        """
+        grid = self.graph.tensors[tensor].grid
+        if grid is None:
+            self.node("Identity", [self._clipped(value, bounds)], tensor)
+            return
+        zero = zero_point(grid)
+        scale = self.constant(f"{tensor}/scale", np.float32(grid.scale))
+        point = self.constant(f"{tensor}/zero", np.uint8(zero))
+        stored = self.node("QuantizeLinear", [value, scale, point], f"{tensor}/stored")
+        limits = tuple(level + zero for level in grid.limits(bounds))
+        if limits != (0, 255):
+            ends = [self.constant(f"uint8/{level}", np.uint8(level)) for level in limits]
+            stored = self.node("Clip", [stored, *ends], f"{tensor}/clipped")
+        self.node("DequantizeLinear", [stored, scale, point], f"{tensor}/value")
+
+    def _clipped(self, value: str, bounds: Bounds) -> str:
+        if bounds == UNBOUNDED:
+            return value
+        if bounds == (0.0, None):
+            return self.node("Relu", [value], f"{value}/relu")
+        ends = [self.constant(f"float/{end:g}", np.float32(end)) for end in bounds]
+        return self.node("Clip", [value, *ends], f"{value}/clip")
+
+    def read(self, tensor: str) -> str:
+        """Return the name of a tensor's float value."""
+        return tensor if self.graph.tensors[tensor].grid is None else f"{tensor}/value"
+
+    def bytes(self) -> bytes:
+        """Return the file: input and output are float32, the batch is free."""
+        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        graph = self.graph
+        self.node("Identity", [self.read(graph.output)], "output")
+        inputs = [helper.make_tensor_value_info("x", kind, ["batch", *graph.tensors[graph.input].shape])]
+        outputs = [helper.make_tensor_value_info("output", kind, ["batch", *graph.tensors[graph.output].shape])]
+        made = helper.make_graph(self.nodes, "main", inputs, outputs, list(self.constants.values()))
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model.producer_name = "lightning-compress"
+        self.onnx.checker.check_model(model)
+        return model.SerializeToString(deterministic=True)

@@ -1,0 +1,83 @@
+"""The .onnx file: for ONNX Runtime, and for what else reads ONNX, such as OpenVINO."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.export import compared
+from lightning_compress.export.deployable import Deployable, deployable
+from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
+from lightning_compress.export.integer.emulate import emulate, to_values
+from lightning_compress.export.integer.graph import Graph
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.rounding.floating import FloatRounding
+from lightning_compress.export.onnx.session import Session
+from lightning_compress.export.onnx.write import onnx_bytes, torch_onnx_bytes
+from lightning_compress.export.whole_file import write_whole
+
+
+@dataclass(frozen=True)
+class Onnx(Exporter):
+    """Write an .onnx file (opset 21) with float32 inputs and outputs and a free batch.
+
+    Weights of any width are stored as int8, biases as int32. A network without integer kernels, or with an operation
+    that has none here, is written in floating point, and the report says so.
+
+    Args:
+        calibration: batches from which all missing grids are set; None leaves a float network in floating point.
+    """
+
+    file_name: ClassVar[str] = "model.onnx"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript")
+
+    calibration: Iterable[Any] | None = None
+
+    def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
+        """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`.
+
+        Without onnxruntime the report has no parity.
+        """
+        path, x = Path(path), compared.first_samples(example)
+        compared.check_accepts(module, x)
+        found = deployable(module, x, self.calibration)
+        content = torch_onnx_bytes(found.reference, x) if found.graph is None else onnx_bytes(found.graph)
+        report = ExportReport(path, len(content), notes=found.notes)
+        if find_spec("onnxruntime") is not None:
+            report = self._compared(report, found, content, x)
+        write_whole(path, content)
+        return report
+
+    def _compared(self, report: ExportReport, found: Deployable, content: bytes, x: Tensor) -> ExportReport:
+        session, expected = Session(content), compared.outputs_of(found.reference, x)
+        outputs = session.run(x)
+        integer = found.graph is not None and found.graph.integer
+        if integer and session.floating:
+            raise CompressError(
+                f"export: {session.version} runs {len(session.floating)} layers in floating point that were to run in "
+                f"integers: {list(session.floating)}; this is a fault of the file, please report it"
+            )
+        floating = tuple(op.module for op in found.graph.weighted) if found.graph and not integer else session.floating
+        deployed = Deployed(
+            session.version, compared.machine(), len(gzip.compress(content, mtime=0)), session.integer,
+            floating, _off(found.graph, x, outputs) if integer else None, compared.slope(expected, outputs),
+            session.milliseconds(x[:1]), found.graph.peak_bytes() if found.graph else None,
+        )  # fmt: skip
+        return ExportReport(report.path, report.bytes, compared.parity(expected, outputs), report.notes, deployed)
+
+
+def _off(graph: Graph, x: Tensor, outputs: Tensor) -> float | None:
+    """Return the share of output values that are more than a rounding error from the emulation."""
+    grid = graph.tensors[graph.output].grid
+    try:
+        emulated = to_values(emulate(graph, x, FloatRounding()), grid)
+    except NoIntegerFormError:
+        return None
+    return float(((outputs - emulated).abs() > grid.scale / 2).float().mean())

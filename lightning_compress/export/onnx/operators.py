@@ -1,0 +1,142 @@
+"""Each operation of the graph as ONNX nodes."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+
+from lightning_compress.export.integer.graph import (
+    UNBOUNDED,
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    Conv,
+    HardSwish,
+    Linear,
+    MaxPool,
+    Multiply,
+    Operation,
+    Pad,
+    Requantize,
+    Reshape,
+    Sigmoid,
+    Weighted,
+)
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.onnx.builder import Builder
+
+
+def write(operation: Operation, b: Builder) -> None:
+    """Add the nodes of one operation, and quantize its output where that is on a grid."""
+    b.put(operation.output, add(operation, b), getattr(operation, "bounds", UNBOUNDED))
+
+
+@singledispatch
+def add(operation: Operation, b: Builder) -> str:
+    """Add the nodes of one operation; return the name of its float output."""
+    raise NoIntegerFormError(
+        f"export: {type(operation).__name__} of module {operation.module!r} has no form in .onnx files"
+    )
+
+
+def _simple(operation: Operation, b: Builder, kind: str, **attributes: object) -> str:
+    return b.node(kind, [b.read(name) for name in operation.inputs], f"{operation.output}/float", **attributes)
+
+
+def _weights(operation: Weighted, b: Builder) -> list[str]:
+    name = operation.output
+    if operation.scale is None:
+        return [b.constant(f"{name}/weight", operation.weight), b.constant(f"{name}/bias", operation.bias)]
+    unit = np.float32(b.graph.tensors[operation.inputs[0]].grid.scale) * operation.scale
+    return [
+        b.dequantized(f"{name}/weight", operation.weight, operation.scale),
+        b.dequantized(f"{name}/bias", operation.bias, unit),
+    ]
+
+
+def _sides(padding: tuple[int, int, int, int]) -> list[int]:
+    top, bottom, left, right = padding
+    return [top, left, bottom, right]
+
+
+@add.register
+def _(operation: Conv, b: Builder) -> str:
+    inputs = [b.read(operation.inputs[0]), *_weights(operation, b)]
+    return b.node(
+        "Conv", inputs, f"{operation.output}/float", kernel_shape=list(operation.weight.shape[2:]),
+        strides=list(operation.stride), pads=_sides(operation.padding), dilations=list(operation.dilation),
+        group=operation.groups,
+    )  # fmt: skip
+
+
+@add.register
+def _(operation: Linear, b: Builder) -> str:
+    inputs = [b.read(operation.inputs[0]), *_weights(operation, b)]
+    return b.node("Gemm", inputs, f"{operation.output}/float", transB=1)
+
+
+@add.register
+def _(operation: Add, b: Builder) -> str:
+    return _simple(operation, b, "Add")
+
+
+@add.register
+def _(operation: Multiply, b: Builder) -> str:
+    return _simple(operation, b, "Mul")
+
+
+@add.register
+def _(operation: Sigmoid, b: Builder) -> str:
+    return _simple(operation, b, "Sigmoid")
+
+
+@add.register
+def _(operation: HardSwish, b: Builder) -> str:
+    return _simple(operation, b, "HardSwish")
+
+
+@add.register
+def _(operation: Concat, b: Builder) -> str:
+    return _simple(operation, b, "Concat", axis=1)
+
+
+@add.register
+def _(operation: Requantize, b: Builder) -> str:
+    return b.read(operation.inputs[0])
+
+
+@add.register
+def _(operation: Clip, b: Builder) -> str:
+    return b.read(operation.inputs[0])
+
+
+@add.register
+def _(operation: Reshape, b: Builder) -> str:
+    if len(b.graph.tensors[operation.output].shape) == 1:
+        return _simple(operation, b, "Flatten", axis=1)
+    shape = b.constant(f"{operation.output}/shape", np.int64([0, *b.graph.tensors[operation.output].shape]))
+    return b.node("Reshape", [b.read(operation.inputs[0]), shape], f"{operation.output}/float")
+
+
+@add.register
+def _(operation: AveragePool, b: Builder) -> str:
+    if operation.kernel == b.graph.tensors[operation.inputs[0]].shape[1:]:
+        return _simple(operation, b, "GlobalAveragePool")
+    return _simple(operation, b, "AveragePool", kernel_shape=list(operation.kernel), strides=list(operation.stride))
+
+
+@add.register
+def _(operation: MaxPool, b: Builder) -> str:
+    return _simple(
+        operation, b, "MaxPool", kernel_shape=list(operation.kernel), strides=list(operation.stride),
+        pads=_sides(operation.padding),
+    )  # fmt: skip
+
+
+@add.register
+def _(operation: Pad, b: Builder) -> str:
+    top, bottom, left, right = operation.padding
+    pads = b.constant(f"{operation.output}/pads", np.int64([0, 0, top, left, 0, 0, bottom, right]))
+    return b.node("Pad", [b.read(operation.inputs[0]), pads], f"{operation.output}/float")

@@ -1,0 +1,84 @@
+"""Run .onnx files in ONNX Runtime, and see which kernels it chose."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from time import thread_time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.export.onnx.builder import onnx_package
+
+INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+ERRORS_ONLY = 3
+
+
+class Session:
+    """A file in ONNX Runtime on one thread.
+
+    Attributes:
+        kernels: how many nodes of each type the optimized graph has.
+        version: of the runtime.
+
+    Raises:
+        CompressError: onnxruntime is not installed, or refuses the file.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise CompressError(
+                'export: running .onnx files needs onnxruntime; pip install "lightning-compress[onnx]"'
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = ERRORS_ONLY
+        self.version = f"ONNX Runtime {onnxruntime.__version__}"
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            options.optimized_model_filepath = str(optimized)
+            try:
+                self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            except Exception as error:
+                raise CompressError(f"export: {self.version} refuses the file: {str(error).splitlines()[0]}") from error
+            model = onnx_package().load(optimized)
+        self.kernels: Counter[str] = Counter(node.op_type for node in model.graph.node)
+        self.names: dict[str, list[str]] = {kind: [] for kind in FLOATING}
+        for node in model.graph.node:
+            if node.op_type in FLOATING:
+                self.names[node.op_type].append(node.output[0].partition("/")[0])
+
+    @property
+    def integer(self) -> int:
+        """Number of convolutions and matrix products in integers."""
+        return sum(self.kernels[kind] for kind in INTEGER)
+
+    @property
+    def floating(self) -> tuple[str, ...]:
+        """Names of the convolutions and matrix products in floating point."""
+        return tuple(name for names in self.names.values() for name in names)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
+        (y,) = self.session.run(None, self._feed(x))
+        return torch.from_numpy(y)
+
+    def milliseconds(self, x: Tensor, runs: int = 200) -> float:
+        """Return the least CPU time of a run."""
+        feed, times = self._feed(x), []
+        for _ in range(runs):
+            began = thread_time()
+            self.session.run(None, feed)
+            times.append(thread_time() - began)
+        return 1e3 * min(times)
+
+    def _feed(self, x: Tensor) -> dict[str, Any]:
+        return {self.session.get_inputs()[0].name: np.ascontiguousarray(x.numpy())}

@@ -1,0 +1,115 @@
+"""Whole networks as .onnx files: kernels that ONNX Runtime chooses, parity, sizes, and networks in floating point."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lightning_compress.callbacks.low_rank import LowRank
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.export.integer.completion import complete
+from lightning_compress.export.integer.emulate import emulate, to_values
+from lightning_compress.export.integer.graph import Add, Conv, Graph, Grid
+from lightning_compress.export.integer.graph import Tensor as GraphTensor
+from lightning_compress.export.integer.rounding.floating import FloatRounding
+from lightning_compress.export.onnx.exporter import Onnx
+from lightning_compress.export.onnx.session import Session
+from lightning_compress.export.onnx.write import onnx_bytes
+from lightning_compress.quantization.placements.tensors import Tensors
+from lightning_compress.quantization.quantizers.dorefa import DoReFa
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.surgery import measure
+from lightning_compress.testing.toys import SIZE, ToyNet
+from lightning_compress.vision.models.resnet_cifar import resnet8
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the runtime is not installed")
+
+
+def images(count: int = 32, size: int = 16) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def quantized(weight_bits: int, act_bits: int = 8, make=LSQ) -> nn.Module:
+    """A ResNet-8 with batch norms of both signs, quantized on tensors and calibrated."""
+    torch.manual_seed(0)
+    net = resnet8()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data = torch.randn_like(module.weight)
+    for _ in range(3):
+        net.train()(images())
+    plan = {layer.name: {"weight_bits": weight_bits, "act_bits": act_bits}
+            for layer in measure.measure(net, images(2)).weighted}  # fmt: skip
+    callback = QuantizationAwareTraining(plan, weight_quantizer=make, placement=Tensors())
+    callback.apply(net.eval(), images(2))
+    net(images())
+    return net
+
+
+@pytest.mark.parametrize(("weight_bits", "act_bits"), [(8, 8), (4, 8), (2, 8), (1, 8), (5, 6), (4, 4)])
+def test_every_layer_and_sum_runs_in_integers_at_any_width(weight_bits, act_bits, tmp_path):
+    report = Onnx().export(quantized(weight_bits, act_bits), tmp_path / "net.onnx", images())
+    kernels = Session((tmp_path / "net.onnx").read_bytes()).kernels
+    assert kernels["QLinearConv"] == 9
+    assert kernels["QLinearAdd"] == 3
+    assert kernels["Conv"] + kernels["FusedConv"] + kernels["Add"] == 0
+    assert kernels["Transpose"] <= 2
+    assert report.deployed.values_off < 0.005  # sums on ties
+    assert report.deployed.slope == pytest.approx(1, abs=0.02)
+    weights = sum(layer.weights for layer in measure.measure(resnet8(), images(2)).weighted)
+    assert report.bytes <= 1.1 * weights + 30_000
+
+
+def test_half_step_grids_go_out_doubled_and_eight_bits_of_them_in_floating_point(tmp_path):
+    report = Onnx().export(quantized(7, make=DoReFa), tmp_path / "net.onnx", images())
+    assert report.deployed.float_kernels == ()
+    report = Onnx().export(quantized(8, make=DoReFa), tmp_path / "net.onnx", images())
+    assert report.deployed.integer_kernels == 0
+    assert "levels up to 255 of half a step" in report.notes[0]
+
+
+def test_the_batch_is_free(tmp_path):
+    net = complete(resnet8().eval(), [images()])
+    Onnx().export(net, tmp_path / "net.onnx", images())
+    session = Session((tmp_path / "net.onnx").read_bytes())
+    whole = session.run(images())
+    assert torch.equal(torch.cat([session.run(x) for x in images().split(7)]), whole)
+
+
+@pytest.mark.parametrize("change", [
+    lambda net, x: LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(net, x),
+    lambda net, x: WeightPruning({"conv1": {"density": 0.25}}).apply(net, x),
+    lambda net, x: setattr(net, "pool", nn.Sequential(nn.GELU(), net.pool)),
+], ids=["low rank", "masked", "without a graph"])  # fmt: skip
+def test_networks_in_floating_point_agree_with_torch(change, tmp_path):
+    torch.manual_seed(0)
+    net, x = ToyNet().eval(), torch.randn(8, 1, SIZE, SIZE)
+    change(net, x)
+    report = Onnx().export(net, tmp_path / "net.onnx", x)
+    assert report.parity.max_error < 1e-5
+    assert report.deployed.integer_kernels == 0
+
+
+@given(st.tuples(*[st.floats(-3, -0.3)] * 3), st.tuples(*[st.booleans()] * 3), st.integers(0, 99))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_kernels_differ_from_the_emulation_by_single_steps_on_ties_alone(exponents, signed, seed):
+    rng = np.random.default_rng(seed)
+    scales = [float(np.float32(10**e)) for e in exponents]
+    first, second, last = (Grid(x, -128, 127) if s else Grid(x, 0, 255) for x, s in zip(scales, signed, strict=True))
+    weight = rng.integers(-127, 128, (4, 4, 3, 3)).astype(np.int8)
+    scale = np.full(4, second.scale / first.scale / 200, np.float32)
+    conv = Conv("conv", ("x",), "b", weight, scale, np.zeros(4, np.int32), 8, padding=(1, 1, 1, 1))
+    tensors = {"x": first, "b": second, "y": last}
+    shapes = {name: GraphTensor(name, (4, 6, 6), grid) for name, grid in tensors.items()}
+    graph = Graph("x", "y", shapes, [conv, Add("add", ("b", "x"), "y")])
+    x = torch.from_numpy(rng.integers(first.low, first.high + 1, (3, 4, 6, 6)))
+    found = Session(onnx_bytes(graph)).run(to_values(x, first))
+    steps = (found / last.scale).round().long() - emulate(graph, x, FloatRounding())
+    assert steps.abs().max() <= 1
+    assert (steps != 0).float().mean() < 0.02
