@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_plan_is_refused_by_name(tmp_path):
     fitted("quantize", 1, tmp_path)
     module = fresh()
     other = Plan({layer: {**knobs, "weight_bits": 5} for layer, knobs in quant_plan(module).layers.items()})
-    with pytest.raises(CompressError, match=r"QuantizationAwareTraining was saved with .*'weight_bits': 3"):
+    with pytest.raises(CompressError, match=r"quantization was saved with .*'weight_bits': 3"):
         trainer(2, [QuantizationAwareTraining(other)]).fit(module, *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
 
 

@@ -56,7 +56,7 @@ class Watch(QuantizationAwareTraining):
         self.seen.append((frozen, raw_weight(layer).detach().clone(), layer.weight.detach().clone()))
 
 
-Watch.__name__ = "QuantizationAwareTraining"  # under which its plan is recorded
+Watch.kind = "quantization"  # under which its plan is recorded
 
 
 def fit(callbacks, epochs=6, folder=None, ckpt=None, module=None):
@@ -125,7 +125,7 @@ def test_a_file_of_weights_that_wait_for_their_codes_is_refused(tmp_path):
             self.seen.append(True)
             trainer.should_stop = True
 
-    Save.__name__ = "QuantizationAwareTraining"
+    Save.kind = "quantization"
     seen: list = []
     module = fit([METHODS["cubic"](), Save(seen)], 1)
     assert seen

@@ -43,10 +43,10 @@ def test_foreign_missing_and_newer_files_are_told_apart(tmp_path, small):
     with pytest.raises(PackedFileError, match=r"not written by lightning_compress\.save"):
         lc.load(tmp_path / "foreign", ToyNet())
     tensors, contents = container.read(small)
-    original, container.FORMAT = container.FORMAT, "3"
+    original, container.FORMAT = container.FORMAT, "99"
     container.write(tmp_path / "newer", tensors, contents)
     container.FORMAT = original
-    with pytest.raises(PackedFileError, match="has format 3, and this version reads 2; use the version"):
+    with pytest.raises(PackedFileError, match=r"has format 99, and this version reads \d+; use the version"):
         lc.load(tmp_path / "newer", ToyNet())
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_written_leaves_the_old_file(small, monkeypatch, tmp_path
 def test_a_file_names_no_code_to_run(small, tmp_path):
     tensors, contents = container.read(small)
     evil = copy.deepcopy(contents)
-    evil["kinds"][0] = {"class": "os.system", "command": "true"}
+    evil["kinds"][0] = {"kind": "os.system", "command": "true"}
     container.write(tmp_path / "evil", tensors, evil)
-    with pytest.raises(CompressError, match=r"transform 'os\.system', which is not known"):
+    with pytest.raises(CompressError, match=r"transform 'os\.system' is not known"):
         lc.load(tmp_path / "evil", ToyNet())

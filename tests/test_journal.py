@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lightning_compress.core.errors import CompressError, TrialFailedError
-from lightning_compress.core.fingerprint import difference
+from lightning_compress.core.settings import difference
 from lightning_compress.search.journal import Entry, Journal, read
 from lightning_compress.search.loop import search
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
@@ -154,7 +154,8 @@ def damaged(path, statement):
     ("UPDATE trials SET score = '[1]' WHERE number = 1", "TypeError"),
     ("UPDATE trials SET score = NULL WHERE number = 1", "neither"),
     ("UPDATE trials SET failure = 'why' WHERE number = 1", "both a score and a failure"),
-    ("UPDATE trials SET score = '{\"metrics\": {\"a\": NaN}, \"costs\": {}}' WHERE number = 1", "not finite"),
+    ("UPDATE trials SET score = '{\"metrics\": {\"a\": NaN}, \"costs\": {}, \"before\": {}}' "
+     "WHERE number = 1", "not finite"),
     ("UPDATE trials SET indices = '7' WHERE number = 1", "TypeError"),
     ("UPDATE trials SET indices = '[0.5]' WHERE number = 1", "of another type"),
     ("UPDATE trials SET seconds = 'long' WHERE number = 1", "TypeError"),
@@ -178,7 +179,7 @@ def test_a_damaged_row_is_named_and_its_remedy_works(statement, what, tmp_path):
     "UPDATE meta SET value = '{' WHERE key = 'fingerprint'",
     "UPDATE meta SET value = '7' WHERE key = 'fingerprint'",
     "UPDATE meta SET value = '{\"seed\": 7}' WHERE key = 'fingerprint'",
-    "DELETE FROM meta",
+    "DELETE FROM meta WHERE key = 'fingerprint'",
 ])  # fmt: skip
 def test_a_damaged_fingerprint_is_named(statement, tmp_path):
     run(tmp_path / "j", 2)

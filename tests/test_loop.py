@@ -31,7 +31,7 @@ PROBLEM = problems.bits(layers=4)
 OBJECTIVE = AccuracyUnderBudget()
 
 
-class Backwards(Executor):
+class LastFirst(Executor):
     """The last plan first: workers may finish in any order."""
 
     def __init__(self, evaluate):
@@ -46,7 +46,7 @@ class Backwards(Executor):
         return [(number, outcome_of(self.evaluate, plan))]
 
 
-class Comparing(Backwards):
+class Comparing(LastFirst):
     """Wants to see whole batches."""
 
     compares = True
@@ -103,7 +103,7 @@ def rows(path):
 
 
 def test_trials_are_asked_as_soon_as_there_is_room_and_told_in_order(tmp_path):
-    _, diary = run(tmp_path / "j", Diary, 5, executor=Backwards, in_flight=3)
+    _, diary = run(tmp_path / "j", Diary, 5, executor=LastFirst, in_flight=3)
     expected = ["ask 0", "ask 1", "ask 2", "tell 0", "ask 3", "tell 1", "ask 4", "tell 2", "tell 3", "tell 4"]
     assert diary.events == expected
 
@@ -130,7 +130,7 @@ def test_workers_hardly_wait_with_twice_as_many_in_flight(workers, tmp_path):
 @pytest.mark.parametrize("cls", [DDPG, Random])
 def test_the_order_in_which_workers_finish_changes_nothing(cls, tmp_path):
     best, _ = run(tmp_path / "forwards", cls, 30, in_flight=4)
-    assert run(tmp_path / "backwards", cls, 30, executor=Backwards, in_flight=4)[0] == best
+    assert run(tmp_path / "backwards", cls, 30, executor=LastFirst, in_flight=4)[0] == best
     assert rows(tmp_path / "backwards") == rows(tmp_path / "forwards")
 
 
@@ -149,7 +149,7 @@ def test_a_search_in_parts_equals_one_in_whole(first, tmp_path):
 
 def test_trials_in_flight_that_make_the_same_network_are_scored_once(tmp_path):
     evaluate = Watched(tmp_path, PROBLEM)
-    run(tmp_path / "j", Diary, 12, evaluate, executor=Backwards, in_flight=6)  # five different points: 0 and 5 are one
+    run(tmp_path / "j", Diary, 12, evaluate, executor=LastFirst, in_flight=6)  # five different points: 0 and 5 are one
     assert len(evaluate.evaluations()) == 5
     entries = read(tmp_path / "j")
     assert [e.number for e in entries if e.seconds == 0.0] == list(range(5, 12))
@@ -202,7 +202,7 @@ def test_loggers_hear_of_new_trials_in_order(tmp_path):
 
     logger = Logger()
     run(tmp_path / "j", Diary, 4, in_flight=4)
-    run(tmp_path / "j", Diary, 10, loggers=[logger], executor=Backwards, in_flight=4)
+    run(tmp_path / "j", Diary, 10, loggers=[logger], executor=LastFirst, in_flight=4)
     assert logger.saved == [4, 5, 6, 7, 8, 9]
 
 

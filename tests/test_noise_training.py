@@ -104,7 +104,7 @@ def test_a_threshold_drops_the_channels_that_the_noise_has_drowned(kept):
     weight = net.conv1.weight.detach().clone()
     callback = ChannelPruning({"conv1": {"channels": kept}}, SignalToNoise(threshold=1.0))
     callback.apply(net, EXAMPLE)
-    assert structure_of(net).applied["ChannelPruning"] == lc.Plan({"conv1": {"channels": min(kept, 0.5)}})
+    assert structure_of(net).applied["channel_pruning"] == lc.Plan({"conv1": {"channels": min(kept, 0.5)}})
     assert torch.equal(net.conv1.weight, weight[::2][: round(16 * min(kept, 0.5))])
     callback.apply(net, EXAMPLE)  # again, now that the noise is gone
     assert len(net.conv1.weight) == round(16 * min(kept, 0.5))

@@ -49,7 +49,7 @@ def test_a_recipe_of_several_stages_is_applied_stage_by_stage(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     record = applied(tmp_path / "recipe.yaml")
     assert record.plan == plan
-    assert record.applied.keys() == {"LayerRemoval", "ChannelPruning"}
+    assert record.applied.keys() == {"layer_removal", "channel_pruning"}
 
 
 def test_there_is_a_recipe():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 
 import lightning_compress.conf
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.least_error import least_error
+from lightning_compress.search.budget_repair import spend
 from lightning_compress.search.objectives.n2n_reward import N2NReward
 from lightning_compress.search.objectives.objective import AccuracyLogCost, AccuracyUnderBudget
 from lightning_compress.search.rl.replay import BaselineReplay
@@ -74,7 +77,7 @@ def test_ddpg_stores_the_actions_that_were_carried_out():
     for number in range(10):
         trial = searcher.ask()
         actions = searcher._open[number].actions
-        units = [searcher.course.unit(float(a)) for a in actions]
+        units = [searcher.course.unit(i, float(a)) for i, a in enumerate(actions)]
         assert tuple(c.index(u) for c, u in zip(problem.problem.space.choices, units, strict=True)) == trial.indices
         searcher.tell(trial, problem(trial.plan))
         stored = (searcher.agent.replay_buffer.actions[6 * number : 6 * number + 6, 0, 0] + 1) / 2
@@ -161,3 +164,28 @@ def test_an_agent_that_diverges_is_named_with_the_remedy():
     searcher = DDPG(problem.problem, 0, OBJECTIVE, learning_rate=1e30, warmup=2)
     with pytest.raises(CompressError, match=r"DDPG: its policy diverged .* lower its learning_rate or tau"):
         told(searcher, problem, 40)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.stem not in ("random", "uniform")], ids=lambda f: f.stem)
+def test_a_search_starts_at_the_prior(file):
+    problem = problems.bits(layers=6)
+    wanted = problem.problem.budget.project((0, 6, 0, 6, 0, 6))
+    prior = spend(problem.problem.budget, wanted, np.random.default_rng(0))
+    make = instantiate(OmegaConf.load(file))
+    first = make(problem=replace(problem.problem, prior=prior), seed=0, objective=OBJECTIVE).ask()
+    assert first.indices == prior
+
+
+def test_a_search_from_a_good_prior_ends_above_one_without():
+    gains = []
+    for seed in range(3):
+        problem = problems.channels(layers=8, seed=seed)
+        space, budget = problem.problem.space, problem.problem.budget
+        errors = [[s * (1 - v) ** 2 for v in c.values] for c, s in zip(space.choices, problem.sensitivity, strict=True)]
+        informed = replace(problem.problem, prior=least_error(errors, budget))
+        best = []
+        for given in (informed, problem.problem):
+            searcher = DDPG(given, 0, OBJECTIVE)
+            best.append(max(problem(space.plan(point)).metrics["val_acc"] for point in told(searcher, problem, 12)))
+        gains.append(best[0] - best[1])
+    assert min(gains) > 0

@@ -95,7 +95,7 @@ def test_what_was_found_is_written_for_runs_side_by_side(finished):
     assert json.loads((folder / "search.json").read_text())["found"] == found
 
 
-class Euros(MACs):
+class ThousandMACs(MACs):
     """A cost of a user's."""
 
     name = "euros"
@@ -106,7 +106,7 @@ class Euros(MACs):
 
 def test_scores_have_the_costs_of_budget_and_objective_and_no_others(tmp_path):
     run, asked = run_in(tmp_path), stage(3)
-    asked.cost, asked.objective = Euros(), AccuracyLogCost(cost="parameters")
+    asked.cost, asked.objective = ThousandMACs(), AccuracyLogCost(cost="parameters")
     asked.run("prune", run.dense, run)
     folder = tmp_path / "prune"
     entries = [*read(folder / journal_name()), *read(folder / journal_name("random"))]
@@ -215,8 +215,8 @@ def searched(folder: Path, data: ToyData | None = None, **settings) -> PlainModu
 @pytest.mark.parametrize(
     ("settings", "others", "words"),
     [
-        ({}, {"criterion": RandomCriterion()}, r"callbacks.ChannelPruning.criterion.class was '.*L1',"),
-        ({"finetune_steps": 1}, {"distillation": KnowledgeDistillation}, "distillation was None, now it is {'class'"),
+        ({}, {"criterion": RandomCriterion()}, "callbacks.channel_pruning.criterion.kind was 'l1',"),
+        ({"finetune_steps": 1}, {"distillation": KnowledgeDistillation}, "distillation was None, now it is {'kind'"),
         ({"finetune_steps": 1}, {"attributes": ATTRIBUTES}, "prepare_data_per_node was not set, now it is False"),
         ({}, {"data": OtherData()}, "validation_data was"),
     ],

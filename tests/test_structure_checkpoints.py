@@ -71,7 +71,7 @@ def test_a_checkpoint_of_other_ranks_is_refused(tmp_path):
     train(CASES["low rank"][0], 1, tmp_path)
     module = MixedModule()
     LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(network(module), torch.zeros(2, 1, 8, 8))
-    with pytest.raises(CompressError, match=r"LowRank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
+    with pytest.raises(CompressError, match=r"low_rank was saved with .*'rank_in': 0.5, 'rank_out': 0.25"):
         load_checkpoint(module, tmp_path / "a.ckpt")
 
 

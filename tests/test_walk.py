@@ -22,8 +22,8 @@ def test_the_middle_action_is_the_uniform_plan_on_a_grid_of_any_size(count, shar
     least, most = (PROBLEM.budget.cost(space.plan(point)) for point in (space.smallest, space.largest))
     budget = Budget(PROBLEM.budget.cost, max(least, share * most), space)
     course = Course(replace(PROBLEM, budget=budget))
-    assert tuple(choice.index(course.unit(0.5)) for choice in space.choices) == budget.at_level(budget.level())
-    assert 0 < course.level < 1
+    assert tuple(c.index(course.unit(i, 0.5)) for i, c in enumerate(space.choices)) == budget.at_level(budget.level())
+    assert all(0 < level < 1 for level in course.levels)
 
 
 @pytest.mark.parametrize("index", [0, 9])
@@ -31,4 +31,13 @@ def test_each_action_has_an_inverse_even_where_the_uniform_plan_is_at_an_end(ind
     limit = PROBLEM.budget.cost(PROBLEM.space.plan((index,) * 3))
     course = Course(replace(PROBLEM, budget=replace(PROBLEM.budget, limit=limit)))
     for action in (0.0, 0.25, 0.5, 0.75, 1.0):
-        assert course.action(course.unit(action)) == pytest.approx(action)
+        assert course.action(1, course.unit(1, action)) == pytest.approx(action)
+
+
+def test_the_middle_action_is_the_prior_where_there_is_one():
+    prior = tuple(range(3))
+    course = Course(replace(PROBLEM, prior=prior))
+    assert tuple(c.index(course.unit(i, 0.5)) for i, c in enumerate(PROBLEM.space.choices)) == prior
+    for i in range(3):
+        for action in (0.0, 0.25, 0.5, 0.75, 1.0):
+            assert course.action(i, course.unit(i, action)) == pytest.approx(action)

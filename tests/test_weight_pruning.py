@@ -242,7 +242,7 @@ def test_a_second_training_revives_nothing(file, packed, tmp_path):
         def on_train_batch_end(self, trainer, pl_module, *_):
             seen.append(mask_of(pl_module.model.conv1).clone())
 
-    Watch.__name__ = "WeightPruning"  # under which the first training is recorded
+    Watch.kind = "weight_pruning"  # under which the first training is recorded
     plan = {"conv1": {"density": 0.25}}
     callback = Watch(plan, schedule=instantiate(OmegaConf.load(file)), every=1)
     module, _ = train(callback, 2)
@@ -264,7 +264,7 @@ def test_a_training_after_an_interrupted_one_goes_on_with_what_is_left():
             if len(seen) == 6:
                 raise RuntimeError("stop")
 
-    Interrupted.__name__ = "WeightPruning"
+    Interrupted.kind = "weight_pruning"
     callback = Interrupted({"conv1": {"density": 0.2}}, schedule=Cubic(0, 1.0), every=1)
     seed_everything(1, verbose=False)
     module = PlainModule()

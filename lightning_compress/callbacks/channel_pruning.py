@@ -60,6 +60,7 @@ class ChannelPruning(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    kind: ClassVar[str] = "channel_pruning"
     order: ClassVar[int] = 20
     knobs: ClassVar[frozenset[str]] = frozenset({"channels"})
 

@@ -38,6 +38,7 @@ class KnowledgeDistillation(DistillationCallback):
             shapes, as with a teacher of other classes, or as for :class:`DistillationCallback`.
     """
 
+    kind: ClassVar[str] = "distillation"
     order: ClassVar[int] = 10
     term_name: ClassVar[str] = "distillation"
 

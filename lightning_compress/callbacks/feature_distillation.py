@@ -46,6 +46,7 @@ class FeatureDistillation(DistillationCallback):
             range, or as for :class:`DistillationCallback`.
     """
 
+    kind: ClassVar[str] = "feature_distillation"
     order: ClassVar[int] = 20
     term_name: ClassVar[str] = "feature_distillation"
 

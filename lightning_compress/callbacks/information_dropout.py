@@ -31,6 +31,7 @@ class InformationDropout(LearnedNoise):
     Arguments as for :class:`LearnedNoise`.
     """
 
+    kind: ClassVar[str] = "information_dropout"
     name: ClassVar[str] = "InformationDropout"
     order: ClassVar[int] = 23
     knobs: ClassVar[frozenset[str]] = frozenset({"information"})

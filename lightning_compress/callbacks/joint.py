@@ -68,6 +68,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    kind: ClassVar[str] = "joint"
     name: ClassVar[str] = "joint"
     refusal: ClassVar[str] = "is no Conv or Linear"
     order: ClassVar[int] = 28
@@ -183,7 +184,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     def _layers(self, net: nn.Module) -> dict[str, tuple[JointCodebook, nn.Parameter]]:
         """Layer -> its state, and its raw weight."""
         found = {}
-        for name in structure_of(net).applied[type(self).__name__].layers:
+        for name in structure_of(net).applied[self.kind].layers:
             layer = net.get_submodule(name)
             state = next(t for t in weight_transforms(layer) if isinstance(t, JointCodebook))
             found[name] = (state, raw_weight(layer))

@@ -45,6 +45,7 @@ class LayerRemoval(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches nothing that could be removed.
     """
 
+    kind: ClassVar[str] = "layer_removal"
     order: ClassVar[int] = 10
     knobs: ClassVar[frozenset[str]] = frozenset({"keep"})
 

@@ -28,6 +28,7 @@ class LogNormalDropout(LearnedNoise):
     Arguments as for :class:`LearnedNoise`.
     """
 
+    kind: ClassVar[str] = "log_normal_dropout"
     name: ClassVar[str] = "LogNormalDropout"
     refusal: ClassVar[str] = (
         "cannot have this noise: it is no Conv or Linear, does not run, is the last layer, or a batch norm with "

@@ -59,6 +59,7 @@ class LowRank(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    kind: ClassVar[str] = "low_rank"
     order: ClassVar[int] = 21
     knobs: ClassVar[frozenset[str]] = frozenset({"rank_in", "rank_out"})
 

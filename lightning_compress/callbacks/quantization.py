@@ -75,6 +75,7 @@ class QuantizationAwareTraining(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    kind: ClassVar[str] = "quantization"
     order: ClassVar[int] = 30
     knobs: ClassVar[frozenset[str]] = frozenset({"weight_bits", "act_bits"})
 
@@ -201,7 +202,7 @@ class QuantizationAwareTraining(CompressionCallback):
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
         """The layers whose weight has a codebook of this callback."""
-        layers = [net.get_submodule(n) for n in structure_of(net).applied[type(self).__name__].knob("weight_bits")]
+        layers = [net.get_submodule(n) for n in structure_of(net).applied[self.kind].knob("weight_bits")]
         return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:

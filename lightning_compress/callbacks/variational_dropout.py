@@ -43,6 +43,7 @@ class VariationalDropout(LearnedNoise):
         CompressError: see :class:`LearnedNoise`; a pattern that fixes how many weights stay.
     """
 
+    kind: ClassVar[str] = "variational_dropout"
     name: ClassVar[str] = "VariationalDropout"
     order: ClassVar[int] = 26
     knobs: ClassVar[frozenset[str]] = frozenset({"variational"})

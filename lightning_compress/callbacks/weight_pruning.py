@@ -58,6 +58,7 @@ class WeightPruning(CompressionCallback):
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
+    kind: ClassVar[str] = "weight_pruning"
     order: ClassVar[int] = 25
     knobs: ClassVar[frozenset[str]] = frozenset({"density"})
 
@@ -145,7 +146,7 @@ class WeightPruning(CompressionCallback):
     @torch.no_grad()
     def _prune(self, net: nn.Module, share: float) -> None:
         record = structure_of(net)
-        for name, density in record.applied[type(self).__name__].knob("density").items():
+        for name, density in record.applied[self.kind].knob("density").items():
             module, layer = net.get_submodule(name), record.profile[name]
             (mask,) = (t for t in weight_transforms(module) if isinstance(t, Mask))
             if mask.settled:  # by an earlier training

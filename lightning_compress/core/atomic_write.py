@@ -16,7 +16,7 @@ _numbers = count()
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place in the end; after an error ``path`` is as it was.
+    """Yield a temporary path that replaces ``path`` at the end; after an error ``path`` is as it was.
 
     Several processes and threads may write the same file at a time; the last to end wins. What killed ones of this
     machine left of the same file is deleted.
@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_stale_parts(folder: Path) -> None:
-    """Delete what killed processes of this machine left half written in a folder and in all below it."""
+    """Delete half-written files of killed processes of this machine in a folder and below it."""
     _remove_stale(folder.rglob(f".*{SUFFIX}"))
 
 

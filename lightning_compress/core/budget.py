@@ -42,7 +42,7 @@ class Budget:
             )
 
     def level(self) -> float:
-        """The largest u in [0, 1] at which the plan that puts every choice at ``Choice.index(u)`` meets the budget."""
+        """Return the largest u in [0, 1] at which the plan of ``Choice.index(u)`` everywhere meets the budget."""
         levels = sorted({i / len(c.values) for c in self.space.choices for i in range(len(c.values))})
         low, high = 0, len(levels)
         while high - low > 1:
@@ -52,16 +52,16 @@ class Budget:
         return levels[low] if levels else 1.0
 
     def at_level(self, unit: float) -> tuple[int, ...]:
-        """Every choice at the same level."""
+        """Return every choice at the same level."""
         # The lower edge of a bin belongs to it; the small step keeps rounding from falling below the edge.
         return tuple(choice.index(unit + 1e-12) for choice in self.space.choices)
 
     def meets(self, plan: Plan) -> bool:
-        """Whether the plan costs at most the limit."""
+        """Return whether the plan costs at most the limit."""
         return self.cost(plan) <= self.limit
 
     def wall(self, decided: Sequence[int], index: int) -> int:
-        """The largest index up to ``index`` for the next choice that leaves the rest feasible at its minimum.
+        """Return the largest index up to ``index`` for the next choice that leaves the rest feasible at its minimum.
 
         Args:
             decided: indices of the choices before this one, already behind the wall.
@@ -81,7 +81,7 @@ class Budget:
         return low
 
     def project(self, indices: Sequence[int]) -> tuple[int, ...]:
-        """The proposal behind the wall: a point of the space that meets the budget.
+        """Return the proposal behind the wall: a point of the space that meets the budget.
 
         Feasible proposals come back unchanged.
         """

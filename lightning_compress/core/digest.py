@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def digest_of(value: Any) -> str:
-    """16 hex digits of numbers, texts, tensors and arrays, also inside mappings, lists, tuples and plain objects."""
+    """Return 16 hex digits that identify numbers, texts, tensors, arrays, and containers of them."""
     found = hashlib.sha256()
     for part in _parts(value):
         found.update(part)
@@ -20,7 +20,7 @@ def digest_of(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    """What is hashed; each part begins with its kind and size, so that no two values have the same parts."""
+    """Yield the bytes to hash; each part begins with its kind and size, so that no two values share them."""
     if isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)} ".encode()
         yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

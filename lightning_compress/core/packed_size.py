@@ -1,4 +1,4 @@
-"""How many bytes each part of a packed file takes: the arithmetic that ``PackedBytes`` predicts and ``pack`` writes.
+"""Bytes of each part of a packed file: what ``PackedBytes`` predicts and ``save`` writes.
 
 A packed file holds two tensors: ``codes`` (uint8), the quantized weights of all layers, each layer starting on a byte;
 and ``floats`` (fp32), everything else a layer needs, in the order of :func:`float_counts`. One header entry for each
@@ -28,33 +28,33 @@ TENSOR_ENTRY_BYTES = 120
 
 
 def code_bytes(layer: LayerProfile) -> int:
-    """Bytes of the packed codes of a layer: its stored weights x bits, rounded up; 0 when not quantized."""
+    """Return bytes of the packed codes of a layer: its stored weights x bits, rounded up; 0 when not quantized."""
     return -(-stored_weights(layer) * layer.weight_bits // 8) if layer.weight_bits < 32 else 0
 
 
 def stored_weights(layer: LayerProfile) -> int:
-    """How many weights are stored: of a masked layer those that are kept."""
+    """Return how many weights are stored: of a masked layer those that are kept."""
     return layer.nonzeros if is_sparse(layer) else layer.weights
 
 
 def is_sparse(layer: LayerProfile) -> bool:
-    """Whether positions and kept weights are stored, rather than all weights."""
+    """Return whether positions and kept weights are stored, rather than all weights."""
     return bool(layer.mask_unit) and layer.nonzeros < layer.weights
 
 
 def mask_bytes(layer: LayerProfile) -> int:
-    """Bytes of a layer's positions: as a bitmask or by :func:`entropy_bytes`, whichever is smaller."""
+    """Return bytes of a layer's positions: as a bitmask or by :func:`entropy_bytes`, whichever is smaller."""
     units, kept = mask_units(layer)
     return min(-(-units // 8), entropy_bytes(units, kept))
 
 
 def mask_units(layer: LayerProfile) -> tuple[int, int]:
-    """Units of a layer's mask, and how many of them are kept."""
+    """Return units of a layer's mask, and how many of them are kept."""
     return layer.weights // layer.mask_unit, layer.nonzeros // layer.mask_unit
 
 
 def entropy_bits(units: int, kept: int) -> float:
-    """``n H(k / n)``: bits that say which ``kept`` of ``units`` are kept, by their density alone."""
+    """Return ``n H(k / n)``: bits that say which ``kept`` of ``units`` are kept, by their density alone."""
     if not 0 < kept < units:
         return 0.0
     share = kept / units
@@ -62,13 +62,13 @@ def entropy_bits(units: int, kept: int) -> float:
 
 
 def entropy_bytes(units: int, kept: int) -> int:
-    """Bytes in which the range coder can write which ``kept`` of ``units`` are kept: whole words of 4 bytes."""
+    """Return bytes in which the range coder can write which ``kept`` of ``units`` are kept: whole words of 4 bytes."""
     # The coder rounds probabilities to 24 bits and ends on a word (measured for up to 25 million units).
     return 4 * int(-(-(entropy_bits(units, kept) / 8 + units / 50_000 + 12) // 4))
 
 
 def float_counts(layer: LayerProfile) -> dict[str, int]:
-    """Number of fp32 values of each part of a layer, in the order in which they are stored."""
+    """Return number of fp32 values of each part of a layer, in the order in which they are stored."""
     return {
         "weight": stored_weights(layer) if layer.weight_bits == 32 else 0,
         "weight_scale": layer.weight_scales,
@@ -80,7 +80,7 @@ def float_counts(layer: LayerProfile) -> dict[str, int]:
 
 
 def entry_bytes(layer: LayerProfile) -> int:
-    """Bytes that a layer takes in the header, at most; of a table, with its tensor."""
+    """Return bytes that a layer takes in the header, at most; of a table, with its tensor."""
     if layer.kind in ("conv", "linear"):
         masked = MASK_ENTRY_BYTES if layer.mask_unit else 0
         return WEIGHT_ENTRY_BYTES + (INPUT_ENTRY_BYTES if layer.act_scales else 0) + masked
@@ -88,7 +88,7 @@ def entry_bytes(layer: LayerProfile) -> int:
 
 
 def packed_bytes(profile: Profile) -> int:
-    """Bytes of the packed file of a network, batch norms folded: an upper bound within 2 % from 20 kB on."""
+    """Return bytes of the packed file of a network, batch norms folded: an upper bound within 2 % from 20 kB on."""
     with_norm = {layer.follows for layer in profile if layer.follows}
     total = HEADER_BYTES
     for layer in profile:

@@ -22,7 +22,7 @@ Number = int | float
 
 @dataclass(frozen=True)
 class Plan:
-    """How much each layer is compressed, as frozen plain data.
+    """Frozen plain data that say how much each layer is compressed.
 
     Layer names are the names in ``network.named_modules()``; knobs are the words the callbacks declare
     (``channels``, ``weight_bits``, ...). Numbers of any numeric type (numpy too) become plain ``int`` or ``float``.
@@ -55,11 +55,11 @@ class Plan:
         return Plan, (self.to_dict(),)
 
     def get(self, layer: str, knob: str, default: Number | None = None) -> Number | None:
-        """The number for ``knob`` at ``layer``, or ``default`` when the plan says nothing about it."""
+        """Return the number for ``knob`` at ``layer``, or ``default`` when the plan says nothing about it."""
         return self.layers.get(layer, {}).get(knob, default)
 
     def knob(self, name: str) -> dict[str, Number]:
-        """Layer -> number for one knob, for the layers that the plan names."""
+        """Return layer -> number for one knob, for the layers that the plan names."""
         return {layer: knobs[name] for layer, knobs in self.layers.items() if name in knobs}
 
     @property
@@ -68,7 +68,7 @@ class Plan:
         return {k for knobs in self.layers.values() for k in knobs}
 
     def merge(self, other: Plan) -> Plan:
-        """Both plans as one; where they name the same knob of the same layer, ``other`` wins."""
+        """Return both plans as one; where both name a knob of a layer, ``other`` wins."""
         names = [*self.layers, *other.layers]
         return Plan({n: {**self.layers.get(n, {}), **other.layers.get(n, {})} for n in names})
 
@@ -106,7 +106,7 @@ class Plan:
         return plan
 
     def to_dict(self) -> dict[str, dict[str, Number]]:
-        """Plain nested dicts, fit for YAML, JSON and checkpoints that load with ``weights_only=True``."""
+        """Return plain nested dicts for YAML, JSON and checkpoints that load with ``weights_only=True``."""
         return {layer: dict(knobs) for layer, knobs in self.layers.items()}
 
     def save(self, path: str | Path) -> None:
@@ -129,7 +129,7 @@ class Plan:
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a glob matches, in order.
+    """Return the names that a glob matches, in order.
 
     Raises:
         NoEffectError: it matches none.
@@ -142,7 +142,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def _hint(layer: str, layers: Collection[str]) -> str:
-    """What may have been meant by the name of a layer that is not there."""
+    """Return what may have been meant by the name of a layer that is not there."""
     inside = layer.partition(".")[2]
     if inside in layers:
         return f"; names begin inside the network, which is {layer.removesuffix(inside)[:-1]!r} here: {inside!r}"
@@ -162,7 +162,7 @@ def _check_names(names: Iterable[object]) -> None:
 
 
 def _plain(layer: str, knob: str, value: object) -> Number:
-    """The value as a plain int or float; bool, text, NaN and infinity are errors."""
+    """Return the value as a plain int or float; bool, text, NaN and infinity are errors."""
     if type(value) is int or (type(value) is float and isfinite(value)):
         return value  # nearly all are, and a search makes a plan of each of its trials
     item = value.item() if hasattr(value, "item") else value

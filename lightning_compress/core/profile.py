@@ -82,18 +82,18 @@ class LayerProfile:
         return self.weights + self.extras * self.out_channels
 
     def with_norm(self) -> LayerProfile:
-        """The layer after a batch norm is folded into it: it has a bias, and its scales are one per channel."""
+        """Return the layer after a batch norm is folded into it: it has a bias, and its scales are one per channel."""
         scaled = self.weight_scales or self.codebook
         return replace(self, extras=1, weight_scales=self.out_channels if scaled else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, fields at their default left out."""
+        """Return plain types, fields at their default left out."""
         blank = {f.name: f.default for f in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v != blank[k]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerProfile:
-        """The inverse of :meth:`to_dict`."""
+        """Build from plain types, the inverse of :meth:`to_dict`."""
         fields: dict[str, Any] = {k: tuple(v) if k == "kernel" else v for k, v in data.items()}
         return cls(**fields)
 
@@ -134,15 +134,15 @@ class Profile:
         return sum(layer.parameters for layer in self)
 
     def inside(self, name: str) -> list[LayerProfile]:
-        """The layer of that name, or those in the module of that name."""
+        """Return the layer of that name, or those in the module of that name."""
         return [layer for layer in self if layer.name == name or layer.name.startswith(f"{name}.")]
 
     def update(self, changed: Iterable[LayerProfile]) -> Profile:
-        """The profile with some layers replaced."""
+        """Return the profile with some layers replaced."""
         return Profile({**self.layers, **{layer.name: layer for layer in changed}})
 
     def change(self, name: str, **fields_: Any) -> Profile:
-        """The profile with some fields of one layer replaced.
+        """Return the profile with some fields of one layer replaced.
 
         >>> dense = Profile({"fc": LayerProfile("fc", "linear", 4, 2)})
         >>> dense.change("fc", weight_bits=4)["fc"].weight_bits
@@ -151,7 +151,7 @@ class Profile:
         return self.update([replace(self.layers[name], **fields_)])
 
     def folded(self) -> Profile:
-        """The profile after each batch norm that follows a conv or linear layer is folded into it.
+        """Return the profile after each batch norm that follows a conv or linear layer is folded into it.
 
         The norm stays in the list, as kind ``folded`` with nothing of its own.
         """
@@ -160,12 +160,12 @@ class Profile:
         return self.update([*(p.with_norm() for p in self if p.name in pairs), *gone])
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Plain types for JSON, YAML and checkpoints; a list, to keep the order."""
+        """Return plain types for JSON, YAML and checkpoints; a list, to keep the order."""
         return [layer.to_dict() for layer in self]
 
     @classmethod
     def from_dict(cls, data: Iterable[Mapping[str, Any]]) -> Profile:
-        """The inverse of :meth:`to_dict`.
+        """Build from plain types, the inverse of :meth:`to_dict`.
 
         Raises:
             CompressError: the data is not a list of layers.

@@ -24,17 +24,17 @@ class Choice:
             )
 
     def index(self, unit: float) -> int:
-        """The value that ``unit`` in [0, 1] falls on, all values having bins of equal width (HAQ's mapping)."""
+        """Return the value that ``unit`` in [0, 1] falls on, all values having bins of equal width (HAQ's mapping)."""
         return min(int(unit * len(self.values)), len(self.values) - 1)
 
     def unit(self, index: int) -> float:
-        """The middle of the bin of ``index``: ``index(unit(i)) == i``."""
+        """Return the middle of the bin of ``index``: ``index(unit(i)) == i``."""
         return (index + 0.5) / len(self.values)
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a searcher may vary, in the order in which layers run. A point of it is one index per choice."""
+    """Choices of a search, in the order in which layers run. A point is one index per choice."""
 
     choices: tuple[Choice, ...]
 
@@ -42,14 +42,14 @@ class Space:
         return len(self.choices)
 
     def plan(self, indices: Sequence[int]) -> Plan:
-        """The plan that picks ``choices[i].values[indices[i]]``."""
+        """Return the plan that picks ``choices[i].values[indices[i]]``."""
         layers: dict[str, dict[str, Number]] = {}
         for choice, index in zip(self.choices, indices, strict=True):
             layers.setdefault(choice.layer, {})[choice.knob] = choice.values[index]
         return Plan(layers)
 
     def indices(self, plan: Plan) -> tuple[int, ...]:
-        """The inverse of :meth:`plan`.
+        """Return the inverse of :meth:`plan`.
 
         Raises:
             CompressError: the plan misses a choice, or has a value that is not on its grid.

@@ -35,5 +35,5 @@ class AttentionTransfer(FeatureLoss):
 
 
 def attention(x: Tensor) -> Tensor:
-    """The attention map of each sample, ``(batch, positions)``, of length one."""
+    """Return the attention map of each sample, ``(batch, positions)``, of length one."""
     return F.normalize(x.square().sum(1).flatten(1), dim=1)

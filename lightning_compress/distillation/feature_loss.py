@@ -1,4 +1,4 @@
-"""What every feature loss is: lists of features inside student and teacher -> a scalar."""
+"""Base class of feature losses: lists of student and teacher features -> a scalar."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 
 
-class FeatureLoss(ABC):
+class FeatureLoss(HasKind, ABC):
     """A sum over pairs of features of a mean over the batch; zero or more, with no gradient to the teacher."""
 
     @final
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The loss, fp32 in mixed precision too.
+        """Return the loss, fp32 in mixed precision too.
 
         Args:
             student, teacher: pairs of shapes ``(batch, channels, ...)``. Channels may differ; where spatial sizes
@@ -35,11 +36,11 @@ class FeatureLoss(ABC):
 
     @abstractmethod
     def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of one pair: equal batch and spatial sizes, fp32, the teacher detached."""
+        """Return the loss of one pair: equal batch and spatial sizes, fp32, the teacher detached."""
 
 
 def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Student and teacher at the smaller of their spatial sizes, fp32, the teacher detached."""
+    """Return student and teacher at the smaller of their spatial sizes, fp32, the teacher detached."""
     if student.dim() != teacher.dim() or student.dim() < 2 or len(student) != len(teacher):
         raise CompressError(
             f"feature loss: the student's feature has shape {tuple(student.shape)}, the teacher's "
@@ -51,7 +52,7 @@ def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooled(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``x`` average-pooled to the spatial size, up to three dimensions."""
+    """Return ``x`` average-pooled to the spatial size, up to three dimensions."""
     if tuple(x.shape[2:]) == size:
         return x
     if len(size) > 3:

@@ -37,13 +37,13 @@ class FeatureMSE(FeatureLoss):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Positions by channels."""
+    """Return features as a matrix of positions by channels."""
     return x.movedim(1, -1).flatten(0, -2)
 
 
 @torch.no_grad()
 def least_squares_map(source: Tensor, target: Tensor) -> Tensor:
-    """The matrix that takes centred ``source (n, a)`` nearest to ``target (n, b)``; shape ``(a, b)``."""
+    """Return the matrix that takes centred ``source (n, a)`` nearest to ``target (n, b)``; shape ``(a, b)``."""
     power = source.T @ source
     ridge = RIDGE * power.diagonal().mean() + torch.finfo(power.dtype).tiny
     return torch.linalg.solve(power + ridge * torch.eye(len(power), device=power.device), source.T @ target)

@@ -1,4 +1,4 @@
-"""What every distillation loss is: student and teacher outputs -> a scalar."""
+"""Base class of distillation losses: student and teacher outputs -> a scalar."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from lightning_compress.core.kinds import HasKind
 
-class DistillationLoss(ABC):
+
+class DistillationLoss(HasKind, ABC):
     """A mean over the batch, zero or more, with no gradient to the teacher."""
 
     @abstractmethod
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss.
+        """Return the loss, a scalar.
 
         Args:
             student, teacher: logits, shape ``(batch, classes)`` or ``(batch, classes, ...)``.

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_compress.core.errors import PackedFileError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.export.bits import pack_bits, unpack_bits
 
 Bytes = NDArray[np.uint8]
 COUNT, LENGTH = np.dtype("<u2"), np.dtype("<u4")  # of a relative frequency, and of a stream's words
 
 
-class Coder(ABC):
+class Coder(HasKind, ABC):
     """Writes codes and reads them back."""
 
     @abstractmethod
@@ -40,6 +40,8 @@ class Coder(ABC):
 @dataclass(frozen=True)
 class FixedWidth(Coder):
     """Each code in ``bits`` bits: the size is known beforehand, and anything can read it."""
+
+    kind: ClassVar[str] = "fixed_width"
 
     def write(self, codes: Bytes, bits: int) -> Bytes:
         return pack_bits(codes, bits)
@@ -57,6 +59,8 @@ class RangeCoded(Coder):
     The size follows from the weights, not from the plan: predicted bytes are then an upper bound. The gain is large
     where a uniform grid has many codes near zero, and small for a k-means codebook at few bits.
     """
+
+    kind: ClassVar[str] = "range_coded"
 
     def write(self, codes: Bytes, bits: int) -> Bytes:
         plain = np.concatenate([np.zeros(1, np.uint8), pack_bits(codes, bits)])
@@ -83,18 +87,6 @@ class RangeCoded(Coder):
         words = np.ascontiguousarray(stream[begin:end]).view(np.uint32)
         decoder = constriction.stream.queue.RangeDecoder(words)
         return decoder.decode(_model(table), count).astype(np.uint8), end
-
-
-def by_name(name: str) -> Coder:
-    """The coder that a file names.
-
-    Raises:
-        PackedFileError: it is of a newer version.
-    """
-    for cls in (FixedWidth, RangeCoded):
-        if cls.__name__ == name:
-            return cls()
-    raise PackedFileError(f"load: the codes were written by {name!r}, which this version does not know; update it")
 
 
 def _model(table: NDArray) -> constriction.stream.model.Categorical:

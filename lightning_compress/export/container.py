@@ -19,7 +19,7 @@ from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import PackedFileError
 from lightning_compress.export.header_dictionary import WORDS
 
-FORMAT = "2"
+FORMAT = "3"
 NAME = "lightning_compress"
 
 

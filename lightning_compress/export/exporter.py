@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from lightning_compress.core.kinds import HasKind
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -80,7 +82,7 @@ class ExportReport:
         return {**asdict(self), "path": self.path.name, "notes": list(self.notes)}
 
 
-class Exporter(ABC):
+class Exporter(HasKind, ABC):
     """Writes a finished network for one runtime. Settings are the constructor's arguments.
 
     Attributes:

@@ -16,7 +16,7 @@ from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 
 AS_PROFILED = "profile"
-USUAL_CODER = "FixedWidth"
+USUAL_CODER = "fixed_width"
 LARGEST_DENOMINATOR = 1 << 16  # more channels than any layer has
 
 
@@ -26,10 +26,10 @@ class Description:
 
     Attributes:
         profile: of the network, batch norms not yet folded.
-        applied: class name of a callback -> the plan it applied.
+        applied: kind of a callback -> the plan it applied.
         grids: layer -> the level of code 0, for quantized weights.
         inputs: layer -> spec of its input quantizer.
-        coder: name of the coder of quantized weights.
+        coder: kind of the coder of quantized weights.
         replaced: layer of the dense network -> spec of what stands in its place.
     """
 
@@ -117,18 +117,18 @@ def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[
 
 
 def _spec_columns(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
-    """Class -> names and each argument, as lists."""
+    """Return kind -> names and each argument, as lists."""
     found: dict[str, dict[str, list[Any]]] = {}
     for name, spec in specs.items():
         for key, value in {"names": name, **spec}.items():
-            if key != "class":
-                found.setdefault(spec["class"], {}).setdefault(key, []).append(value)
+            if key != "kind":
+                found.setdefault(spec["kind"], {}).setdefault(key, []).append(value)
     return found
 
 
 def _specs(columns: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
     return {
-        name: {"class": kind, **{key: values[i] for key, values in arguments.items() if key != "names"}}
+        name: {"kind": kind, **{key: values[i] for key, values in arguments.items() if key != "names"}}
         for kind, arguments in columns.items()
         for i, name in enumerate(arguments["names"])
     }

@@ -7,23 +7,23 @@ needs another ``container.FORMAT``. What occurs most comes last (zlib's advice).
 from __future__ import annotations
 
 _METHODS = {
-    "LogNormalDropout": "log_normal",
-    "InformationDropout": "information",
-    "VariationalDropout": "variational",
-    "LayerRemoval": "keep",
-    "JointSparsityQuantization": "joint",
-    "LowRank": "rank_in",
-    "WeightPruning": "density",
-    "ChannelPruning": "channels",
+    "log_normal_dropout": "log_normal",
+    "information_dropout": "information",
+    "variational_dropout": "variational",
+    "layer_removal": "keep",
+    "joint": "joint",
+    "low_rank": "rank_in",
+    "weight_pruning": "density",
+    "channel_pruning": "channels",
 }
 _REPLACEMENTS = (
-    "lightning_compress.surgery.graph.blocks.Removed",
-    "lightning_compress.surgery.low_rank.svd.SVD",
-    "lightning_compress.surgery.low_rank.tucker.Tucker2",
+    "removed",
+    "svd",
+    "tucker2",
 )
 _QUANTIZERS = (
-    "lightning_compress.quantization.quantizers.min_max_activation.MinMaxActivation",
-    "lightning_compress.quantization.quantizers.lsq_activation.LSQActivation",
+    "min_max_activation",
+    "lsq_activation",
 )
 _COLUMNS = (
     "in_positions", "density", "mask_unit", "groups", "stride", "positions", "follows", "extras", "buffers",
@@ -36,7 +36,7 @@ WORDS = (
     + "".join(f'"{name}":{{"knobs":{{"{knob}":["1/2","1/4",' for name, knob in _METHODS.items())
     + "".join(f'"{name}":[0,1,2,0,0,' for name in _COLUMNS)
     + '0,0,0,0],"kernel":[[3,3],[],[1,1],[]],"kind":["conv","norm","linear","conv","norm"]},"applied":{'
-    + '"QuantizationAwareTraining":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
-    + "".join(f'"kinds":[{{"class":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
+    + '"quantization":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
+    + "".join(f'"kinds":[{{"kind":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
     + 'null,0,0],"grids":[null,null,null,null,null],"kinds":[],"inputs":[null,null],{"names":["conv1","bn1"],"layers":{'
 ).encode()

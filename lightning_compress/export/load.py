@@ -13,11 +13,12 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import PackedFileError
+from lightning_compress.core.kinds import class_of
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import container, fitting
-from lightning_compress.export.coders import Coder, by_name
+from lightning_compress.export.coders import Coder
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import read_positions
 from lightning_compress.quantization.quantizers.codebook import Codebook
@@ -69,7 +70,7 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     fitting.resize_to(target, described.profile)
     for name, value in tables.items():
         target.get_buffer(name).copy_(value)
-    coder = by_name(described.coder)
+    coder = class_of(described.coder, Coder)()
     reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"], coder), described.profile.folded()
     tied = untie(target, {f"{layer.name}.weight" for layer in kept.weighted} | {layer.name for layer in kept})
     for layer in kept:

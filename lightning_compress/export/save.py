@@ -76,7 +76,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         "floats": torch.cat(floats),
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
     }
-    described = Description(profile, record.applied, grids, inputs, type(coder).__name__, replacement.describe(net))
+    described = Description(profile, record.applied, grids, inputs, coder.kind, replacement.describe(net))
     container.write(Path(path), tensors, described.to_dict())
     return Path(path)
 

@@ -31,7 +31,7 @@ def best_mask(
     generations: int = 60,
     p_mutate: float = 0.5,
 ) -> tuple[np.ndarray, float]:
-    """The best mask found, and its error.
+    """Return the best mask found, and its error.
 
     Args:
         G: Gram matrix of the channels, shape ``(C, C)``, symmetric.
@@ -68,14 +68,14 @@ def best_mask(
 
 
 def random_mask(size: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k of ``size``, all subsets alike."""
+    """Return a random mask with k of ``size`` ones, all subsets equally likely."""
     mask = np.zeros(size, dtype=bool)
     mask[rng.permutation(size)[:k]] = True
     return mask
 
 
 def cross(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A child with as many ones as ``one``: what both keep, and a random part of what only one of them keeps."""
+    """Return a child with as many ones as ``one``: what both keep, and a random part of what only one of them keeps."""
     child = one & other
     either = rng.permutation(np.flatnonzero(one ^ other))
     child[either[: int(one.sum() - child.sum())]] = True
@@ -83,7 +83,7 @@ def cross(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def swap(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask with one kept channel exchanged for a dropped one; a copy of it when there is nothing to exchange."""
+    """Return the mask with one kept channel exchanged for a dropped one; a copy if nothing can be exchanged."""
     kept, dropped = np.flatnonzero(mask), np.flatnonzero(~mask)
     swapped = mask.copy()
     if len(kept) and len(dropped):
@@ -99,7 +99,7 @@ def _given(mask: np.ndarray, size: int, k: int) -> np.ndarray:
 
 
 def _distinct(masks: np.ndarray, errors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``most`` different masks: copies of the best would soon be all there is."""
+    """Return the first ``most`` different masks: copies of the best would soon be all there is."""
     _, positions = np.unique(masks, axis=0, return_index=True)
     kept = np.sort(positions)[:most]
     return masks[kept], errors[kept]

@@ -16,7 +16,7 @@ from lightning_compress.core.errors import CompressError
 
 
 def mask_errors(G: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """``d'Gd`` of many masks.
+    """Return ``d'Gd`` of many masks.
 
     Args:
         G: shape ``(C, C)``, symmetric.
@@ -30,7 +30,7 @@ def mask_errors(G: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def greedy_mask(G: np.ndarray, k: int) -> np.ndarray:
-    """Backward elimination until k are left; O(C^2).
+    """Eliminate channels backward until k are left; O(C^2).
 
     Returns:
         Shape ``(C,)``, boolean, exactly k true. Of equals the first is dropped.
@@ -45,7 +45,7 @@ def greedy_mask(G: np.ndarray, k: int) -> np.ndarray:
 
 
 def elimination_order(G: np.ndarray) -> list[int]:
-    """All channels in the order in which backward elimination drops them: each time the one that adds least.
+    """Return channels in the order of backward elimination: each time the one that adds least.
 
     Dropping channel ``c`` after others adds ``G_cc + 2 sum of G_cd over the dropped d``. Of equals the first goes.
 
@@ -62,7 +62,7 @@ def elimination_order(G: np.ndarray) -> list[int]:
 
 
 def energy_mask(G: np.ndarray, k: int) -> np.ndarray:
-    """The k channels that add most to the output, each taken alone: magnitude pruning in the unit of the output.
+    """Keep the k channels that add most to the output, each taken alone.
 
     Returns:
         Shape ``(C,)``, boolean, exactly k true. Of equals the first is kept.
@@ -77,7 +77,7 @@ def energy_mask(G: np.ndarray, k: int) -> np.ndarray:
 
 
 def checked(G: np.ndarray, k: int) -> np.ndarray:
-    """G in float64.
+    """Return G in float64.
 
     Raises:
         CompressError: G is not square, finite and symmetric, or k is not in [0, C].

@@ -38,7 +38,7 @@ KEY = "moments"
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the inputs of one layer.
+    """Second moments of the inputs of one layer.
 
     Attributes:
         features: H, shape ``(features, features)``, the features of a channel side by side; None above ``WIDEST``.
@@ -52,7 +52,7 @@ class Moments:
     rows: int
 
     def channel_gram(self, weight: Tensor) -> Tensor:
-        """G for a weight ``(out, channels, kernel...)``: shape ``(channels, channels)``, or its diagonal."""
+        """Return G for a weight ``(out, channels, kernel...)``: shape ``(channels, channels)``, or its diagonal."""
         if self.gram is not None:
             return self.gram
         assert self.features is not None  # one of the two is always there
@@ -87,7 +87,7 @@ class _Recorder:
         self.sum = found if self.sum is None else self.sum + found
 
     def moments(self) -> Moments:
-        """Of all that was seen."""
+        """Return the moments of all rows seen."""
         assert self.sum is not None  # a recorder that nothing was fed to is asked for nothing
         width = self.layer.weight[0].numel()
         if width > WIDEST:
@@ -96,7 +96,7 @@ class _Recorder:
 
 
 def places(layer: nn.Module, positions: int, samples: int) -> int:
-    """How many places of each of so many samples count, for a layer that is refitted: as many as its features ask for.
+    """Return how many positions of each sample to use for a layer that is refitted.
 
     Args:
         layer: as for :func:`sampled_rows`.
@@ -108,7 +108,7 @@ def places(layer: nn.Module, positions: int, samples: int) -> int:
 
 
 def added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """``total + left' right``, in place, in float64 where there are at most ``DOUBLE`` features, else in float32.
+    """Add ``left' right`` in place; in float64 up to ``DOUBLE`` features, else in float32.
 
     Args:
         total: None at first.
@@ -121,7 +121,7 @@ def added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.Generator | None) -> Tensor:
-    """What a layer multiplies its weight with, at up to ``positions`` random places of each sample.
+    """Return the rows a layer multiplies with its weight, at up to ``positions`` random positions per sample.
 
     Args:
         layer: a Conv2d without groups, or a Linear.
@@ -147,7 +147,7 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
 
 
 def _gram_of(features: Tensor, weight: Tensor) -> Tensor:
-    """G from H, some channels at a time."""
+    """Return G from H, some channels at a time."""
     rows = weight.detach().double().flatten(2) if weight.dim() > 2 else weight.detach().double()[..., None]
     channels, size = rows.shape[1:]
     step = max(1, 2**22 // (size * len(features)))
@@ -159,7 +159,7 @@ def _gram_of(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
-    """G without H, some rows at a time."""
+    """Return G without H, some rows at a time."""
     out, channels = weight.shape[:2]
     kernels = weight.flatten(2)
     found = rows.new_zeros(channels, channels)
@@ -170,12 +170,12 @@ def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def supported(layer: nn.Module) -> bool:
-    """Whether moments can be gathered for a layer."""
+    """Return whether moments can be gathered for a layer."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 def refittable(layer: nn.Module) -> bool:
-    """Whether least squares can set the weights of a layer: none with groups, above ``WIDEST``, or with a transform."""
+    """Return whether least squares can set a layer's weights: no groups, no transform, not above ``WIDEST``."""
     return supported(layer) and layer.weight[0].numel() <= WIDEST and not weight_transforms(layer)
 
 
@@ -210,7 +210,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
 
 
 def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:
-    """Squared output error of dropping channels, ``d' G d``.
+    """Return squared output error of dropping channels, ``d' G d``.
 
     Args:
         gram: G, or its diagonal.
@@ -224,7 +224,7 @@ def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:
 
 
 def removal_order(gram: Tensor) -> list[int]:
-    """Channels in the order in which backward elimination drops them: each time the one that costs least.
+    """Return channels in the order of backward elimination: each time the one that costs least.
 
     O(channels^2). Equal costs: the first.
     """

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import ceil
-from typing import final
+from typing import ClassVar, final
 
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.packed_size import entropy_bits
 
 WORD = 32  # bits of an fp32 value
 
 
-class SizeAccount(ABC):
+class SizeAccount(HasKind, ABC):
     """Size in bits of a layer's pruned and quantized weight."""
 
     @abstractmethod
@@ -34,6 +35,8 @@ class SizeAccount(ABC):
 class WeightBitsAccount(SizeAccount):
     """Codes of the nonzero weights alone: the metric of papers 1 and 5, which hides indices and codebooks."""
 
+    kind: ClassVar[str] = "weight_bits"
+
     def index_bits(self, kept: int, weights: int) -> float:
         return 0.0
 
@@ -45,6 +48,8 @@ class WeightBitsAccount(SizeAccount):
 @dataclass(frozen=True)
 class FileAccount(SizeAccount):
     """Codes, positions at their entropy, and fp32 codebooks: what the packed file spends on the weights."""
+
+    kind: ClassVar[str] = "file"
 
     def index_bits(self, kept: int, weights: int) -> float:
         return entropy_bits(weights, kept)

@@ -20,7 +20,7 @@ PARTS = 64
 
 
 def scale(budget: Budget, wanted: Sequence[int]) -> tuple[int, ...]:
-    """The largest share of ``wanted`` that meets the budget; ``wanted`` itself when it does."""
+    """Return the largest share of ``wanted`` that meets the budget; ``wanted`` itself when it does."""
 
     def share(part: int) -> tuple[int, ...]:
         return tuple((2 * part * int(index) + PARTS) // (2 * PARTS) for index in wanted)  # rounds half up
@@ -35,7 +35,7 @@ def scale(budget: Budget, wanted: Sequence[int]) -> tuple[int, ...]:
 
 
 def spend(budget: Budget, indices: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-    """A point that meets the budget, raised until it is maximal: any further step of any choice would break it."""
+    """Return a point raised until it is maximal: any further step of any choice would break the budget."""
     found, top = tuple(int(i) for i in indices), budget.space.largest
     able = list(range(len(found)))
     while able:

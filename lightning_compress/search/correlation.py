@@ -1,4 +1,4 @@
-"""How well the scores of a search rank plans: Kendall's tau of their rewards against those after fine-tuning.
+"""Rank correlation (Kendall's tau) of a search's rewards with those after fine-tuning.
 
     tau_b = (concordant - discordant pairs) / sqrt((pairs not tied in one)(pairs not tied in the other))
     sigma_n = sqrt(2 (2 n + 5) / (9 n (n - 1)))
@@ -33,7 +33,7 @@ CORRELATION = "correlation.sqlite"  # journal of the second scores, beside that 
 
 
 def rank_correlation(cheap: Sequence[float], dear: Sequence[float]) -> float:
-    """Kendall's tau-b.
+    """Return Kendall's tau-b.
 
     Args:
         cheap, dear: rewards of the same plans, in the same order.
@@ -51,12 +51,12 @@ def rank_correlation(cheap: Sequence[float], dear: Sequence[float]) -> float:
 
 
 def deviation_of_unrelated(count: int) -> float:
-    """Standard deviation of tau of ``count`` plans, two or more, whose two rewards are unrelated."""
+    """Return standard deviation of tau of ``count`` plans, two or more, whose two rewards are unrelated."""
     return sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
 
 
 def spread(entries: Sequence[Entry], objective: Objective, count: int) -> list[Entry]:
-    """Trials of a finished search, different networks, evenly from the lowest reward to the highest.
+    """Return trials of a finished search, different networks, evenly from the lowest reward to the highest.
 
     Returns:
         ``count`` of them, or all when fewer networks were scored.
@@ -67,7 +67,7 @@ def spread(entries: Sequence[Entry], objective: Objective, count: int) -> list[E
 
 
 def pairs(entries: Iterable[Entry], again: Iterable[Entry], objective: Objective) -> list[tuple[float, float]]:
-    """The two rewards of each trial that has a score in both, of the same network."""
+    """Return the two rewards of each trial that has a score in both, of the same network."""
     first = {(entry.number, entry.key): objective(entry.score) for entry in entries if entry.score is not None}
     return [
         (first[entry.number, entry.key], objective(entry.score))
@@ -79,7 +79,7 @@ def pairs(entries: Iterable[Entry], again: Iterable[Entry], objective: Objective
 @final
 @dataclass(frozen=True)
 class Correlation:
-    """Which plans of a finished search are scored again.
+    """Choice of the plans of a finished search that are scored again.
 
     Args:
         plans: how many, 2 or more.

@@ -96,7 +96,7 @@ class PlanEnv(gymnasium.Env):
         return self._seen.copy(), 0.0, False, False, info
 
     def _scored(self, decided: tuple[int, ...]) -> tuple[float, dict[str, Any]]:
-        """The reward of the plan that was decided, and the facts about it."""
+        """Return the reward of the plan that was decided, and the facts about it."""
         plan, number = self.problem.space.plan(decided), self._episodes
         self._episodes += 1
         key = self.evaluate.key(plan)

@@ -37,7 +37,7 @@ class Scalable(Evaluate, Protocol):
     """An evaluator that can be made cheaper."""
 
     def cheaper(self, share: float) -> Self:
-        """The same with that share of its data and steps."""
+        """Return the same evaluator with that share of its data and steps."""
 
 
 @final
@@ -66,7 +66,7 @@ class Halving:
     def over(
         self, make: Callable[[Evaluate], Executor], objective: Objective, in_flight: int
     ) -> Callable[[Scalable], Executor]:
-        """``(evaluate) -> Executor`` that halves each batch.
+        """Return ``(evaluate) -> Executor``, which halves each batch.
 
         Args:
             make: ``(evaluate) -> Executor`` that evaluates the plans of all rungs.
@@ -108,7 +108,7 @@ class _Ladder:
         return _Ladder, (self.rungs[-1], self.shares)
 
     def key(self, step: _Step) -> str:
-        """Of the plan: it is the same on all rungs."""
+        """Return the key of a plan, which is the same on all rungs."""
         return self.rungs[-1].key(step.plan)
 
     def __call__(self, step: _Step) -> Score:
@@ -147,7 +147,7 @@ class _Climb(Executor):
         return {number: checked(outcome, self.objective) for number, outcome in self.pool.run(steps)}
 
     def _leader(self, found: Mapping[int, Outcome]) -> int | None:
-        """The number of the highest reward, as the search has it: the first of equals; None if all failed."""
+        """Return the number of the highest reward, as the search has it: the first of equals; None if all failed."""
         scores = {
             n: outcome.score
             for n, outcome in found.items()
@@ -156,7 +156,7 @@ class _Climb(Executor):
         return min(scores, key=lambda number: (-self.objective(scores[number]), number), default=None)
 
     def _climb(self, plans: Mapping[int, Plan], level: int) -> tuple[dict[int, Outcome], set[int]]:
-        """Outcomes of all plans in the scale of the full evaluation, and the numbers of those that had it."""
+        """Return all outcomes in the scale of the full evaluation, and the numbers of the plans that had it."""
         if level == self.top:
             return self._run(plans, level), set(plans)
         if ceil(len(plans) * self.keep) == len(plans):
@@ -180,12 +180,12 @@ class _Climb(Executor):
 
 
 def _later(found: Mapping[int, Outcome], above: Mapping[int, Outcome]) -> dict[int, Outcome]:
-    """Outcomes of further up, with the seconds that both took."""
+    """Return the outcomes of later rungs, with the seconds that both took."""
     return {n: replace(outcome, seconds=found[n].seconds + outcome.seconds) for n, outcome in above.items()}
 
 
 def _lifts(pairs: Mapping[int, tuple[Score, Score]]) -> dict[str, float]:
-    """Metric -> its mean change from a cheap to a dear score."""
+    """Return each metric's mean change from a low-fidelity to a high-fidelity score."""
     names = {name for cheap, dear in pairs.values() for name in cheap.metrics.keys() & dear.metrics.keys()}
     return {
         name: fmean(dear.metrics[name] - cheap.metrics[name] for cheap, dear in pairs.values())

@@ -22,10 +22,11 @@ from filelock import FileLock, Timeout
 
 from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.fingerprint import difference
 from lightning_compress.core.interruption import check_interrupted
+from lightning_compress.core.settings import difference
 from lightning_compress.search.trial import Score
 
+FORMAT = "2"
 SCHEMA = {
     "meta": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
     "trials": "number INTEGER PRIMARY KEY, indices TEXT NOT NULL, key TEXT NOT NULL, score TEXT, failure TEXT, "
@@ -102,7 +103,8 @@ class Journal:
                 for name, columns in SCHEMA.items():
                     db.execute(f"CREATE TABLE {name} ({columns})")
                 text = json.dumps(fingerprint)
-                db.execute("INSERT INTO meta VALUES ('fingerprint', ?), ('digest', ?)", (text, digest_of(text)))
+                rows = (("format", FORMAT), ("fingerprint", text), ("digest", digest_of(text)))
+                db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
                 db.execute("COMMIT")
             _check_pages(db, self.path)
             self._check(dict(db.execute("SELECT key, value FROM meta").fetchall()), fingerprint)
@@ -117,6 +119,11 @@ class Journal:
         return db
 
     def _check(self, meta: Mapping[Any, Any], fingerprint: Mapping[str, Any]) -> None:
+        if meta.get("format") != FORMAT:
+            raise CompressError(
+                f"journal: {str(self.path)!r} has format {meta.get('format', '1')}, and this version reads {FORMAT}; "
+                f"go on with the version of lightning-compress that wrote it, or choose another run_dir"
+            )
         text = meta.get("fingerprint", "")
         try:
             found = dict(json.loads(text))
@@ -161,12 +168,12 @@ class Journal:
 
 
 def journal_name(baseline: str = "") -> str:
-    """The file of a stage's search, or of a baseline that was run beside it."""
+    """Return the file of a stage's search, or of a baseline that was run beside it."""
     return f"trials-{baseline}.sqlite" if baseline else "trials.sqlite"
 
 
 def read(path: str | Path) -> list[Entry]:
-    """All finished trials of a journal, by number; also while another process writes it. Empty if there is no file.
+    """Return all finished trials of a journal by number, also while another process writes it.
 
     Raises:
         CompressError: the file cannot be opened, is no journal, or is damaged.

@@ -34,7 +34,7 @@ from lightning_compress.search.trial import Score, Trial
 
 
 class MetricsLogger(Protocol):
-    """What a search asks of a logger; Lightning's have it."""
+    """The logger methods used by the search loop; Lightning's loggers have them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Take the figures of one trial."""
@@ -54,7 +54,7 @@ class Best:
 
 
 class _Told:
-    """What is known so far."""
+    """State of a search so far."""
 
     def __init__(self) -> None:
         self.best: Best | None = None
@@ -184,7 +184,7 @@ class _Open:
         return missing
 
     def _ask(self) -> list[Trial]:
-        """Fill up, until a trial is asked that is not finished: its worker need not wait for the others of a batch."""
+        """Ask for trials until one is not finished, whose worker then need not wait for the rest of a batch."""
         missing, self._missing = self._missing, []
         if missing or (self.whole and self._open):
             return missing
@@ -197,7 +197,7 @@ class _Open:
         return missing
 
     def _is_missing(self, trial: Trial) -> bool:
-        """Whether a trial needs a score.
+        """Return whether a trial needs a score.
 
         Raises:
             CompressError: the journal has another proposal under its number.
@@ -231,7 +231,7 @@ class _Scores:
         self._keys: dict[int, str] = {}
 
     def submitted(self, trials: Iterable[Trial]) -> Iterator[Entry]:
-        """Hand trials to the pool; entries of those whose networks are known."""
+        """Submit trials to the pool; yield entries of those whose networks are known."""
         for trial in trials:
             key = self.pool.evaluate.key(trial.plan)
             if key in self._known:
@@ -243,7 +243,7 @@ class _Scores:
             self._alike.setdefault(key, []).append(trial)
 
     def waited(self) -> Iterator[Entry]:
-        """Entries of the trials that are done; waits for one at least."""
+        """Wait for at least one trial; yield the entries of those that are done."""
         for number, outcome in self.pool.wait():
             key = self._keys.pop(number)
             first, *rest = self._alike.pop(key)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the non-dominated points, by rising cost; equal points stand or fall together.
+    """Return positions of the non-dominated points, by rising cost; equal points stand or fall together.
 
     Args:
         points: ``(cost, score)`` pairs, the cost to be small and the score to be large; finite.

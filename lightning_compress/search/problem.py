@@ -19,13 +19,20 @@ class Problem:
         budget: what a plan may cost; holds the space.
         dense: profile of the network before the search.
         predict: plan -> profile of the network that it makes.
+        prior: the point that a closed-form planner found, where searches start; None starts at the uniform plan.
     """
 
     budget: Budget
     dense: Profile
     predict: Callable[[Plan], Profile]
+    prior: tuple[int, ...] | None = None
 
     @property
     def space(self) -> Space:
         """The choices."""
         return self.budget.space
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """The point that searches start from: the prior, or without one the largest uniform plan within the budget."""
+        return self.budget.at_level(self.budget.level()) if self.prior is None else self.prior

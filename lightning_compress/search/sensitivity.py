@@ -34,7 +34,7 @@ TILT = 1e-3  # reward that lowering a choice all the way costs at least: where n
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of one choice.
+    """Sensitivity of one choice.
 
     Attributes:
         layer: of the choice.
@@ -53,7 +53,7 @@ class Sensitivity:
 def measure(
     space: Space, evaluate: Evaluate, journal: Journal, objective: Objective, values: int = 3
 ) -> list[Sensitivity]:
-    """Sensitivities of all choices of a space; what the journal knows already is not evaluated again.
+    """Return sensitivities of all choices of a space; what the journal knows already is not evaluated again.
 
     Args:
         space: the choices.
@@ -94,7 +94,7 @@ def measure(
 
 
 def allocate(budget: Budget, sensitivities: Sequence[Sensitivity]) -> tuple[int, ...]:
-    """A point of the budget's space that meets the budget, and that no step of any choice up would.
+    """Return a maximal point within the budget: any step up of any choice would break it.
 
     Args:
         budget: its space has the choices that were measured, in the same order.
@@ -123,7 +123,7 @@ def allocate(budget: Budget, sensitivities: Sequence[Sensitivity]) -> tuple[int,
 
 
 def _spread(largest: int, values: int) -> list[int]:
-    """Up to ``values`` indices below the largest one."""
+    """Return up to ``values`` indices below the largest one."""
     return sorted({round(i * largest / values) for i in range(values)} - {largest})
 
 
@@ -135,7 +135,7 @@ def _evaluated(number: int, point: tuple[int, ...], space: Space, evaluate: Eval
 
 
 def _curve(indices: Sequence[int], drops: Sequence[float]) -> tuple[float, ...]:
-    """Drops at all indices, from those at some, which end with the largest."""
+    """Return drops at all indices, from those at some, which end with the largest."""
     rising = np.maximum.accumulate(np.asarray(drops)[::-1])[::-1]  # less of a choice never helps, but for noise
     between = np.interp(np.arange(indices[-1] + 1), indices, np.where(np.isinf(rising), 0.0, rising))
     between[: int(np.max(np.asarray(indices)[np.isinf(rising)], initial=-1)) + 1] = np.inf

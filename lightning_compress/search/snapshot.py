@@ -1,4 +1,4 @@
-"""What a search knows, beside its journal, so that a long one goes on without being told its first trials again.
+"""Snapshots of a search beside its journal, so that a long one resumes without replaying its first trials.
 
 The journal is what counts: it alone says what was tried, and without a snapshot everything is told again from it. A
 snapshot is taken for it only if the trials that it was told are those of the journal, word for word, and if it was
@@ -47,7 +47,7 @@ class Snapshots:
         self._digest, self._digested = hashlib.sha256(), 0
 
     def load(self, trials: int) -> Any:
-        """What was written last; None if there is nothing, or it knows of other trials than the first ``trials``."""
+        """Return the last snapshot; None if there is none, or it is not of the first ``trials`` trials."""
         try:
             content = self.path.read_bytes()
             if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
@@ -82,11 +82,11 @@ class Snapshots:
             self._due = inf
 
     def due(self, told: int) -> bool:
-        """Whether so many trials were told since the last one that another is worth its time."""
+        """Return whether enough trials were told since the last snapshot to pay for another."""
         return told >= self._due
 
     def _header(self, told: int) -> dict[str, str]:
-        """What must be the same: the versions, and what the searcher was told."""
+        """Return what must match on load: versions, and what the searcher was told."""
         if told < self._digested:
             self._digest, self._digested = hashlib.sha256(), 0
         for number in range(self._digested, told):

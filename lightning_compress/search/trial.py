@@ -1,4 +1,4 @@
-"""What a searcher proposes, and what it hears back."""
+"""Trials and their scores."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Trial:
 
     @cached_property
     def plan(self) -> Plan:
-        """What the point stands for; made when it is asked for, as a replay of a long journal needs nearly none."""
+        """The plan of the point; made lazily, as replaying a long journal needs nearly none."""
         return self.space.plan(self.indices)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a candidate is worth. An objective makes one number of it.
+    """Metrics and costs of a candidate, of which an objective makes one number.
 
     Attributes:
         metrics: of validation.
@@ -39,10 +39,10 @@ class Score:
     before: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """Plain types."""
+        """Return plain types."""
         return {"metrics": dict(self.metrics), "costs": dict(self.costs), "before": dict(self.before)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, float]]) -> Score:
-        """The inverse of :meth:`to_dict`."""
-        return cls(dict(data["metrics"]), dict(data["costs"]), dict(data.get("before", {})))  # older journals lack it
+        """Build from plain types, the inverse of :meth:`to_dict`."""
+        return cls(dict(data["metrics"]), dict(data["costs"]), dict(data["before"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class Mask(Transform):
         begun: whether a training has begun to move it: from then on it only loses weights, in later trainings too.
         settled: whether it stays as it is.
     """
+
+    kind: ClassVar[str] = "mask"
 
     mask: Tensor
     begun: Tensor

@@ -11,12 +11,12 @@ from typing import Any, Self
 from torch import nn
 
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.kinds import HasKind, class_of
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.profile import Profile
-from lightning_compress.surgery.registry import known_class
 
 
-class Replacement(nn.Module):
+class Replacement(nn.Module, HasKind):
     """What may stand in the place of a layer. Its own layers have names behind that of the layer: ``conv1.0``."""
 
     @classmethod
@@ -33,8 +33,8 @@ class Replacement(nn.Module):
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
-        """Class path and arguments, as plain types."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.config()}
+        """Return the kind and the arguments, as plain types."""
+        return {"kind": self.kind, **self.config()}
 
 
 def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
@@ -60,8 +60,8 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
                 f"layer {name!r} was saved as {dict(spec)} but is {old.spec()} now: the file belongs to another plan. "
                 f"Use the plan it was made with, or start from a fresh network"
             )
-        arguments = {key: value for key, value in spec.items() if key != "class"}
-        replace_module(net, name, known_class(spec["class"], Replacement).like(old, **arguments))
+        arguments = {key: value for key, value in spec.items() if key != "kind"}
+        replace_module(net, name, class_of(spec["kind"], Replacement).like(old, **arguments))
 
 
 def spread(plan: Plan, replaced: Collection[str], profile: Profile) -> Plan:

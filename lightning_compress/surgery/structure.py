@@ -20,7 +20,7 @@ from lightning_compress.surgery import replacement, resize, transforms
 from lightning_compress.surgery.calibration import drop_calibration
 
 KEY = "lightning_compress"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Structure:
 
     Attributes:
         profile: the network as it is now.
-        applied: class name of a callback -> the plan it applied, as it was rounded.
-        asked: class name of a callback -> the plan it was given.
+        applied: kind of a callback -> the plan it applied, as it was rounded.
+        asked: kind of a callback -> the plan it was given.
     """
 
     profile: Profile
@@ -88,13 +88,16 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     Does nothing for a checkpoint of an uncompressed network, and for a network that has that structure already.
 
     Raises:
-        CompressError: the network already has another structure, or the format is from a newer version.
+        CompressError: the network already has another structure, or the checkpoint is of another format.
     """
     saved = checkpoint.get(KEY)
     if saved is None:
         return
     if saved["format"] != FORMAT:
-        raise CompressError(f"checkpoint: format {saved['format']} is not known; this version reads format {FORMAT}")
+        raise CompressError(
+            f"checkpoint: it has format {saved['format']!r}, and this version reads {FORMAT}; use the version of "
+            f"lightning-compress that wrote it, or train again"
+        )
     net = network(module)
     prefix = next((f"{name}." for name, child in module.named_modules() if child is net and name), "")
     applied, asked = ({name: Plan(plan) for name, plan in saved[key].items()} for key in ("applied", "asked"))
@@ -108,7 +111,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }
-    replacement.rebuild(net, saved.get("replaced", {}))
+    replacement.rebuild(net, saved["replaced"])
     resize.resize(net, shapes)
     drop_calibration(net)
     transforms.rebuild(net, saved["transforms"])

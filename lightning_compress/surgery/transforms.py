@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_compress.core.errors import CompressError, did_you_mean
-from lightning_compress.surgery.registry import known_class
+from lightning_compress.core.kinds import HasKind, class_of
 
 INPUT, OUTPUT = "input_transform", "output_transform"
 
 
-class Transform(nn.Module):
+class Transform(nn.Module, HasKind):
     """Something that a weight, an input or an output goes through: a quantizer, a mask, a noise.
 
     Sub-classes implement ``forward(x) -> x``, same shape, and :meth:`config`. All state is buffers and parameters, so
@@ -32,21 +32,21 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
-        """Class path and constructor arguments, as plain types."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.config()}
+        """Return the kind and the constructor arguments, as plain types."""
+        return {"kind": self.kind, **self.config()}
 
     @staticmethod
     def build(spec: Mapping[str, Any]) -> Transform:
         """The transform that :meth:`spec` described, its state not yet loaded.
 
-        Only sub-classes of ``Transform`` that ship with this package, or that the program has imported, are made: a
+        Only subclasses of ``Transform`` that ship with this package, or that the program has imported, are made: a
         file cannot name any other code to run.
 
         Raises:
-            CompressError: the class is not known.
+            CompressError: no transform of that kind is known.
         """
-        arguments = {k: v for k, v in spec.items() if k != "class"}
-        return known_class(spec["class"], Transform)(**arguments)
+        arguments = {k: v for k, v in spec.items() if k != "kind"}
+        return class_of(spec["kind"], Transform)(**arguments)
 
     def before_forward(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the layer whose input this transforms: the first argument goes through it."""

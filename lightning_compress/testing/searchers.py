@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,15 @@ class SearcherContract:
     def test_nothing_and_one_thing_to_choose(self, make, layers):
         problem = problems.bits(layers=layers)
         assert all(len(point) == layers for point in told(make(problem.problem, 0), problem, 25))
+
+    @pytest.mark.parametrize("surface", [problems.channels, problems.bits, problems.removal])
+    def test_a_prior_changes_no_rule(self, make, surface):
+        problem = surface(layers=5)
+        prior = problem.problem.budget.project(problem.problem.space.largest)
+        informed = replace(problem.problem, prior=prior)
+        points = told(make(informed, 1), problem, 20)
+        assert all(informed.budget.meets(informed.space.plan(point)) for point in points)
+        assert told(make(informed, 1), problem, 20) == points
 
     def test_global_random_numbers_stay_as_they_were(self, make):
         problem = problems.bits(layers=3)

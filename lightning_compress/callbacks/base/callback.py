@@ -25,6 +25,7 @@ from lightning_compress.callbacks.base.device import surgery_device
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
@@ -42,7 +43,7 @@ from lightning_compress.surgery.structure import (
 from lightning_compress.surgery.transforms import transformed
 
 
-class CompressionCallback(Callback, ABC):
+class CompressionCallback(Callback, HasKind, ABC):
     """Applies its knobs of a plan to the network that a Trainer trains.
 
     Args:
@@ -139,11 +140,11 @@ class CompressionCallback(Callback, ABC):
         due = self._due(record)
         if due is None:
             return
-        name = type(self).__name__
         plan = self.resolve(spread(due, describe(net), record.profile), net, record.profile, example)
         self.attach(plan, net, record.profile, example)
-        applied = {**record.applied, name: record.applied.get(name, Plan({})).merge(plan)}
-        write_structure(net, Structure(self.predict(plan, record.profile), applied, {**record.asked, name: self.plan}))
+        applied = {**record.applied, self.kind: record.applied.get(self.kind, Plan({})).merge(plan)}
+        asked = {**record.asked, self.kind: self.plan}
+        write_structure(net, Structure(self.predict(plan, record.profile), applied, asked))
 
     @final
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -181,12 +182,12 @@ class CompressionCallback(Callback, ABC):
 
     def _due(self, record: Structure) -> Plan | None:
         """What of the plan is to be applied; None when all was, in the user's words or as it was rounded."""
-        name = type(self).__name__
-        if name not in record.applied:
+        if self.kind not in record.applied:
             return self.plan
-        if self.plan == record.asked.get(name) or self.own(self.plan) == record.applied[name]:
+        asked, applied = record.asked.get(self.kind, Plan({})), record.applied[self.kind]
+        if self.plan == asked or self.own(self.plan) == applied:
             return None
-        return self.added(self.own(record.asked.get(name, Plan({}))), record.applied[name])
+        return self.added(self.own(asked), applied)
 
     @final
     def own(self, plan: Plan) -> Plan:

@@ -96,7 +96,7 @@ class Composition:
 
     def settings(self) -> dict[str, Any]:
         """How the callbacks do what a plan says, as plain types; not what their own plans say."""
-        found = {type(callback).__name__: settings_of(callback) for callback in self.callbacks}
+        found = {callback.kind: settings_of(callback) for callback in self.callbacks}
         return {name: {k: v for k, v in settings.items() if k != "plan"} for name, settings in found.items()}
 
     def _spread(self, plan: Plan, profile: Profile) -> Plan:

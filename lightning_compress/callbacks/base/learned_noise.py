@@ -149,7 +149,7 @@ class LearnedNoise(LearnedSparsityCallback):
     def _noises(self, net: nn.Module) -> dict[str, tuple[Noise, nn.Module, nn.Parameter]]:
         """Layer -> its noise, the module that the noise is attached to, and the layer's raw weight."""
         record = structure_of(net)
-        names = record.applied[type(self).__name__].layers
+        names = record.applied[self.kind].layers
         return {n: (*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names}
 
     def _end(self, net: nn.Module) -> None:

@@ -21,13 +21,14 @@ from torch.utils.hooks import RemovableHandle
 from lightning_compress.callbacks.base.callback import check_rising
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.surgery.forward_calls import seen_by_hooks
 from lightning_compress.surgery.structure import network
 
 UNEXTENDED = "_unextended_training_step"  # in a module's __dict__: what it had there as training_step, or None
 
 
-class DistillationCallback(Callback, ABC):
+class DistillationCallback(Callback, HasKind, ABC):
     """``own_weight`` times the module's loss plus ``weight`` times a term; several calls in a step are averaged.
 
     Args:

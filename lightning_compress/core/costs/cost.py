@@ -7,11 +7,12 @@ from math import ceil, floor, log10
 from typing import ClassVar
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.profile import Profile
 
 
-class Cost(ABC):
-    """What a network costs, computed from its profile alone.
+class Cost(HasKind, ABC):
+    """Cost of a network, computed from its profile alone.
 
     Attributes:
         name: under which scores, results and objectives know it; its file in the group ``compress/cost`` has it too.
@@ -27,7 +28,7 @@ class Cost(ABC):
 
     @abstractmethod
     def __call__(self, profile: Profile) -> float:
-        """The cost of the network with this profile, in :attr:`unit`."""
+        """Return the cost of the network with this profile, in :attr:`unit`."""
 
     def text(self, value: float) -> str:
         """Return a value with its unit, as messages and tables show it.

@@ -37,7 +37,7 @@ class _Entry:
         return cls((layer.kind, layer.stride, layer.groups > 1), sizes, milliseconds)
 
     def covers(self, other: _Entry) -> bool:
-        """Whether the other layer is like this one and nowhere larger."""
+        """Return whether the other layer is like this one and nowhere larger."""
         return (
             self.alike == other.alike
             and len(self.sizes) == len(other.sizes)

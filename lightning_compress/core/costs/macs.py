@@ -13,6 +13,7 @@ from lightning_compress.core.profile import Profile
 class MACs(Cost):
     """Multiply-accumulates per sample; weights that are zero do not count."""
 
+    kind: ClassVar[str] = "macs"
     name: ClassVar[str] = "macs"
     unit: ClassVar[str] = "MACs"
     label: ClassVar[str] = "MACs per sample"

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
 
 
-class Allocation(ABC):
+class Allocation(HasKind, ABC):
     """Makes a plan from the weights alone."""
 
     @abstractmethod

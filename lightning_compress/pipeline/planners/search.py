@@ -142,7 +142,7 @@ class PlanSearch:
             **self._searching(stage.searcher), "baselines": list(stage.baselines or {}), "trials": stage.trials
         }  # fmt: skip
         written["found"] = {
-            "searcher": written["searcher"]["class"].rsplit(".", 1)[-1], "objective": type(stage.objective).__name__,
+            "searcher": partial(stage.searcher).func.__name__, "objective": type(stage.objective).__name__,
             "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
         }  # fmt: skip
         if self.dear is not None:

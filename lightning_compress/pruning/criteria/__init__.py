@@ -1,1 +1,1 @@
-"""How important a channel is: one frozen dataclass a file."""
+"""Importance criteria for channels: one frozen dataclass a file."""

@@ -1,4 +1,4 @@
-"""What every channel criterion is: a group of coupled channels -> a score for each unit, and which units to keep."""
+"""Base class of channel criteria: a group of coupled channels -> a score for each unit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.transforms import output_transform
 
 
-class Criterion(ABC):
+class Criterion(HasKind, ABC):
     """Scores units; the lowest are removed."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
@@ -30,14 +31,14 @@ class Criterion(ABC):
 
     @abstractmethod
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
-        """Scores of zero or more, shape ``(units,)``."""
+        """Return scores of zero or more, shape ``(units,)``."""
 
     def most(self, group: ChannelGroup, net: nn.Module) -> int:
-        """Units worth keeping, at least one: a plan that keeps more is rounded down to that."""
+        """Return units worth keeping, at least one: a plan that keeps more is rounded down to that."""
         return group.units
 
     def kept(self, group: ChannelGroup, net: nn.Module, count: int) -> Tensor:
-        """Rising indices of the units to keep, shape ``(count,)``: those with the highest scores.
+        """Return rising indices of the units to keep, shape ``(count,)``: those with the highest scores.
 
         One that weighs whole sets of units against each other overrides this.
         """
@@ -47,7 +48,7 @@ class Criterion(ABC):
 
 
 def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
-    """The mean over producers, each scaled to mean 1, of the sums of channel scores in a unit.
+    """Return the mean over producers, each scaled to mean 1, of the sums of channel scores in a unit.
 
     Layers of a group differ in fan-in and so in the size of their weights; unscaled, the largest would decide alone.
 

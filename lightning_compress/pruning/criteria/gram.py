@@ -53,7 +53,7 @@ class Gram(Criterion):
 
 
 def unit_gram(group: ChannelGroup, net: nn.Module) -> Tensor:
-    """G over the units of a group, summed over the layers that read it, each scaled to total error 1.
+    """Return G over the units of a group, summed over the layers that read it, each scaled to total error 1.
 
     Returns:
         Shape ``(units, units)``, or ``(units,)`` where a wide linear layer knows only its diagonal.

@@ -1,1 +1,1 @@
-"""What the weights of a network start from after layers were removed, one way a file."""
+"""Initial weights after layers were removed, one way a file."""

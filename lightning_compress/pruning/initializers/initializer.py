@@ -1,4 +1,4 @@
-"""What every initializer is: it gives a network from which layers were removed the weights to train on from."""
+"""Base class of initializers, which set the weights of a network after layers were removed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from lightning import LightningModule
 from torch import nn
 
+from lightning_compress.core.kinds import HasKind
 
-class Initializer(ABC):
+
+class Initializer(HasKind, ABC):
     """Sets weights after a removal."""
 
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:

@@ -13,7 +13,7 @@ strength means as much as for single weights: our reconstruction of paper 1's "k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,8 @@ class GaussianNoise(Noise, Mask):
         salt: see :class:`Noise`.
     """
 
+    kind: ClassVar[str] = "gaussian_noise"
+
     def __init__(self, shape: Sequence[int], grain: Sequence[int], threshold: float = 3.0, salt: int = 0) -> None:
         Noise.__init__(self, salt)
         self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool))
@@ -58,13 +60,13 @@ class GaussianNoise(Noise, Mask):
         }
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The mean of the weight while training with noise; else without what is above the threshold."""
+        """Return the weight's mean while training with noise, else the weight without what is above the threshold."""
         if self.ended:
             return weight * self.mask
         return weight if self.training else weight * (self.log_alpha(weight) < self.threshold)
 
     def log_alpha(self, weight: Tensor) -> Tensor:
-        """Noise to signal, in logarithm, within +-8, shape ``grain``."""
+        """Return noise to signal, in logarithm, within +-8, shape ``grain``."""
         return self._unlimited(weight).clamp(-LIMIT, LIMIT)
 
     def _unlimited(self, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ as a running average, so that channels can be pruned by it: our reading of paper
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class InformationNoise(Noise):
         salt: see :class:`Noise`.
     """
 
+    kind: ClassVar[str] = "information_noise"
+
     def __init__(self, shape: Sequence[int], convolution: Sequence[Any] = (), salt: int = 0) -> None:
         super().__init__(salt)
         self.shape, self.convolution = tuple(shape), tuple(convolution)
@@ -75,7 +77,7 @@ class InformationNoise(Noise):
         return _AddPenalty.apply(output * noise, self.strength * kl.sum() / len(output))
 
     def kl(self, weight: Tensor) -> Tensor:
-        """Zero: it depends on the input, and is part of the forward pass."""
+        """Return zero: it depends on the input, and is part of the forward pass."""
         return self.weight.new_zeros(())
 
     def _read(self, x: Tensor) -> Tensor:

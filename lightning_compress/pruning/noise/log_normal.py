@@ -12,7 +12,7 @@ noise ends, that gate goes into the parameters before it.
 from __future__ import annotations
 
 from math import e, log, pi, sqrt
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class LogNormalNoise(Noise):
         last: whether channels are the last dimension.
         salt: see :class:`Noise`.
     """
+
+    kind: ClassVar[str] = "log_normal_noise"
 
     def __init__(self, channels: int, last: bool = False, salt: int = 0) -> None:
         super().__init__(salt)
@@ -65,7 +67,7 @@ class LogNormalNoise(Noise):
         super().end(host)
 
     def _along_channels(self, values: Tensor, x: Tensor) -> Tensor:
-        """Values ``(samples or 1, channels)`` in a shape that broadcasts to ``x``."""
+        """Return values ``(samples or 1, channels)`` in a shape that broadcasts to ``x``."""
         shape = [len(values), *[1] * (x.dim() - 2)]
         shape.insert(len(shape) if self.last else 1, self.channels)
         return values.view(shape)
@@ -78,7 +80,7 @@ class LogNormalNoise(Noise):
         return (log(HIGH - LOW) - 0.5 * log(2 * pi * e) - scale.log() - mass.log() - edges).sum()
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the noise, shape ``(channels,)``."""
+        """Return mean and variance of the noise, shape ``(channels,)``."""
         mean, scale = self._parameters_of_normal()
         a, b = (LOW - mean) / scale, (HIGH - mean) / scale
         mass = _mass(a, b)
@@ -88,7 +90,7 @@ class LogNormalNoise(Noise):
 
     @torch.no_grad()
     def snr(self) -> Tensor:
-        """Signal to noise of each channel, shape ``(channels,)``."""
+        """Return signal to noise of each channel, shape ``(channels,)``."""
         first, variance = self.moments()
         return (first / variance.sqrt()).float()
 

@@ -1,4 +1,4 @@
-"""What every learned noise is: a penalty that asks for more noise, and a switch that ends it."""
+"""Base class of learned noise: a penalty that asks for more noise, and a switch that ends it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Noise(Transform):
         return {"salt": self.salt}
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """Random numbers for one draw; in a backward pass, where activation checkpointing runs a layer again, the last.
+        """Return a generator for one draw; in a backward pass (activation checkpointing) the last one again.
 
         Raises:
             CompressError: it is not known which: the layer ran several times before that backward pass.
@@ -62,7 +62,7 @@ class Noise(Transform):
         return torch.Generator(device).manual_seed((self.salt << 31) + int(self.draws))
 
     def kl(self, weight: Tensor) -> Tensor:
-        """Divergence of the noise from its prior in nats, a scalar that falls as the noise grows.
+        """Return divergence of the noise from its prior in nats, a scalar that falls as the noise grows.
 
         Args:
             weight: the raw weight of the layer.

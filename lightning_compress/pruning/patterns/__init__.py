@@ -1,1 +1,1 @@
-"""Which weights a mask drops together, one class a file."""
+"""Mask patterns: the weights that are dropped together, one class a file."""

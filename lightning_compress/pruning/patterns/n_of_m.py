@@ -10,7 +10,7 @@ half of the weights is more accurate. It breaks on layers whose inputs m does no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class NofM(Pattern):
     Raises:
         CompressError: not ``0 < n < m``.
     """
+
+    kind: ClassVar[str] = "n_of_m"
 
     n: int = 2
     m: int = 4

@@ -1,4 +1,4 @@
-"""What every mask pattern is: the smallest piece of a weight that a mask keeps or drops, and which pieces to keep."""
+"""Base class of mask patterns: the smallest piece of a weight that is kept or dropped, and which to keep."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Number
 from lightning_compress.core.profile import LayerProfile
 
 
-class Pattern(ABC):
+class Pattern(HasKind, ABC):
     """Decides masks from scores. All patterns keep at least one unit of a layer."""
 
     @abstractmethod
     def unit(self, layer: LayerProfile) -> int:
-        """Weights that are kept or dropped together: one bit of the stored mask."""
+        """Return weights that are kept or dropped together: one bit of the stored mask."""
 
     @abstractmethod
     def kept(self, layer: LayerProfile, density: Number) -> int:
-        """Units that stay at a density in (0, 1].
+        """Return units that stay at a density in (0, 1].
 
         Raises:
             CompressError: the pattern cannot have that density at this layer.
@@ -28,11 +29,11 @@ class Pattern(ABC):
 
     @abstractmethod
     def unit_scores(self, layer: LayerProfile, scores: Tensor) -> Tensor:
-        """Scores of the units from those of their weights, shape ``(units,)``, comparable between layers."""
+        """Return scores of the units from those of their weights, shape ``(units,)``, comparable between layers."""
 
     @abstractmethod
     def mask(self, layer: LayerProfile, scores: Tensor, kept: int) -> Tensor:
-        """The mask with the ``kept`` best units.
+        """Return the mask with the ``kept`` best units.
 
         Args:
             layer: its profile.
@@ -45,7 +46,7 @@ class Pattern(ABC):
 
 
 def best(scores: Tensor, kept: int) -> Tensor:
-    """Bool mask of the ``kept`` highest of the scores, shape ``(n,)``; the earlier of equals."""
+    """Return bool mask of the ``kept`` highest of the scores, shape ``(n,)``; the earlier of equals."""
     order = scores.sort(descending=True, stable=True).indices
     mask = torch.zeros_like(scores, dtype=torch.bool)
     mask[order[:kept]] = True

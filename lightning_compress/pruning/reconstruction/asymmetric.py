@@ -50,7 +50,7 @@ class Asymmetric(Refit):
             store_calibration(net, KEY, (copy.deepcopy(net).eval().requires_grad_(False), inputs))
 
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-        """Nothing: it is the thin network's inputs that count."""
+        """Do nothing: the pruned network's inputs count."""
 
     @torch.no_grad()
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
@@ -79,7 +79,7 @@ class Asymmetric(Refit):
 
 
 def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor | None:
-    """What the layer of a network reads at ``count`` places, the same for each network; None if it does not run."""
+    """Return the rows that a layer reads at ``count`` positions, the same for each network; None if it does not run."""
     layer, found = net.get_submodule(name), []
     handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
     measure.forward_hooked(net, x, [handle])

@@ -1,4 +1,4 @@
-"""What every refit is: after channels were chosen, the layers that read them get the best weights in closed form."""
+"""Base class of refits: least-squares weights for the layers that read pruned channels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 
 
-class Refit(ABC):
+class Refit(HasKind, ABC):
     """Solves least squares for the weights behind removed channels."""
 
     @abstractmethod
@@ -31,7 +32,7 @@ class Refit(ABC):
 
     @abstractmethod
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """Change weights of the thin network.
+        """Change weights of the pruned network.
 
         Args:
             net: thin.
@@ -41,7 +42,7 @@ class Refit(ABC):
 
 
 def correction(moments: Tensor, missing: Tensor, rows: int) -> Tensor:
-    """What to add to a weight (transposed) so that it gives what is missing in its outputs, as far as rows can tell.
+    """Return the ridge correction of a (transposed) weight that restores what is missing in its outputs.
 
         D = (H + lambda I)^-1 sum x r',      lambda = tr H / rows, the mean squared length of a row
 

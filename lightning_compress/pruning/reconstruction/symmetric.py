@@ -57,11 +57,11 @@ class Symmetric(Refit):
                 layer.weight[:, kept] = refitted(layer.weight, moments[name], kept)
 
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """Nothing: the weights that stay were set before the others were removed."""
+        """Do nothing: the kept weights were set before the others were removed."""
 
 
 def refitted(weight: Tensor, moments: Moments, kept: Tensor) -> Tensor:
-    """The best weight on the kept inputs, shape ``(out, len(kept), kernel...)``."""
+    """Return the best weight on the kept inputs, shape ``(out, len(kept), kernel...)``."""
     gone = torch.ones(weight.shape[1], dtype=torch.bool)
     gone[kept] = False
     gone = gone.nonzero().flatten()

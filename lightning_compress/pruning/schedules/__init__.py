@@ -1,1 +1,1 @@
-"""How density falls during training, one class a file."""
+"""Schedules of the density during training, one class a file."""

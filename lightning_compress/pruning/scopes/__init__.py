@@ -1,1 +1,1 @@
-"""Whether weights compete within their layer or in the whole network, one class a file."""
+"""Scopes in which weights compete: their layer or the whole network, one class a file."""

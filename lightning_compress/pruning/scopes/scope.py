@@ -1,4 +1,4 @@
-"""What every scope is: it turns the units that a plan keeps in each layer into those that are really kept."""
+"""Base class of scopes, which turn a plan's kept units per layer into those really kept."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lightning_compress.core.kinds import HasKind
 
-class Scope(ABC):
+
+class Scope(HasKind, ABC):
     """Among which weights the kept ones are chosen."""
 
     @abstractmethod
     def __call__(
         self, kept: Mapping[str, int], scores: Mapping[str, Tensor], unit: Mapping[str, int]
     ) -> dict[str, int]:
-        """Kept units of each layer.
+        """Return kept units of each layer.
 
         Args:
             kept: layer -> units by the plan's density.

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery.transforms import Transform
 
 Make = Callable[[int], Transform]
 
 
-class Placement(ABC):
+class Placement(HasKind, ABC):
     """Attaches activation quantizers to a network."""
 
     @abstractmethod

@@ -66,6 +66,7 @@ class Codebook(Transform):
         CompressError: bits out of range.
     """
 
+    kind: ClassVar[str] = "codebook"
     bit_range: ClassVar[tuple[int, int]] = (1, 8)
 
     codes: Tensor

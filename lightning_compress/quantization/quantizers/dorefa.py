@@ -26,6 +26,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 class DoReFa(WeightQuantizer):
     """DoReFa quantization of weights. Arguments as for :class:`Quantizer`."""
 
+    kind: ClassVar[str] = "dorefa"
     learned: ClassVar[bool] = False
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:

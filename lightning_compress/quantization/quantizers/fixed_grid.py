@@ -26,6 +26,7 @@ class FixedGrid(WeightQuantizer):
         zero: the level of code 0, in steps of the scale.
     """
 
+    kind: ClassVar[str] = "fixed_grid"
     learned: ClassVar[bool] = False
 
     def __init__(self, bits: int, shape: Sequence[int] = (), zero: float = 0.0) -> None:

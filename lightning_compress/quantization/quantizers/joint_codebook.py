@@ -7,7 +7,7 @@ here, so that checkpoints hold it and a training resumes exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class JointCodebook(Codebook):
         width: bits of a code.
         kept: weights that the last projection kept.
     """
+
+    kind: ClassVar[str] = "joint_codebook"
 
     duplicate: Tensor
     dual: Tensor

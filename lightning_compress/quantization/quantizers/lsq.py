@@ -24,6 +24,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 class LSQ(WeightQuantizer):
     """Learned-step-size quantization of weights. Arguments as for :class:`Quantizer`."""
 
+    kind: ClassVar[str] = "lsq"
     learned: ClassVar[bool] = True
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:

@@ -24,6 +24,7 @@ from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SC
 class LSQActivation(ActivationQuantizer):
     """Learned-step-size quantization of a layer's input. Arguments as for :class:`Quantizer`."""
 
+    kind: ClassVar[str] = "lsq_activation"
     learned: ClassVar[bool] = True
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:

@@ -24,6 +24,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 class MinMax(WeightQuantizer):
     """Symmetric min-max quantization of weights. Arguments as for :class:`Quantizer`."""
 
+    kind: ClassVar[str] = "min_max"
     learned: ClassVar[bool] = False
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:

@@ -24,6 +24,7 @@ MOMENTUM = 0.1
 class MinMaxActivation(ActivationQuantizer):
     """Moving min-max quantization of a layer's input. Arguments as for :class:`Quantizer`."""
 
+    kind: ClassVar[str] = "min_max_activation"
     learned: ClassVar[bool] = False
 
     largest: Tensor

@@ -27,6 +27,7 @@ from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SC
 class PACT(ActivationQuantizer):
     """Quantization of a layer's input with a trained clipping level. Arguments as for :class:`Quantizer`."""
 
+    kind: ClassVar[str] = "pact"
     learned: ClassVar[bool] = True
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:

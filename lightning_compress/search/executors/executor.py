@@ -13,23 +13,24 @@ from time import perf_counter
 from typing import ClassVar, Protocol, Self, final
 
 from lightning_compress.core.errors import TrialFailedError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.trial import Score
 
 
 class Evaluate(Protocol):
-    """What a search needs of an evaluator."""
+    """Interface of evaluators that a search uses."""
 
     def key(self, plan: Plan) -> str:
-        """Digest of what the plan materializes to."""
+        """Return digest of what the plan materializes to."""
 
     def __call__(self, plan: Plan) -> Score:
-        """The score, or :class:`TrialFailedError`."""
+        """Return the score, or :class:`TrialFailedError`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one plan.
+    """Outcome of evaluating one plan.
 
     Attributes:
         score: None when it failed.
@@ -42,7 +43,7 @@ class Outcome:
     seconds: float
 
 
-class Executor(ABC):
+class Executor(HasKind, ABC):
     """Evaluates plans, ``workers`` at a time; a context manager.
 
     Args:
@@ -81,8 +82,8 @@ class Executor(ABC):
             left -= len(done)
             yield from done
 
-    def close(self) -> None:  # noqa: B027, not all hold something
-        """Free what is held; work in progress is thrown away."""
+    def close(self) -> None:
+        """Release resources; work in progress is discarded."""
 
     def __enter__(self) -> Self:
         return self

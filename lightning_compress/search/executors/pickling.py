@@ -1,4 +1,4 @@
-"""What travels between a search and its workers: evaluators one way, errors the other."""
+"""Pickle evaluators for workers, and their errors for the search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_compress.search.executors.executor import Evaluate
 
 
 def packed(evaluate: Evaluate) -> bytes:
-    """The evaluator as bytes; cloudpickle, because classes of a script or a notebook travel too.
+    """Return the evaluator as bytes; cloudpickle, because classes of a script or a notebook travel too.
 
     Raises:
         CompressError: it cannot be pickled.
@@ -27,7 +27,7 @@ def packed(evaluate: Evaluate) -> bytes:
 
 
 def portable(error: Exception) -> Exception:
-    """The error being handled, or one with its words if it cannot be pickled; its traceback becomes a note."""
+    """Return the error being handled, or one with its words if it cannot be pickled; its traceback becomes a note."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""What executors with workers share: handing out plans, and replacing workers that die or take too long.
+"""Base of executors with workers: hand out plans, replace workers that die or take too long.
 
 A plan whose worker was lost is given to another one, up to ``retries`` times; then it counts as failed, so that one
 candidate that kills its process cannot stop a search.
@@ -90,11 +90,11 @@ class Pool(Executor, Generic[WorkerT]):
 
     @abstractmethod
     def start(self) -> WorkerT:
-        """A new worker, which need not be ready yet."""
+        """Return a new worker, which need not be ready yet."""
 
     @abstractmethod
     def answers(self, workers: Iterable[WorkerT], timeout: float | None) -> list[tuple[WorkerT, Answer]]:
-        """What workers have to say; waits for the first answer, at most ``timeout`` seconds.
+        """Collect worker messages; block for the first, at most ``timeout`` seconds.
 
         Raises:
             Exception: what the evaluator raised in a worker.
@@ -168,7 +168,7 @@ class Pool(Executor, Generic[WorkerT]):
 
 
 def lost_or_raise(error: Exception) -> Lost:
-    """What an error of the evaluator means: without memory, another attempt may do better; all else is a mistake.
+    """Return that the worker is lost if memory ran out, as another attempt may do better; raise all other errors.
 
     Raises:
         Exception: the error, if it is not about memory.

@@ -93,7 +93,7 @@ class _Process(Worker):
         return not self.process.is_alive()
 
     def hear(self) -> Ready | Outcome | Lost | Exception | None:
-        """The next message; None when it was only the request for the evaluator."""
+        """Return the next message, or None if it only asked for the evaluator."""
         try:
             if self.ended and not self.connection.poll():
                 raise EOFError
@@ -114,7 +114,7 @@ class _Process(Worker):
 
 
 def _work(connection: Connection, threads: int) -> None:
-    """A worker's life."""
+    """Worker process entry point."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler only sets a flag
     Thread(target=_end_with_parent, daemon=True).start()

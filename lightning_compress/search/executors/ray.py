@@ -138,7 +138,7 @@ class _Remote:
         return Ready()
 
     def evaluate(self, plan: Plan) -> Outcome:
-        """The outcome of one plan."""
+        """Return the outcome of one plan."""
         try:
             return outcome_of(self.evaluator, plan)
         except Exception as error:

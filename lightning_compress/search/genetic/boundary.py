@@ -42,7 +42,7 @@ class Boundary:
         self._bad, self._good, self._asked = [-1] * len(self.start), list(self.start), [0] * len(self.start)
 
     def ask(self) -> tuple[int, tuple[int, ...]] | None:
-        """The next choice to probe, and the point to probe it at; None when there is nothing to ask (for) now."""
+        """Return the next choice to probe and the point to probe it at, or None."""
         if self.reference is None or sum(self._asked) >= self.most:
             return None
         able = [

@@ -38,7 +38,7 @@ class Gene:
 
 
 def gene(choice: Choice, low: int, sigma: float) -> Gene:
-    """The gene of a choice: ratios (any fractional value) mutate by ``sigma`` of their range, ranks and bits by a step.
+    """Return the gene of a choice: ratios mutate by ``sigma`` of their range, whole numbers by one step.
 
     Args:
         low: smallest index allowed.
@@ -50,20 +50,20 @@ def gene(choice: Choice, low: int, sigma: float) -> Gene:
 
 
 def directed(start: Genome, genes: Sequence[Gene], rng: np.random.Generator) -> Genome:
-    """A first individual: each gene somewhere between its starting index and its boundary, mostly halfway."""
+    """Return a first individual: each gene somewhere between its starting index and its boundary, mostly halfway."""
     room = np.array([max(index - g.low, 0) for index, g in zip(start, genes, strict=True)], dtype=float)
     down = np.clip(np.rint(rng.normal(room / 2, room / 4)), 0, room)
     return tuple(int(index - d) for index, d in zip(start, down, strict=True))
 
 
 def roulette(size: int, parents: int, rng: np.random.Generator) -> list[int]:
-    """Ranks (0 is the best of ``size``) of some parents, drawn with replacement."""
+    """Return ranks (0 is the best of ``size``) of some parents, drawn with replacement."""
     weights = np.arange(size, 0, -1, dtype=float)
     return [int(i) for i in rng.choice(size, parents, p=weights / weights.sum())]
 
 
 def crossover(one: Genome, other: Genome, p_cross: float, p_swap: float, rng: np.random.Generator) -> Genome:
-    """``one`` with some genes of ``other``; swapped gene by gene (the released code swaps whole rank vectors)."""
+    """Return ``one`` with some genes of ``other``, gene by gene (the released code swaps whole rank vectors)."""
     if rng.random() >= p_cross:
         return one
     taken = rng.random(len(one)) < p_swap
@@ -71,7 +71,7 @@ def crossover(one: Genome, other: Genome, p_cross: float, p_swap: float, rng: np
 
 
 def mutate(genome: Genome, genes: Sequence[Gene], p_mutate: float, p_tweak: float, rng: np.random.Generator) -> Genome:
-    """``genome`` with some genes moved."""
+    """Return ``genome`` with some genes moved."""
     if rng.random() >= p_mutate:
         return genome
     tweaked = rng.random(len(genome)) < p_tweak
@@ -81,6 +81,6 @@ def mutate(genome: Genome, genes: Sequence[Gene], p_mutate: float, p_tweak: floa
 
 
 def moved(index: int, gene: Gene, rng: np.random.Generator) -> int:
-    """The index after one mutation, at the gene's limit when it would be beyond."""
+    """Return the index after one mutation, at the gene's limit when it would be beyond."""
     step = rng.choice((-1, 1)) if gene.width is None else np.rint(rng.normal(0, gene.width))
     return int(np.clip(index + step, gene.low, gene.high))

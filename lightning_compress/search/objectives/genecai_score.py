@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, log
-from typing import final
+from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
@@ -43,6 +43,8 @@ class GeneCAIScore(Objective):
     Raises:
         CompressError: accuracy or threshold is no share, or a dense cost is not above 0.
     """
+
+    kind: ClassVar[str] = "genecai_score"
 
     metric: str = "val_acc"
     cost: Cost | str = "macs"

@@ -15,7 +15,7 @@ Use it with a loose budget; under a tight one every plan compresses equally, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
@@ -40,6 +40,8 @@ class N2NReward(Objective):
         CompressError: ``acc0``, ``cost0`` or the accuracy of the network before the search is not above 0.
     """
 
+    kind: ClassVar[str] = "n2n_reward"
+
     metric: str = "val_acc"
     cost: Cost | str = "parameters"
     acc0: float | None = None
@@ -61,11 +63,11 @@ class N2NReward(Objective):
         return (self.cost,)
 
     def __call__(self, score: Score) -> float:
-        """The reward at the end of the annealing, which ranks trials of a whole search."""
+        """Return the reward at the end of the annealing, which ranks trials of a whole search."""
         return self.during(score, self.anneal)
 
     def during(self, score: Score, number: int) -> float:
-        """The reward at trial ``number``."""
+        """Return the reward at trial ``number``."""
         accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, name_of(self.cost))
         compression = 1 - cost / (before(score, name_of(self.cost), "cost0") if self.cost0 is None else self.cost0)
         if compression <= 0:

@@ -10,10 +10,11 @@ from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.search.trial import Score
 
 
-class Objective(ABC):
+class Objective(HasKind, ABC):
     """The one number that a searcher maximizes.
 
     Attributes:
@@ -30,10 +31,10 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, score: Score) -> float:
-        """The reward of a score."""
+        """Return the reward of a score."""
 
     def during(self, score: Score, number: int) -> float:
-        """What a searcher learns from at trial ``number``: the reward, unless the objective tightens along a search."""
+        """Return the reward to learn from at trial ``number``; an objective may tighten along a search."""
         return self(score)
 
 
@@ -100,7 +101,7 @@ def name_of(cost: Cost | str) -> str:
 
 
 def pick(values: Mapping[str, float], name: str) -> float:
-    """``values[name]``.
+    """Return ``values[name]``.
 
     Raises:
         CompressError: there is no such value.
@@ -113,13 +114,13 @@ def pick(values: Mapping[str, float], name: str) -> float:
 
 
 def before(score: Score, name: str, setting: str) -> float:
-    """What a score says of the network before the search.
+    """Return what a score says of the network before the search.
 
     Args:
         setting: of the objective, that takes its place.
 
     Raises:
-        CompressError: it says nothing; journals of older versions have fewer values.
+        CompressError: it says nothing of that metric or cost.
     """
     if name not in score.before:
         raise CompressError(

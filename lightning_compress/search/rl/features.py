@@ -1,4 +1,4 @@
-"""What a policy sees of a choice: numbers in [0, 1] that mean the same for every network.
+"""Features of a choice for policies: numbers in [0, 1] that mean the same for every network.
 
 After AMC (arXiv 1802.03494, section 3.1) and HAQ (arXiv 1811.08886, section 3.1), whose states are layer index, type,
 channels, stride, kernel, weights, FLOPs, what was reduced, what is left, and the last action. There, each column is
@@ -56,7 +56,7 @@ class Features:
         self._at_stake = np.append(np.cumsum(demand[::-1])[::-1], 0.0) / total
 
     def at(self, decided: tuple[int, ...], last_action: float) -> NDArray[np.float32]:
-        """The observation for choice number ``len(decided)``."""
+        """Return the observation for choice number ``len(decided)``."""
         space = self.problem.space
         i = len(decided)
         spent = self.problem.budget.cost(space.plan((*decided, *space.smallest[i:]))) - self._floor

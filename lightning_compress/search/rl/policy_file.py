@@ -47,7 +47,7 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
 
 
 def of_stage(path: str | Path, stage: str) -> Path:
-    """Where the policy for a stage is: of a run's folder, the folder of the stage of that name, else the path itself.
+    """Return where the policy for a stage is: in a run's folder that stage's folder, else the path itself.
 
     Args:
         path: as a user says it: of a run, of one of its stages, or of a policy file.
@@ -78,7 +78,7 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CompressError(f"warm_start: {str(file)!r} is no policy file ({error})") from error
-    if "kind" not in found or "features" not in found:
+    if not found.keys() >= {"kind", "features", "columns"}:
         raise CompressError(f"warm_start: {str(file)!r} holds tensors, but no policy; expected a {NAME} of a search")
     if found["kind"] != kind:
         raise CompressError(

@@ -33,7 +33,7 @@ class Removal(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, static: Tensor, keep: float) -> Tensor:
-        """Log-probabilities.
+        """Return log-probabilities.
 
         Args:
             static: observations of the choices, shape ``(n, len(COLUMNS))``; the live columns are not read.

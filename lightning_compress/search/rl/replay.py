@@ -18,7 +18,7 @@ class BaselineReplay(ReplayBuffer):
     baseline, spread = 0.0, 1.0
 
     def hear(self, reward: float, step: float) -> None:
-        """Follow the reward of one more trial: the average by ``step``, the spread over all trials."""
+        """Update the moving average (by ``step``) and the spread of the rewards with one more."""
         self.baseline = self.baseline + step * (reward - self.baseline) if self.heard else reward
         self.heard = (*self.heard, reward)
         self.spread = max(float(np.std(self.heard)), 1e-6)

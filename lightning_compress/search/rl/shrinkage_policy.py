@@ -41,7 +41,7 @@ class Shrinkage(nn.Module):
     def forward(
         self, observations: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Log-probabilities, and the state to go on from.
+        """Return log-probabilities and the next LSTM state.
 
         Args:
             observations: shape ``(rollouts, steps, len(COLUMNS))``.

@@ -1,8 +1,9 @@
 """One pass over the choices of a problem: observe, act in [0, 1], and be held behind the budget's wall.
 
-What a policy decides is an action; action 1/2 stands for the uniform policy that just meets the budget, so that a
-policy that knows nothing yet starts there, rather than where the wall starves the last layers. Shared by every
-searcher that walks, and by the gymnasium environment.
+What a policy decides is an action; action 1/2 stands for the plan that the search starts from (the prior of a
+closed-form planner, or the uniform plan that just meets the budget), so that a policy that knows nothing yet starts
+there, rather than where the wall starves the last layers. Shared by every searcher that walks, and by the gymnasium
+environment.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FIRST = 1.0  # stands for the action before the first
 
 
 class Course:
-    """What all walks over one problem share: the observations and the meaning of an action."""
+    """Observations and the mapping of actions, shared by all walks over one problem."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -28,23 +29,34 @@ class Course:
         # Away from 0 and 1, where actions would have no inverse, but within the first and the last bin.
         finest = max((len(choice.values) for choice in problem.space.choices), default=1)
         edge = 0.05 if finest < 20 else 0.5 / finest
-        self.level = min(max(problem.budget.level() + 1e-3, edge), 1 - edge)
+        if problem.prior is None:
+            wanted = [problem.budget.level() + 1e-3] * len(problem.space)
+        else:
+            wanted = [c.unit(index) for c, index in zip(problem.space.choices, problem.prior, strict=True)]
+        self.levels = [min(max(level, edge), 1 - edge) for level in wanted]
 
-    def unit(self, action: float) -> float:
-        """Position among a choice's values: action 1/2 is the uniform policy that just meets the budget."""
-        return 2 * action * self.level if action < 0.5 else self.level + (2 * action - 1) * (1 - self.level)
+    def unit(self, number: int, action: float) -> float:
+        """Return the position among the values of a choice; action 1/2 is that of the plan the search starts from.
 
-    def action(self, unit: float) -> float:
-        """The inverse of :meth:`unit`."""
-        return unit / self.level / 2 if unit < self.level else 0.5 + (unit - self.level) / (1 - self.level) / 2
+        Args:
+            number: of the choice.
+            action: in [0, 1].
+        """
+        level = self.levels[number]
+        return 2 * action * level if action < 0.5 else level + (2 * action - 1) * (1 - level)
+
+    def action(self, number: int, unit: float) -> float:
+        """Return the action of a position: the inverse of :meth:`unit`."""
+        level = self.levels[number]
+        return unit / level / 2 if unit < level else 0.5 + (unit - level) / (1 - level) / 2
 
     def along(self, point: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What a walk to ``point`` observes and does: shapes ``(choices, len(COLUMNS))`` and ``(choices,)``.
+        """Return observations ``(choices, len(COLUMNS))`` and actions ``(choices,)`` of a walk to ``point``.
 
         Each action is the middle of its bin.
         """
         choices = self.problem.space.choices
-        actions = [self.action(choice.unit(index)) for choice, index in zip(choices, point, strict=True)]
+        actions = [self.action(i, choices[i].unit(index)) for i, index in enumerate(point)]
         before = [FIRST, *actions][: len(actions)]
         seen = [self.features.at(tuple(point[:i]), last) for i, last in enumerate(before)]
         return np.array(seen, dtype=np.float32), np.array(actions, dtype=np.float32)
@@ -74,17 +86,18 @@ class Walk:
         return self.course.problem.space.choices[len(self.decided)]
 
     def observe(self) -> NDArray[np.float32]:
-        """What a policy sees of it, shape ``(len(COLUMNS),)``."""
+        """Return the observation of the choice, shape ``(len(COLUMNS),)``."""
         return self.course.features.at(self.decided, self.last)
 
     def step(self, action: float) -> float:
         """Decide by an action in [0, 1]; the action as it was carried out: the middle of the bin behind the wall."""
-        wanted = self.choice.index(self.course.unit(action))
+        number = len(self.decided)
+        wanted = self.choice.index(self.course.unit(number, action))
         index = self.course.problem.budget.wall(self.decided, wanted)
-        self.last = action if index == wanted else self.course.action(self.choice.unit(index))
+        self.last = action if index == wanted else self.course.action(number, self.choice.unit(index))
         self.decided = (*self.decided, index)
         return self.last
 
     def most(self) -> int:
-        """The largest index that the wall lets through."""
+        """Return the largest index that the wall lets through."""
         return self.course.problem.budget.wall(self.decided, len(self.choice.values) - 1)

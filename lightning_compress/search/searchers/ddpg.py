@@ -10,7 +10,8 @@ gamma is 0: each step then regresses the outcome. Exploration is a truncated nor
 budget is seen to after the walk, and asks the same sacrifice of all choices (``repair.py: scale``); AMC's wall during
 the walk starves the last ones.
 
-Ours, in no paper: action 1/2 stands for the uniform policy that just meets the budget, where an untrained actor starts;
+Ours, in no paper: action 1/2 stands for the plan that the search starts from, where an untrained actor starts too (the
+prior of a closed-form planner, without warm-up then, or the uniform plan that just meets the budget);
 what a plan leaves of the budget is spent (``repair.py: spend``); after the warm-up the actor decides only some choices
 of the best trial afresh; a plan that was tried is drawn again; and after each trial the actor also takes some steps
 towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
@@ -34,6 +35,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.nn.functional import mse_loss
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import snake_case
 from lightning_compress.search.budget_repair import scale
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -133,8 +135,11 @@ class DDPG(Searcher):
                 policy_kwargs={"net_arch": [hidden, hidden]}, device="cpu", replay_buffer_class=BaselineReplay,
             )  # fmt: skip
         self.agent.set_logger(Logger(None, []))
+        self._own_policy = warm_start is None and problem.prior is not None
+        if self._own_policy:  # random actions around a good plan teach less than neighbors of it
+            self.warmup = 0
         if warm_start is not None:
-            load_policy(warm_start, self._kind, self.agent.policy)
+            load_policy(warm_start, snake_case(self._agent_name), self.agent.policy)
             self.warmup, self.sigma = 0, sigma / 2
 
     def propose(self, number: int) -> tuple[int, ...]:
@@ -149,10 +154,10 @@ class DDPG(Searcher):
         return point
 
     def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[int, ...]:
-        """A point that meets the budget; ``redecided`` of its choices, on average, are not those of the best trial."""
+        """Draw a point within the budget that redecides on average ``redecided`` choices of the best trial."""
         budget, choices = self.problem.budget, self.problem.space.choices
-        if number == 0:  # the uniform policy itself, so that a search never ends below it
-            return budget.at_level(budget.level())
+        if number == 0:  # so that a search never ends below it
+            return self.problem.start
         afresh = np.ones(len(choices), dtype=bool)
         if self._best and number >= self.warmup and not self._untouched(number):
             afresh = rng.random(len(choices)) * len(choices) < redecided
@@ -163,7 +168,7 @@ class DDPG(Searcher):
                 action = self._act(self.course.features.at(wanted, action), number)
             else:
                 action = float(self._best[0].draft.actions[i])
-            wanted = (*wanted, choice.index(self.course.unit(action)))
+            wanted = (*wanted, choice.index(self.course.unit(i, action)))
         return scale(budget, wanted) if self._untouched(number) else self.fitted(wanted, rng)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
@@ -185,8 +190,9 @@ class DDPG(Searcher):
             broken = [n for n, value in self.agent.policy.named_parameters() if not value.isfinite().all()]
             if broken:
                 raise CompressError(
-                    f"{self._kind}: its policy diverged ({broken[0]!r} holds nan or infinity); lower its learning_rate "
-                    f"or tau, and give another run_dir, as a search goes on with the settings that it began with"
+                    f"{self._agent_name}: its policy diverged ({broken[0]!r} holds nan or infinity); lower its "
+                    f"learning_rate or tau, and give another run_dir, as a search goes on with the settings that it "
+                    f"began with"
                 )
 
     def _imitate(self) -> None:
@@ -200,20 +206,20 @@ class DDPG(Searcher):
             optimizer.step()
 
     def width(self, number: int) -> float:
-        """Standard deviation of the exploration in this trial."""
+        """Return standard deviation of the exploration in this trial."""
         return self.sigma * self.decay ** max(number - self.warmup, 0)
 
     def save(self, folder: Path) -> Path:
         """Write actor and critic, for ``warm_start`` of another search."""
-        return save_policy(folder, self._kind, self.agent.policy)
+        return save_policy(folder, snake_case(self._agent_name), self.agent.policy)
 
     @property
-    def _kind(self) -> str:
+    def _agent_name(self) -> str:
         return type(self.agent).__name__
 
     def _untouched(self, number: int) -> bool:
-        """Whether this trial is the policy as it is: one from elsewhere shows first what it is worth here."""
-        return number == 1 >= self.warmup
+        """Return whether this trial follows a warm-start policy without exploration."""
+        return number == 1 >= self.warmup and not self._own_policy
 
     @torch.no_grad()
     def _act(self, observation: np.ndarray, number: int) -> float:
@@ -225,7 +231,7 @@ class DDPG(Searcher):
 
 
 def truncated_normal(mean: torch.Tensor, width: float) -> float:
-    """One number from the normal distribution cut to [0, 1], by the inverse of its distribution function."""
+    """Draw from the normal distribution truncated to [0, 1], by inverse transform sampling."""
     if width < 1e-6:
         return float(mean.clamp(0, 1))
     low, high = torch.special.ndtr(-mean / width), torch.special.ndtr((1 - mean) / width)

@@ -6,7 +6,8 @@ Source: Javaheripi et al. 2020 (arXiv 2004.04249); operators and constants from 
 of our notes (the paper's text was not available). Its score is ``GeneCAIScore``; any other objective will do. Ours are:
 fitting to the budget (where it excludes the uncompressed point, the largest uniform plan takes its place, and what a
 plan leaves of it is spent, unless the objective weighs the cost), ranks for the roulette, the elite, a copy of a known
-plan that joins its generation without another trial, and generations that need not wait: a child is bred from the last
+plan that joins its generation without another trial, neighbors of a closed-form planner's plan, where there is one, as
+first individuals, and generations that need not wait: a child is bred from the last
 full generation, and counts in the one that is open when its reward is heard. Not kept of the released code: parents
 changed in place, mutation across boundaries, the loop of the rejection sampling without an end.
 
@@ -16,7 +17,7 @@ of a single layer's change is below the noise of validation: the boundaries then
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from lightning_compress.search.problem import Problem
 from lightning_compress.search.searchers.searcher import Searcher, at_least_one
 from lightning_compress.search.trial import Trial
 
+NEIGHBORHOOD = 0.25  # share of the genes that a first individual around a prior has mutated
 REDRAWS = 30  # children that may turn out to be known plans before one is tried again: a small space has no others
 
 
@@ -49,6 +51,8 @@ class GeneCAI(Searcher):
     Raises:
         CompressError: the population is empty.
     """
+
+    kind: ClassVar[str] = "genecai"
 
     def __init__(
         self,
@@ -74,11 +78,12 @@ class GeneCAI(Searcher):
         self.p_cross, self.p_swap, self.p_mutate, self.p_tweak = p_cross, p_swap, p_mutate, p_tweak
         self.sigma = sigma
         budget = problem.budget
-        self.start = budget.at_level(budget.level())
+        self.start = problem.start
         without = ((*self.start[:i], 0, *self.start[i + 1 :]) for i in range(len(self.start)))
         left = [budget.cost(problem.space.plan(point)) for point in without]
         order = sorted(range(len(left)), key=lambda i: left[i])
-        self.boundary = Boundary(self.start, order, probes, most_probes, tolerance)
+        # A prior comes from errors of single layers, which is what probes would measure.
+        self.boundary = Boundary(self.start, order, 0 if problem.prior else probes, most_probes, tolerance)
         self.known: dict[Genome, float] = {}
         self.parents: list[Genome] = []  # best first; empty before the first generation
         self.children: dict[Genome, float] = {}
@@ -101,6 +106,8 @@ class GeneCAI(Searcher):
         rng = np.random.default_rng([self.seed, number])
         if self.parents:
             return self._bred(rng)
+        if self.problem.prior is not None:
+            return self.fitted(mutate(self.start, self._genes(), 1.0, NEIGHBORHOOD, rng), rng)
         return self.fitted(directed(self.start, self._genes(), rng), rng)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
@@ -120,7 +127,7 @@ class GeneCAI(Searcher):
         return [gene(choice, low[i], self.sigma) for i, choice in enumerate(self.problem.space.choices)]
 
     def _found(self, reward: float | None) -> None:
-        """One more first individual was heard; the first generation is the best of all that is known by then."""
+        """Count a first individual; once there are enough, the best known ones become the first generation."""
         reference = self.boundary.reference
         self.drawn += 1
         self.accepted += reward is not None and (reference is None or reward >= reference - self.drop)
@@ -128,7 +135,7 @@ class GeneCAI(Searcher):
             self.parents = ranked(self.known)[: self.population]
 
     def _bred(self, rng: np.random.Generator) -> Genome:
-        """A child that is no known plan: copies join their generation with the reward that is known."""
+        """Breed a child that is a new plan; copies of known plans join the generation with the known reward."""
         genes = self._genes()
         child = self.parents[0]
         for _ in range(REDRAWS):
@@ -151,5 +158,5 @@ class GeneCAI(Searcher):
 
 
 def ranked(rewards: dict[Genome, float]) -> list[Genome]:
-    """Genomes, best first; of equals the smaller one first, so that the order of telling does not matter."""
+    """Return genomes, best first; ties by value, so that the order of telling does not matter."""
     return sorted(rewards, key=lambda genome: (-rewards[genome], genome))

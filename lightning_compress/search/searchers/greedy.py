@@ -5,10 +5,11 @@
     heard = R:  g += (R - predicted) s / (s's),  s = steps of the exchange;  the point moves when R is the best so far
 
 The textbook greedy walks down from the uncompressed network until the budget is met, so that all its trials but the
-last break the budget. Every proposal of ours must meet it, so the walk starts at the largest uniform plan instead, and
-what one choice gives up another takes: the same marginal rule, on the budget's surface. This form is ours; the
-correction of the slopes is a projection onto what was heard (Kaczmarz 1937). When no exchange promises a gain, slopes
-are measured again at the new point; when the point did not move either, random exchanges follow.
+last break the budget. Every proposal of ours must meet it, so the walk starts at the prior of a closed-form planner or
+the largest uniform plan instead, and what one choice gives up another takes: the same marginal rule, on the budget's
+surface. This form is ours; the correction of the slopes is a projection onto what was heard (Kaczmarz 1937). When no
+exchange promises a gain, slopes are measured again at the new point; when the point did not move either, random
+exchanges follow.
 
 Deterministic up to that point. Use it as a strong baseline with at least two trials per choice. It assumes that choices
 act alone and stops in local optima; noise in the reward above one step's effect leads it astray.
@@ -33,7 +34,7 @@ Point = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a proposal was for: the point and reward it is compared with, and the choice whose slope it measures."""
+    """Purpose of a proposal: the point and reward it is compared with, and the choice whose slope it measures."""
 
     origin: Point
     reward: float
@@ -47,7 +48,7 @@ class Greedy(Searcher):
 
     def __init__(self, problem: Problem, seed: int, objective: Objective) -> None:
         super().__init__(problem, seed, objective)
-        self.point: Point = problem.budget.at_level(problem.budget.level())
+        self.point: Point = problem.start
         self.reward = -inf  # of the point
         self.slopes: dict[int, float] = {}  # reward lost per step down
         self.probed: Point | None = None  # where the slopes were measured
@@ -84,7 +85,7 @@ class Greedy(Searcher):
         return point
 
     def _probe(self, number: int) -> Point | None:
-        """The next choice to lower by one step, around the point at which this round of probes began."""
+        """Return the next choice to lower by one step, around the point at which this round of probes began."""
         # The origin is that of the round, not of a better point found during it.
         origin = self._begin() if self.probed is None else self.probed
         while self._probes:
@@ -101,7 +102,7 @@ class Greedy(Searcher):
         return self.probed
 
     def _exchange(self, number: int) -> Point | None:
-        """The exchange with the largest predicted gain, or None when there is none, or slopes are still unheard."""
+        """Return the exchange with the largest predicted gain; None if there is none, or slopes are still open."""
         if any(asked.probed is not None for asked in self._asked.values()):
             return None
         for gain, giver, taker in sorted(self._pairs(), key=lambda pair: (-pair[0], pair[1:])):
@@ -118,7 +119,7 @@ class Greedy(Searcher):
         return None
 
     def _pairs(self) -> list[tuple[float, int, int]]:
-        """(predicted gain, giver, taker) of all exchanges; -1 stands for the rest of the budget, or for nobody."""
+        """Return (predicted gain, giver, taker) of all exchanges; -1 is the rest of the budget, or nobody."""
         cost, space = self.problem.budget.cost, self.problem.space
         here, top = cost(space.plan(self.point)), space.largest
         down = {i: here - cost(space.plan(self._moved(self.point, i, -1))) for i in self.slopes if self.point[i] > 0}
@@ -133,7 +134,7 @@ class Greedy(Searcher):
         return pairs
 
     def _given(self, giver: int, taker: int) -> Point | None:
-        """The point after the exchange; None when the giver has too little."""
+        """Return the point after the exchange; None when the giver has too little."""
         point = self.point if taker < 0 else self._moved(self.point, taker, 1)
         if giver >= 0:
             point = self._moved(point, giver, -1)
@@ -144,7 +145,7 @@ class Greedy(Searcher):
         return point
 
     def _shuffled(self, number: int) -> Point:
-        """Two random choices a step down, and their share spent in a random order."""
+        """Return two random choices a step down, and their share spent in a random order."""
         rng = np.random.default_rng([self.seed, number])
         point = self.point
         for i in rng.permutation(len(point))[:2]:

@@ -3,8 +3,9 @@
     minimize (-reward, cost / cost of the uncompressed point);  survival by non-dominated rank, then by crowding
 
 Source: Deb et al. 2002 (IEEE TEC 6(2)); the algorithm is pymoo's, driven by its ask and tell. The genome is one index
-per choice; rounding and fitting to the budget are a ``Repair``. The first population lies around the largest uniform
-plan, which is the uncompressed one unless the budget excludes it, and below. Costs are computed, not heard.
+per choice; rounding and fitting to the budget are a ``Repair``. The first population lies around the plan that the
+search starts from (the prior of a closed-form planner, or the largest uniform plan), and below. Costs are computed, not
+heard.
 
 Use it when the trade-off itself is wanted: of the journal's trials ``pareto_front`` gives the result. It spends its
 trials on the whole front, so for one budget a searcher of one objective is ahead at equal trials. A generation advances
@@ -120,16 +121,16 @@ class NSGA2(Searcher):
         self._waiting = [] if asked is None else [tuple(int(i) for i in x) for x in asked.get("X")]
 
     def _copy(self, number: int) -> Genome:
-        """One of the plans seen so far with some choices moved: while the generation is open, or has nothing new."""
+        """Return a known plan with some choices moved, while the generation is open or has nothing new."""
         rng = np.random.default_rng([self.seed, number])
         origin = np.array(self._seen[rng.integers(len(self._seen))])
         moved = origin + rng.integers(-1, 2, len(origin))
         return scale(self.problem.budget, np.clip(moved, 0, self.problem.space.largest).tolist())
 
     def _first(self, population: int) -> np.ndarray:
-        """The largest uniform plan; others around it and, every second one, below; shape (population, choices)."""
+        """Return the plan to start from; others around it and, every second one, below; shape (population, choices)."""
         budget, rng = self.problem.budget, np.random.default_rng(self.seed)
-        start = budget.at_level(budget.level())
+        start = self.problem.start
         top = np.array(self.problem.space.largest)
         found = [start]
         for i in range(1, population):

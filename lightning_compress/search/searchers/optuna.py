@@ -4,7 +4,8 @@
 
 Source: Akiba et al. 2019 (arXiv 1907.10902); its ask and tell. The sampler hears the reward of what it suggested, not
 of the point after scaling: a sampler that keeps its own state per trial (CMA-ES) cannot be told of another point. The
-first suggestion is the largest uniform plan. Optuna is an optional dependency, imported when a searcher is made.
+first suggestion is the plan that the search starts from: the prior, or the largest uniform plan. Optuna is an optional
+dependency, imported when a searcher is made.
 
 Use it for small spaces (up to some 20 choices) and the 50 to 200 trials that TPE was made for.
 """
@@ -74,9 +75,8 @@ class OptunaSearcher(Searcher):
             f"{choice.layer}.{choice.knob}": optuna.distributions.IntDistribution(0, len(choice.values) - 1)
             for choice in problem.space.choices
         }
-        start = problem.budget.at_level(problem.budget.level())
         if self.ranges:
-            self.study.enqueue_trial(dict(zip(self.ranges, start, strict=True)))
+            self.study.enqueue_trial(dict(zip(self.ranges, problem.start, strict=True)))
         self._open: dict[int, Any] = {}
 
     def propose(self, number: int) -> tuple[int, ...]:
@@ -96,4 +96,4 @@ class OptunaSearcher(Searcher):
 
 
 def _go_on() -> None:
-    """What a sampler calls that has suggested everything; it repeats itself then, which costs no evaluation."""
+    """Ignore a sampler's wish to stop when it has suggested everything; repeats cost no evaluation."""

@@ -19,4 +19,4 @@ class Random(Searcher):
         return self.problem.budget.project([int(i) for i in np.random.randint(0, sizes)] if sizes else [])
 
     def learn(self, trial: Trial, reward: float | None) -> None:
-        """Nothing to learn."""
+        """Learn nothing."""

@@ -102,7 +102,7 @@ class Reinforce(Searcher):
         with own_randomness(seed, START):
             self.removal, self.shrinkage = Removal(hidden, depth), Shrinkage(hidden, depth, width)
         if warm_start is not None:
-            load_policy(warm_start, type(self).__name__, self._policies)
+            load_policy(warm_start, self.kind, self._policies)
         groups = [
             {"params": self.removal.parameters(), "lr": removal_rate},
             {"params": self.shrinkage.parameters(), "lr": shrinkage_rate},
@@ -123,7 +123,7 @@ class Reinforce(Searcher):
         shrunk: list[Tensor] = []
         while not walk.done:
             if len(walk.choice.values) == 2:
-                actions = [self.course.action(walk.choice.unit(index)) for index in (0, 1)]
+                actions = [self.course.action(len(walk.decided), walk.choice.unit(index)) for index in (0, 1)]
                 removed.append(self._carry_out(walk, next(kept), actions, number))
             else:
                 observations.append(torch.from_numpy(walk.observe()))
@@ -140,7 +140,9 @@ class Reinforce(Searcher):
         The first trial takes the likeliest actions: of a new policy the uniform plan, of one from elsewhere its best.
         """
         k = int(log_probs.argmax()) if number == 0 else int(log_probs.exp().multinomial(1))
-        wanted, most = [walk.choice.index(self.course.unit(action)) for action in actions], walk.most()
+        number_of = len(walk.decided)
+        wanted = [walk.choice.index(self.course.unit(number_of, action)) for action in actions]
+        most = walk.most()
         walk.step(actions[k])
         return torch.tensor([min(index, most) == walk.decided[-1] for index in wanted])
 
@@ -156,7 +158,7 @@ class Reinforce(Searcher):
             self._batch.clear()
 
     def _update(self, entropy: float) -> None:
-        """One step on a batch of rollouts."""
+        """Take one step on a batch of rollouts."""
         rewards = torch.tensor([reward for _, reward in self._batch])
         average = float(rewards.mean())
         if self.baseline is None:
@@ -190,7 +192,7 @@ class Reinforce(Searcher):
 
     def save(self, folder: Path) -> Path:
         """Write both policies, for ``warm_start`` of another search."""
-        return save_policy(folder, type(self).__name__, self._policies)
+        return save_policy(folder, self.kind, self._policies)
 
     @property
     def _policies(self) -> nn.ModuleDict:

@@ -1,4 +1,4 @@
-"""What every searcher is: ``ask()`` proposes a plan, ``tell()`` hears its score.
+"""Base class of searchers: ``ask()`` proposes a plan, ``tell()`` reports its score.
 
 A searcher is a deterministic function of its problem, its seed and what it was told, so a journal of what it was told
 is its checkpoint: resume is replay. Several proposals may be open at a time, and scores may come in any order.
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.kinds import HasKind
 from lightning_compress.search.budget_repair import scale, spend
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -25,7 +26,7 @@ from lightning_compress.search.trial import Score, Trial
 START = 2**32  # the step of the random numbers of first weights; trials count up from 0
 
 
-class Searcher(ABC):
+class Searcher(HasKind, ABC):
     """Proposes plans that meet the budget.
 
     Args:
@@ -46,7 +47,7 @@ class Searcher(ABC):
 
     @final
     def ask(self) -> Trial:
-        """The next proposal."""
+        """Return the next trial."""
         number = self.asked
         with own_randomness(self.seed, 2 * number):
             indices = tuple(int(i) for i in self.propose(number))
@@ -55,7 +56,7 @@ class Searcher(ABC):
 
     @final
     def tell(self, trial: Trial, score: Score | None) -> None:
-        """Hear the score of a proposal; None means that it could not be scored."""
+        """Report the score of a trial; None if the evaluation failed."""
         with own_randomness(self.seed, 2 * trial.number + 1):
             self.learn(trial, None if score is None else self.objective.during(score, trial.number))
 
@@ -65,13 +66,13 @@ class Searcher(ABC):
 
     @final
     def fitted(self, wanted: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-        """The point nearest to what is wanted that meets the budget, and spends it where that is better."""
+        """Return the point nearest to what is wanted that meets the budget, and spends it where that is better."""
         point = scale(self.problem.budget, wanted)
         return spend(self.problem.budget, point, rng) if self.spends else point
 
     @abstractmethod
     def propose(self, number: int) -> tuple[int, ...]:
-        """A point of the space that meets the budget. The global random numbers are this searcher's own here."""
+        """Return a point that meets the budget. Global random numbers are seeded for this searcher here."""
 
     @abstractmethod
     def learn(self, trial: Trial, reward: float | None) -> None:

@@ -25,7 +25,7 @@ class Uniform(Searcher):
         return level if number == 0 else self._filled(level)
 
     def learn(self, trial: Trial, reward: float | None) -> None:
-        """Nothing to learn."""
+        """Learn nothing."""
 
     def _filled(self, indices: tuple[int, ...]) -> tuple[int, ...]:
         space, budget = self.problem.space, self.problem.budget

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Removed(Replacement, nn.Identity):
     It gives a tensor of its own, as that did: what comes next may work in place (``out += identity`` in torchvision's
     ResNets), and must change neither what others read nor what autograd keeps.
     """
+
+    kind: ClassVar[str] = "removed"
 
     @classmethod
     def like(cls, old: nn.Module, **arguments: Any) -> Self:

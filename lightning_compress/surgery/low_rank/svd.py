@@ -25,6 +25,7 @@ from lightning_compress.surgery.low_rank.factors import Basis, Factors, conv_cla
 class SVD(Factors):
     """``in -> rank_out -> out``; a convolution's stride is in the first factor."""
 
+    kind: ClassVar[str] = "svd"
     knobs: ClassVar[tuple[str, ...]] = ("rank_out",)
 
     @classmethod

@@ -26,6 +26,7 @@ from lightning_compress.surgery.low_rank.factors import Basis, Factors, conv_cla
 class Tucker2(Factors):
     """``in -> rank_in -> rank_out -> out``; stride, padding and dilation are those of the core."""
 
+    kind: ClassVar[str] = "tucker2"
     knobs: ClassVar[tuple[str, ...]] = ("rank_in", "rank_out")
 
     @classmethod

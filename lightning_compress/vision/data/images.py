@@ -42,7 +42,7 @@ class EpochBatches(Sampler[list[int]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Fix the random numbers of the next pass, order and augmentation alike."""
+        """Fix the random numbers of the next pass, of order and augmentation."""
         self.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -63,7 +63,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         self.sampler: EpochBatches | None = None
 
     def augmented(self, sampler: EpochBatches, shift: int, flip: bool) -> _Batches:
-        """With random shifts by up to ``shift`` pixels (zeros come in) and, if ``flip``, mirror images."""
+        """Shift images at random by up to ``shift`` pixels (zeros come in) and, if ``flip``, mirror them."""
         self.sampler, self.shift, self.flip = sampler, shift, flip
         return self
 
@@ -125,7 +125,7 @@ class ImageDataModule(LightningDataModule):
 
     @abstractmethod
     def splits(self) -> dict[str, Split]:
-        """The images under ``train``, ``val`` and ``test``; without ``val``, a tenth of train becomes it."""
+        """Return the images under ``train``, ``val`` and ``test``; without ``val``, a tenth of train becomes it."""
 
     def setup(self, stage: str) -> None:
         """Read the images once.
@@ -194,7 +194,7 @@ def _check(part: str, split: Split) -> None:
 
 
 def carve(split: Split, share: float, seed: int = 0) -> tuple[Split, Split]:
-    """Two parts of a split, the second with about ``share`` of each class; the same parts at each call."""
+    """Split stratified by class, the second part with about ``share`` of each; the same at each call."""
     rng = np.random.default_rng(seed)
     labels = split.labels
     second = np.zeros(len(labels), dtype=bool)

@@ -49,28 +49,28 @@ class TorchvisionImages(ImageDataModule):
 
 
 def cifar10(root: Path, part: str, download: bool) -> Any:
-    """Krizhevsky 2009."""
+    """Load CIFAR-10 (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR10
 
     return CIFAR10(root, part == "train", download=download)
 
 
 def cifar100(root: Path, part: str, download: bool) -> Any:
-    """Krizhevsky 2009."""
+    """Load CIFAR-10 (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR100
 
     return CIFAR100(root, part == "train", download=download)
 
 
 def fashion_mnist(root: Path, part: str, download: bool) -> Any:
-    """Xiao et al. 2017."""
+    """Load Fashion-MNIST (Xiao et al. 2017)."""
     from torchvision.datasets import FashionMNIST
 
     return FashionMNIST(root, part == "train", download=download)
 
 
 def svhn(root: Path, part: str, download: bool) -> Any:
-    """Netzer et al. 2011."""
+    """Load SVHN (Netzer et al. 2011)."""
     from torchvision.datasets import SVHN
 
     return SVHN(root, part, download=download)

@@ -66,15 +66,15 @@ class ResNetCIFAR(nn.Module):
 
 
 def resnet8(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCIFAR:
-    """One block a stage."""
+    """Return ResNet-8: one block per stage."""
     return ResNetCIFAR(1, num_classes, in_channels, width)
 
 
 def resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCIFAR:
-    """Three blocks a stage; 272,474 parameters for ten classes."""
+    """Return ResNet-20: three blocks per stage; 272,474 parameters for ten classes."""
     return ResNetCIFAR(3, num_classes, in_channels, width)
 
 
 def resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCIFAR:
-    """Nine blocks a stage."""
+    """Return ResNet-56: nine blocks per stage."""
     return ResNetCIFAR(9, num_classes, in_channels, width)

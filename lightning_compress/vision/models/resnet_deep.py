@@ -19,15 +19,15 @@ def _with_small_stem(net: ResNet, in_channels: int) -> ResNet:
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 3) -> ResNet:
-    """Eight basic blocks; 11.2 M parameters for ten classes."""
+    """Return ResNet-18: eight basic blocks; 11.2 M parameters for ten classes."""
     return _with_small_stem(torchvision.models.resnet18(num_classes=num_classes), in_channels)
 
 
 def resnet34(num_classes: int = 10, in_channels: int = 3) -> ResNet:
-    """16 basic blocks; 21.3 M parameters for ten classes."""
+    """Return ResNet-34: 16 basic blocks; 21.3 M parameters for ten classes."""
     return _with_small_stem(torchvision.models.resnet34(num_classes=num_classes), in_channels)
 
 
 def resnet50(num_classes: int = 10, in_channels: int = 3) -> ResNet:
-    """16 bottlenecks; 23.5 M parameters for ten classes."""
+    """Return ResNet-50: 16 bottlenecks; 23.5 M parameters for ten classes."""
     return _with_small_stem(torchvision.models.resnet50(num_classes=num_classes), in_channels)

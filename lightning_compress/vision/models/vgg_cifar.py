@@ -34,10 +34,10 @@ class VGGCIFAR(nn.Module):
 
 
 def vgg16_bn(num_classes: int = 10, in_channels: int = 3) -> VGGCIFAR:
-    """13 convolutions and one linear layer."""
+    """Return VGG-16: 13 convolutions and one linear layer."""
     return VGGCIFAR(16, num_classes, in_channels)
 
 
 def vgg19_bn(num_classes: int = 10, in_channels: int = 3) -> VGGCIFAR:
-    """16 convolutions and one linear layer."""
+    """Return VGG-19: 16 convolutions and one linear layer."""
     return VGGCIFAR(19, num_classes, in_channels)
