@@ -14,7 +14,6 @@ from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
 
 from lightning_compress.callbacks.base.callback import plan_names
 from lightning_compress.core.atomic_write import remove_stale_parts
@@ -24,13 +23,14 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
+from lightning_compress.pipeline.arguments import Loader, as_data_module, selecting
 from lightning_compress.pipeline.context import FOUND, RunContext
 from lightning_compress.pipeline.figures import Figure, Figures, declare, measure_figures, to_dicts
 from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import check_trainer, csv_logger
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.structure import network, structure_of
+from lightning_compress.surgery.structure import check_library, network, structure_of
 
 PACKED = "packed"  # the exporter whose file every run has, and on which its figures are measured
 
@@ -76,7 +76,7 @@ class Result:
 @interruptible()
 def compress(
     module: LightningModule,
-    data: LightningDataModule,
+    data: LightningDataModule | Loader | None,
     stages: Mapping[str, Stage | LayerwiseStage],
     folder: str | Path,
     make_trainer: Callable[..., Trainer] = Trainer,
@@ -85,6 +85,10 @@ def compress(
     metric: str = "test_acc",
     make_logger: Callable[..., Logger] = csv_logger,
     exporters: Mapping[str, Exporter] | None = None,
+    train: Loader | None = None,
+    val: Loader | None = None,
+    test: Loader | None = None,
+    network: str | None = None,
 ) -> Result:
     """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json`` and exports.
 
@@ -93,7 +97,8 @@ def compress(
 
     Args:
         module: trained; it is not changed.
-        data: with train, validation and test loaders; the last is opened once, at the end.
+        data: with train, validation and test loaders; the last is opened once, at the end. Or the train loader, or None
+            with ``train``.
         stages: name -> stage, in order.
         folder: of this run, made when missing.
         make_trainer: ``lightning.Trainer`` with your settings, as a partial. Each training gets copies of its
@@ -105,6 +110,9 @@ def compress(
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
         exporters: name -> exporter that writes the finished network. The packed file is always written, by the exporter
             named ``packed`` where there is one.
+        train, val, test: loaders, in place of a data module.
+        network: name of the sub-module to compress, such as ``generator``; None takes the only one with parameters, or
+            the module itself.
 
     Raises:
         CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
@@ -112,6 +120,9 @@ def compress(
             file; no stage understands a knob of
             the plan, or the network has no such layer.
     """
+    check_library(module)
+    check_library(data)
+    module, data = selecting(module, network), as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)
     for name, stage in stages.items():
@@ -119,7 +130,7 @@ def compress(
     exporters = {PACKED: Packed(), **(exporters or {})}
     _check_exporters(exporters)
     if plan is not None:
-        _check_plan(plan, stages, network(module))
+        _check_plan(plan, stages, module)
     folder = Path(folder)
     began = perf_counter()
     try:
@@ -169,8 +180,9 @@ def _check_exporters(exporters: Mapping[str, Exporter]) -> None:
             raise CompressError(f"exporters: {other!r} and {name!r} both write {exporter.file_name}; keep one of them")
 
 
-def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], net: nn.Module) -> None:
+def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], module: LightningModule) -> None:
     """Before any training: all knobs and layers are known. Layers that a stage makes have names behind the replaced."""
+    net = network(module)
     knobs = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
     leaves = tuple(f"{layer.name}." for layer in measure.all_layers(net) if layer.weights)
     made = {layer for layer in plan.layers if layer.startswith(leaves)}

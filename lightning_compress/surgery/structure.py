@@ -13,7 +13,7 @@ from typing import Any
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import replacement, resize, transforms
@@ -21,6 +21,7 @@ from lightning_compress.surgery.calibration import drop_calibration
 
 KEY = "lightning_compress"
 FORMAT = 2
+SELECTED = "compressed_network"  # attribute of a LightningModule: the name of the sub-module to compress
 
 
 @dataclass
@@ -47,15 +48,49 @@ class Structure:
 
 
 def network(module: nn.Module) -> nn.Module:
-    """The network whose layer names plans use: of a LightningModule its only child with parameters, else itself.
+    """Return the network whose layer names plans use.
 
-    So a plan does not depend on whether the user calls the network ``net`` or ``model``, and fits the bare network.
+    Of a LightningModule the sub-module that its attribute ``compressed_network`` names, such as the generator of a GAN;
+    else its only child with parameters; else the module itself. So a plan does not depend on whether the user calls the
+    network ``net`` or ``model``, and fits the bare network.
+
+    Raises:
+        CompressError: there is no sub-module of that name, or the module is one of ``pytorch_lightning``.
     """
     if not isinstance(module, LightningModule):
+        check_library(module)
         return module
+    selected = getattr(module, SELECTED, None)
+    if selected is not None:
+        return _selected(module, selected)
     children = [c for c in module.children() if next(c.parameters(), None) is not None]
     owns = next(module.parameters(recurse=False), None) is not None
     return children[0] if len(children) == 1 and not owns else module
+
+
+def _selected(module: LightningModule, name: str) -> nn.Module:
+    modules = dict(module.named_modules())
+    if name not in modules or not name:
+        raise CompressError(
+            f"{type(module).__name__}: the network to compress is said to be {name!r}, and there is no such sub-module"
+            f"{did_you_mean(name, modules)}"
+        )
+    return modules[name]
+
+
+def check_library(given: Any) -> None:
+    """Raise for a module, data module or Trainer of ``pytorch_lightning``, which no class of ``lightning`` is.
+
+    Raises:
+        CompressError: with the line to change.
+    """
+    for kind in type(given).__mro__:
+        if kind.__module__.partition(".")[0] == "pytorch_lightning":
+            raise CompressError(
+                f"{type(given).__name__} is a {kind.__name__} of pytorch_lightning, the old name of lightning, whose "
+                f"classes the two do not share; write 'import lightning.pytorch as pl' in place of 'import "
+                f"pytorch_lightning as pl'"
+            )
 
 
 def structure_of(net: nn.Module) -> Structure | None:

@@ -34,6 +34,7 @@ from lightning_compress.surgery.inputs import example_of
 from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
     Structure,
+    check_library,
     load_structure,
     network,
     save_structure,
@@ -149,6 +150,7 @@ class CompressionCallback(Callback, HasKind, ABC):
     @final
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Apply the plan before Lightning makes the optimizers and restores a checkpoint."""
+        check_library(pl_module)
         mates = [c for c in trainer.callbacks if isinstance(c, CompressionCallback)]
         check_order(mates)
         check_averaging(self, trainer.callbacks, self.steady)

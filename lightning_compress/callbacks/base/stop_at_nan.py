@@ -21,7 +21,7 @@ class StopAtNaN(Callback):
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs  # none of a manual optimization
         if isinstance(loss, Tensor) and not loss.isfinite().all():
             raise TrialFailedError(
                 f"the training loss became {loss.item()} at step {trainer.global_step}; lower the learning rate, or "
