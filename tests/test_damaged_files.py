@@ -101,3 +101,32 @@ def test_a_file_names_no_code_to_run(small, tmp_path):
     container.write(tmp_path / "evil", tensors, evil)
     with pytest.raises(CompressError, match=r"transform 'os\.system' is not known"):
         lc.load(tmp_path / "evil", ToyNet())
+
+
+def test_the_same_network_gives_the_same_bytes(small, tmp_path):
+    net = lc.load(small, ToyNet())
+    assert len({lc.save(net, tmp_path / str(i)).read_bytes() for i in range(20)}) == 1
+
+
+BAD_JSON = {
+    "nan": '{"names": NaN}', "infinity": '{"names": [1e999]}', "twice": '{"names": 1, "names": 2}',
+    "large": '{"names": 9007199254740993}', "none": "{", "deep": "[" * 100_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD_JSON.values(), ids=BAD_JSON)
+def test_a_description_that_breaks_the_rules_of_json_is_refused(text, small, tmp_path, monkeypatch):
+    tensors, contents = container.read(small)
+    monkeypatch.setattr(container.json, "dumps", lambda *_, **__: text)
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "_ordered", lambda content: content)
+        container.write(tmp_path / "bad", tensors, contents)
+    with pytest.raises(PackedFileError, match=r"is damaged, or was made for another network .* copy it again"):
+        lc.load(tmp_path / "bad", ToyNet())
+
+
+def test_a_description_that_would_grow_beyond_the_network_is_refused(small, tmp_path):
+    tensors, contents = container.read(small)
+    container.write(tmp_path / "bomb", tensors, {**contents, "names": "0" * 20_000_000})
+    with pytest.raises(PackedFileError, match=r"longer than the .* bytes that such"):
+        lc.load(tmp_path / "bomb", ToyNet())
