@@ -202,3 +202,15 @@ def test_training_never_opens_the_test_loader():
     trainer(1).fit(Recorder(), datamodule=data)
     trainer(1).validate(Recorder(), datamodule=data, verbose=False)
     assert opened == []
+
+
+def test_what_a_shift_brings_in_is_black_as_in_a_crop_of_the_padded_raw_image():
+    class Bright(Digits):
+        def splits(self) -> dict[str, Split]:
+            return {part: Split(s.images // 2 + 100, s.labels) for part, s in super().splits().items()}
+
+    data = Bright(10, 1, 8, batch_size=64, shift=2)
+    data.setup("fit")
+    raw = torch.cat([x for x, _ in data.train_dataloader()]) * data.std + data.mean
+    assert raw.min() == pytest.approx(0, abs=1e-5)
+    assert raw[raw > 0.01].min() >= 100 / 255 - 1e-5

@@ -63,7 +63,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         self.sampler: EpochBatches | None = None
 
     def augmented(self, sampler: EpochBatches, shift: int, flip: bool) -> _Batches:
-        """Shift images at random by up to ``shift`` pixels (zeros come in) and, if ``flip``, mirror them."""
+        """Shift images at random by up to ``shift`` pixels (black comes in) and, if ``flip``, mirror them."""
         self.sampler, self.shift, self.flip = sampler, shift, flip
         return self
 
@@ -71,17 +71,17 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images = self.images[indices].float().div_(255).sub_(self.mean).div_(self.std)
-        if self.sampler is not None:
+        images = self.images[indices]
+        if self.sampler is not None:  # before normalizing: what comes in at the border is black
             images = augment(images, self.shift, self.flip, self.sampler.generator)
-        return images, self.labels[indices]
+        return images.float().div_(255).sub_(self.mean).div_(self.std), self.labels[indices]
 
 
 def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Shift each image by up to ``shift`` pixels in each direction and mirror half of them.
 
     Args:
-        images: shape ``(batch, channels, height, width)``.
+        images: not normalized yet, shape ``(batch, channels, height, width)``; zeros come in at the border.
     """
     count, _, height, width = images.shape
     if shift:
