@@ -22,6 +22,7 @@ from torch import nn
 
 from lightning_compress.callbacks.base.compatibility import check_averaging
 from lightning_compress.callbacks.base.device import surgery_device
+from lightning_compress.callbacks.base.optimizer_groups import extend_configure_optimizers
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
@@ -162,6 +163,7 @@ class CompressionCallback(Callback, HasKind, ABC):
             plan = self.plan if record is None else spread(self.plan, describe(net), record.profile)
             plan.check(plan_names(net), known)
         keep_structure_in_checkpoints(pl_module)
+        extend_configure_optimizers(pl_module)
         pl_module.to(surgery_device(trainer))
         record = structure_of(net)
         if record is None or self._due(record) is not None:

@@ -1,0 +1,89 @@
+"""Let ``configure_optimizers`` see the network as it was written, whatever is attached to its layers.
+
+A weight that goes through a transform is no ``nn.Parameter`` of its layer any more, and its name ends differently:
+groups made by ``isinstance(layer.weight, nn.Parameter)``, by names or from ``[self.net.fc.weight]`` would leave it out,
+and it would never be trained. So while the optimizers are made, each trained weight is the parameter that it was, and
+what is attached is out of sight. What that learns, such as scales, then joins the group of the weight that it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+from lightning import LightningModule
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from lightning_compress.surgery.transforms import (
+    INPUT,
+    OUTPUT,
+    input_transform,
+    output_transform,
+    raw_weight,
+    transformed,
+    weight_transforms,
+)
+
+ATTACHED = ("parametrizations", INPUT, OUTPUT)
+OWN = "_own_configure_optimizers"  # in a module's __dict__: what it had there as configure_optimizers, or None
+
+
+@contextmanager
+def as_written(module: nn.Module) -> Iterator[None]:
+    """Hide all that is attached to the layers of a module, and put it back afterwards."""
+    layers = list(transformed(module).values())
+    before = [(layer, type(layer), layer._parameters, layer._modules) for layer in layers]
+    try:
+        for layer, kind, parameters, modules in before:
+            if weight_transforms(layer):
+                layer._parameters = {"weight": raw_weight(layer), **parameters}
+                layer.__class__ = kind.__bases__[0]
+            layer._modules = {key: child for key, child in modules.items() if key not in ATTACHED}
+        yield
+    finally:
+        for layer, kind, parameters, modules in before:
+            layer.__class__, layer._parameters, layer._modules = kind, parameters, modules
+
+
+def complete_groups(module: nn.Module, optimizers: list[Optimizer]) -> None:
+    """Add what is learned by the transforms of layers to the groups that hold the parameters of these layers.
+
+    Those of a layer that has no parameters itself join the first group. Those of a layer none of whose parameters is
+    trained are left out with them.
+
+    Args:
+        module: with transforms.
+        optimizers: of the module.
+    """
+    groups = {id(p): group for o in optimizers for group in o.param_groups for p in group["params"]}
+    first = next((group for o in optimizers for group in o.param_groups), None)
+    for layer in transformed(module).values():
+        attached = [*weight_transforms(layer), input_transform(layer), output_transform(layer)]
+        learned = [p for transform in attached if transform is not None for p in transform.parameters()]
+        own = [raw_weight(layer)] if weight_transforms(layer) else []
+        own += [p for p in layer.parameters() if all(p is not other for other in learned)]
+        group = next((groups[id(p)] for p in own if id(p) in groups), None) if own else first
+        for parameter in learned:
+            if group is not None and id(parameter) not in groups:
+                group["params"].append(parameter)
+                groups[id(parameter)] = group
+
+
+def _configure(self: LightningModule) -> Any:
+    own = self.__dict__.get(OWN)
+    with as_written(self):
+        made = type(self).configure_optimizers(self) if own is None else own()
+    complete_groups(self, [leaf for leaf in tree_leaves(made) if isinstance(leaf, Optimizer)])
+    return made
+
+
+def extend_configure_optimizers(module: LightningModule) -> None:
+    """Extend the module's own ``configure_optimizers``, once."""
+    if OWN not in module.__dict__:
+        module.__dict__[OWN] = module.__dict__.get("configure_optimizers")
+        # A bound method, not a closure: a deepcopy of the module then makes the optimizers of its own network.
+        module.configure_optimizers = MethodType(_configure, module)

@@ -1,0 +1,127 @@
+"""Optimizers of a compressed module: every weight is in the group that it would be in without compression."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.variational_dropout import VariationalDropout
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.surgery.transforms import raw_weight
+from lightning_compress.testing.toys import QUIET
+from tests.test_calibration import Module
+
+
+def by_isinstance(module: nn.Module) -> list[dict]:
+    decay, rest = [], []
+    for layer in module.modules():
+        if isinstance(getattr(layer, "bias", None), nn.Parameter):
+            rest.append(layer.bias)
+        if isinstance(getattr(layer, "weight", None), nn.Parameter):
+            (rest if isinstance(layer, nn.BatchNorm2d) else decay).append(layer.weight)
+    return [{"params": decay, "weight_decay": 5e-4}, {"params": rest}]
+
+
+def by_name(module: nn.Module) -> list[dict]:
+    named = dict(module.named_parameters())
+    decay = [p for name, p in named.items() if name.endswith(".weight") and p.dim() > 1]
+    return [{"params": decay, "lr": 0.02}, {"params": [p for name, p in named.items() if name.endswith("bias")]}]
+
+
+def by_type(module: nn.Module) -> list[dict]:
+    return [{"params": m.parameters()} for m in module.modules() if type(m) in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)]
+
+
+def by_layer(module: nn.Module) -> list[nn.Parameter]:
+    return [module.net[0].weight, module.net[4].weight]
+
+
+def by_head(module: nn.Module) -> list[nn.Parameter]:
+    return [module.net[4].weight, module.net[4].bias]
+
+
+def by_all(module: nn.Module) -> list[nn.Parameter]:
+    return list(module.parameters())
+
+
+WAYS = [by_isinstance, by_name, by_type, by_layer, by_head, by_all]
+CALLBACKS = {
+    "quantize": lambda: QuantizationAwareTraining({k: {"weight_bits": 8, "act_bits": 8} for k in ("0", "4")}),
+    "prune": lambda: WeightPruning({k: {"density": 0.5} for k in ("0", "4")}),
+    "variational": lambda: VariationalDropout({k: {"variational": 1} for k in ("0", "4")}),
+}
+
+
+class Grouped(Module):
+    """A module whose groups come from a function."""
+
+    def __init__(self, way: Callable) -> None:
+        torch.manual_seed(0)
+        super().__init__(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+        )
+        self.way = way
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.way(self), 0.1)
+
+
+def place(module: Grouped, optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> tuple | None:
+    for number, group in enumerate(optimizer.param_groups):
+        if any(p is parameter for p in group["params"]):
+            return number, group["lr"], group["weight_decay"]
+    return None
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_weights_are_trained_in_the_group_of_the_plain_module(way, kind):
+    plain, module, x = Grouped(way), Grouped(way), torch.randn(32, 3, 8, 8)
+    reference = plain.configure_optimizers()
+    before = copy.deepcopy(module.net)
+    trainer = Trainer(max_epochs=1, callbacks=[CALLBACKS[kind]()], **QUIET)
+    trainer.fit(module, DataLoader(TensorDataset(x, torch.arange(32) % 4), 8))
+    (optimizer,) = trainer.optimizers
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len({id(p) for p in held}) == len(held)
+    for name in ("0", "4"):
+        own, other = raw_weight(module.net.get_submodule(name)), plain.net.get_submodule(name)
+        expected = place(plain, reference, other.weight)
+        assert place(module, optimizer, own) == expected
+        assert torch.equal(own, before.get_submodule(name).weight) == (expected is None)
+        assert place(module, optimizer, module.net.get_submodule(name).bias) == place(plain, reference, other.bias)
+    if way is not by_head:
+        learned = [p for n, p in module.net.named_parameters() if "log_share" in n or "raw_log_variance" in n]
+        assert all(place(module, optimizer, p) is not None for p in learned)
+
+
+def test_the_module_is_left_as_the_callbacks_made_it():
+    module = Grouped(by_all)
+    CALLBACKS["quantize"]().apply(module.net, torch.zeros(2, 3, 8, 8))
+    before, kinds = list(module.state_dict()), [type(m) for m in module.modules()]
+    trainer = Trainer(max_epochs=0, callbacks=[CALLBACKS["quantize"]()], **QUIET)
+    trainer.fit(module, DataLoader(TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4), 8))
+    assert list(module.state_dict()) == before
+    assert [type(m) for m in module.modules()] == kinds
+    other = copy.deepcopy(module)
+    held = {id(p) for group in other.configure_optimizers().param_groups for p in group["params"]}
+    assert held == {id(p) for p in other.parameters()}
+
+
+def test_an_error_of_the_users_leaves_the_module_whole():
+    def broken(_module: nn.Module) -> list:
+        raise KeyError("no groups")
+
+    module = Grouped(broken)
+    with pytest.raises(KeyError, match="no groups"):
+        Trainer(max_epochs=0, callbacks=[CALLBACKS["prune"]()], **QUIET).fit(
+            module, DataLoader(TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4), 8)
+        )
+    assert not isinstance(module.net[0].weight, nn.Parameter)
