@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
-from lightning_compress.callbacks.base.train_batches import train_batches
+from lightning_compress.callbacks.base.progress import steps_done
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
@@ -36,10 +37,8 @@ from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
-from lightning_compress.surgery import measure
 from lightning_compress.surgery.compiled import is_compiled
 from lightning_compress.surgery.graph.reasons import not_called
-from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.mask import Mask, has_moving_mask
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.transforms import (
@@ -51,6 +50,8 @@ from lightning_compress.surgery.transforms import (
 )
 
 ACT_SCALES = 2  # a packed input quantizer: its scale, and whether its grid is signed
+
+LOOK_EVERY = 100  # optimizer steps between two looks at whether activations fit their grids
 
 LAYER_INPUTS = LayerInputs()
 
@@ -96,6 +97,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self.per_channel = per_channel
         self.placement = placement
         self.ignore = tuple(ignore)
+        self._reported: set[str] = set()
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
@@ -168,25 +170,48 @@ class QuantizationAwareTraining(CompressionCallback):
         return self.activation_quantizer(bits, ()).to(next(net.parameters()).device)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of a compiled network, which the hook that sets the scales cannot be a part of, run one batch uncompiled."""
-        if any(not quantizer.calibrated for quantizer in self._inputs(pl_module)) and is_compiled(pl_module):
-            x = next(network_inputs(pl_module, train_batches(trainer)))
-            with torch.compiler.set_stance("force_eager"):
-                measure.forward_hooked(network(pl_module), x, [])
+        """Set the grids of activations on several train batches, as they are in training."""
+        waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
+        for quantizer in waiting:
+            quantizer.await_calls(float("inf"))
+        if waiting:
+            calibration_pass(trainer, pl_module)
+        for quantizer in self._activations(pl_module).values():
+            # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.
+            quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Inputs that no batch has set the scale of still wait for one, whatever was put back after a sanity check."""
-        for quantizer in self._inputs(pl_module):
-            if not quantizer.calibrated:
-                quantizer.await_batch()
+        """Grids that nothing has set yet still wait, whatever was put back after a sanity check; the others stay."""
+        for quantizer in self._activations(pl_module).values():
+            quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Codebooks wait while a schedule or noise, whose callback comes first, moves the mask of their layer."""
+        """Look for activations that their grid does not fit; give codes to codebooks that had to wait.
+
+        They wait while a schedule or noise, whose callback comes first, moves the mask of their layer, and an epoch for
+        a layer that begins with zeros alone.
+        """
+        if steps_done(trainer) % LOOK_EVERY == 0 and not is_compiled(pl_module):  # which would trace the hooks
+            for quantizer in self._activations(pl_module).values():
+                quantizer.look()
         for layer, codebook in self._codebooks(network(pl_module)):
-            if has_moving_mask(layer):
+            if has_moving_mask(layer) or (trainer.current_epoch == 0 and not codebook.values.any()):
                 codebook.frozen.fill_(False)
             elif not codebook.frozen:
                 codebook.initialize(layer.weight)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say once for each layer that its grid was too narrow."""
+        for name, quantizer in self._activations(pl_module).items():
+            if quantizer.widened and name not in self._reported:
+                self._reported.add(name)
+                rank_zero_warn(
+                    f"quantization: the activations at layer {name!r} went beyond the grid that the first train "
+                    f"batches had set, and it was widened; if they are outliers, clean the data, else shuffle it"
+                )
+            quantizer.settle(at_once=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with codes, also when training was stopped early."""
@@ -194,11 +219,14 @@ class QuantizationAwareTraining(CompressionCallback):
             if not codebook.frozen:
                 codebook.initialize(layer.weight)
 
-    def _inputs(self, module: LightningModule) -> list[ActivationQuantizer]:
-        """The quantizers of inputs."""
-        layers = transformed(network(module)).values()
-        found = dict.fromkeys(t for layer in layers for t in (input_transform(layer), output_transform(layer)))
-        return [quantizer for quantizer in found if isinstance(quantizer, ActivationQuantizer)]
+    def _activations(self, module: LightningModule) -> dict[str, ActivationQuantizer]:
+        """Return each quantizer of activations once, by the name of the first layer that it is attached to."""
+        found: dict[ActivationQuantizer, str] = {}
+        for name, layer in transformed(network(module)).items():
+            for quantizer in (input_transform(layer), output_transform(layer)):
+                if isinstance(quantizer, ActivationQuantizer):
+                    found.setdefault(quantizer, name)
+        return {name: quantizer for quantizer, name in found.items()}
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
         """The layers whose weight has a codebook of this callback."""

@@ -141,13 +141,14 @@ class QuantizerContract:
             assert torch.equal(quantizer.decode(codes, scale), quantizer(x))
 
     @pytest.mark.parametrize("signed", [True, False])
-    def test_the_first_batch_sets_sign_and_scale_of_activations(self, make, signed):
+    def test_the_first_calls_set_sign_and_scale_of_activations(self, make, signed):
         quantizer = make(4)
         if isinstance(quantizer, ActivationQuantizer):
             x = torch.rand(64) - (0.5 if signed else 0.0)
             quantizer.eval()(x)
             assert bool(quantizer.low < 0) is signed
             before = quantizer.packed()
+            quantizer.settle()
             quantizer(100 * x)
             assert torch.equal(quantizer.packed(), before)
             again = make(4)

@@ -1,4 +1,4 @@
-"""What the quantizers of activations share: one scale per tensor, set from the first batch that passes."""
+"""What the quantizers of activations share: one scale per tensor, set from the first calls that say something."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.quantization.value_histogram import ValueHistogram
 
-SAMPLE = 1 << 14  # enough activations to set a scale by
+CALLS = 8  # that calibrate, where nobody says when the calibration ends
+FAR = 4.0  # times the end of the grid, from which on an input may contradict it
+WIDER = 2.0  # times the grid, which a better one must be to take its place
 
 
 class ActivationQuantizer(Quantizer):
-    """A quantizer of a layer's input, 2 to 8 bits, signed or unsigned as the first batch shows."""
+    """A quantizer of a tensor between layers, 2 to 8 bits, signed or unsigned as the calibration shows.
+
+    It calibrates itself in its first :data:`CALLS` calls, or until :meth:`settle`: the grid has the least error on all
+    tensors so far, of one pass or of several, and of each call of a layer that is called more than once. Tensors that
+    are all zero, or have no rows, say nothing and do not count. Later calls, until :meth:`settle`, only widen the grid,
+    where a tensor contradicts it: by negative values on a grid from zero, or by values far beyond its end.
+
+    Attributes:
+        calibrated: whether the grid was set. A buffer, so checkpoints know it.
+        widened: how many calls have contradicted the grid.
+    """
 
     bit_range: ClassVar[tuple[int, int]] = (2, 8)
 
@@ -26,14 +39,37 @@ class ActivationQuantizer(Quantizer):
         super().__init__(bits, shape)
         self.register_buffer("calibrated", torch.tensor(False))
         self.set_sign(torch.tensor(False))
-        self.await_batch()
+        self.widened = 0
+        self.await_calls()
 
     @final
-    def await_batch(self) -> None:
-        """Let the next batch set the scale, if no checkpoint does."""
+    def await_calls(self, calls: float = CALLS) -> None:
+        """Let the next calls set the grid, if no checkpoint did; if one did, they may widen it.
+
+        Args:
+            calls: how many set it.
+        """
+        self._seen: ValueHistogram | None = None
+        self._calls_left = calls
+        self.look()
+
+    @final
+    def look(self) -> None:
+        """Let the next calls widen the grid, until :meth:`settle`."""
         # A hook that takes itself off, rather than a branch in forward: a compiled step has neither.
         self._forward_pre_hooks.clear()
-        self.register_forward_pre_hook(self._calibrate)
+        self.register_forward_pre_hook(self._observe)
+
+    @final
+    def settle(self, at_once: bool = True) -> None:
+        """Leave the grid as it is until :meth:`look`; one that no call has set still waits.
+
+        Args:
+            at_once: also where more calls were to set it.
+        """
+        if self.calibrated and (at_once or self._seen is None):
+            self._seen = None
+            self._forward_pre_hooks.clear()
 
     @final
     def set_sign(self, signed: Tensor) -> None:
@@ -47,10 +83,23 @@ class ActivationQuantizer(Quantizer):
         # A tensor of its own: what comes next may work in place, and autograd keeps the quantized one.
         return self(output).clone()
 
+    @abstractmethod
+    def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
+        """Set the grid for values whose sign it has.
+
+        Args:
+            x: at least one of them not zero, shape ``(n,)``.
+            counts: how often each occurs, or their shares, shape ``(n,)``; None for once.
+        """
+
     @property
     @abstractmethod
     def number(self) -> Tensor:
-        """The one number that sets the grid, 0-dim."""
+        """The one number that sets the grid, 0-dim, proportional to its scale."""
+
+    @abstractmethod
+    def set_number(self, number: Tensor) -> None:
+        """Set :attr:`number`."""
 
     @final
     def packed(self) -> Tensor:
@@ -62,23 +111,47 @@ class ActivationQuantizer(Quantizer):
     def unpack(self, values: Tensor) -> None:
         """The inverse of :meth:`packed`."""
         self.set_sign(values[1] > 0)
-        self.number.copy_(values[0])
+        self.set_number(values[0])
         self.calibrated.fill_(True)
-        self._forward_pre_hooks.clear()
+        self.settle()
 
     @final
-    def _calibrate(self, _module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self._forward_pre_hooks.clear()
-        if self.calibrated:  # by a checkpoint
+    @torch.no_grad()
+    def _observe(self, _module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if not self.calibrated or self._seen is not None:
+            self._calibrate(args[0])
+        elif self.training or not (dist.is_available() and dist.is_initialized()):
+            # Validation may call it more often on one process than on another, and then nothing can be reduced.
+            self._widen(args[0])
+
+    def _calibrate(self, x: Tensor) -> None:
+        found = ValueHistogram(x).reduce()
+        if found.says_nothing:
             return
-        with torch.no_grad():
-            values = args[0].detach().float().flatten()
-            least = values.amin() if values.numel() else values.new_zeros(())
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(least, dist.ReduceOp.MIN)
-            self.set_sign(least < 0)
-            self.initialize(values[:: max(1, values.numel() // SAMPLE)])
-            if dist.is_available() and dist.is_initialized():
-                for state in (*self.parameters(), *self.buffers()):
-                    dist.broadcast(state, src=0)
-            self.calibrated.fill_(True)
+        self._seen = found if self._seen is None else self._seen.merge(found)
+        self.set_sign(self._seen.least < 0)
+        self.initialize(*self._seen.points())
+        self.calibrated.fill_(True)
+        self._calls_left -= 1
+        if self._calls_left < 1:
+            self._seen = None
+
+    def _widen(self, x: Tensor) -> None:
+        least, largest = x.detach().float().aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(least, dist.ReduceOp.MIN)
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        step = self.scale_for(x)
+        end, before = self.high * step, self.packed()
+        below = bool((self.low == 0) & (least < -step / 2))
+        if not below and not bool(torch.maximum(-least, largest) > FAR * end):
+            return
+        found = ValueHistogram(x).reduce()
+        self.set_sign((self.low < 0) | below)
+        self.initialize(*found.points())
+        wider = self.high * self.scale_for(x) / end
+        if below or wider > WIDER:
+            self.set_number(self.number / wider.clamp(max=1))
+            self.widened += 1
+        else:
+            self.set_number(before[0])

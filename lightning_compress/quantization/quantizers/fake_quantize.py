@@ -2,7 +2,7 @@
 
     v = clip(round(x / s - z), low, high) + z,      q(x) = v s
 
-    dq/dx = 1 inside the grid, 0 outside;     dq/ds = v - [inside] x / s        (LSQ, arXiv 1902.08153, eq. 3)
+    dq/dx = 1 inside the grid, 0 outside;     s dq/ds = q - [inside] x        (LSQ, arXiv 1902.08153, eq. 3, times s)
 
 ``z`` is 0, or 1/2 for one bit, whose two levels are then -s/2 and s/2. Both gradients come from ``x`` and ``q`` alone,
 so that nothing else of the size of ``x`` is kept or computed.
@@ -18,15 +18,23 @@ from torch import Tensor
 
 
 class FakeQuantize(torch.autograd.Function):
-    """``apply(x, scale, low, high, offset, gain)``: ``x`` rounded to the grid, same shape, fp32.
+    """``apply(x, scale, low, high, offset, log_scale, gain)``: ``x`` rounded to the grid, same shape, fp32.
 
-    ``scale`` broadcasts against ``x``; ``low``, ``high`` are 0-dim tensors, so that other bits do not recompile;
-    ``offset`` is a 0-dim tensor or None for 0; ``gain`` scales the gradient of ``scale`` (LSQ, section 2.2).
+    ``scale`` broadcasts against ``x`` and takes no gradient itself; ``low``, ``high`` are 0-dim tensors, so that other
+    bits do not recompile; ``offset`` is a 0-dim tensor or None for 0. ``log_scale`` is what a learned scale is the
+    exponential of, but for a factor, or None: it gets the gradient ``s dq/ds``, which has no unit, times ``gain``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, offset: Tensor | None, gain: Tensor | float
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        low: Tensor,
+        high: Tensor,
+        offset: Tensor | None,
+        log_scale: Tensor | None,
+        gain: Tensor | float,
     ) -> Tensor:
         x = x.float()
         ctx.gain, ctx.ends = gain, None
@@ -54,10 +62,10 @@ class FakeQuantize(torch.autograd.Function):
             grad_x = grad.masked_fill((x < low * scale) | (x > high * scale), 0)
         else:
             grad_x = torch.ops.aten.hardtanh_backward(grad, x, *ctx.ends)
-        grad_scale = None
-        if ctx.needs_input_grad[1]:
-            grad_scale = (_sum_like(scale, grad, quantized) - _sum_like(scale, grad_x, x)) * (ctx.gain / scale)
-        return grad_x, grad_scale, None, None, None, None
+        grad_log_scale = None
+        if ctx.needs_input_grad[5]:
+            grad_log_scale = (_sum_like(scale, grad, quantized) - _sum_like(scale, grad_x, x)) * ctx.gain
+        return grad_x, None, None, None, None, grad_log_scale, None
 
 
 def _few_numbers(x: Tensor, scale: Tensor) -> bool:
@@ -80,18 +88,5 @@ def _sum_like(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum_to_size(scale.shape)
 
 
-def least_squares_scale(x: Tensor, start: Tensor, low: Tensor, high: Tensor, offset: Tensor, steps: int = 10) -> Tensor:
-    """The scale that minimizes ``|q(x) - x|^2``, by alternating codes and ``s = <x, v> / <v, v>``.
-
-    Each step lowers the error; the result is a local optimum near ``start``, and has its shape.
-    """
-    scale = start
-    for _ in range(steps):
-        levels = (x / scale - offset).clamp_(low, high).round_().add_(offset)
-        power = levels.square().sum_to_size(scale.shape)
-        scale = torch.where(power > 0, (x * levels).sum_to_size(scale.shape) / power.clamp_min(1e-12), scale)
-        scale = scale.clamp_min(SMALLEST_SCALE)
-    return scale
-
-
-SMALLEST_SCALE = 1e-8  # of a layer of zeros; keeps the division finite
+# The smallest number whose reciprocal is finite: the scale of a layer of zeros, which are zero on any grid.
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny

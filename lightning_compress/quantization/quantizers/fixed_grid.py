@@ -12,9 +12,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
-
-TINY = 1e-30
 
 
 @final
@@ -44,4 +43,4 @@ class FixedGrid(WeightQuantizer):
 
     def scale_for(self, x: Tensor) -> Tensor:
         # A norm with weight zero makes a scale of zero, and a tiny one has no finite reciprocal.
-        return torch.where(self.scale.abs() < TINY, TINY, self.scale)
+        return torch.where(self.scale.abs() < SMALLEST_SCALE, SMALLEST_SCALE, self.scale)

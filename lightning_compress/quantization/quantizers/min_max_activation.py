@@ -38,13 +38,19 @@ class MinMaxActivation(ActivationQuantizer):
         return self.largest
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        self.largest.copy_(x.abs().amax() if x.numel() else torch.zeros(()))
+    def set_number(self, number: Tensor) -> None:
+        self.largest.copy_(number)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
+        self.set_number(x.abs().amax())
 
     def before_forward(self, layer: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if self.training and self.calibrated:
+        if self.training and self.calibrated and args[0].numel():
             with torch.no_grad():
-                self.largest.lerp_(args[0].detach().float().abs().amax(), MOMENTUM)
+                found = args[0].detach().float().abs().amax()
+                # Zeros alone say nothing of how large inputs are.
+                self.largest.lerp_(torch.where(found > 0, found, self.largest), MOMENTUM)
         return super().before_forward(layer, args)
 
     def scale_for(self, x: Tensor) -> Tensor:

@@ -65,8 +65,13 @@ class Quantizer(Transform):
         """What is added to codes before they are scaled; None for 0."""
         return None
 
+    @property
+    def log_scale(self) -> Tensor | None:
+        """The logarithm of a learned scale but for a constant, shape :attr:`shape`; None where none is learned."""
+        return None
+
     def gain(self, x: Tensor) -> Tensor | float:
-        """Factor on the gradient of a learned scale."""
+        """Factor on the gradient of :attr:`log_scale`."""
         return 1.0
 
     def precondition(self, x: Tensor) -> Tensor:
@@ -76,7 +81,8 @@ class Quantizer(Transform):
     @final
     def on_grid(self, x: Tensor) -> Tensor:
         """What is preconditioned already, rounded: the levels are where this changes nothing."""
-        return FakeQuantize.apply(x, self.scale_for(x), self.low, self.high, self.offset, self.gain(x))
+        scale = self.scale_for(x).detach()
+        return FakeQuantize.apply(x, scale, self.low, self.high, self.offset, self.log_scale, self.gain(x))
 
     @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, x: Tensor) -> Tensor:
