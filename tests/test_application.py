@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 import lightning_compress as lc
@@ -26,7 +26,7 @@ from lightning_compress.vision.models.resnet_cifar import resnet8
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-SHORT = ["epochs=6", "compress.stages.quantize.trials=8", "compress.stages.quantize.epochs=3"]
+SHORT = ["epochs=6", "compress.stages.quantize.planner.trials=8", "compress.stages.quantize.epochs=3"]
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +150,14 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     HydraConfig.instance().set_config(cfg)
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     for stage in cfg.compress.stages.values():
-        stage.update({key: value for key, value in SMALL.items() if key in stage})
+        for section in (stage, stage.get("planner") or {}, cfg.compress.get("evaluation") or {}):
+            section.update({key: value for key, value in SMALL.items() if key in section})
     main.run(cfg, Console(file=StringIO()))
     assert "</html>" in (tmp_path / "report.html").read_text()
     result = json.loads((tmp_path / "result.json").read_text())
     stages = cfg.compress.stages.values()
-    limits = [
-        stage.budget for stage in stages if "MACs" in stage.get("cost", {}).get("_target_", "") and searched(stage)
-    ]
+    planners = [stage.planner for stage in stages if "planner" in stage]
+    limits = [planner.budget for planner in planners if "MACs" in planner.get("cost", {}).get("_target_", "")]
     assert all(result["compressed"]["macs"] <= limit * result["dense"]["macs"] for limit in limits)
     if way not in ("distill", "variational"):  # so short, noise drops nothing
         assert result["compressed"]["bytes"] < result["dense"]["bytes"]
@@ -168,13 +168,9 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
         assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
 
 
-def searched(stage: DictConfig) -> bool:
-    return "searcher" not in stage or stage.searcher is not None
-
-
 def test_how_well_scores_rank_plans_is_measured_and_said(cache, tmp_path):
     stage = "compress.stages.prune"
-    short = ["epochs=6", f"{stage}.epochs=1", f"{stage}.trials=4", f"{stage}.baselines=null"]
+    short = ["epochs=6", f"{stage}.epochs=1", f"{stage}.planner.trials=4", "compress.baselines=null"]
     short += ["compress.correlation.plans=3", "compress.correlation.finetune_steps=4"]
     done = run("+compress=drl_prune", "+compress/correlation=finetuned", *short, cache=cache, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -195,7 +191,7 @@ def test_a_plan_file_takes_the_place_of_the_search(finished, cache, tmp_path):
 def test_multirun_leaves_one_summary_table(cache, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     short = ["epochs=6", "compress.stages.quantize.epochs=1", f"cache_dir={cache}", f"+sweep_dir={tmp_path}"]
-    bits = "compress.stages.quantize.uniform.weight_bits=3,6"
+    bits = "compress.uniform.weight_bits=3,6"
     line = [sys.executable, "train.py", "-m", "+compress=quant", bits, *short]
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -206,7 +202,7 @@ def test_multirun_leaves_one_summary_table(cache, tmp_path):
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["+compress=drl_quant", "compress.stages.quantize.budget=0.01"], "smallest feasible one is"),
+    (["+compress=drl_quant", "compress.stages.quantize.planner.budget=0.01"], "smallest feasible one is"),
     (["+compress=quant", "plan=nowhere.yaml"], "there is no file 'nowhere.yaml'"),
     (["recipe=nowhere"], "recipe: there is no"),
     ([], "+compress=drl_quant"),

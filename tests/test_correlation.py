@@ -159,5 +159,7 @@ def test_the_option_reaches_every_stage_that_searches():
         config = compose(overrides=["+compress=n2n", "+compress/correlation=finetuned"])
         plain = compose(overrides=["+compress=n2n"])
     stages = instantiate(config.compress.stages, _convert_="object")
-    assert all(isinstance(stage.correlation, Correlation) for stage in stages.values())
-    assert all(stage.correlation is None for stage in instantiate(plain.compress.stages, _convert_="object").values())
+    assert all(isinstance(stage.planner.correlation, Correlation) for stage in stages.values())
+    assert all(
+        stage.planner.correlation is None for stage in instantiate(plain.compress.stages, _convert_="object").values()
+    )

@@ -29,7 +29,7 @@ def test_candidates_are_scored_on_the_device_that_the_user_trains_on(tmp_path, t
         return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(trains)))
 
     module = PlainModule()
-    run = RunContext(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
+    run = RunContext(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0)
     assert run.scoring_device == torch.device(trains)
 
 
@@ -51,6 +51,6 @@ def test_a_trainer_for_one_device_or_for_what_a_worker_has_in_its_place(monkeypa
 def test_a_real_trainer_says_where(tmp_path):
     module = PlainModule()
     make = partial(Trainer, accelerator="cpu")
-    run = RunContext(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0, None)
+    run = RunContext(ToyData(), module, measure.measure(module.model, EXAMPLE), EXAMPLE, make, tmp_path, 0)
     assert run.device == run.scoring_device == torch.device("cpu")
     assert Trainer(**trains_on(run.device), logger=False).strategy.root_device == torch.device("cpu")

@@ -37,7 +37,10 @@ def module():
 
 def evaluator(module, **settings):
     composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
-    return Evaluator(partial(copy.deepcopy, module), composition, *toy_data(0), **{"costs": [MACs()], **settings})
+    train, validation = toy_data(0)
+    return Evaluator(
+        partial(copy.deepcopy, module), composition, train, validation=validation, **{"costs": [MACs()], **settings}
+    )
 
 
 def test_a_score_from_some_of_the_validation_batches(module):
@@ -133,7 +136,7 @@ def shuffled(generator=None, change=lambda image: image):
 
 def trained_on(module, loader, **settings):
     composition = Composition([ChannelPruning(), QuantizationAwareTraining()], module.model, EXAMPLE)
-    return Evaluator(partial(copy.deepcopy, module), composition, loader, toy_data(0)[1], **settings)
+    return Evaluator(partial(copy.deepcopy, module), composition, loader, validation=toy_data(0)[1], **settings)
 
 
 def test_a_loader_with_a_generator_of_its_own_gives_the_same_score_again_and_goes_on_as_if_untouched(module):

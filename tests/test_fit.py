@@ -21,15 +21,23 @@ from lightning_compress.testing.toys import PlainModule, ToyData
 ])  # fmt: skip
 def test_a_training_is_as_long_as_it_should_be(tmp_path, epochs, steps, users, taken):
     data = ToyData()
-    fit(PlainModule(), data, partial(Trainer, accelerator="cpu", **users), tmp_path, epochs, 0, steps=steps)
+    fit(
+        PlainModule(),
+        data,
+        partial(Trainer, accelerator="cpu", **users),
+        folder=tmp_path,
+        epochs=epochs,
+        seed=0,
+        steps=steps,
+    )
     found = torch.load(tmp_path / FINAL, weights_only=True)["global_step"]
     assert found == (2 * len(data.train_dataloader()) if taken == "2 epochs" else taken)
 
 
 def test_a_finished_training_is_loaded_not_repeated(tmp_path):
     make_trainer = partial(Trainer, accelerator="cpu")
-    first = fit(PlainModule(), ToyData(), make_trainer, tmp_path, 1, 0)
-    again = fit(PlainModule(), ToyData(), make_trainer, tmp_path, 7, 3)
+    first = fit(PlainModule(), ToyData(), make_trainer, folder=tmp_path, epochs=1, seed=0)
+    again = fit(PlainModule(), ToyData(), make_trainer, folder=tmp_path, epochs=7, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
@@ -55,7 +63,7 @@ def test_every_training_has_its_own_of_the_user_s_callbacks(tmp_path, monkeypatc
     given = Counts()
     make_trainer = partial(Trainer, accelerator="cpu", callbacks=[given] if as_list else given)
     for name in ("one", "two"):
-        fit(PlainModule(), ToyData(), make_trainer, tmp_path / name, 2, 0)
+        fit(PlainModule(), ToyData(), make_trainer, folder=tmp_path / name, epochs=2, seed=0)
     assert given.epochs == 0
     assert [each.epochs for each in given.copies] == [2, 2]
 
@@ -69,7 +77,7 @@ def test_the_user_says_which_bar_is_shown_and_what_else_is_kept(tmp_path, monkey
     monkeypatch.setattr(
         PlainModule, "on_train_start", lambda self: bars.append(type(self.trainer.progress_bar_callback))
     )
-    fit(PlainModule(), ToyData(), partial(Trainer, accelerator="cpu", **users), tmp_path, 1, 0)
+    fit(PlainModule(), ToyData(), partial(Trainer, accelerator="cpu", **users), folder=tmp_path, epochs=1, seed=0)
     asked = [type(c) for c in users.get("callbacks", []) if isinstance(c, ProgressBar)]
     default = type(Trainer(accelerator="cpu", logger=False).progress_bar_callback)
     assert bars == (asked or [type(None) if users.get("enable_progress_bar") is False else default])
@@ -77,5 +85,5 @@ def test_the_user_says_which_bar_is_shown_and_what_else_is_kept(tmp_path, monkey
 
 def test_a_trainer_without_checkpoints_is_refused_before_any_training(tmp_path):
     with pytest.raises(CompressError, match="barebones=True allows neither checkpoints nor logs"):
-        fit(PlainModule(), ToyData(), partial(Trainer, barebones=True), tmp_path / "fit", 1, 0)
+        fit(PlainModule(), ToyData(), partial(Trainer, barebones=True), folder=tmp_path / "fit", epochs=1, seed=0)
     assert not (tmp_path / "fit").exists()

@@ -9,16 +9,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer, seed_everything
+from omegaconf import OmegaConf
 
 import lightning_compress as lc
 import lightning_compress.conf
 from lightning_compress.pipeline.compress import Result, compress
-from lightning_compress.pipeline.training import csv_logger
 from lightning_compress.vision.data.digits import Digits
 
 ROOT = Path(__file__).parent.parent
 WAYS = sorted((Path(lightning_compress.conf.__file__).parent / "compress").glob("*.yaml"))
-SHORTER = {"epochs": 1, "steps_between": 0, "values": 1, "trials": 2, "correlation.plans": 2}
+SHORTER = {"epochs": 1, "steps_between": 0, "planner.values": 1, "planner.trials": 2}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
@@ -31,7 +31,7 @@ def ran(way: str, folder: Path, *overrides: str) -> tuple[LightningModule, Digit
             f"compress.stages.{stage}.{key}={value}"
             for stage, settings in stages.items()
             for key, value in SHORTER.items()
-            if key in settings
+            if OmegaConf.select(settings, key) is not None
         ]
         config = compose("config", [*given, *shorter])
     seed_everything(0, verbose=False)
@@ -42,7 +42,7 @@ def ran(way: str, folder: Path, *overrides: str) -> tuple[LightningModule, Digit
     )
     stages = instantiate(config.compress.stages, _convert_="object")
     make_trainer = instantiate(config.trainer, accelerator="gpu")
-    return module, data, compress(module, data, stages, folder, make_trainer, make_logger=csv_logger)
+    return module, data, compress(module, data, stages, folder=folder, make_trainer=make_trainer)
 
 
 @needs_gpu
@@ -51,7 +51,7 @@ def ran(way: str, folder: Path, *overrides: str) -> tuple[LightningModule, Digit
     [
         *((file.stem, []) for file in WAYS),
         ("drl_quant", ["compress/searcher=td3", "compress/executor=process",
-                       "compress.stages.quantize.in_flight=2"]),
+                       "compress.stages.quantize.planner.in_flight=2"]),
         ("drl_quant", ["compress/searcher=sac", "+compress/coder=range_coded"]),
         ("quant", ["compress/quantizer@compress.weight_quantizer=dorefa",
                    "compress/quantizer@compress.activation_quantizer=pact"]),

@@ -22,6 +22,8 @@ import lightning_compress.conf
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, NoEffectError, TrialFailedError
+from lightning_compress.pipeline.evaluation import Evaluation
+from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.executors.process import Processes
 from lightning_compress.search.executors.serial import Serial
@@ -192,8 +194,8 @@ def test_the_option_reaches_the_stage():
     with initialize_config_module("lightning_compress.conf", version_base="1.3"):
         config = compose(overrides=["+compress=drl_prune", "+compress/halving=thirds"])
         plain = compose(overrides=["+compress=drl_prune"])
-    assert isinstance(instantiate(config.compress.stages, _convert_="object")["prune"].halving, Halving)
-    assert instantiate(plain.compress.stages, _convert_="object")["prune"].halving is None
+    assert isinstance(instantiate(config.compress.stages, _convert_="object")["prune"].planner.halving, Halving)
+    assert instantiate(plain.compress.stages, _convert_="object")["prune"].planner.halving is None
 
 
 @pytest.mark.parametrize(("given_", "message"), [
@@ -251,11 +253,16 @@ def test_all_rungs_share_the_workers_and_find_what_one_process_finds(tmp_path):
 
 
 def test_a_stage_with_one_trial_in_flight_says_that_halving_would_do_nothing(tmp_path):
-    stage = Stage(
-        {"channels": ChannelPruning()}, MACs(), 0.6, searcher=Random, objective=OBJECTIVE, halving=Halving(), epochs=0,
-        recalibration_batches=0,
-    )  # fmt: skip
+    planner = Search(
+        cost=MACs(),
+        budget=0.6,
+        objective=OBJECTIVE,
+        searcher=Random,
+        halving=Halving(),
+        evaluation=Evaluation(recalibration_batches=0),
+    )
+    stage = Stage({"channels": ChannelPruning()}, planner, epochs=0)
     module = ImageClassifier(ResNetCIFAR(1, in_channels=1, width=4), 10)
     make_trainer = partial(Trainer, accelerator="cpu", logger=False)
     with pytest.raises(NoEffectError, match="set the stage's in_flight to 9"):
-        lc.compress(module, Digits(10, 1, 8), {"prune": stage}, tmp_path, make_trainer)
+        lc.compress(module, Digits(10, 1, 8), {"prune": stage}, folder=tmp_path, make_trainer=make_trainer)

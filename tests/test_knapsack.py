@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-import lightning_compress.conf
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
@@ -25,11 +22,9 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.planners.knapsack import Knapsack
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.min_max import MinMax
-from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import ToyNet
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
-FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "allocation").glob("*.yaml"))
 
 
 def problem(cost, share: float, quantizer=MinMax, act_bits=(4, 8)) -> tuple[Composition, Budget]:
@@ -62,7 +57,7 @@ def total_error(net: ToyNet, bits: dict[str, int], quantizer) -> float:
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 1.0])
 def test_no_plan_that_fits_has_less_error(cost, quantizer, share):
     composition, budget = problem(cost, share, quantizer, (8,))
-    plan = Knapsack()(composition, budget)
+    plan = Knapsack.allocate(composition, budget)
     assert budget.meets(plan)
     layers = list(plan.knob("weight_bits"))
     every = [dict(zip(layers, widths, strict=True)) for widths in product((2, 3, 5), repeat=len(layers))]
@@ -75,20 +70,20 @@ def test_no_plan_that_fits_has_less_error(cost, quantizer, share):
 
 def test_other_knobs_take_their_largest_values():
     composition, budget = problem(WeightBits(), 0.7)
-    assert set(Knapsack()(composition, budget).knob("act_bits").values()) == {8}
+    assert set(Knapsack.allocate(composition, budget).knob("act_bits").values()) == {8}
 
 
 def test_the_network_and_random_numbers_stay_as_they_were():
     composition, budget = problem(WeightBits(), 0.7)
     before, state = copy.deepcopy(composition.net.state_dict()), torch.get_rng_state()
-    Knapsack()(composition, budget)
+    Knapsack.allocate(composition, budget)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[k], v) for k, v in composition.net.state_dict().items())
 
 
 def test_a_budget_that_only_fewer_input_bits_would_meet_is_refused():
     with pytest.raises(InfeasibleBudgetError, match="cannot be met"):
-        Knapsack()(*problem(BitOperations(), 0.1))
+        Knapsack.allocate(*problem(BitOperations(), 0.1))
 
 
 def test_without_weight_bits_it_is_refused():
@@ -96,22 +91,11 @@ def test_without_weight_bits_it_is_refused():
     composition = Composition([ChannelPruning()], net, EXAMPLE)
     budget = Budget(lambda plan: 0.0, 1.0, composition.space())
     with pytest.raises(CompressError, match="no layer has weight_bits to choose"):
-        Knapsack()(composition, budget)
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_option_meets_the_budget(file):
-    composition, budget = problem(WeightBits(), 0.6, act_bits=(8,))
-    allocation = instantiate(OmegaConf.load(file))
-    plan = allocation(composition, budget)
-    assert budget.meets(plan)
-    assert allocation(composition, budget) == plan
-    assert WeightBits()(measure.measure(composition.net, EXAMPLE)) > budget.cost(plan)
+        Knapsack.allocate(composition, budget)
 
 
 def test_the_option_reaches_the_stage():
     with initialize_config_module("lightning_compress.conf", version_base="1.3"):
         config = compose(overrides=["+compress=knapsack_quant"])
     stage = instantiate(config.compress.stages, _convert_="object")["quantize"]
-    assert isinstance(stage.allocation, Knapsack)
-    assert stage.searcher is None
+    assert stage.planner == Knapsack(cost=PackedBytes(), budget=0.12)

@@ -29,6 +29,8 @@ from lightning_compress.export.load import load
 from lightning_compress.export.save import save
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.planners.from_file import FromFile
+from lightning_compress.pipeline.planners.sensitivity import Sensitivity
 from lightning_compress.pruning.criteria.genetic import Genetic
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.search.journal import read
@@ -43,17 +45,20 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 def stage(**settings) -> LayerwiseStage:
     pruning = ChannelPruning(criterion=Genetic(population=8, generations=4), refit=Symmetric(), batches=2)
     given = {
-        "callbacks": {"channels": pruning}, "cost": MACs(), "budget": 0.2, "objective": AccuracyUnderBudget(),
-        "values": 2, "distillation": KnowledgeDistillation, "steps_between": 6, "epochs": 3,
-    }  # fmt: skip
+        "callbacks": {"channels": pruning},
+        "planner": Sensitivity(cost=MACs(), budget=0.2, objective=AccuracyUnderBudget(), values=2),
+        "distillation": KnowledgeDistillation,
+        "steps_between": 6,
+        "epochs": 3,
+    }
     return LayerwiseStage(**{**given, **settings})
 
 
-def run_in(folder: Path, plan: Plan | None = None) -> RunContext:
+def run_in(folder: Path) -> RunContext:
     torch.manual_seed(0)
     dense = PlainModule()
     trainer = partial(Trainer, accelerator="cpu")
-    return RunContext(ToyData(), dense, measure.measure(dense.model, EXAMPLE), EXAMPLE, trainer, folder, 0, plan)
+    return RunContext(ToyData(), dense, measure.measure(dense.model, EXAMPLE), EXAMPLE, trainer, folder, 0)
 
 
 def finish(folder: Path, **settings) -> PlainModule:
@@ -113,8 +118,8 @@ def test_a_second_call_trains_nothing(finished):
 
 def test_another_plan_is_applied_to_the_dense_network_again(tmp_path):
     def planned(folder: Path, ratio: float) -> PlainModule:
-        run = run_in(folder, Plan({"conv1": {"channels": ratio}, "stem.0": {"channels": 0.5}}))
-        return stage(steps_between=1, epochs=0).run("prune", run.dense, run)
+        run, plan = run_in(folder), Plan({"conv1": {"channels": ratio}, "stem.0": {"channels": 0.5}})
+        return stage(planner=FromFile(plan), steps_between=1, epochs=0).run("prune", run.dense, run)
 
     planned(tmp_path / "both", 0.25)
     found = [planned(tmp_path / name, 0.5) for name in ("both", "fresh")]
@@ -164,16 +169,16 @@ def test_a_stage_after_it_adds_bits_to_the_thin_network(finished):
 
 
 def test_a_plan_takes_the_place_of_the_measurement(tmp_path):
-    run = run_in(tmp_path, Plan({"conv1": {"channels": 0.25}}))
-    module = stage(steps_between=0, epochs=0).run("prune", run.dense, run)
+    run, plan = run_in(tmp_path), Plan({"conv1": {"channels": 0.25}})
+    module = stage(steps_between=0, epochs=0).with_plan(plan).run("prune", run.dense, run)
     assert module.model.conv1.out_channels == 4
     assert not (tmp_path / "prune" / "sensitivity.sqlite").exists()
 
 
 def test_a_plan_file_in_the_folder_of_a_measurement_is_not_said_to_be_made_from_it(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-    run = run_in(tmp_path, Plan({"conv1": {"channels": 0.25}}))
-    stage(steps_between=0, epochs=0).run("prune", run.dense, run)
+    run, plan = run_in(tmp_path), Plan({"conv1": {"channels": 0.25}})
+    stage(steps_between=0, epochs=0).with_plan(plan).run("prune", run.dense, run)
     assert sensitivities_of("prune", tmp_path / "prune") is None
 
 
@@ -186,9 +191,10 @@ def test_one_callback_and_no_more(tmp_path):
 
 def test_the_option_makes_the_stage():
     with initialize_config_module("lightning_compress.conf", version_base="1.3"):
-        config = compose(overrides=["+compress=ga_channel", "compress.stages.prune.values=5"])
+        config = compose(overrides=["+compress=ga_channel", "compress.stages.prune.planner.values=5"])
     made = instantiate(config.compress.stages, _convert_="object")["prune"]
     assert isinstance(made, LayerwiseStage)
-    assert made.values == 5
+    assert isinstance(made.planner, Sensitivity)
+    assert made.planner.values == 5
     pruning = made.callbacks["channels"]
     assert (pruning.criterion, pruning.refit) == (Genetic(), Symmetric())

@@ -29,6 +29,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.planners.sensitivity import Sensitivity
 from lightning_compress.pipeline.training import FINAL
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
@@ -43,10 +44,9 @@ LEAST = 8  # kills until the end
 
 def finish(folder: Path) -> None:
     torch.manual_seed(0)
-    run = RunContext.begun(PlainModule(), ToyData(), folder, partial(Trainer, accelerator="cpu"))
-    stage = LayerwiseStage(
-        {"channels": ChannelPruning()}, MACs(), 0.2, AccuracyUnderBudget(), VALUES, None, EPOCHS, EPOCHS
-    )
+    run = RunContext.begun(PlainModule(), ToyData(), folder, make_trainer=partial(Trainer, accelerator="cpu"))
+    planner = Sensitivity(cost=MACs(), budget=0.2, objective=AccuracyUnderBudget(), values=VALUES)
+    stage = LayerwiseStage({"channels": ChannelPruning()}, planner, steps_between=EPOCHS, epochs=EPOCHS)
     stage.run("prune", run.dense, run)
 
 

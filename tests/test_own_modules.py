@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import lightning_compress as lc
 from lightning_compress.pipeline.checkpoint import load_checkpoint
+from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.testing.toys import PlainModule
 
@@ -75,14 +76,17 @@ class OwnData(LightningDataModule):
     train_dataloader = val_dataloader = test_dataloader = _loader
 
 
+CPU = partial(Trainer, accelerator="cpu")
+
+
 def stage(**settings) -> Stage:
     quantization = lc.QuantizationAwareTraining()
-    return Stage({"quantization": quantization}, uniform={"weight_bits": 4, "act_bits": 8}, epochs=1, **settings)
+    return Stage({"quantization": quantization}, Uniform({"weight_bits": 4, "act_bits": 8}), epochs=1, **settings)
 
 
 def test_several_inputs_and_any_metric_go_all_the_way(tmp_path):
     make = partial(Trainer, accelerator="cpu", enable_progress_bar=False)
-    result = lc.compress(Own(), OwnData(), {"quantize": stage()}, tmp_path, make, metric="test_nll")
+    result = lc.compress(Own(), OwnData(), {"quantize": stage()}, folder=tmp_path, make_trainer=make, metric="test_nll")
     assert result.compressed.bytes < result.dense.bytes
     assert set(result.plan.layers) == {"a", "b", "c"}
 
@@ -91,7 +95,7 @@ def test_inputs_that_the_network_does_not_take_are_told_before_anything_else(tmp
     module = Own()
     module.example_input_array = (torch.zeros(5, 3), torch.zeros(5, 3))
     with pytest.raises(lc.CompressError, match=r"Own: its network does not run on .* set example_input_array"):
-        lc.compress(module, OwnData(), {"quantize": stage()}, tmp_path, partial(Trainer, accelerator="cpu"))
+        lc.compress(module, OwnData(), {"quantize": stage()}, folder=tmp_path, make_trainer=CPU)
 
 
 class NoTensors(OwnData):
@@ -126,7 +130,7 @@ class Nothing(Own):
 )
 def test_a_run_without_inputs_or_layers_is_told_so(tmp_path, kind, data, message):
     with pytest.raises(lc.CompressError, match=message):
-        lc.compress(kind(), data(), {"quantize": stage()}, tmp_path, partial(Trainer, accelerator="cpu"))
+        lc.compress(kind(), data(), {"quantize": stage()}, folder=tmp_path, make_trainer=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +178,9 @@ def test_a_regression_of_a_user_s_is_searched_by_its_loss(own, tmp_path):
     stage = "compress.stages.quantize"
     line = [
         sys.executable, "train.py", "--config-dir", f"{own}/conf", "+compress=drl_quant", "model=mine", "data=mine",
-        "epochs=20", "compress/searcher=random", f"{stage}.trials=6", f"{stage}.epochs=1", f"{stage}.budget=3000",
-        f"{stage}.monitor=val_mse", "compress/objective=loss_under_budget", "compress.objective.metric=val_mse",
+        "epochs=20", "compress/searcher=random", f"{stage}.planner.trials=6", f"{stage}.epochs=1",
+        f"{stage}.planner.budget=3000", "compress.evaluation.monitor=val_mse",
+        "compress/objective=loss_under_budget", "compress.objective.metric=val_mse",
         "compress/loss=logit_mse", "metric=test_mse", f"cache_dir={tmp_path}/cache", f"run_dir={tmp_path}/run",
     ]  # fmt: skip
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(own)}

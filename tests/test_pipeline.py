@@ -22,7 +22,12 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.planners.planner import Planner
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.planners.sensitivity import Sensitivity
+from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.random import Random
@@ -50,25 +55,31 @@ class TestedData(ToyData):
         return self.val_dataloader()
 
 
-def searching(**settings: int) -> Stage:
-    return Stage(
-        {"channels": ChannelPruning()}, MACs(), 0.7, Random, objective=AccuracyUnderBudget(),
-        **{"trials": 2, "epochs": 0, **settings},
-    )  # fmt: skip
+BUDGET = {"cost": MACs(), "budget": 0.7, "objective": AccuracyUnderBudget()}
 
 
-def layerwise(**settings: int) -> LayerwiseStage:
-    return LayerwiseStage({"channels": ChannelPruning()}, MACs(), 0.7, AccuracyUnderBudget(), **settings)
+def pruning(planner: Planner | None) -> Stage:
+    return Stage({"channels": ChannelPruning()}, planner, epochs=0)
 
 
-def uniform() -> Stage:
-    return Stage({"channels": ChannelPruning()}, uniform={"channels": 0.5}, epochs=0)
+def searching(evaluation: Evaluation | None = None, **settings: int) -> Stage:
+    given = {"searcher": Random, "trials": 2, "evaluation": evaluation or Evaluation()}
+    return pruning(Search(**BUDGET, **{**given, **settings}))
+
+
+def layerwise(steps_between: int = 20, **settings: Any) -> LayerwiseStage:
+    planner = Sensitivity(**BUDGET, **settings)
+    return LayerwiseStage({"channels": ChannelPruning()}, planner, steps_between=steps_between)
+
+
+def uniform(numbers: Mapping[str, float] = MappingProxyType({"channels": 0.5})) -> Stage:
+    return pruning(Uniform(numbers))
 
 
 def run(folder: Path, plan: Plan | None = None, trainer: Mapping[str, Any] = MappingProxyType({}), **stages) -> Result:
     torch.manual_seed(0)
     make_trainer = partial(Trainer, accelerator="cpu", **trainer)
-    return compress(Tested(), TestedData(), stages, folder, make_trainer, plan=plan)
+    return compress(Tested(), TestedData(), stages, folder=folder, make_trainer=make_trainer, plan=plan)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +133,7 @@ class Untrained(Tested):
 )
 def test_what_the_end_of_a_run_needs_is_missed_at_its_beginning(tmp_path, module, data, words):
     with pytest.raises(CompressError, match=words):
-        compress(module, data, {"prune": searching()}, tmp_path / "run")
+        compress(module, data, {"prune": searching()}, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -131,12 +142,15 @@ def test_what_the_end_of_a_run_needs_is_missed_at_its_beginning(tmp_path, module
     [
         (searching(trials=0), "trials must be 1 or more, got 0"),
         (searching(in_flight=0), "in_flight must be 1 or more, got 0"),
-        (searching(validation_batches=0), "validation_batches must be 1 or more, got 0"),
-        (searching(finetune_steps=-1), "finetune_steps must be 0 or more, got -1"),
-        (searching(recalibration_batches=-1), "recalibration_batches must be 0 or more, got -1"),
-        (layerwise(validation_batches=0), "validation_batches must be 1 or more, got 0"),
+        (searching(Evaluation(validation_batches=0)), "validation_batches must be 1 or more, got 0"),
+        (searching(Evaluation(finetune_steps=-1)), "finetune_steps must be 0 or more, got -1"),
+        (searching(Evaluation(recalibration_batches=-1)), "recalibration_batches must be 0 or more, got -1"),
+        (layerwise(evaluation=Evaluation(validation_batches=0)), "validation_batches must be 1 or more, got 0"),
         (layerwise(values=0), "values must be 1 or more, got 0"),
         (layerwise(steps_between=-1), "steps_between must be 0 or more, got -1"),
+        (searching(searcher=None), "searcher is null, which a search needs"),
+        (pruning(None), "it has callbacks and no planner; give it one"),
+        (uniform({"chanels": 0.5}), "Uniform sets 'chanels', which no callback .* did you mean 'channels'"),
     ],
 )
 def test_numbers_of_a_later_stage_are_checked_before_the_first(tmp_path, stage, words):
@@ -157,7 +171,9 @@ class Listing(Exporter):
 
 def exported(folder: Path, exporters: Mapping[str, Exporter]) -> Result:
     make_trainer = partial(Trainer, accelerator="cpu")
-    return compress(Tested(), TestedData(), {"prune": uniform()}, folder, make_trainer, exporters=exporters)
+    return compress(
+        Tested(), TestedData(), {"prune": uniform()}, folder=folder, make_trainer=make_trainer, exporters=exporters
+    )
 
 
 def test_each_exporter_writes_its_file_and_its_report_is_in_the_result(tmp_path):

@@ -17,6 +17,9 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.planners.sensitivity import Sensitivity
+from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pruning.initializers.inherit import Inherit
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
@@ -25,14 +28,14 @@ from lightning_compress.vision.data.digits import Digits
 from lightning_compress.vision.models.classifier import ImageClassifier
 from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR
 
-OBJECTIVE = AccuracyUnderBudget()
-SEARCHED = {"cost": MACs(), "budget": 0.5, "searcher": Random, "objective": OBJECTIVE, "epochs": 0}
+BUDGET = {"cost": MACs(), "budget": 0.5, "objective": AccuracyUnderBudget()}
+SEARCHED = {"planner": Search(**BUDGET, searcher=Random), "epochs": 0}
 
 
-def run(folder: Path, plan: Plan, **stages: Stage | LayerwiseStage) -> Plan:
+def run(folder: Path, plan: Plan, **stages: Stage) -> Plan:
     module = ImageClassifier(ResNetCIFAR(1, in_channels=1, width=4), 10)
     make_trainer = partial(Trainer, accelerator="cpu", logger=False)
-    return lc.compress(module, Digits(100, 1, 8), stages, folder, make_trainer, 0, plan).plan
+    return lc.compress(module, Digits(100, 1, 8), stages, folder=folder, make_trainer=make_trainer, plan=plan).plan
 
 
 def remove() -> Stage:
@@ -40,7 +43,7 @@ def remove() -> Stage:
 
 
 def noise() -> Stage:
-    return Stage({"noise": LogNormalDropout()}, uniform={"log_normal": 1}, epochs=0)
+    return Stage({"noise": LogNormalDropout()}, Uniform({"log_normal": 1}), epochs=0)
 
 
 def shrink() -> Stage:
@@ -48,7 +51,7 @@ def shrink() -> Stage:
 
 
 def quantize() -> Stage:
-    return Stage({"bits": QuantizationAwareTraining()}, uniform={"weight_bits": 4}, epochs=0)
+    return Stage({"bits": QuantizationAwareTraining()}, Uniform({"weight_bits": 4}), epochs=0)
 
 
 def test_each_stage_takes_what_it_understands(tmp_path):
@@ -67,7 +70,7 @@ def test_a_stage_that_would_search_changes_nothing_when_the_file_is_of_others(tm
 
 
 def layerwise() -> LayerwiseStage:
-    return LayerwiseStage({"channels": ChannelPruning()}, MACs(), 0.5, OBJECTIVE, epochs=0)
+    return LayerwiseStage({"channels": ChannelPruning()}, Sensitivity(**BUDGET), epochs=0)
 
 
 def test_a_file_that_changes_nothing_changes_nothing(tmp_path):

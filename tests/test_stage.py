@@ -22,8 +22,9 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.evaluator import Evaluator
-from lightning_compress.pipeline.planners.search import FRONT
+from lightning_compress.pipeline.planners.search import FRONT, Search
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import FINAL, LAST
 from lightning_compress.pruning.criteria.gram import Gram
@@ -52,14 +53,19 @@ def run_in(folder: Path) -> RunContext:
     torch.manual_seed(0)
     dense = PlainModule()
     profile = measure.measure(dense.model, EXAMPLE)
-    return RunContext(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0, None)
+    return RunContext(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0)
 
 
 def stage(trials: int = TRIALS) -> Stage:
-    return Stage(
-        {"channels": ChannelPruning(criterion=Gram(), batches=2)}, MACs(), 0.7, NSGA2, {"random": Random},
-        objective=OBJECTIVE, trials=trials, epochs=0,
-    )  # fmt: skip
+    planner = Search(
+        cost=MACs(),
+        budget=0.7,
+        objective=OBJECTIVE,
+        searcher=NSGA2,
+        baselines={"random": Random},
+        trials=trials,
+    )
+    return Stage({"channels": ChannelPruning(criterion=Gram(), batches=2)}, planner, epochs=0)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +112,7 @@ class ThousandMACs(MACs):
 
 def test_scores_have_the_costs_of_budget_and_objective_and_no_others(tmp_path):
     run, asked = run_in(tmp_path), stage(3)
-    asked.cost, asked.objective = ThousandMACs(), AccuracyLogCost(cost="parameters")
+    asked.planner = replace(asked.planner, cost=ThousandMACs(), objective=AccuracyLogCost(cost="parameters"))
     asked.run("prune", run.dense, run)
     folder = tmp_path / "prune"
     entries = [*read(folder / journal_name()), *read(folder / journal_name("random"))]
@@ -155,8 +161,8 @@ def test_a_shorter_search_knows_nothing_of_later_trials(tmp_path):
 
 
 def trained(folder: Path, ratio: float = 0.5, module: PlainModule | None = None, **settings) -> PlainModule:
-    run = replace(run_in(folder), plan=Plan({"conv1": {"channels": ratio}}))
-    return searching(**{"epochs": 1, **settings}).run("prune", module or run.dense, run)
+    run, plan = run_in(folder), Plan({"conv1": {"channels": ratio}})
+    return searching(**{"epochs": 1, **settings}).with_plan(plan).run("prune", module or run.dense, run)
 
 
 @pytest.mark.parametrize("checkpoint", [FINAL, LAST])
@@ -203,8 +209,11 @@ class OtherData(ToyData):
 
 def searching(**settings) -> Stage:
     pruning = ChannelPruning(criterion=settings.pop("criterion", L1()))
-    given = {"cost": MACs(), "budget": 0.7, "searcher": Random, "objective": OBJECTIVE, "trials": 2, "epochs": 0}
-    return Stage({"channels": pruning}, **{**given, **settings})
+    trained = {key: settings.pop(key) for key in ("distillation", "attributes") if key in settings}
+    epochs, evaluation = settings.pop("epochs", 0), Evaluation(finetune_steps=settings.pop("finetune_steps", 0))
+    given = {"cost": MACs(), "budget": 0.7, "searcher": Random, "objective": OBJECTIVE, "trials": 2}
+    planner = Search(evaluation=evaluation, **{**given, **settings})
+    return Stage({"channels": pruning}, planner, epochs=epochs, **trained)
 
 
 def searched(folder: Path, data: ToyData | None = None, **settings) -> PlainModule:

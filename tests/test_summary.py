@@ -11,7 +11,6 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from lightning_compress.app.report.origin import origins
 from lightning_compress.app.report.summary import search_of, write_summary
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.plan import Plan
@@ -22,17 +21,15 @@ from lightning_compress.pipeline.figures import Figures, declare
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.trial import Score
 
-STAGE = {
+PLANNER = {
     "objective": {
         "_target_": "lightning_compress.search.objectives.objective.AccuracyLogCost", 
         "metric": "val_acc", "cost": "packed_bytes"
     },
     "cost": {"_target_": "lightning_compress.core.costs.packed_bytes.PackedBytes"},
-    "budget": 0.125,
-    "searcher": {"_target_": "lightning_compress.search.searchers.random.Random"},
 }  # fmt: skip
 CONFIG = {
-    "compress": {"stages": {"quantize": STAGE}},
+    "compress": {"stages": {"quantize": {"planner": PLANNER}}},
     "model": {"net": {"_target_": "lightning_compress.vision.models.resnet_cifar.resnet8"}},
     "data": {
         "_target_": "lightning_compress.vision.data.torchvision_sets.TorchvisionImages",
@@ -71,7 +68,7 @@ def result(tmp_path) -> Result:
 
 
 def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(result):
-    search = search_of("quantize", result.folder / "quantize", STAGE)
+    search = search_of("quantize", result.folder / "quantize", PLANNER)
     assert [(p.number, p.cost) for p in search.points] == [(0, 900.0), (1, None), (2, 800.0)]
     assert search.points[0].reward == 0
     assert search.points[2].reward == pytest.approx(-0.5 * 6.684611727667927)  # ln 800
@@ -98,7 +95,7 @@ def test_a_cost_of_the_user_is_taken_from_the_scores(tmp_path):
             score = Score({"val_acc": 1.0}, {"euros": cost, "packed_bytes": 9.0})
             journal.append(Entry(number, (number,), str(number), score, None, 1.0))
     (folder / "search.json").write_text(json.dumps({"limit": 9.0}))
-    search = search_of("quantize", folder, {**STAGE, "cost": {"_target_": f"{__name__}.Euros"}})
+    search = search_of("quantize", folder, {**PLANNER, "cost": {"_target_": f"{__name__}.Euros"}})
     assert [(p.number, p.cost) for p in search.points] == [(0, 7.0), (2, 8.0)]
     assert search.cost == "euros (euros)"
 
@@ -147,27 +144,12 @@ def test_page_and_terminal_say_what_was_measured_and_that_nothing_was_searched(r
         assert cell in page
 
 
-@pytest.mark.parametrize(("stage", "sentence"), [
-    (STAGE, "the best that Random found; no baselines were run"),
-    ({**STAGE, "baselines": {"uniform": {}}}, "the best that Random found; run beside it with as many trials: uniform"),
-    ({"searcher": None, "allocation": {"_target_": "a.Knapsack"}, "uniform": {"weight_bits": 4}},
-     "made in closed form by Knapsack; no candidate was scored"),
-    ({"searcher": None, "uniform": {"weight_bits": 4, "act_bits": 8}},
-     "the same for every layer, nothing was searched: weight_bits 4, act_bits 8"),
-    ({"values": 3}, "made from the sensitivity of each layer, which took 5 evaluations; applied layer by layer, the "
-                    "least sensitive first"),
-])  # fmt: skip
-def test_how_a_plan_was_made_is_said_in_a_sentence(tmp_path, stage, sentence):
-    if "values" in stage:
-        (tmp_path / "one").mkdir()
-        (tmp_path / "one/sensitivity.json").write_text(json.dumps(MEASURED))
-    config = {"compress": {"stages": {"one": stage, "distill": {"callbacks": {}}}}}
-    assert origins(config, tmp_path) == {"one": sentence}
-
-
-def test_a_plan_file_is_said_to_be_where_plans_are_from(tmp_path):
-    stages = {"one": {**STAGE, "callbacks": {"bits": {}}}, "distill": {"callbacks": {}}}
-    assert origins({"plan": "my.yaml", "compress": {"stages": stages}}, tmp_path) == {"one": "read from my.yaml"}
+def test_how_the_plan_of_each_stage_came_about_is_said(result):
+    told = {"quantize": "the best that Random found; no baselines were run"}
+    write_summary(replace(result, origins=told), CONFIG, Console(file=io.StringIO()))
+    page = (result.folder / "report.html").read_text()
+    assert "plan of quantize" in page
+    assert told["quantize"] in page
 
 
 def test_a_folder_may_have_the_name_of_a_color(result):
@@ -178,7 +160,7 @@ def test_a_folder_may_have_the_name_of_a_color(result):
 
 
 def test_a_stage_that_did_not_search_has_no_trials(result):
-    assert search_of("prune", result.folder / "prune", STAGE) is None
+    assert search_of("prune", result.folder / "prune", PLANNER) is None
 
 
 def test_the_page_and_the_terminal_say_the_same(result):
@@ -188,7 +170,7 @@ def test_the_page_and_the_terminal_say_the_same(result):
     for text in ("98.00 %", "-1.00 points", "1,000 bytes", "8.00x less"):
         assert text in page
         assert text in out.getvalue()
-    for text in ("resnet8 on cifar10: quantize", "at most 12.5 %", "3 trials, 1 failed", "the loss is not finite"):
+    for text in ("resnet8 on cifar10: quantize", "3 trials, 1 failed", "the loss is not finite"):
         assert text in page
     assert "model.safetensors" in out.getvalue()
 
@@ -223,24 +205,16 @@ def test_second_scores_of_networks_that_the_search_does_not_have_say_nothing_of_
     scored_again(result, {0: 0.8, 2: 0.7})
     with Journal(result.folder / "quantize/trials.sqlite", {}) as journal:
         journal.append(Entry(2, (1,), "other", Score({"val_acc": 0.1}, {"packed_bytes": 800.0}), None, 1.0))
-    assert search_of("quantize", result.folder / "quantize", STAGE).ranking.plans == 1
+    assert search_of("quantize", result.folder / "quantize", PLANNER).ranking.plans == 1
 
 
-@pytest.mark.parametrize(
-    ("budget", "words"),
-    [
-        (0.125, "quantize: at most 12.5 % of the dense network&#x27;s PackedBytes"),
-        (2e6, "quantize: at most 2,000,000 bytes"),
-    ],
-)
-def test_the_budget_is_named_as_it_was_given(result, budget, words):
-    config = {**CONFIG, "compress": {"stages": {"quantize": {**STAGE, "budget": budget}}}}
-    write_summary(result, config, Console(file=io.StringIO()))
-    assert words in (result.folder / "report.html").read_text()
+def test_the_budget_of_each_stage_is_said(result):
+    write_summary(replace(result, limits={"quantize": "at most 9 bytes"}), CONFIG, Console(file=io.StringIO()))
+    assert "quantize: at most 9 bytes" in (result.folder / "report.html").read_text()
 
 
 def test_a_budget_that_was_not_used_is_not_claimed(result):
-    write_summary(result, {**CONFIG, "plan": "plan.yaml"}, Console(file=io.StringIO()))
+    write_summary(result, CONFIG, Console(file=io.StringIO()))
     page = (result.folder / "report.html").read_text()
     assert "at most" not in page
     assert "nothing was searched" in page

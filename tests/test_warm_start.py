@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stable_baselines3
@@ -15,12 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lightning_compress as lc
+from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.planners.search import keep_start, start_name, start_of
+from lightning_compress.pipeline.evaluation import Evaluation
+from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.warm_start import keep_start, start_name, start_of
 from lightning_compress.pruning.initializers.inherit import Inherit
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.rl import policy_file
@@ -117,20 +121,22 @@ def test_a_search_goes_on_without_the_policy_that_it_started_from(given, tmp_pat
 REINFORCE = {"_target_": "lightning_compress.search.searchers.reinforce.Reinforce", "_partial_": True}
 
 
+def stage(callback: CompressionCallback, budget: float, **settings: Any) -> Stage:
+    evaluation = Evaluation(recalibration_batches=1)
+    planner = Search(cost=MACs(), budget=budget, objective=OBJECTIVE, evaluation=evaluation, **settings)
+    return Stage({"one": callback}, planner, epochs=0)
+
+
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:
     """What both stages of a run on an untrained network wrote; the searcher is made as the application makes it."""
     searcher = instantiate({**REINFORCE, **given})
     methods = {"remove": (LayerRemoval(initialize=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
     stages = {
-        stage: Stage(
-            callbacks={"one": callback}, cost=MACs(), budget=budget, searcher=searcher, objective=OBJECTIVE,
-            trials=trials, epochs=0, recalibration_batches=1,
-        )
-        for stage, (callback, budget) in methods.items()
-    }  # fmt: skip
+        name: stage(callback, budget, searcher=searcher, trials=trials) for name, (callback, budget) in methods.items()
+    }
     module = ImageClassifier(ResNetCIFAR(blocks, in_channels=1, width=4), 10)
     make_trainer = partial(Trainer, accelerator="cpu", logger=False)
-    lc.compress(module, Digits(10, 1, 8), stages, folder, make_trainer, seed)
+    lc.compress(module, Digits(10, 1, 8), stages, folder=folder, make_trainer=make_trainer, seed=seed)
     return {stage: load_file(folder / stage / NAME) for stage in stages}
 
 
@@ -146,13 +152,10 @@ def test_a_baseline_starts_from_its_own_policy(tmp_path):
     for seed, name in enumerate(("mine", "other")):
         run_n2n(tmp_path / name, blocks=1, seed=seed, trials=2)
     searcher, baseline = (instantiate({**REINFORCE, "warm_start": str(tmp_path / name)}) for name in ("mine", "other"))
-    stage = Stage(
-        callbacks={"one": ChannelPruning()}, cost=MACs(), budget=0.6, searcher=searcher, baselines={"b": baseline},
-        objective=OBJECTIVE, trials=1, epochs=0, recalibration_batches=1,
-    )  # fmt: skip
+    shrink = stage(ChannelPruning(), 0.6, searcher=searcher, baselines={"b": baseline}, trials=1)
     module = ImageClassifier(ResNetCIFAR(1, in_channels=1, width=4), 10)
     make_trainer = partial(Trainer, accelerator="cpu", logger=False)
-    lc.compress(module, Digits(10, 1, 8), {"shrink": stage}, tmp_path / "warm", make_trainer)
+    lc.compress(module, Digits(10, 1, 8), {"shrink": shrink}, folder=tmp_path / "warm", make_trainer=make_trainer)
     for baseline, name in (("", "mine"), ("b", "other")):
         kept = load_file(tmp_path / "warm/shrink" / start_name(baseline))
         found = load_file(tmp_path / name / "shrink" / NAME)

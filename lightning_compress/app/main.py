@@ -68,13 +68,13 @@ def run(cfg: DictConfig, console: Console) -> Result:
         dense,
         data,
         instantiate(cfg.compress.stages, _convert_="object"),
-        folder,
-        instantiate(cfg.trainer),
-        cfg.seed,
-        plan,
-        cfg.metric,
-        instantiate(cfg.logger),
-        exporters_of(cfg.compress),
+        folder=folder,
+        make_trainer=instantiate(cfg.trainer),
+        seed=cfg.seed,
+        plan=plan,
+        metric=cfg.metric,
+        make_logger=instantiate(cfg.logger),
+        exporters=exporters_of(cfg.compress),
     )
     write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
     return result
@@ -86,11 +86,13 @@ def exporters_of(compress: DictConfig) -> dict[str, Exporter]:
     return {PACKED: Packed(coder) if coder else Packed(), **(instantiate(compress.get("exporters")) or {})}
 
 
-def _plan(cfg: DictConfig) -> Plan | None:
-    """The plan of ``plan=FILE``, or else of the recipe; None where it is to be found."""
-    if cfg.plan is not None:
-        return Plan.load(cfg.plan)
-    return None if cfg.recipe is None else Plan.load(recipe_file(cfg.recipe))
+def _plan(cfg: DictConfig) -> Path | None:
+    """Return the file of ``plan=FILE``, or else of the recipe, after a look into it; None where there is neither."""
+    if cfg.plan is None and cfg.recipe is None:
+        return None
+    file = Path(cfg.plan) if cfg.plan is not None else recipe_file(cfg.recipe)
+    Plan.load(file)
+    return file
 
 
 def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
@@ -102,4 +104,5 @@ def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
     parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
     digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
-    return fit(module, data, instantiate(cfg.trainer), folder, cfg.epochs, cfg.seed, make_logger=make_logger)
+    make_trainer = instantiate(cfg.trainer)
+    return fit(module, data, make_trainer, folder=folder, epochs=cfg.epochs, seed=cfg.seed, make_logger=make_logger)

@@ -32,6 +32,15 @@ def density_of(pattern: Mapping[str, Any], usual: float) -> float:
     return pattern["n"] / pattern["m"] if {"n", "m"} <= pattern.keys() else usual
 
 
+def without(section: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a section of a configuration without one of its keys.
+
+    >>> without({"epochs": 10, "lr": 0.1}, "epochs")
+    {'lr': 0.1}
+    """
+    return {name: value for name, value in section.items() if name != key}
+
+
 def program() -> str:
     """Return what the user types before the overrides, such as ``python train.py`` or ``lightning-compress run``."""
     name = Path(sys.argv[0]).name
@@ -46,6 +55,6 @@ def command_line() -> str:
 
 
 def register() -> None:
-    """Make ``${slug:...}``, ``${density_of:...}`` and ``${program:}`` known; calling it again changes nothing."""
-    for resolver in (slug, density_of, program):
+    """Make the resolvers known under their names; calling it again changes nothing."""
+    for resolver in (slug, density_of, without, program):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -15,18 +15,17 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_compress.callbacks.base.callback import plan_names
+from lightning_compress.callbacks.base.callback import as_plan, plan_names
 from lightning_compress.core.atomic_write import remove_stale_parts
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.interruption import interruptible
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.arguments import Loader, as_data_module, selecting
-from lightning_compress.pipeline.context import FOUND, RunContext
+from lightning_compress.pipeline.context import FOUND, PLANNED, RunContext
 from lightning_compress.pipeline.figures import Figure, Figures, declare, measure_figures, to_dicts
-from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import check_trainer, csv_logger
 from lightning_compress.surgery import measure
@@ -45,6 +44,8 @@ class Result:
         exports: name of the exporter -> what it wrote.
         figures: what ``dense`` and ``compressed`` hold, in the order of tables.
         samples: number of test samples.
+        origins: stage -> how its plan came about, in one sentence; of stages with callbacks.
+        limits: stage -> the budget that its plan was made for, in words; of stages with one.
     """
 
     dense: Figures
@@ -57,6 +58,8 @@ class Result:
     exports: Mapping[str, ExportReport] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     samples: int = 0
+    origins: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -69,6 +72,8 @@ class Result:
             "seconds": self.seconds,
             "searches": dict(self.searches),
             "metric": self.metric,
+            "origins": dict(self.origins),
+            "limits": dict(self.limits),
             "exports": {name: report.to_dict() for name, report in self.exports.items()},
         }
 
@@ -77,11 +82,12 @@ class Result:
 def compress(
     module: LightningModule,
     data: LightningDataModule | Loader | None,
-    stages: Mapping[str, Stage | LayerwiseStage],
+    stages: Mapping[str, Stage],
+    *,
     folder: str | Path,
     make_trainer: Callable[..., Trainer] = Trainer,
     seed: int = 0,
-    plan: Plan | None = None,
+    plan: Plan | str | Path | Mapping[str, Any] | None = None,
     metric: str = "test_acc",
     make_logger: Callable[..., Logger] = csv_logger,
     exporters: Mapping[str, Exporter] | None = None,
@@ -104,8 +110,9 @@ def compress(
         make_trainer: ``lightning.Trainer`` with your settings, as a partial. Each training gets copies of its
             callbacks; the measurements at the end have none.
         seed: of search and training.
-        plan: takes the place of every search; each stage takes the knobs that its callbacks understand. Where it says
-            nothing of a stage, that takes its uniform numbers if it searches nothing, and else changes nothing.
+        plan: a plan, a YAML file, or plain dicts, in place of the planner of every stage; each takes the knobs that its
+            callbacks understand. Where it says nothing of a stage, that takes its uniform numbers if its planner is
+            Uniform, and else changes nothing.
         metric: that ``test_step`` logs.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
         exporters: name -> exporter that writes the finished network. The packed file is always written, by the exporter
@@ -117,20 +124,19 @@ def compress(
     Raises:
         CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
             method that the run comes to need, or a stage has a number that cannot be; two exporters write the same
-            file; no stage understands a knob of
-            the plan, or the network has no such layer.
+            file; no stage understands a knob of the plan, or the network has no such layer.
     """
     check_library(module)
     check_library(data)
     module, data = selecting(module, network), as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)
-    for name, stage in stages.items():
-        stage.check(name)
+    if plan is not None:
+        _check_plan(as_plan(plan), stages, module)
+        stages = {name: stage.with_plan(plan) for name, stage in stages.items()}
+    _check_stages(stages)
     exporters = {PACKED: Packed(), **(exporters or {})}
     _check_exporters(exporters)
-    if plan is not None:
-        _check_plan(plan, stages, module)
     folder = Path(folder)
     began = perf_counter()
     try:
@@ -145,11 +151,11 @@ def compress(
         raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
     with lock:
         remove_stale_parts(folder)
-        run = RunContext.begun(module, data, folder, make_trainer, seed, plan, make_logger)
+        run = RunContext.begun(module, data, folder, make_trainer=make_trainer, seed=seed, make_logger=make_logger)
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)
-        return _finish(student, run, stages, metric, began, exporters)
+        return _finish(student, run, stages, metric=metric, began=began, exporters=exporters)
 
 
 def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
@@ -166,6 +172,20 @@ def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
             raise CompressError(f"{type(of).__name__} has no {name}; the network {use}, so give it one")
 
 
+def _check_stages(stages: Mapping[str, Stage]) -> None:
+    """Raise before any training if a setting cannot be, or names a knob that no callback understands."""
+    for name, stage in stages.items():
+        stage.check(name)
+    known = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
+    for name, stage in stages.items():
+        unknown = sorted(stage.planner.knobs - known) if stage.planner is not None else []
+        if unknown:
+            raise CompressError(
+                f"stage {name}: {type(stage.planner).__name__} sets {unknown[0]!r}, which no callback of this run "
+                f"understands{did_you_mean(unknown[0], known)}; known: {sorted(known)}"
+            )
+
+
 def _check_exporters(exporters: Mapping[str, Exporter]) -> None:
     """Raise if two exporters would write the same file, or the packed one writes what cannot be measured."""
     if not isinstance(exporters[PACKED], Packed):
@@ -180,7 +200,7 @@ def _check_exporters(exporters: Mapping[str, Exporter]) -> None:
             raise CompressError(f"exporters: {other!r} and {name!r} both write {exporter.file_name}; keep one of them")
 
 
-def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], module: LightningModule) -> None:
+def _check_plan(plan: Plan, stages: Mapping[str, Stage], module: LightningModule) -> None:
     """Before any training: all knobs and layers are known. Layers that a stage makes have names behind the replaced."""
     net = network(module)
     knobs = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
@@ -192,7 +212,8 @@ def _check_plan(plan: Plan, stages: Mapping[str, Stage | LayerwiseStage], module
 def _finish(
     student: LightningModule,
     run: RunContext,
-    stages: Mapping[str, Stage | LayerwiseStage],
+    stages: Mapping[str, Stage],
+    *,
     metric: str,
     began: float,
     exporters: Mapping[str, Exporter],
@@ -207,23 +228,31 @@ def _finish(
     record = structure_of(network(student))
     plan = record.plan if record else Plan({})
     plan.save(run.folder / "plan.yaml")
-    found = [run.folder / name / FOUND for name in stages]
+    planned = {name: found for name in stages if (found := _read(run.folder / name / PLANNED))}
+    searched = {name: found for name in stages if (found := _read(run.folder / name / FOUND))}
     unpacked = load(packed_file, copy.deepcopy(run.dense))
     declared = declare(metric, [cost for stage in stages.values() for cost in stage.costs])
     dense, samples = measure_figures(declared, run.dense, run.dense_profile, dense_file, run, metric)
     profile = record.profile if record else run.dense_profile
     compressed, _ = measure_figures(declared, unpacked, profile, packed_file, run, metric)
     result = Result(
-        dense,
-        compressed,
-        plan,
-        round(perf_counter() - began, 1),
-        run.folder,
-        {file.parent.name: json.loads(file.read_text())["found"] for file in found if file.is_file()},
-        metric,
-        exports,
-        tuple(declared),
-        samples,
+        dense=dense,
+        compressed=compressed,
+        plan=plan,
+        seconds=round(perf_counter() - began, 1),
+        folder=run.folder,
+        searches={name: found["found"] for name, found in searched.items()},
+        metric=metric,
+        exports=exports,
+        figures=tuple(declared),
+        samples=samples,
+        origins={name: found["origin"] for name, found in planned.items()},
+        limits={name: found["limit"] for name, found in planned.items() if found["limit"]},
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return what a stage left in a file; empty where it left none."""
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -6,9 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -17,11 +16,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_compress.callbacks.base.device import surgery_device
-from lightning_compress.core.budget import Budget
-from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.digest import digest_of
-from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.core.plan import Plan
+from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.quiet import quiet
@@ -30,10 +26,8 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery.inputs import combined, example_of
 from lightning_compress.surgery.structure import network
 
-if TYPE_CHECKING:
-    from lightning_compress.callbacks.base.composition import Composition
-
 FOUND = "search.json"  # in the folder of a stage that searched
+PLANNED = "planned.json"  # in the folder of a stage with a plan: how that came about
 MEASURED = "sensitivity.json"  # in the folder of a stage that measured sensitivities in place of a search
 
 
@@ -49,7 +43,6 @@ class RunContext:
         make_trainer: ``lightning.Trainer`` with the user's settings, as a partial.
         folder: of the run; each stage has its own below it.
         seed: of everything.
-        plan: a file that replaces the search of all stages, each of which takes what it understands of it; or None.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
     """
 
@@ -60,7 +53,6 @@ class RunContext:
     make_trainer: Callable[..., Trainer]
     folder: Path
     seed: int
-    plan: Plan | None
     make_logger: Callable[..., Logger] = csv_logger
 
     @classmethod
@@ -69,9 +61,9 @@ class RunContext:
         module: LightningModule,
         data: LightningDataModule,
         folder: Path,
+        *,
         make_trainer: Callable[..., Trainer] = Trainer,
         seed: int = 0,
-        plan: Plan | None = None,
         make_logger: Callable[..., Logger] = csv_logger,
     ) -> Self:
         """With the data set up, and the module measured on two samples: its ``example_input_array``, or of validation.
@@ -83,7 +75,16 @@ class RunContext:
         data.setup("fit")
         example = example_of(module, combined(data.val_dataloader(), "sequential"), "validation_step")
         profile = measure.measure(network(module), example)
-        return cls(data, module, profile, example, make_trainer, folder, seed, plan, make_logger)
+        return cls(
+            data,
+            module,
+            profile,
+            example=example,
+            make_trainer=make_trainer,
+            folder=folder,
+            seed=seed,
+            make_logger=make_logger,
+        )
 
     @cached_property
     def _trainer(self) -> Trainer:
@@ -121,53 +122,13 @@ class RunContext:
         """
         folder = self.folder / stage
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (FOUND, MEASURED):
+        for name in (PLANNED, FOUND, MEASURED):
             (folder / name).unlink(missing_ok=True)
         return folder
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
         """The distillation of a stage, with the dense network as teacher; empty for None."""
         return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
-
-    def budget(self, stage: str, composition: Composition, cost: Cost | None, budget: float | str | None) -> Budget:
-        """Over all choices of a stage.
-
-        Args:
-            stage: its name, for errors.
-            composition: its callbacks.
-            budget: a share of the dense network's cost or the limit itself, see :meth:`Cost.limit`.
-
-        Raises:
-            CompressError: there is no cost or no budget, or it is not above 0.
-            InfeasibleBudgetError: no plan meets it.
-        """
-        if cost is None or budget is None:
-            missing = "cost" if cost is None else "budget"
-            raise CompressError(
-                f"stage {stage}: {missing} is null, and a plan is to be found under a budget; set a cost, and budget "
-                f"to a share of what the dense network costs (1.0 sets no limit) or above 1 to the limit itself"
-            )
-        dense, space = cost(self.dense_profile), composition.space()
-        try:
-            limit = cost.limit(budget, dense)
-        except CompressError as error:
-            raise CompressError(f"stage {stage}: {error}") from None
-
-        def spent(plan: Plan) -> float:
-            return cost(composition.predict(plan))
-
-        try:
-            return Budget(spent, limit, space)
-        except InfeasibleBudgetError as error:
-            least = spent(space.plan(space.smallest))
-            share = ceil(1e4 * least / dense) / 1e4  # rounded up, so that it can be met
-            raise InfeasibleBudgetError(
-                f"stage {stage}: the budget of {cost.text(limit)}"
-                f"{'' if limit == budget or isinstance(budget, str) else f' (budget={budget:g} of the dense network)'} "
-                f"cannot be met; the smallest feasible one is {cost.text(cost.round_up(least))}"
-                f"{f' (budget={share:g})' if share <= 1 else ''}. Raise the budget, or allow smaller values in the "
-                f"search space"
-            ) from error
 
     def origin(
         self, module: LightningModule, distillation: Callable[..., Callback] | None, **settings: Any

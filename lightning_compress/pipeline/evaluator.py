@@ -75,6 +75,7 @@ class Evaluator:
         make_module: Callable[[], LightningModule],
         composition: Composition,
         train: Iterable[Any],
+        *,
         validation: Iterable[Any],
         monitor: str = "val_acc",
         finetune_steps: int = 0,
@@ -225,6 +226,13 @@ class Evaluator:
 
     def _trainer(self, callbacks: list[Callback], **settings: Any) -> Trainer:
         return Trainer(
-            **trains_on(self.device), logger=False, enable_checkpointing=False, callbacks=callbacks,
-            enable_progress_bar=False, enable_model_summary=False, inference_mode=False, barebones=False, **settings,
-        )  # fmt: skip
+            **trains_on(self.device),
+            logger=False,
+            enable_checkpointing=False,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            barebones=False,
+            **settings,
+        )

@@ -1,12 +1,13 @@
-"""One stage of a run: find a plan (by search, from a file, or the same numbers everywhere), then fine-tune with it."""
+"""One stage of a run: make a plan, then fine-tune with it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -14,20 +15,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.costs.cost import Cost
-from lightning_compress.core.errors import CompressError, did_you_mean
-from lightning_compress.core.plan import Number, Plan
-from lightning_compress.core.space import Space
-from lightning_compress.pipeline.context import RunContext, check_least, set_attributes
-from lightning_compress.pipeline.needed_costs import needed_costs
-from lightning_compress.pipeline.planners.planner import Allocation
-from lightning_compress.pipeline.planners.search import PlanSearch
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.context import PLANNED, RunContext, set_attributes
+from lightning_compress.pipeline.planners.from_file import FromFile
+from lightning_compress.pipeline.planners.planner import Planned, Planner
+from lightning_compress.pipeline.student import Student
 from lightning_compress.pipeline.training import fit, renew
-from lightning_compress.search.correlation import Correlation
-from lightning_compress.search.executors.executor import Evaluate, Executor
-from lightning_compress.search.executors.serial import Serial
-from lightning_compress.search.halving import Halving
-from lightning_compress.search.objectives.objective import Objective
-from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.surgery.structure import network
 
 
@@ -36,69 +30,49 @@ class Stage:
     """Settings of one stage; made by Hydra from ``conf/compress/stage``.
 
     Attributes:
-        callbacks: name -> callback, in rising order; the names are for overriding on the command line.
-        cost, budget: the limit of the search is ``budget`` times the dense network's cost, or ``budget`` itself, in the
-            unit of the cost, when it is above 1.
-        searcher: ``(problem, seed, objective) -> Searcher``; None takes ``allocation``, ``uniform`` or a plan file.
-        baselines: name -> searcher that is run after it with the same number of trials, for the report. They share
-            scores: a candidate that was scored before is not scored again.
-        allocation: makes a plan that meets the budget in closed form, when nothing is searched.
-        objective: score -> reward.
-        trials: candidates to score.
-        executor: ``(evaluate) -> Executor``: where candidates are scored.
-        in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
-        halving: cheap scores first, the full one for the best of those in flight; None scores all in full.
-        correlation: how well the search's scores rank plans, measured after it; None does not.
-        uniform: knob -> number for every layer that has the knob, when nothing is searched and a plan file, if there is
-            one, speaks of other stages alone.
+        callbacks: name -> callback, in rising order; the names are for overriding on the command line. Without any, the
+            stage trains alone.
+        planner: makes the plan that the callbacks apply.
         distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
         epochs: of fine-tuning.
         attributes: set on the module for all fine-tuning, of candidates too, such as its learning rate ``lr``.
-        finetune_steps, recalibration_batches, validation_batches, monitor: see :class:`Evaluator`.
     """
 
     callbacks: Mapping[str, CompressionCallback] = field(default_factory=dict)
-    cost: Cost | None = None
-    budget: float | None = None
-    searcher: Callable[..., Searcher] | None = None
-    baselines: Mapping[str, Callable[..., Searcher]] | None = None
-    allocation: Allocation | None = None
-    objective: Objective | None = None
-    trials: int = 100
-    executor: Callable[[Evaluate], Executor] = Serial
-    in_flight: int = 1
-    halving: Halving | None = None
-    correlation: Correlation | None = None
-    uniform: Mapping[str, Number] | None = None
+    planner: Planner | None = None
     distillation: Callable[..., Callback] | None = None
     epochs: int = 10
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    finetune_steps: int = 0
-    recalibration_batches: int = 10
-    validation_batches: int | None = None
-    monitor: str = "val_acc"
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """The costs of its budget and of its objective, which are figures of the run."""
-        if self.cost is None:
-            return ()
-        return (self.cost,) if self.objective is None else needed_costs(self.cost, self.objective)
+        """The costs that its planner works with, which are figures of the run."""
+        return () if self.planner is None else self.planner.costs
 
     def check(self, name: str) -> None:
-        """Before anything is searched or trained, whether the numbers of the search can be.
+        """Raise if a setting cannot be, before anything is searched or trained.
 
         Args:
             name: of the stage.
 
         Raises:
-            CompressError: one cannot.
+            CompressError: a setting cannot be, or there are callbacks and no planner.
         """
-        if self.searcher is not None:
-            check_least(
-                name, trials=(self.trials, 1), in_flight=(self.in_flight, 1), finetune_steps=(self.finetune_steps, 0),
-                recalibration_batches=(self.recalibration_batches, 0), validation_batches=(self.validation_batches, 1),
-            )  # fmt: skip
+        if self.callbacks and self.planner is None:
+            raise CompressError(
+                f"stage {name}: it has callbacks and no planner; give it one (uniform, search, knapsack, from_file), "
+                f"or plan=FILE"
+            )
+        if self.planner is not None:
+            self.planner.check(name)
+
+    def with_plan(self, plan: Plan | str | Path | Mapping[str, Any]) -> Self:
+        """Return a copy that takes its part of a plan in place of its planner's.
+
+        Args:
+            plan: a plan, a YAML file, or plain dicts.
+        """
+        return replace(self, planner=FromFile(plan, self.planner)) if self.callbacks else self
 
     def run(self, name: str, module: LightningModule, run: RunContext) -> LightningModule:
         """Find the plan and fine-tune with it; what an earlier, killed run finished is not done again.
@@ -106,73 +80,68 @@ class Stage:
         Args:
             name: of the stage; its folder below the run's.
             module: the network as the stage before left it; it is not changed.
-        """
-        folder = run.opened(name)
-        student = copy.deepcopy(module)
-        set_attributes(student, self.attributes, name)
-        callbacks, applied = run.teaching(self.distillation), {}
-        if self.callbacks:
-            composition = Composition(list(self.callbacks.values()), network(module), run.example)
-            plan = self._plan(composition, student, run, folder)
-            plan.save(folder / "plan.yaml")
-            callbacks = [*composition.bound(plan), *callbacks]
-            applied = {"plan": plan.to_dict(), "callbacks": composition.settings()}
-        settings = {"epochs": self.epochs, "attributes": self.attributes, **applied}
-        renew(folder, run.origin(module, self.distillation, **settings))
-        return fit(student, run.data, run.make_trainer, folder, self.epochs, run.seed, callbacks, run.make_logger)
+            run: what the stages of the run share.
 
-    def _plan(self, composition: Composition, student: LightningModule, run: RunContext, folder: Path) -> Plan:
-        given, fixed = run.plan, self.searcher is None and self.allocation is None
-        if given is not None:
-            part = composition.own(given)
-            # Where a file says nothing of this stage, a search would have found that all stays; noise, whose outcome
-            # training finds, and other numbers that nobody searches are as they would be without the file.
-            if part.layers or not given.layers or not (fixed and self.uniform):
-                return composition.resolve(part)
-        if fixed:
-            if not self.uniform:
-                raise CompressError(
-                    f"stage {folder.name}: give it a searcher, an allocation, uniform numbers, or plan=FILE"
-                )
-            return composition.resolve(_uniform(composition.space(), self.uniform))
-        if self.searcher is None:
-            budget = run.budget(folder.name, composition, self.cost, self.budget)
-            return composition.resolve(self.allocation(composition, budget))
-        return self.searched(composition, student, run, folder).plan()
-
-    def searched(self, composition: Composition, student: LightningModule, run: RunContext, folder: Path) -> PlanSearch:
-        """The search of this stage, not yet begun.
-
-        Args:
-            composition: this stage's callbacks, bound to the network before it.
-            student: a copy of that network's module with this stage's attributes; it is prepared for the callbacks.
-            folder: of the stage.
+        Returns:
+            The trained module, with the plan applied.
 
         Raises:
-            CompressError: there is nothing to choose, the budget cannot be met, or it or the objective is missing.
+            CompressError: a setting cannot be, or no plan can be made.
         """
-        budget = run.budget(folder.name, composition, self.cost, self.budget)
-        if self.objective is None:
-            raise CompressError(f"stage {folder.name}: objective is null, which a search needs; give it one")
-        student.to(run.device)
-        for callback in composition.callbacks:
-            callback.calibrate(student, run.data.train_dataloader())
-        return PlanSearch(self, composition, budget, student, run, folder)
+        self.check(name)
+        folder = run.opened(name)
+        student = Student(copy.deepcopy(module), self.distillation, self.attributes)
+        set_attributes(student.module, self.attributes, name)
+        if not self.callbacks:
+            renew(folder, run.origin(module, self.distillation, epochs=self.epochs, attributes=self.attributes))
+            return self.fine_tune(student.module, run, folder)
+        composition = Composition(list(self.callbacks.values()), network(module), run.example)
+        planned = self.planner.make_plan(composition, student, run, folder)
+        plan = composition.resolve(planned.plan)
+        plan.save(folder / "plan.yaml")
+        (folder / PLANNED).write_text(json.dumps({"origin": self.origin(planned), "limit": planned.limit}))
+        return self.train(module, student.module, replace(planned, plan=plan), composition, run, folder=folder)
 
+    def origin(self, planned: Planned) -> str:
+        """Return one sentence on how the plan came about and is applied."""
+        return planned.origin
 
-def _uniform(space: Space, numbers: Mapping[str, Number]) -> Plan:
-    """The same number for every layer that has the knob.
+    def train(
+        self,
+        module: LightningModule,
+        student: LightningModule,
+        planned: Planned,
+        composition: Composition,
+        run: RunContext,
+        *,
+        folder: Path,
+    ) -> LightningModule:
+        """Apply a plan to the student and fine-tune it.
 
-    Raises:
-        CompressError: no layer has it.
-    """
-    plan = Plan({})
-    for knob, number in numbers.items():
-        layers = [choice.layer for choice in space.choices if choice.knob == knob]
-        if not layers:
-            known = {choice.knob for choice in space.choices}
-            raise CompressError(
-                f"uniform: no layer has the knob {knob!r}{did_you_mean(knob, known)}; known: {sorted(known)}"
-            )
-        plan = plan.merge(Plan({layer: {knob: number} for layer in layers}))
-    return plan
+        Args:
+            module: the network as the stage before left it; it is not changed.
+            student: a copy, which is changed and returned.
+            planned: the plan, rounded to what the network can have.
+            composition: the callbacks.
+            run: what the stages of the run share.
+            folder: of the stage.
+        """
+        settings = {"plan": planned.plan.to_dict(), "callbacks": composition.settings()}
+        origin = run.origin(module, self.distillation, epochs=self.epochs, attributes=self.attributes, **settings)
+        renew(folder, origin)
+        return self.fine_tune(student, run, folder, composition.bound(planned.plan))
+
+    def fine_tune(
+        self, student: LightningModule, run: RunContext, folder: Path, callbacks: Sequence[Callback] = ()
+    ) -> LightningModule:
+        """Train for the epochs of the stage, with its distillation."""
+        return fit(
+            student,
+            run.data,
+            run.make_trainer,
+            folder=folder,
+            epochs=self.epochs,
+            seed=run.seed,
+            callbacks=[*callbacks, *run.teaching(self.distillation)],
+            make_logger=run.make_logger,
+        )

@@ -30,6 +30,7 @@ def fit(
     module: LightningModule,
     data: LightningDataModule,
     make_trainer: Callable[..., Trainer],
+    *,
     folder: Path,
     epochs: int,
     seed: int,
@@ -60,7 +61,17 @@ def fit(
         if (folder / FINAL).is_file():
             check_own(folder / FINAL)
             return load_checkpoint(module.cpu(), folder / FINAL)  # where a training would leave it
-        return _train(module, data, make_trainer, folder, epochs, seed, callbacks, make_logger, steps)
+        return _train(
+            module,
+            data,
+            make_trainer,
+            folder=folder,
+            epochs=epochs,
+            seed=seed,
+            callbacks=callbacks,
+            make_logger=make_logger,
+            steps=steps,
+        )
 
 
 def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
@@ -101,6 +112,7 @@ def _train(
     module: LightningModule,
     data: LightningDataModule,
     make_trainer: Callable[..., Trainer],
+    *,
     folder: Path,
     epochs: int,
     seed: int,

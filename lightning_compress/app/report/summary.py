@@ -17,7 +17,6 @@ from rich.text import Text
 
 from lightning_compress.app.report.contents import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
 from lightning_compress.app.report.html import write_report
-from lightning_compress.app.report.origin import origins, short_name
 from lightning_compress.app.report.search_table import lines
 from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
@@ -40,7 +39,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     searches = tuple(
         search
         for name, stage in config["compress"]["stages"].items()
-        if (search := search_of(name, result.folder / name, stage)) is not None
+        if (search := search_of(name, result.folder / name, stage.get("planner") or {})) is not None
     )
     measured = [
         found for name in config["compress"]["stages"] if (found := sensitivities_of(name, result.folder / name))
@@ -68,17 +67,17 @@ def rows(result: Result) -> list[Row]:
     return [Row(figure, result.dense[figure.name], result.compressed[figure.name]) for figure in result.figures]
 
 
-def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | None:
+def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | None:
     """What a stage's folder knows of its search; None when it did not search.
 
     Args:
-        stage: its configuration, with ``objective`` and ``cost``.
+        planner: its configuration, with ``objective`` and ``cost``.
     """
     settings = folder / FOUND
     if not settings.is_file():
         return None
-    objective: Objective = instantiate(stage["objective"])
-    cost = instantiate(stage["cost"])
+    objective: Objective = instantiate(planner["objective"])
+    cost = instantiate(planner["cost"])
     written = json.loads(settings.read_text())
 
     def point(entry: Entry) -> Point:
@@ -95,7 +94,7 @@ def search_of(name: str, folder: Path, stage: Mapping[str, Any]) -> Search | Non
     return Search(
         name,
         f"{cost.label or cost.name} ({cost.unit})",
-        f"reward: {short_name(stage['objective'])}",
+        f"reward: {short_name(planner['objective'])}",
         written["limit"],
         points,
         dict(zip(names, others, strict=True)),
@@ -137,28 +136,18 @@ def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, obj
     return Ranking(tau, len(found), deviation_of_unrelated(len(found)), steps, failed)
 
 
-def _limit(stage: Mapping[str, Any]) -> str:
-    budget = stage["budget"]
-    if isinstance(budget, str):
-        return budget
-    if budget > 1:
-        return instantiate(stage["cost"]).text(budget)
-    return f"{100 * budget:.4g} % of the dense network's {short_name(stage['cost'])}"
+def short_name(section: Mapping[str, Any]) -> str:
+    """Return the name of the class that a section of a configuration makes; of a partial inside it, that one's."""
+    target = section.get("make", section)
+    return target["_target_"].rsplit(".", 1)[-1]
 
 
 def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
-    budgets = [
-        f"{name}: at most {_limit(stage)}"
-        for name, stage in config["compress"]["stages"].items()
-        if stage.get("cost")
-        and stage.get("budget")
-        and (stage.get("searcher", True) or stage.get("allocation"))
-        and config.get("plan") is None
-    ]
+    budgets = [f"{name}: {limit}" for name, limit in result.limits.items()]
     threads = torch.get_num_threads()
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
-        **{f"plan of {name}": sentence for name, sentence in origins(config, result.folder).items()},
+        **{f"plan of {name}": sentence for name, sentence in result.origins.items()},
         "seed": str(config["seed"]),
         "command": command_line(),
         "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -22,7 +23,10 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.planners.planner import Allocation
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
+from lightning_compress.pipeline.planners.planner import Planned
+from lightning_compress.pipeline.student import Student
 from lightning_compress.quantization.bit_allocation import project_bits
 from lightning_compress.surgery.transforms import raw_weight
 
@@ -30,16 +34,32 @@ KNOB = "weight_bits"
 
 
 @final
-@dataclass(frozen=True)
-class Knapsack(Allocation):
-    """Bits by the squared error of the weights.
+@dataclass(frozen=True, kw_only=True)
+class Knapsack(BudgetedPlanner):
+    """Choose bits by the squared error of the weights."""
 
-    Raises:
-        CompressError: no layer has weight bits to choose.
-        InfeasibleBudgetError: the fewest bits everywhere are too many.
-    """
+    def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
+        """Return the plan of the least error that meets the budget.
 
-    def __call__(self, composition: Composition, budget: Budget) -> Plan:
+        Raises:
+            CompressError: no layer has weight bits to choose.
+            InfeasibleBudgetError: the fewest bits everywhere are too many.
+        """
+        plan = self.allocate(composition, self.budget_for(composition, run.dense_profile, folder.name))
+        return Planned(plan, f"made in closed form by {type(self).__name__}; no candidate was scored", limit=self.limit)
+
+    @staticmethod
+    def allocate(composition: Composition, budget: Budget) -> Plan:
+        """Return the plan of the least error that meets a budget.
+
+        Args:
+            composition: the callbacks and the network they will be applied to, which is left as it is.
+            budget: over the composition's space.
+
+        Raises:
+            CompressError: no layer has weight bits to choose.
+            InfeasibleBudgetError: the fewest bits everywhere are too many.
+        """
         space = budget.space
         places = {choice.layer: i for i, choice in enumerate(space.choices) if choice.knob == KNOB}
         if not places:

@@ -1,23 +1,76 @@
-"""What every allocation is: the callbacks, bound to a trained network, and a budget -> a plan that meets it."""
+"""Base class of planners: how a stage comes to its plan."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.student import Student
 
 
-class Allocation(HasKind, ABC):
-    """Makes a plan from the weights alone."""
+@dataclass(frozen=True)
+class Planned:
+    """A plan and how it came about.
+
+    Attributes:
+        plan: as it was found; the stage rounds it to what the network can have.
+        origin: one sentence for the report, without a capital and a full stop.
+        order: layers in the order in which a layer-by-layer stage compresses them; empty for that of the network.
+        limit: the budget that the plan meets, in words; empty where there is none.
+    """
+
+    plan: Plan
+    origin: str
+    order: tuple[str, ...] = ()
+    limit: str = ""
+
+
+class Planner(HasKind, ABC):
+    """Makes the plan of a stage."""
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """The knobs that its settings name, each of which a callback of some stage must understand."""
+        return frozenset()
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """The costs that it works with, which are figures of the run."""
+        return ()
 
     @abstractmethod
-    def __call__(self, composition: Composition, budget: Budget) -> Plan:
-        """A plan that meets the budget.
+    def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
+        """Return a plan for the network, or go on with what a killed run left in the folder.
 
         Args:
-            composition: the callbacks and the network they will be applied to, which is left as it is.
-            budget: over the composition's space.
+            composition: the callbacks of the stage, bound to the network before it.
+            student: a copy of that network's module. What is gathered on it is used by the training after the plan.
+            run: what the stages of the run share.
+            folder: of the stage; its name is the stage's.
+
+        Raises:
+            CompressError: the planner cannot make a plan for these callbacks and this network.
         """
+
+    def check(self, stage: str) -> None:
+        """Raise if a setting cannot be, before anything is trained.
+
+        Args:
+            stage: name of the stage, for the message.
+
+        Raises:
+            CompressError: a setting cannot be.
+        """
+
+    def unmentioned(self, composition: Composition) -> Planned:
+        """Return the plan for a run whose plan file says nothing of this stage: by default, nothing is changed.
+
+        The file takes the place of a search, and what a search leaves out of a plan stays as it is.
+        """
+        return Planned(Plan({}), "the plan file says nothing of this stage, so it changes nothing")

@@ -1,4 +1,4 @@
-"""The search of a stage: its searcher and the baselines beside it, what is scored again, and the Pareto front.
+"""Search: the best plan that a searcher finds under a budget, with baselines beside it.
 
 Everything is written into the stage's folder as it is found, so that a killed search goes on: the journals, the learned
 policy, ``front/TRIAL.yaml`` for each plan of the Pareto front, and ``search.json``, from which the report is made.
@@ -6,91 +6,137 @@ policy, ``front/TRIAL.yaml`` for each plan of the Pareto front, and ``search.jso
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
-from lightning import LightningModule
 from lightning.pytorch.loggers import Logger
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.budget import Budget
-from lightning_compress.core.errors import AllTrialsFailedError
-from lightning_compress.core.plan import Plan
+from lightning_compress.core.errors import AllTrialsFailedError, CompressError
 from lightning_compress.core.settings import settings_of
-from lightning_compress.pipeline.context import FOUND, RunContext
+from lightning_compress.pipeline.context import FOUND, RunContext, check_least
 from lightning_compress.pipeline.evaluator import Evaluator
-from lightning_compress.pipeline.needed_costs import needed_costs
-from lightning_compress.search.correlation import CORRELATION
+from lightning_compress.pipeline.planners.planner import Planned
+from lightning_compress.pipeline.planners.scoring import ScoringPlanner
+from lightning_compress.pipeline.student import Student
+from lightning_compress.pipeline.warm_start import keep_start, start_name, start_of
+from lightning_compress.search.correlation import CORRELATION, Correlation
+from lightning_compress.search.executors.executor import Evaluate, Executor
+from lightning_compress.search.executors.serial import Serial
+from lightning_compress.search.halving import Halving
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.pareto import pareto_front
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.rl.policy_file import NAME, of_stage
 from lightning_compress.search.searchers.searcher import Searcher
-
-if TYPE_CHECKING:
-    from lightning_compress.pipeline.stage import Stage
 
 FRONT = "front"  # folder of the plans of the Pareto front
 
 
-class PlanSearch:
-    """A search under a budget.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Search(ScoringPlanner):
+    """Settings of a search.
+
+    Attributes:
+        searcher: ``(problem, seed, objective) -> Searcher``.
+        baselines: name -> searcher that is run after it with the same number of trials, for the report. They share
+            scores: a candidate that was scored before is not scored again.
+        trials: candidates to score.
+        executor: ``(evaluate) -> Executor``: where candidates are scored.
+        in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
+        halving: low-fidelity scores first, the full one for the best of those in flight; None scores all in full.
+        correlation: how well the search's scores rank plans, measured after it; None does not.
+    """
+
+    searcher: Callable[..., Searcher]
+    baselines: Mapping[str, Callable[..., Searcher]] | None = field(default_factory=dict)
+    trials: int = 100
+    executor: Callable[[Evaluate], Executor] = Serial
+    in_flight: int = 1
+    halving: Halving | None = None
+    correlation: Correlation | None = None
+
+    def check(self, stage: str) -> None:
+        """Raise also if there is no searcher, or a number of the search is too small.
+
+        Raises:
+            CompressError: it is so.
+        """
+        super().check(stage)
+        if self.searcher is None:
+            raise CompressError(f"stage {stage}: searcher is null, which a search needs; give it one")
+        check_least(stage, trials=(self.trials, 1), in_flight=(self.in_flight, 1))
+
+    def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
+        """Search, or go on with a search that was killed, and return the plan of the highest reward.
+
+        Raises:
+            CompressError: there is nothing to choose, or no candidate can be scored.
+            InfeasibleBudgetError: no plan meets the budget.
+            NoEffectError: halving with so few in flight that every plan would be scored in full.
+        """
+        budget = self.budget_for(composition, run.dense_profile, folder.name)
+        evaluator = self.evaluator(composition, student, run)
+        best = _Search(self, composition, budget, evaluator, student, run, folder).best()
+        baselines = ", ".join(self.baselines or {})
+        beside = f"run beside it with as many trials: {baselines}" if baselines else "no baselines were run"
+        return Planned(best.plan, f"the best that {_class_name(self.searcher)} found; {beside}", limit=self.limit)
+
+
+class _Search:
+    """A search in a folder.
 
     Args:
-        stage: its settings.
+        settings: of the search.
         composition: the callbacks that candidates get.
         budget: over the composition's space.
-        student: prepared for the callbacks; candidates are deepcopies of it.
+        evaluator: scores candidates.
+        student: what candidates are copies of, and how they are fine-tuned.
         run: what the stages share.
         folder: of the stage.
     """
 
     def __init__(
         self,
-        stage: Stage,
+        settings: Search,
         composition: Composition,
         budget: Budget,
-        student: LightningModule,
+        evaluator: Evaluator,
+        student: Student,
         run: RunContext,
         folder: Path,
     ) -> None:
-        self.stage, self.composition, self.budget, self.run, self.folder = stage, composition, budget, run, folder
-        self.evaluator = Evaluator(
-            partial(copy.deepcopy, student), composition, *run.loaders(),
-            stage.monitor, stage.finetune_steps, stage.recalibration_batches, run.teaching(stage.distillation),
-            run.seed, device=run.scoring_device, validation_batches=stage.validation_batches,
-            costs=needed_costs(stage.cost, stage.objective),
-        )  # fmt: skip
-        correlation = stage.correlation
-        self.dear = None if correlation is None else self.evaluator.finetuned(correlation.finetune_steps)
-        self.settings = {
-            "objective": settings_of(stage.objective), "limit": budget.limit, "seed": run.seed,
-            "in_flight": stage.in_flight, "halving": settings_of(stage.halving), "cost": settings_of(stage.cost),
-            **self._scoring(self.evaluator),
+        self.settings, self.composition, self.budget, self.evaluator = settings, composition, budget, evaluator
+        self.student, self.run, self.folder = student, run, folder
+        correlation = settings.correlation
+        self.dear = None if correlation is None else evaluator.finetuned(correlation.finetune_steps)
+        self.fingerprint = {
+            "objective": settings_of(settings.objective),
+            "limit": budget.limit,
+            "seed": run.seed,
+            "in_flight": settings.in_flight,
+            "halving": settings_of(settings.halving),
+            "cost": settings_of(settings.cost),
+            **self._scoring(evaluator),
             "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
-        }  # fmt: skip
+        }
 
-    def plan(self) -> Plan:
-        """Search, or go on with a search that was killed; the plan of the highest reward.
-
-        Raises:
-            NoEffectError: halving with so few in flight that every plan would be scored in full.
-        """
-        stage = self.stage
+    def best(self) -> Best:
+        """Search with the searcher and its baselines; return the best trial of the searcher."""
         logger = self.run.make_logger(save_dir=self.folder / "search")
-        searcher, best, entries = self._search("", stage.searcher, [], [logger])
+        searcher, best, entries = self._search("", self.settings.searcher, [], [logger])
         rewards = {"this search": best.reward}
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
-        for name, make in (stage.baselines or {}).items():
+        for name, make in (self.settings.baselines or {}).items():
             try:
                 _, other, more = self._search(name, make, scored, [])
             except AllTrialsFailedError:  # the report says so
@@ -98,94 +144,95 @@ class PlanSearch:
             scored += more
             rewards[name] = other.reward
         self._write(entries, rewards)
-        return best.plan
+        return best
 
     def _search(
         self, name: str, make: Callable[..., Searcher], known: Sequence[Entry], loggers: Sequence[Logger]
     ) -> tuple[Searcher, Best, list[Entry]]:
-        """One searcher, with a journal of that name; what is known already is not scored again."""
-        stage, problem = self.stage, Problem(self.budget, self.composition.profile, self.composition.predict)
-        executor = stage.executor
-        if stage.halving is not None:
-            executor = stage.halving.over(executor, stage.objective, stage.in_flight)
+        """Run one searcher, with a journal of that name; what is known already is not scored again."""
+        settings, problem = self.settings, Problem(self.budget, self.composition.profile, self.composition.predict)
+        executor = settings.executor
+        if settings.halving is not None:
+            executor = settings.halving.over(executor, settings.objective, settings.in_flight)
         with Journal(self.folder / journal_name(name), self._searching(make)) as journal:
             kept = self.folder / start_name(name)
             start = start_of(make, kept)
-            searcher = make(problem=problem, seed=self.run.seed, objective=stage.objective, **start)
+            searcher = make(problem=problem, seed=self.run.seed, objective=settings.objective, **start)
             keep_start(start, kept)
-            best = search(searcher, self.evaluator, journal, stage.trials, loggers, executor, stage.in_flight, known)
-            return searcher, best, [entry for entry in journal if entry.number < stage.trials]
+            best = search(
+                searcher,
+                self.evaluator,
+                journal,
+                trials=settings.trials,
+                loggers=loggers,
+                executor=executor,
+                in_flight=settings.in_flight,
+                known=known,
+            )
+            return searcher, best, [entry for entry in journal if entry.number < settings.trials]
 
     def _write_front(self, entries: Sequence[Entry]) -> None:
-        """A plan file for each point of the Pareto front of cost and reward."""
+        """Write a plan file for each point of the Pareto front of cost and reward."""
         folder = self.folder / FRONT
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         networks = list({entry.key: entry for entry in reversed(entries) if entry.score is not None}.values())
         plans = [self.budget.space.plan(entry.indices) for entry in networks]
         points = [
-            (self.budget.cost(plan), self.stage.objective(entry.score))
+            (self.budget.cost(plan), self.settings.objective(entry.score))
             for plan, entry in zip(plans, networks, strict=True)
         ]
         for i in pareto_front(points):
             self.composition.resolve(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
     def _write(self, entries: Sequence[Entry], rewards: Mapping[str, float]) -> None:
-        """What the report needs beside the journals, and the scores after fine-tuning when they are asked for.
+        """Write what the report needs beside the journals, and score again after fine-tuning when that is asked for.
 
         Args:
             entries: of the search.
             rewards: the best of each.
         """
-        stage = self.stage
+        settings = self.settings
         written = {
-            **self._searching(stage.searcher), "baselines": list(stage.baselines or {}), "trials": stage.trials
-        }  # fmt: skip
+            **self._searching(settings.searcher),
+            "baselines": list(settings.baselines or {}),
+            "trials": settings.trials,
+        }
         written["found"] = {
-            "searcher": partial(stage.searcher).func.__name__, "objective": type(stage.objective).__name__,
-            "best": dict(rewards), "trials": len(entries), "failed": sum(entry.score is None for entry in entries),
-        }  # fmt: skip
+            "searcher": _class_name(settings.searcher),
+            "objective": type(settings.objective).__name__,
+            "best": dict(rewards),
+            "trials": len(entries),
+            "failed": sum(entry.score is None for entry in entries),
+        }
         if self.dear is not None:
-            with Journal(self.folder / CORRELATION, {**self.settings, **self._scoring(self.dear)}) as journal:
-                chosen = stage.correlation.score(
-                    entries, self.budget.space, stage.objective, self.dear, journal, stage.executor
+            with Journal(self.folder / CORRELATION, {**self.fingerprint, **self._scoring(self.dear)}) as journal:
+                chosen = settings.correlation.score(
+                    entries,
+                    self.budget.space,
+                    settings.objective,
+                    dear=self.dear,
+                    journal=journal,
+                    executor=settings.executor,
                 )
             written["correlation"] = {"finetune_steps": self.dear.finetune_steps, "trials": chosen}
         (self.folder / FOUND).write_text(json.dumps(written))
 
     def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
-        """What a search depends on, with a searcher."""
-        return {"searcher": settings_of(partial(make)), **self.settings}
+        """Return what a search depends on, with a searcher."""
+        return {"searcher": settings_of(partial(make)), **self.fingerprint}
 
     def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
-        """What the scores of an evaluator depend on; how a module is trained counts where candidates are fine-tuned."""
+        """Return what the scores of an evaluator depend on, with the training where candidates are fine-tuned."""
         found = evaluator.settings()
         if not evaluator.finetune_steps:
             return found
-        distillation = self.run.taught(self.stage.distillation)
-        return {**found, "attributes": settings_of(self.stage.attributes), "distillation": distillation}
+        distillation = self.run.taught(self.student.distillation)
+        return {**found, "attributes": settings_of(self.student.attributes), "distillation": distillation}
 
 
-def start_name(baseline: str = "") -> str:
-    """The file of the policy that a stage's search started from, or a baseline that was run beside it."""
-    return f"warm_start-{baseline}.safetensors" if baseline else "warm_start.safetensors"
-
-
-def start_of(make: Callable[..., Searcher], kept: Path) -> dict[str, str]:
-    """The ``warm_start`` of a searcher, of a whole run's folder the stage of the same name; empty if it has none.
-
-    Args:
-        kept: in the folder of the stage; what :func:`keep_start` left there comes first.
-    """
-    path = make.keywords.get("warm_start") if isinstance(make, partial) else None
-    if path is None:
-        return {}
-    return {"warm_start": str(kept if kept.is_file() else of_stage(path, kept.parent.name))}
-
-
-def keep_start(start: Mapping[str, str], kept: Path) -> None:
-    """Copy the policy that a search started from beside its journal, as it may be gone or changed when it goes on."""
-    if start and not kept.is_file():
-        path = Path(start["warm_start"])
-        with atomic_write(kept) as part:
-            shutil.copyfile(path / NAME if path.is_dir() else path, part)
+def _class_name(make: Callable[..., Any]) -> str:
+    """Return the name of the class that a partial makes."""
+    while isinstance(make, partial):
+        make = make.func
+    return make.__name__

@@ -1,0 +1,58 @@
+"""Base class of planners that score candidates."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass, field
+
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.evaluation import Evaluation
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.needed_costs import needed_costs
+from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
+from lightning_compress.pipeline.student import Student
+from lightning_compress.search.objectives.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPlanner(BudgetedPlanner, ABC):
+    """Makes a plan from the scores of candidates.
+
+    Attributes:
+        objective: score -> reward.
+        evaluation: how candidates are scored.
+    """
+
+    objective: Objective
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """The costs of the budget and of the objective, which scores have too."""
+        if self.cost is None or self.objective is None:
+            return super().costs
+        return needed_costs(self.cost, self.objective)
+
+    def check(self, stage: str) -> None:
+        """Raise also if there is no objective, or a number of the evaluation is too small.
+
+        Raises:
+            CompressError: it is so.
+        """
+        super().check(stage)
+        if self.objective is None:
+            raise CompressError(f"stage {stage}: objective is null, which a search needs; give it one")
+        self.evaluation.check(stage)
+
+    def evaluator(self, composition: Composition, student: Student, run: RunContext) -> Evaluator:
+        """Return the evaluator of the candidates; its scores have the costs of the budget and of the objective.
+
+        Args:
+            composition: the callbacks that candidates get.
+            student: candidates are copies of its module, which is calibrated for the callbacks.
+            run: what the stages of the run share.
+        """
+        return self.evaluation.evaluator(composition, student, run, self.costs)
