@@ -131,11 +131,15 @@ def main() -> None:
 
     def evaluator(pruning: ChannelPruning, train: ImageDataModule = data, **settings: int) -> Evaluator:
         composition = Composition([pruning], module.net, example)
-        loaders = train.train_dataloader(), data.val_dataloader()
         return Evaluator(
-            partial(copy.deepcopy, module), composition, *loaders,
-            validation_batches=given.validation_batches, **settings,
-        )  # fmt: skip
+            partial(copy.deepcopy, module),
+            composition,
+            train.train_dataloader(),
+            validation=data.val_dataloader(),
+            validation_batches=given.validation_batches,
+            costs=[MACs()],
+            **settings,
+        )
 
     final = evaluator(plain, finetune_steps=given.steps)
     composition = final.composition

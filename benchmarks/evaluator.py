@@ -31,7 +31,9 @@ def main() -> None:
     space = composition.space()
     plan = space.plan([len(choice.values) // 2 for choice in space.choices])
     train, validation = Batches(batches[:TRAIN]), Batches(batches[TRAIN:])
-    evaluate = Evaluator(partial(copy.deepcopy, module), composition, train, validation, recalibration_batches=TRAIN)
+    evaluate = Evaluator(
+        partial(copy.deepcopy, module), composition, train, validation=validation, recalibration_batches=TRAIN
+    )
     net = copy.deepcopy(module.net)
     composition.apply(net, plan)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -22,10 +22,10 @@ from searchers_real import DEEP, DENSE, HEADER, TRIALS, problems, row
 from whole_runs import RESULT, run, slug
 
 STAGES = "compress.stages"
-SHORT = [f"{STAGES}.{stage}.{key}" for stage in ("remove", "shrink") for key in ("trials=12", "finetune_steps=10")]
+SHORT = [f"{STAGES}.{stage}.planner.trials=12" for stage in ("remove", "shrink")]
 N2N = [
     "+compress=n2n", "compress.baselines=null", *SHORT, f"{STAGES}.remove.epochs=2", f"{STAGES}.shrink.epochs=4",
-    *(f"{STAGES}.{stage}.validation_batches=2" for stage in ("remove", "shrink")),
+    "compress.evaluation.finetune_steps=10", "compress.evaluation.validation_batches=2",
 ]  # fmt: skip
 VARIATIONAL = ["+compress=drl_two_stage", f"~{STAGES}.prune", f"~{STAGES}.quantize", f"{STAGES}.variational.epochs=14"]
 # Of the dense training.

@@ -48,9 +48,12 @@ def main() -> None:
     space, dense = composition.space(), MACs()(composition.profile)
     budget = Budget(lambda plan: MACs()(composition.predict(plan)), SHARE * dense, space)
     evaluate = Evaluator(
-        partial(copy.deepcopy, module), composition, data.train_dataloader(), data.val_dataloader(),
+        partial(copy.deepcopy, module),
+        composition,
+        data.train_dataloader(),
+        validation=data.val_dataloader(),
         finetune_steps=STEPS,
-    )  # fmt: skip
+    )
     print(f"{'seed':>4}{'full, s':>10}{'halving, s':>12}{'place':>14}{'reward lost':>13}{'spread of rewards':>19}")
     for seed in SEEDS:
         searcher = Random(Problem(budget, composition.profile, composition.predict), seed, OBJECTIVE)

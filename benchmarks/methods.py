@@ -33,38 +33,38 @@ LIMITS = f"{JOINT}.callbacks.joint.limits=[0.1,0.05,0.03]"
 BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     "a tenth of the weights (variational: as many as it leaves)": {
         "same density, one-shot (baseline)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=one_shot"]),
-        "same density, cubic": ("sparsify", [f"{SPARSE}.uniform.density=0.1"]),
-        "same density, iterative": ("sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/schedule=iterative"]),
+            "sparsify", ["compress.uniform.density=0.1", "compress/schedule=one_shot"]),
+        "same density, cubic": ("sparsify", ["compress.uniform.density=0.1"]),
+        "same density, iterative": ("sparsify", ["compress.uniform.density=0.1", "compress/schedule=iterative"]),
         "network-wide magnitude, cubic (baseline)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide"]),
+            "sparsify", ["compress.uniform.density=0.1", "compress/scope=network_wide"]),
         "network-wide, as long as variational (baseline)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", f"{SPARSE}.epochs=LONGER"]),
+            "sparsify", ["compress.uniform.density=0.1", "compress/scope=network_wide", f"{SPARSE}.epochs=LONGER"]),
         "kernels, network-wide, cubic": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.1", "compress/scope=network_wide", "compress/pattern=kernel"]),
-        "half of the weights (baseline)": ("sparsify", [f"{SPARSE}.uniform.density=0.5", f"{SPARSE}.{IGNORED}"]),
+            "sparsify", ["compress.uniform.density=0.1", "compress/scope=network_wide", "compress/pattern=kernel"]),
+        "half of the weights (baseline)": ("sparsify", ["compress.uniform.density=0.5", f"{SPARSE}.{IGNORED}"]),
         "2:4 (half of the weights)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.5", "compress/pattern=n_of_m", f"{SPARSE}.{IGNORED}"]),
+            "sparsify", ["compress.uniform.density=0.5", "compress/pattern=n_of_m", f"{SPARSE}.{IGNORED}"]),
         "variational, elements": ("variational", []),
         "variational, kernels": ("variational", ["compress/pattern=kernel"]),
     },
     "keep-ratio 0.6 everywhere": {
-        "random channels (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=random"]),
-        "L2 (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6"]),
-        "Taylor": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=taylor"]),
-        "Gram": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=gram"]),
+        "random channels (baseline)": ("prune", ["compress.uniform.channels=0.6", "compress/criterion=random"]),
+        "L2 (baseline)": ("prune", ["compress.uniform.channels=0.6"]),
+        "Taylor": ("prune", ["compress.uniform.channels=0.6", "compress/criterion=taylor"]),
+        "Gram": ("prune", ["compress.uniform.channels=0.6", "compress/criterion=gram"]),
         "Gram, symmetric refit": (
-            "prune", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=gram", "compress/refit=symmetric"]),
-        "L2, asymmetric refit": ("prune", [f"{PRUNE}.uniform.channels=0.6", "compress/refit=asymmetric"]),
+            "prune", ["compress.uniform.channels=0.6", "compress/criterion=gram", "compress/refit=symmetric"]),
+        "L2, asymmetric refit": ("prune", ["compress.uniform.channels=0.6", "compress/refit=asymmetric"]),
         "L2, symmetric refit, no fine-tuning": (
-            "prune", [f"{PRUNE}.uniform.channels=0.6", "compress/refit=symmetric", f"{PRUNE}.epochs=0"]),
-        "L2, no fine-tuning (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.6", f"{PRUNE}.epochs=0"]),
+            "prune", ["compress.uniform.channels=0.6", "compress/refit=symmetric", f"{PRUNE}.epochs=0"]),
+        "L2, no fine-tuning (baseline)": ("prune", ["compress.uniform.channels=0.6", f"{PRUNE}.epochs=0"]),
     },
     "keep-ratio 0.6 after training with noise on channels, as long again": {
         "L2, no noise (baseline)": (
-            "information", [f"{PRUNE}.uniform.channels=0.6", "compress/criterion=l2", f"~{NOISE}.callbacks.noise"]),
-        "log-normal dropout, signal to noise": ("log_normal", [f"{PRUNE}.uniform.channels=0.6"]),
-        "information dropout, information": ("information", [f"{PRUNE}.uniform.channels=0.6"]),
+            "information", ["compress.uniform.channels=0.6", "compress/criterion=l2", f"~{NOISE}.callbacks.noise"]),
+        "log-normal dropout, signal to noise": ("log_normal", ["compress.uniform.channels=0.6"]),
+        "information dropout, information": ("information", ["compress.uniform.channels=0.6"]),
     },
     "factors of half the channels (MACs as keep-ratio 0.6)": {
         "Tucker-2": ("low_rank", []),
@@ -73,10 +73,10 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "all blocks removed that can be": {
         "new weights, no teacher (baseline)": (
-            "remove", ["compress.searcher=null", "compress/initializer=restart", f"{REMOVE}.distillation=null"]),
-        "new weights, Hinton": ("remove", ["compress.searcher=null", "compress/initializer=restart"]),
+            "remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=restart", f"{REMOVE}.distillation=null"]),
+        "new weights, Hinton": ("remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=restart"]),
         "new weights, logit MSE": (
-            "remove", ["compress.searcher=null", "compress/initializer=restart", "compress/loss=logit_mse"]),
+            "remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=restart", "compress/loss=logit_mse"]),
         "new weights, attention transfer": ("attention", ["compress/initializer=restart"]),
         "new weights, FitNets": ("attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse"]),
         "new weights, FitNets, a tenth of the weight": (
@@ -85,34 +85,34 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "new weights, FitNets, middle stage alone": (
             "attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse",
                           f"{REMOVE}.distillation.layers=[layer2]"]),
-        "inherited weights, Hinton": ("remove", ["compress.searcher=null", "compress/initializer=inherit"]),
-        "least squares, Hinton": ("remove", ["compress.searcher=null"]),
+        "inherited weights, Hinton": ("remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=inherit"]),
+        "least squares, Hinton": ("remove", [f"compress/planner@{REMOVE}.planner=uniform"]),
     },
     "half of the MACs, layer by layer": {
-        "same ratio everywhere, at once (baseline)": ("prune", [f"{PRUNE}.uniform.channels=0.7", f"{PRUNE}.epochs=26"]),
+        "same ratio everywhere, at once (baseline)": ("prune", ["compress.uniform.channels=0.7", f"{PRUNE}.epochs=26"]),
         "by sensitivity, L2": ("ga_channel", ["compress/criterion=l2", f"{PRUNE}.steps_between=16"]),
         "by sensitivity, Gram": ("ga_channel", ["compress/criterion=gram", f"{PRUNE}.steps_between=16"]),
         "by sensitivity, genetic": ("ga_channel", [f"{PRUNE}.steps_between=16"]),  # an epoch
     },
     "two bits for every weight, inputs in eight": {
         "min-max (baseline)": (
-            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=min_max"]),
-        "LSQ": ("quant", [f"{QUANT}.uniform.weight_bits=2"]),
+            "quant", ["compress.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=min_max"]),
+        "LSQ": ("quant", ["compress.uniform.weight_bits=2"]),
         "DoReFa": (
-            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa"]),
+            "quant", ["compress.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa"]),
         "PACT": (
-            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.activation_quantizer=pact"]),
+            "quant", ["compress.uniform.weight_bits=2", "compress/quantizer@compress.activation_quantizer=pact"]),
         "DoReFa, PACT": (
-            "quant", [f"{QUANT}.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa",
+            "quant", ["compress.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa",
                       "compress/quantizer@compress.activation_quantizer=pact"]),
-        "codebook": ("codebook", [f"{QUANT}.uniform.weight_bits=2"]),
-        "codebook, range-coded": ("codebook", [f"{QUANT}.uniform.weight_bits=2", "+compress/coder=range_coded"]),
+        "codebook": ("codebook", ["compress.uniform.weight_bits=2"]),
+        "codebook, range-coded": ("codebook", ["compress.uniform.weight_bits=2", "+compress/coder=range_coded"]),
     },
     "3 % of the weight bits": {
         "quarter of the weights, then four bits (baseline)": (
-            "sparsify", [f"{SPARSE}.uniform.density=0.24", f"{SPARSE}.epochs=TWICE", f"{QUANT}.epochs=ONCE",
+            "sparsify", ["compress.uniform.density=0.24", f"{SPARSE}.epochs=TWICE", f"{QUANT}.epochs=ONCE",
                          "+compress/stage@compress.stages.quantize=quantize",
-                         "+compress/quantizer@compress.weight_quantizer=lsq", f"{QUANT}.uniform.weight_bits=4",
+                         "+compress/quantizer@compress.weight_quantizer=lsq", "+compress.uniform={weight_bits:4,act_bits:8}",
                          "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
         "joint (ADMM)": ("joint", [LIMITS]),
         "joint (ADMM), range-coded": ("joint", [LIMITS, "+compress/coder=range_coded"]),

@@ -152,7 +152,14 @@ def main() -> None:
     for name, steps in (("recalibrated", 0), ("trained for 10 steps", 10)):
         loaders = data.train_dataloader(), data.val_dataloader()
         make = partial(copy.deepcopy, module)
-        evaluate = Evaluator(make, composition, *loaders, finetune_steps=steps, recalibration_batches=8)
+        evaluate = Evaluator(
+            make,
+            composition,
+            loaders[0],
+            validation=loaders[1],
+            finetune_steps=steps,
+            recalibration_batches=8,
+        )
         compare(name, Timed(evaluate), problem, arguments.rounds)
     print(f"load after: {os.getloadavg()[0]:.1f}")
 

@@ -31,12 +31,12 @@ PRUNE, QUANT = "compress.stages.prune", "compress.stages.quantize"
 EPOCHS = {"digits": 20, "cifar": 1, "resnet56": 2, "vgg16_bn": 2}
 # ChannelGA's steps after each layer and epochs at the end, and the epochs of a uniform ratio that trains as long.
 LONG = {"digits": (16, 20, 26), "cifar": (8, 11, 13), "resnet56": (20, 8, 11), "vgg16_bn": (20, 8, 9)}
-FEWER = ["STAGE.validation_batches=2", "STAGE.recalibration_batches=4"]
+FEWER = ["compress.evaluation.validation_batches=2", "compress.evaluation.recalibration_batches=4"]
 CHEAPER = {"digits": [], "cifar": FEWER, "resnet56": FEWER, "vgg16_bn": FEWER}
 SEARCHERS = ("uniform", "random", "greedy", "ddpg", "td3", "sac", "reinforce", "genecai", "nsga2", "optuna")
 HEADER = f"{'':16s}{'before: accuracy':>20s}{'reward':>20s}{'after: accuracy':>20s}{'points':>20s}"
 OBJECTIVE = AccuracyUnderBudget()
-BITS = [f"{QUANT}.callbacks.quantization.act_bits=[8]", f"compress/cost@{QUANT}.cost=weight_bits"]
+BITS = [f"{QUANT}.callbacks.quantization.act_bits=[8]", "compress/cost=weight_bits"]
 
 
 def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
@@ -48,12 +48,12 @@ def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
         ("three bits on average", "drl_quant", "quantize", _bits(3), ("Knapsack", "knapsack_quant")),
     ):
         common = [*own, f"compress.stages.{stage}.epochs={EPOCHS[data]}"]
-        cheaper = [setting.replace("STAGE", f"compress.stages.{stage}") for setting in CHEAPER[data]]
+        cheaper = CHEAPER[data]
         found[title] = {
             name: (
                 stage,
                 [f"+compress={option}", f"compress/searcher={name}", "compress.baselines=null",
-                 f"compress.stages.{stage}.trials={TRIALS[data]}", *common, *cheaper],
+                 f"compress.stages.{stage}.planner.trials={TRIALS[data]}", *common, *cheaper],
             )
             for name in SEARCHERS
         }  # fmt: skip
@@ -66,7 +66,7 @@ def problems(data: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
 
 
 def _bits(average: int) -> list[str]:
-    return [f"{QUANT}.budget={average / 32}", *BITS]
+    return [f"{QUANT}.planner.budget={average / 32}", *BITS]
 
 
 def row(name: str, folders: list[tuple[Path, dict]], stage: str) -> str:

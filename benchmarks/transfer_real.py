@@ -43,14 +43,14 @@ class Way:
     target: int
 
     def command(self, trials: int) -> list[str]:
-        each = [f"compress.stages.{stage}.trials={trials}" for stage in self.stages]
+        each = [f"compress.stages.{stage}.planner.trials={trials}" for stage in self.stages]
         return [f"+compress={self.option}", *self.settings, *each]
 
 
 WAYS = {
     "N2N": Way(
         "n2n", ("remove", "shrink"),
-        (f"{REMOVE}.finetune_steps=10", f"{SHRINK}.finetune_steps=10", f"{REMOVE}.epochs=2", f"{SHRINK}.epochs=4"),
+        ("compress.evaluation.finetune_steps=10", f"{REMOVE}.epochs=2", f"{SHRINK}.epochs=4"),
         source=30, target=30,
     ),
     "DDPG": Way("drl_prune", ("prune",), (f"{PRUNE}.epochs=4",), source=100, target=40),
@@ -73,7 +73,7 @@ def outcome(way: Way, command: list[str], folder: Path) -> Outcome:
     stages = OmegaConf.load(folder / "hydra" / "config.yaml").compress.stages
     rewards = {}
     for stage in way.stages:
-        objective = instantiate(stages[stage].objective)
+        objective = instantiate(stages[stage].planner.objective)
         if isinstance(objective, N2NReward):
             objective = replace(objective, cost0=result["dense"]["parameters"])
         entries = read(folder / stage / journal_name(""))

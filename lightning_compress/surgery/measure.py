@@ -207,9 +207,17 @@ def layer_profiles(
 def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_positions: int) -> LayerProfile | None:
     if isinstance(module, CONV):
         return LayerProfile(
-            name, "conv", module.in_channels, module.out_channels, module.groups, tuple(module.kernel_size),
-            module.stride[0], positions, in_positions, extras=int(module.bias is not None),
-        )  # fmt: skip
+            name,
+            "conv",
+            module.in_channels,
+            module.out_channels,
+            groups=module.groups,
+            kernel=tuple(module.kernel_size),
+            stride=module.stride[0],
+            positions=positions,
+            in_positions=in_positions,
+            extras=int(module.bias is not None),
+        )
     if isinstance(module, LINEAR):
         bias = int(module.bias is not None)
         return LayerProfile(name, "linear", module.in_features, module.out_features, positions=positions, extras=bias)
