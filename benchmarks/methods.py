@@ -28,6 +28,7 @@ LONGER = 3  # times as many where sparsity is an outcome of the training, or muc
 SPARSE, PRUNE, QUANT = "compress.stages.sparsify", "compress.stages.prune", "compress.stages.quantize"
 REMOVE, NOISE, JOINT = "compress.stages.remove", "compress.stages.noise", "compress.stages.joint"
 RANKS = "compress.stages.factorize"
+UNIFORM = f"compress/planner@{REMOVE}.planner=uniform"
 IGNORED = "callbacks.weights.ignore=[conv1]"  # whose inputs are too few for 2:4
 LIMITS = f"{JOINT}.callbacks.joint.limits=[0.1,0.05,0.03]"
 BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
@@ -73,10 +74,10 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "all blocks removed that can be": {
         "new weights, no teacher (baseline)": (
-            "remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=restart", f"{REMOVE}.distillation=null"]),
-        "new weights, Hinton": ("remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=restart"]),
+            "remove", [UNIFORM, "compress/initializer=restart", f"{REMOVE}.distillation=null"]),
+        "new weights, Hinton": ("remove", [UNIFORM, "compress/initializer=restart"]),
         "new weights, logit MSE": (
-            "remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=restart", "compress/loss=logit_mse"]),
+            "remove", [UNIFORM, "compress/initializer=restart", "compress/loss=logit_mse"]),
         "new weights, attention transfer": ("attention", ["compress/initializer=restart"]),
         "new weights, FitNets": ("attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse"]),
         "new weights, FitNets, a tenth of the weight": (
@@ -85,8 +86,8 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "new weights, FitNets, middle stage alone": (
             "attention", ["compress/initializer=restart", "compress/feature_loss=feature_mse",
                           f"{REMOVE}.distillation.layers=[layer2]"]),
-        "inherited weights, Hinton": ("remove", [f"compress/planner@{REMOVE}.planner=uniform", "compress/initializer=inherit"]),
-        "least squares, Hinton": ("remove", [f"compress/planner@{REMOVE}.planner=uniform"]),
+        "inherited weights, Hinton": ("remove", [UNIFORM, "compress/initializer=inherit"]),
+        "least squares, Hinton": ("remove", [UNIFORM]),
     },
     "half of the MACs, layer by layer": {
         "same ratio everywhere, at once (baseline)": ("prune", ["compress.uniform.channels=0.7", f"{PRUNE}.epochs=26"]),
@@ -112,7 +113,8 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "quarter of the weights, then four bits (baseline)": (
             "sparsify", ["compress.uniform.density=0.24", f"{SPARSE}.epochs=TWICE", f"{QUANT}.epochs=ONCE",
                          "+compress/stage@compress.stages.quantize=quantize",
-                         "+compress/quantizer@compress.weight_quantizer=lsq", "+compress.uniform={weight_bits:4,act_bits:8}",
+                         "+compress/quantizer@compress.weight_quantizer=lsq",
+                         "+compress.uniform={weight_bits:4,act_bits:8}",
                          "+compress/quantizer@compress.activation_quantizer=lsq_activation"]),
         "joint (ADMM)": ("joint", [LIMITS]),
         "joint (ADMM), range-coded": ("joint", [LIMITS, "+compress/coder=range_coded"]),
