@@ -18,6 +18,7 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.pipeline.compress import compress
 from lightning_compress.pipeline.figures import Figure, Figures, declare, from_dicts, standard_error, to_dicts
+from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.objectives.objective import AccuracyLogCost
 from lightning_compress.search.searchers.random import Random
@@ -99,11 +100,9 @@ def test_the_standard_error_of_a_share_is_never_zero():
 
 def test_the_cost_of_a_third_party_is_budget_objective_and_figure(tmp_path):
     torch.manual_seed(0)
-    stage = Stage(
-        {"channels": ChannelPruning()}, Energy(), 0.5, Random, objective=AccuracyLogCost(cost=Energy()), trials=2,
-        epochs=0,
-    )  # fmt: skip
-    result = compress(Tested(), Data(), {"prune": stage}, tmp_path, partial(Trainer, accelerator="cpu"))
+    planner = Search(cost=Energy(), budget=0.5, objective=AccuracyLogCost(cost=Energy()), searcher=Random, trials=2)
+    stages = {"prune": Stage({"channels": ChannelPruning()}, planner, epochs=0)}
+    result = compress(Tested(), Data(), stages, folder=tmp_path, make_trainer=partial(Trainer, accelerator="cpu"))
     assert result.compressed.energy == result.compressed.macs / 1e6 <= 0.5 * result.dense.energy
     assert result.samples == len(ToyData().val_dataloader().dataset)
     written = json.loads((tmp_path / "result.json").read_text())
