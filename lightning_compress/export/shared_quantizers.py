@@ -1,0 +1,68 @@
+"""Activation quantizers that a packed file describes beside the inputs of layers: shared ones, and those elsewhere.
+
+A network that was trained with the placement ``Tensors`` has one quantizer at several places, and some at places that
+are no input of a layer. Each is described by its places, and by its state unless a layer's input has that already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_compress.core.profile import Profile
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
+from lightning_compress.surgery import transforms
+
+INPUT_SIDE, OUTPUT_SIDE = 0, 1
+SLOTS = (transforms.INPUT, transforms.OUTPUT)
+
+
+def describe(net: nn.Module, profile: Profile) -> list[dict[str, Any]]:
+    """Return what :func:`attach` needs, as plain types; empty for quantizers at one layer's input each.
+
+    Args:
+        net: with its quantizers, all calibrated.
+        profile: of the network, batch norms folded.
+    """
+    places: dict[ActivationQuantizer, list[tuple[str, int]]] = {}
+    for name, layer in transforms.transformed(net).items():
+        for side, slot in enumerate(SLOTS):
+            quantizer = layer._modules.get(slot)
+            if isinstance(quantizer, ActivationQuantizer):
+                places.setdefault(quantizer, []).append((name, side))
+    found = []
+    for quantizer, where in places.items():
+        layers = [n for n, side in where if side == INPUT_SIDE and n in profile.layers and profile[n].act_scales]
+        if len(where) == 1 and layers:
+            continue
+        modules, sides = [name for name, _ in where], [side for _, side in where]
+        state = {} if layers else {"spec": quantizer.spec(), "state": quantizer.packed().tolist()}
+        found.append({"modules": modules, "sides": sides, **({"layer": layers[0]} if layers else state)})
+    return found
+
+
+def attach(net: nn.Module, described: Iterable[Mapping[str, Any]]) -> None:
+    """Attach the described quantizers to a network whose layers have those of their inputs."""
+    for one in described:
+        quantizer = transforms.input_transform(net.get_submodule(one["layer"])) if "layer" in one else _built(one)
+        for name, side in zip(one["modules"], one["sides"], strict=True):
+            _attach(net.get_submodule(name), side, quantizer)
+
+
+def _built(one: Mapping[str, Any]) -> ActivationQuantizer:
+    quantizer = transforms.Transform.build(one["spec"])
+    state: Sequence[float] = one["state"]
+    quantizer.unpack(torch.tensor(state))
+    return quantizer
+
+
+def _attach(module: nn.Module, side: int, quantizer: Any) -> None:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    if side == OUTPUT_SIDE:
+        transforms.attach_output(module, quantizer.to(device))
+    elif transforms.input_transform(module) is not quantizer:
+        transforms.drop_input(module)
+        transforms.attach_input(module, quantizer.to(device))
