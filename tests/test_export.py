@@ -10,6 +10,8 @@ import torch
 import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.tflite.exporter import TFLite
+from lightning_compress.quantization.placements.tensors import Tensors
+from lightning_compress.surgery import transforms
 from lightning_compress.testing.toys import SIZE, PlainModule, ToyNet
 
 
@@ -54,3 +56,20 @@ def test_bad_arguments_are_told_in_a_sentence(arguments, sentence, images, tmp_p
     with pytest.raises(CompressError, match=sentence):
         lc.export(**{**given, "path": tmp_path / given["path"]})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_packed_file_keeps_quantizers_that_are_shared_or_at_no_layer(images, tmp_path):
+    torch.manual_seed(0)
+    net = ToyNet().eval()
+    dense = copy.deepcopy(net)
+    plan = {name: {"weight_bits": 4, "act_bits": 8} for name in ("stem.0", "conv1", "conv2", "fc")}
+    lc.QuantizationAwareTraining(plan, placement=Tensors()).apply(net, images)
+    expected = net(images)
+    for _ in range(2):  # what was loaded can be saved again
+        loaded = lc.load(lc.save(net, tmp_path / "net.safetensors"), copy.deepcopy(dense))
+        torch.testing.assert_close(loaded(images), expected)
+        places = transforms.describe(loaded)
+        assert places["conv1"]["input_transform"] == {"module": "stem.2", "slot": "output_transform"}
+        assert places["fc"]["input_transform"] == {"module": "pool", "slot": "input_transform"}
+        assert {"bn2", "fc"} <= {name for name, spec in places.items() if "output_transform" in spec}
+        net = loaded

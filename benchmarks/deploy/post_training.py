@@ -73,9 +73,9 @@ def one(name: str, state: Path, data: dict[str, np.ndarray], folder: Path) -> No
             report = lc.export(net, path, calibration[:64], **settings)
             files[kind, ending] = path.read_bytes()
             found = report.deployed
-            print(f"  {kind} {ending}: {report.bytes} bytes ({found.gzip_bytes} gzipped), {found.integer_kernels} integer "
-                  f"kernels, {len(found.float_kernels)} in float32, activations {found.activation_bytes} bytes, arena "
-                  f"{found.arena_bytes}, slope {found.slope:.5f}")  # fmt: skip
+            print(f"  {kind} {ending}: {report.bytes} bytes ({found.gzip_bytes} gzipped), {found.integer_kernels} "
+                  f"integer kernels, {len(found.float_kernels)} in float32, activations {found.activation_bytes} bytes, "
+                  f"arena {found.arena_bytes}, slope {found.slope:.5f}")  # fmt: skip
     lite, session = LiteRT(files["int8", "tflite"]), Session(files["int8", "onnx"])
     levels = to_levels(test, grid)
     found = torch.cat([from_stored(lite.run(to_stored(x, grid)), out) for x in levels.split(500)])
@@ -85,8 +85,8 @@ def one(name: str, state: Path, data: dict[str, np.ndarray], folder: Path) -> No
     found = torch.cat([session.run(x) for x in test.split(500)])
     emulated = torch.cat([emulate(graph, x, FloatRounding()) for x in levels[:2000].split(500)])
     steps = (found[:2000] / out.scale).round().long() - emulated
-    print(f"  {session.version}: {accuracy(found):.2f} %, {int((steps != 0).sum())} of {steps.numel()} values differ from "
-          f"the emulation, argmax in {int((found[:2000].argmax(1) != emulated.argmax(1)).sum())} of 2000; kernels "
+    print(f"  {session.version}: {accuracy(found):.2f} %, {int((steps != 0).sum())} of {steps.numel()} values differ "
+          f"from the emulation, argmax in {int((found[:2000].argmax(1) != emulated.argmax(1)).sum())} of 2000; kernels "
           f"{dict(session.kernels)}")  # fmt: skip
     micro = TFLiteMicro(files["int8", "tflite"])
     found = from_stored(micro.run(to_stored(levels[:MICRO], grid)), out)

@@ -31,6 +31,7 @@ class Description:
         inputs: layer -> spec of its input quantizer.
         coder: kind of the coder of quantized weights.
         replaced: layer of the dense network -> spec of what stands in its place.
+        quantizers: of activations, which are shared or are at no layer's input (shared_quantizers.py).
     """
 
     profile: Profile
@@ -39,6 +40,7 @@ class Description:
     inputs: Mapping[str, Mapping[str, Any]]
     coder: str = USUAL_CODER
     replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quantizers: Sequence[Mapping[str, Any]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -55,6 +57,7 @@ class Description:
             "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
             **({} if self.coder == USUAL_CODER else {"coder": self.coder}),
             **({"replaced": _spec_columns(self.replaced)} if self.replaced else {}),
+            **({"quantizers": list(self.quantizers)} if self.quantizers else {}),
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class Description:
             {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
             data.get("coder", USUAL_CODER),
             _specs(data.get("replaced", {})),
+            data.get("quantizers", ()),
         )
 
 

@@ -17,7 +17,7 @@ from lightning_compress.core.kinds import class_of
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
-from lightning_compress.export import container, fitting
+from lightning_compress.export import container, fitting, shared_quantizers
 from lightning_compress.export.coders import Coder
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import read_positions
@@ -78,6 +78,8 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
         _fill(target, layer, weight, stored)
         if not dequantize:
             _attach(target, layer, stored, inputs.get(layer.name))
+    if not dequantize:
+        shared_quantizers.attach(target, described.quantizers)
     tie(tied)
     write_structure(target, Structure(_plain(kept) if dequantize else kept, dict(described.applied)))
     return net.eval()

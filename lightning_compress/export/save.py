@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes
 from lightning_compress.core.profile import LayerProfile, Profile
-from lightning_compress.export import container
+from lightning_compress.export import container, shared_quantizers
 from lightning_compress.export.coders import Coder, FixedWidth
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import write_positions
@@ -76,7 +76,8 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         "floats": torch.cat(floats),
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
     }
-    described = Description(profile, record.applied, grids, inputs, coder.kind, replacement.describe(net))
+    shared = shared_quantizers.describe(net, profile.folded())
+    described = Description(profile, record.applied, grids, inputs, coder.kind, replacement.describe(net), shared)
     container.write(Path(path), tensors, described.to_dict())
     return Path(path)
 
