@@ -74,7 +74,7 @@ def one(name: str, state: Path, data: dict[str, np.ndarray], folder: Path) -> No
             files[kind, ending] = path.read_bytes()
             found = report.deployed
             print(f"  {kind} {ending}: {report.bytes} bytes ({found.gzip_bytes} gzipped), {found.integer_kernels} "
-                  f"integer kernels, {len(found.float_kernels)} in float32, activations {found.activation_bytes} bytes, "
+                  f"integer kernels, {len(found.float_kernels)} in float32, activations {found.activation_bytes}, "
                   f"arena {found.arena_bytes}, slope {found.slope:.5f}")  # fmt: skip
     lite, session = LiteRT(files["int8", "tflite"]), Session(files["int8", "onnx"])
     levels = to_levels(test, grid)
