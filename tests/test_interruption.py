@@ -133,7 +133,7 @@ def random_search(path: Path, evaluate: Callable, problem: Problem) -> None:
 def test_a_search_ends_while_lightning_validates_and_goes_on(number, tmp_path):
     train_batches, validation = toy_data(0)
     composition = Composition([QuantizationAwareTraining()], PlainModule().model, next(iter(validation))[0])
-    evaluate = Evaluator(PlainModule, composition, train_batches, validation, recalibration_batches=1)
+    evaluate = Evaluator(PlainModule, composition, train_batches, validation=validation, recalibration_batches=1)
     problem = Problem(Budget(lambda _: 0.0, 1.0, composition.space()), composition.profile, composition.predict)
     path, rows = tmp_path / "j", []
     for _ in range(2):

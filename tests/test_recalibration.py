@@ -80,7 +80,7 @@ def evaluator(kind: type[PlainModule], train) -> Evaluator:
     module = kind()
     composition = Composition([ChannelPruning()], module.model, EXAMPLE)
     validation = toy_data(0)[1]
-    return Evaluator(partial(copy.deepcopy, module), composition, train, validation, costs=[MACs()])
+    return Evaluator(partial(copy.deepcopy, module), composition, train, validation=validation, costs=[MACs()])
 
 
 def recalibrated(evaluate: Evaluator) -> PlainModule:

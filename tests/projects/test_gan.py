@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_compress as lc
+from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.testing.toys import QUIET
 
@@ -97,13 +98,20 @@ def test_a_generator_named_by_attribute_is_trained_checkpointed_and_saved_alone(
 
 
 def test_a_generator_named_in_the_call_is_searched_with_loaders_alone(tmp_path):
-    stage = Stage({"pruning": lc.ChannelPruning()}, uniform={"channels": 0.5}, epochs=1)
+    stage = Stage({"pruning": lc.ChannelPruning()}, Uniform({"channels": 0.5}), epochs=1)
     make = partial(Trainer, accelerator="cpu", enable_progress_bar=False)
     gan = GAN()
     result = lc.compress(
-        gan, loader(), {"prune": stage}, tmp_path, make, metric="test_gap", val=loader(), test=loader(),
+        gan,
+        loader(),
+        {"prune": stage},
+        folder=tmp_path,
+        make_trainer=make,
+        metric="test_gap",
+        val=loader(),
+        test=loader(),
         network="generator",
-    )  # fmt: skip
+    )
     assert set(result.plan.layers) <= {"start", "body"}
     assert result.plan.layers
     lc.load(tmp_path / "model.safetensors", Generator())
@@ -120,14 +128,14 @@ def test_a_generator_named_in_the_call_is_searched_with_loaders_alone(tmp_path):
 )
 def test_what_is_wrong_with_the_call_is_told(tmp_path, settings, message):
     with pytest.raises(lc.CompressError, match=message):
-        lc.compress(GAN(), loader(), {}, tmp_path, **settings)
+        lc.compress(GAN(), loader(), {}, folder=tmp_path, **settings)
 
 
 def test_modules_of_the_old_library_are_refused_with_the_line_to_change(tmp_path):
     old = type("LightningModule", (nn.Module,), {"__module__": "pytorch_lightning.core.module"})
     mine = type("Mine", (old,), {})
     for touch in (
-        lambda: lc.compress(mine(), None, {}, tmp_path),
+        lambda: lc.compress(mine(), None, {}, folder=tmp_path),
         lambda: lc.KnowledgeDistillation(mine()),
         lambda: lc.ChannelPruning({}).setup(None, mine(), "fit"),
     ):
