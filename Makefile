@@ -2,15 +2,27 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+PYTEST := -m pytest --numprocesses auto --dist worksteal
+
+.PHONY: demo test test-oldest test-newest lint
 
 demo: $(VENV)/ready
 	$(BIN)/python train.py +compress=drl_quant
 
 test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov
+
+# The tests on the lowest versions of the dependencies that pyproject.toml promises, and on the newest that there are.
+test-oldest: $(OLDEST)/ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python $(PYTEST)
+
+test-newest: $(NEWEST)/ready
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python $(PYTEST)
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check --fix .
@@ -22,5 +34,18 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,ray]'
+	touch $@
+
+$(OLDEST)/ready: pyproject.toml
+	python3 -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --output-file $(OLDEST)/lowest.txt pyproject.toml
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST) --requirements $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST) --constraints $(OLDEST)/lowest.txt --editable '.[dev,ray]'
+	touch $@
+
+$(NEWEST)/ready: pyproject.toml
+	python3 -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,ray]'
 	touch $@

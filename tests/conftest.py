@@ -2,12 +2,15 @@
 
 import logging
 
+import hypothesis
 import pytest
 import torch
 
 from lightning_compress.conf import resolvers
 
 resolvers.register()
+hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -130,7 +130,7 @@ def test_a_worker_that_ended_with_its_cluster_is_not_looked_for(monkeypatch):
 
 
 def test_ray_that_is_not_installed_is_an_error_with_a_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray, "ray", None)
+    monkeypatch.setattr(ray_executor, "ray", None)
     with pytest.raises(CompressError, match=r"ray is not installed; pip install 'lightning-compress\[ray\]'"):
         RayCluster(Watched(tmp_path))
 
