@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lightning_compress.export.save import save as save
     from lightning_compress.pipeline.compress import compress as compress
     from lightning_compress.pipeline.environment import plan_env as plan_env
+    from lightning_compress.pipeline.result import Result as Result
 
 _HOMES = {
     "ChannelPruning": "callbacks.channel_pruning",
@@ -43,6 +44,7 @@ _HOMES = {
     "LowRank": "callbacks.low_rank",
     "Plan": "core.plan",
     "QuantizationAwareTraining": "callbacks.quantization",
+    "Result": "pipeline.result",
     "VariationalDropout": "callbacks.variational_dropout",
     "WeightPruning": "callbacks.weight_pruning",
     "compress": "pipeline.compress",

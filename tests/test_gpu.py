@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.pipeline.compress import compress
+from lightning_compress.pipeline.result import Result
 from lightning_compress.vision.data.digits import Digits
 
 ROOT = Path(__file__).parent.parent

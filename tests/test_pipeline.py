@@ -21,13 +21,14 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter, ExportReport
-from lightning_compress.pipeline.compress import Result, compress
+from lightning_compress.pipeline.compress import compress
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.layerwise import LayerwiseStage
 from lightning_compress.pipeline.planners.planner import Planner
 from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.planners.sensitivity import Sensitivity
 from lightning_compress.pipeline.planners.uniform import Uniform
+from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.random import Random

@@ -16,8 +16,8 @@ from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.export.exporter import ExportReport
-from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.figures import Figures, declare
+from lightning_compress.pipeline.result import Result
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.trial import Score
 

@@ -25,10 +25,10 @@ from lightning_compress.conf.resolvers import program
 from lightning_compress.core.disk import told_disk_errors
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.export.exporter import Exporter
-from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.checkpoint import load_checkpoint
-from lightning_compress.pipeline.compress import PACKED, Result, compress
+from lightning_compress.pipeline.compress import compress
+from lightning_compress.pipeline.configuration import check_searcher, method_of, set_usual
+from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.training import fit
 
 
@@ -62,28 +62,26 @@ def run(cfg: DictConfig, console: Console) -> Result:
         torch.set_num_threads(cfg.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     plan = _plan(cfg)  # a damaged file is found before anything is trained
+    usual = {"budget": cfg.budget, "trials": cfg.trials, "epochs": cfg.finetune.epochs}
+    set_usual(cfg.compress, usual, {"epochs": "finetune.epochs"})
+    method = method_of(cfg.compress)
+    check_searcher(HydraConfig.get().overrides.task, method.stages)
     data: LightningDataModule = instantiate(cfg.data)
     dense = dense_module(cfg, data)
     result = compress(
         dense,
         data,
-        instantiate(cfg.compress.stages, _convert_="object"),
+        method.stages,
         folder=folder,
         make_trainer=instantiate(cfg.trainer),
         seed=cfg.seed,
         plan=plan,
         metric=cfg.metric,
         make_logger=instantiate(cfg.logger),
-        exporters=exporters_of(cfg.compress),
+        exporters=method.exporters,
     )
     write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
     return result
-
-
-def exporters_of(compress: DictConfig) -> dict[str, Exporter]:
-    """The packed file with the coder of ``+compress/coder=NAME``, and what ``+compress/exporter=[NAME]`` adds."""
-    coder = instantiate(compress.get("coder"))
-    return {PACKED: Packed(coder) if coder else Packed(), **(instantiate(compress.get("exporters")) or {})}
 
 
 def _plan(cfg: DictConfig) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,74 +17,37 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_compress.callbacks.base.callback import as_plan, plan_names
 from lightning_compress.core.atomic_write import remove_stale_parts
+from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.interruption import interruptible
 from lightning_compress.core.plan import Plan
-from lightning_compress.export.exporter import Exporter, ExportReport
+from lightning_compress.core.settings import settings_of
+from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.arguments import Loader, as_data_module, selecting
+from lightning_compress.pipeline.configuration import PACKED, shipped_method
 from lightning_compress.pipeline.context import FOUND, PLANNED, RunContext
-from lightning_compress.pipeline.figures import Figure, Figures, declare, measure_figures, to_dicts
+from lightning_compress.pipeline.figures import declare, measure_figures
+from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import check_trainer, csv_logger
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.structure import check_library, network, structure_of
-
-PACKED = "packed"  # the exporter whose file every run has, and on which its figures are measured
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run leaves behind, beside its files.
-
-    Attributes:
-        searches: stage -> what its search found; only of stages that searched in this run.
-        metric: that ``accuracy`` is, as ``test_step`` logs it.
-        exports: name of the exporter -> what it wrote.
-        figures: what ``dense`` and ``compressed`` hold, in the order of tables.
-        samples: number of test samples.
-        origins: stage -> how its plan came about, in one sentence; of stages with callbacks.
-        limits: stage -> the budget that its plan was made for, in words; of stages with one.
-    """
-
-    dense: Figures
-    compressed: Figures
-    plan: Plan
-    seconds: float
-    folder: Path
-    searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    metric: str = "test_acc"
-    exports: Mapping[str, ExportReport] = field(default_factory=dict)
-    figures: Sequence[Figure] = ()
-    samples: int = 0
-    origins: Mapping[str, str] = field(default_factory=dict)
-    limits: Mapping[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types."""
-        return {
-            "figures": to_dicts(self.figures),
-            "dense": dict(self.dense),
-            "compressed": dict(self.compressed),
-            "test_samples": self.samples,
-            "plan": self.plan.to_dict(),
-            "seconds": self.seconds,
-            "searches": dict(self.searches),
-            "metric": self.metric,
-            "origins": dict(self.origins),
-            "limits": dict(self.limits),
-            "exports": {name: report.to_dict() for name, report in self.exports.items()},
-        }
 
 
 @interruptible()
 def compress(
     module: LightningModule,
     data: LightningDataModule | Loader | None,
-    stages: Mapping[str, Stage],
+    method: str | Mapping[str, Stage],
     *,
-    folder: str | Path,
+    budget: float | str | None = None,
+    trials: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    overrides: Sequence[str] = (),
+    folder: str | Path | None = None,
     make_trainer: Callable[..., Trainer] = Trainer,
     seed: int = 0,
     plan: Plan | str | Path | Mapping[str, Any] | None = None,
@@ -96,7 +59,9 @@ def compress(
     test: Loader | None = None,
     network: str | None = None,
 ) -> Result:
-    """Run the stages one after the other, write ``model.safetensors``, ``plan.yaml``, ``result.json`` and exports.
+    """Compress a trained module; write ``model.safetensors``, ``plan.yaml``, ``result.json`` and exports.
+
+    >>> result = compress(module, data, "drl_quant", budget=0.1, epochs=10, trials=50)  # doctest: +SKIP
 
     A killed run goes on where it was when it is called with the same arguments again. SIGINT and SIGTERM end the
     process with a sentence, and with the exit status 130 or 143.
@@ -105,8 +70,13 @@ def compress(
         module: trained; it is not changed.
         data: with train, validation and test loaders; the last is opened once, at the end. Or the train loader, or None
             with ``train``.
-        stages: name -> stage, in order.
-        folder: of this run, made when missing.
+        method: what the command line has behind ``+compress=``, such as ``drl_quant``; or name -> stage, in order.
+        budget: of the one stage that plans under a budget: a share of the dense network's cost, or the limit itself.
+        trials: of the one stage that searches: candidates to score.
+        epochs: of the fine-tuning of the one stage.
+        lr: the module's attribute ``lr``, its learning rate, in the fine-tuning.
+        overrides: all other settings of the method, as on the command line: ``["compress/searcher=greedy"]``.
+        folder: of this run, made when missing; None takes ``runs/METHOD-DIGEST``, which is the same for the same call.
         make_trainer: ``lightning.Trainer`` with your settings, as a partial. Each training gets copies of its
             callbacks; the measurements at the end have none.
         seed: of search and training.
@@ -123,21 +93,28 @@ def compress(
 
     Raises:
         CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
-            method that the run comes to need, or a stage has a number that cannot be; two exporters write the same
-            file; no stage understands a knob of the plan, or the network has no such layer.
+            method that the run comes to need; there is no such shipped method, or a stage has a number that cannot be;
+            two exporters write the same file; no stage understands a knob of the plan, or the network has no such
+            layer.
     """
     check_library(module)
     check_library(data)
     module, data = selecting(module, network), as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)
+    usual = {"budget": budget, "trials": trials, "epochs": epochs}
+    if isinstance(method, str):
+        made = shipped_method(method, overrides, lr, **usual)
+        stages, exporters = made.stages, {**made.exporters, **(exporters or {})}
+    else:
+        _check_unused(lr=lr, overrides=list(overrides) or None, **usual)
+        stages, exporters = method, {PACKED: Packed(), **(exporters or {})}
+    folder = Path(_folder(method, stages, module, seed, plan) if folder is None else folder)
     if plan is not None:
         _check_plan(as_plan(plan), stages, module)
         stages = {name: stage.with_plan(plan) for name, stage in stages.items()}
     _check_stages(stages)
-    exporters = {PACKED: Packed(), **(exporters or {})}
     _check_exporters(exporters)
-    folder = Path(folder)
     began = perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,6 +133,25 @@ def compress(
         for name, stage in stages.items():
             student = stage.run(name, student, run)
         return _finish(student, run, stages, metric=metric, began=began, exporters=exporters)
+
+
+def _check_unused(**settings: Any) -> None:
+    """Raise if settings of a shipped method are given beside stages."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise CompressError(
+            f"compress: {given[0]} is for the name of a method such as 'drl_quant'; set it in the stages that are given"
+        )
+
+
+def _folder(
+    method: str | Mapping[str, Stage], stages: Mapping[str, Stage], module: LightningModule, seed: int, plan: Any
+) -> Path:
+    """Return the usual folder, which differs wherever anything does that the run depends on."""
+    name = method if isinstance(method, str) else "-".join(stages)
+    weights = digest_of(network(module).state_dict())
+    told = json.dumps([settings_of(stages), weights, seed, settings_of(as_plan(plan))], sort_keys=True)
+    return Path("runs") / f"{name}-{sha256(told.encode()).hexdigest()[:8]}"
 
 
 def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
@@ -248,6 +244,8 @@ def _finish(
         samples=samples,
         origins={name: found["origin"] for name, found in planned.items()},
         limits={name: found["limit"] for name, found in planned.items() if found["limit"]},
+        module=unpacked,
+        example=run.example,
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result

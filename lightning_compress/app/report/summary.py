@@ -20,8 +20,8 @@ from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.search_table import lines
 from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.context import FOUND, MEASURED
+from lightning_compress.pipeline.result import Result
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objectives.objective import Objective

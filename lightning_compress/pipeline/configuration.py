@@ -1,0 +1,133 @@
+"""The shipped configuration as stages: ``+compress=NAME`` and its usual settings, for Python and for applications."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_compress.conf import resolvers
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.export.exporter import Exporter
+from lightning_compress.export.packed import Packed
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.stage import Stage
+
+PACKED = "packed"  # the exporter whose file every run has, and on which its figures are measured
+USUAL = {"budget": "planner.budget", "trials": "planner.trials", "epochs": "epochs"}  # setting -> key of a stage
+SEARCHER = re.compile(r"\+*compress[./]searcher\b")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What ``+compress=NAME`` makes.
+
+    Attributes:
+        stages: name -> stage, in order.
+        exporters: name -> exporter of the finished network.
+    """
+
+    stages: Mapping[str, Stage]
+    exporters: Mapping[str, Exporter]
+
+
+def shipped_method(
+    name: str, overrides: Sequence[str] = (), lr: float | None = None, **usual: float | str | None
+) -> Method:
+    """Compose the configuration of ``+compress=NAME``, also of a third party's on Hydra's search path.
+
+    Args:
+        name: of a file of the group ``compress``, such as ``drl_quant``.
+        overrides: as on the command line.
+        lr: learning rate of the fine-tuning.
+        usual: budget, trials and epochs, each of the one stage that has it; None leaves what the configuration says.
+
+    Raises:
+        CompressError: there is no such method, an override does not fit, or a setting is of no stage or of several.
+    """
+    resolvers.register()
+    started = GlobalHydra.instance().is_initialized()
+    hydra = nullcontext() if started else initialize_config_module("lightning_compress.conf", version_base="1.3")
+    with hydra:
+        known = GlobalHydra.instance().config_loader().get_group_options("compress")
+        if name not in known:
+            raise CompressError(f"compress: there is no method {name!r}{did_you_mean(name, known)}; known: {known}")
+        given = [*overrides, *([] if lr is None else [f"++finetune.lr={lr}"])]
+        try:
+            config = compose(overrides=[f"+compress={name}", *given])
+            set_usual(config.compress, usual)
+            method = method_of(config.compress)
+        except (HydraException, OmegaConfBaseException) as error:
+            if isinstance(error.__cause__, CompressError):
+                raise error.__cause__ from None
+            raise CompressError(f"compress: {name!r} with {given}: {str(error).splitlines()[0]}") from error
+    check_searcher(overrides, method.stages)
+    return method
+
+
+def method_of(section: DictConfig) -> Method:
+    """Return what a section ``compress`` of a configuration makes."""
+    coder = instantiate(section.get("coder"))
+    return Method(
+        instantiate(section.stages, _convert_="object"),
+        {PACKED: Packed(coder) if coder else Packed(), **(instantiate(section.get("exporters")) or {})},
+    )
+
+
+def set_usual(section: DictConfig, usual: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+    """Set the usual settings of a section ``compress``, each in the one stage that has it.
+
+    Args:
+        section: is changed in place.
+        usual: budget, trials or epochs -> value; None changes nothing.
+        names: what the user calls a setting, where that differs.
+
+    Raises:
+        CompressError: no stage has the setting, or more than one has.
+    """
+    for name, value in usual.items():
+        if value is None:
+            continue
+        key = USUAL[name]
+        found = [stage for stage, settings in section.stages.items() if _has(settings, key)]
+        given = f"{(names or {}).get(name, name)}={value}"
+        if not found:
+            raise CompressError(
+                f"{given}: no stage has {key}; {sorted(section.stages)} search nothing. Choose a method that searches, "
+                f"such as drl_quant, or compress/planner@compress.stages.{next(iter(section.stages))}.planner=search"
+            )
+        if len(found) > 1:
+            keys = ", ".join(f"compress.stages.{stage}.{key}={value}" for stage in found)
+            raise CompressError(f"{given}: {len(found)} stages have it; set the ones that you mean: {keys}")
+        OmegaConf.update(section, f"stages.{found[0]}.{key}", value)
+
+
+def check_searcher(overrides: Sequence[str], stages: Mapping[str, Stage]) -> None:
+    """Raise if a searcher is chosen and no stage searches.
+
+    Raises:
+        CompressError: it is so.
+    """
+    chosen = [override for override in overrides if SEARCHER.match(override)]
+    if chosen and not any(isinstance(stage.planner, Search) for stage in stages.values()):
+        raise CompressError(
+            f"{chosen[0]}: no stage searches; add compress/planner@compress.stages.{list(stages)[-1]}.planner=search"
+        )
+
+
+def _has(settings: Any, key: str) -> bool:
+    *above, last = key.split(".")
+    for part in above:
+        settings = settings.get(part)
+        if not isinstance(settings, DictConfig):
+            return False
+    return last in list(settings.keys())  # `in settings` would resolve it
