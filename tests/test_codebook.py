@@ -65,7 +65,7 @@ def test_the_gradient_of_a_value_is_the_sum_over_its_members_divided_by_their_nu
     weight, upstream = torch.randn(8, 6, 3, 3, requires_grad=True), torch.randn(8, 6, 3, 3)
     codebook = on(weight, make, 3)
     (codebook(weight) * upstream).sum().backward()
-    expected = torch.stack([upstream[codebook.codes == k].sum() / (codebook.codes == k).sum() for k in range(8)])
+    expected = torch.stack([upstream[codebook.indices == k].sum() / (codebook.indices == k).sum() for k in range(8)])
     torch.testing.assert_close(codebook.values.grad, expected)
     assert not weight.grad.any()
 
@@ -123,9 +123,9 @@ def test_training_moves_values_and_no_code(make):
     callback = QuantizationAwareTraining({name: {"weight_bits": 2} for name in LAYERS}, weight_quantizer=make)
     callback.apply(module.model, EXAMPLE)
     (codebook,) = weight_transforms(module.model.conv1)
-    before = codebook.values.detach().clone(), codebook.codes.clone()
+    before = codebook.values.detach().clone(), codebook.indices.clone()
     assert fit(module, [callback]) >= dense - 0.05
-    assert torch.equal(codebook.codes, before[1])
+    assert torch.equal(codebook.indices, before[1])
     assert not torch.equal(codebook.values, before[0])
 
 
@@ -147,5 +147,5 @@ def test_the_step_of_a_value_is_the_mean_over_the_weights_that_are_kept():
     free = layer.weight.detach().requires_grad_()
     nn.functional.linear(x, free, layer.bias).square().sum().backward()
     kept = mask.mask
-    expected = torch.stack([free.grad[kept & (codebook.codes == k)].mean() for k in range(4)])
+    expected = torch.stack([free.grad[kept & (codebook.indices == k)].mean() for k in range(4)])
     torch.testing.assert_close(codebook.values.grad, expected)

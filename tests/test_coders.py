@@ -76,6 +76,6 @@ def test_a_coder_of_a_newer_version_is_named(tmp_path):
     net = nn.Sequential(nn.Linear(4, 2))
     lc.save(net, tmp_path / "a", example_input=torch.zeros(1, 4), coder=RangeCoded())
     tensors, contents = container.read(tmp_path / "a")
-    container.write(tmp_path / "a", tensors, {**contents, "coder": "Arithmetic"})
-    with pytest.raises(PackedFileError, match="written by 'Arithmetic', which this version does not know"):
+    container.write(tmp_path / "a", tensors, {**contents, "coder": "arithmetic"})
+    with pytest.raises(PackedFileError, match=r"coder 'arithmetic' is not known here; import the package.*, or update"):
         lc.load(tmp_path / "a", nn.Sequential(nn.Linear(4, 2)))

@@ -281,7 +281,7 @@ def test_frozen_codes_stay_and_values_move():
             super().on_train_batch_end(trainer, pl_module, *args)
             state = state_of(pl_module.model, "conv1")
             if state.frozen:
-                frozen.append((state.codes.clone(), state.used.detach().clone()))
+                frozen.append((state.indices.clone(), state.used.detach().clone()))
 
     train([Watch(EVERYWHERE, limits=(0.1,))], 8)
     assert len(frozen) > 5

@@ -156,7 +156,11 @@ def test_a_description_comes_back_from_json(profile, data):
     described = Description(
         profile,
         {"Any": Plan(data.draw(plans)), "Bits": bits},
-        {p.name: data.draw(st.sampled_from([-0.5, -1.0, -7.0, -8.0])) for p in profile if p.weight_bits < 32},
+        {
+            p.name: {"kind": "a", "zero": data.draw(st.sampled_from([-0.5, -8.0]))}
+            for p in profile
+            if p.weight_bits < 32
+        },
         {p.name: {"kind": data.draw(st.sampled_from("ab")), "bits": 4} for p in profile if p.act_bits < 32},
         data.draw(st.dictionaries(st.sampled_from("xyz"), st.fixed_dictionaries({"kind": st.just("c"), "r": numbers}))),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.dorefa import DoReFa
 from lightning_compress.quantization.quantizers.fake_quantize import FakeQuantize
 from lightning_compress.quantization.quantizers.fixed_grid import FixedGrid
@@ -17,15 +19,53 @@ from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.quantization.quantizers.pact import PACT
-from lightning_compress.testing.quantizers import QuantizerContract
+from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
+from lightning_compress.quantization.quantizers.weight_format import WeightFormat
+from lightning_compress.testing.quantizers import (
+    ActivationQuantizerContract,
+    QuantizerContract,
+    UniformQuantizerContract,
+    WeightFormatContract,
+    class_behind,
+)
 
-FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "quantizer").glob("*.yaml"))
+FOLDER = Path(lightning_compress.conf.__file__).parent / "compress"
+MAKERS = {
+    file.stem: instantiate(OmegaConf.load(file))
+    for group in ("quantizer", "codebook")
+    for file in sorted((FOLDER / group).glob("*.yaml"))
+}
+
+
+def makers(base: type[Quantizer]) -> dict[str, Any]:
+    """For a class, the arguments of the fixture that makes its quantizers."""
+    names = [name for name, make in MAKERS.items() if issubclass(class_behind(make), base)]
+    return {"params": [MAKERS[name] for name in names], "ids": names}
 
 
 class TestContract(QuantizerContract):
-    @pytest.fixture(params=FILES, ids=lambda file: file.stem)
+    @pytest.fixture(**makers(Quantizer))
     def make(self, request):
-        return instantiate(OmegaConf.load(request.param))
+        return request.param
+
+
+class TestWeights(WeightFormatContract):
+    @pytest.fixture(**makers(WeightFormat))
+    def make(self, request):
+        return request.param
+
+
+class TestUniform(UniformQuantizerContract):
+    @pytest.fixture(**makers(UniformQuantizer))
+    def make(self, request):
+        return request.param
+
+
+class TestActivations(ActivationQuantizerContract):
+    @pytest.fixture(**makers(ActivationQuantizer))
+    def make(self, request):
+        return request.param
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])

@@ -42,7 +42,8 @@ class HasKind:
             cls._classes = {}
             return
         if "kind" not in vars(cls):
-            cls.kind = snake_case(cls.__name__)
+            # A class inside a function cannot be imported, so no file outlives it, and its name may be common.
+            cls.kind = _path(cls) if "<locals>" in cls.__qualname__ else snake_case(cls.__name__)
         other = cls._classes.get(cls.kind)
         if other is not None and _path(other) != _path(cls):  # the same again: a reloaded module, a slotted dataclass
             raise CompressError(

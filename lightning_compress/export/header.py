@@ -2,7 +2,7 @@
 
 One list per field rather than one mapping per layer: neighboring layers resemble each other field by field, so the
 compressed text is about half as long. Ratios such as 5/8 are written as fractions where that is exact. What follows
-from the profile is not said again: plans whose numbers it holds, the bits of input quantizers, and the usual grid.
+from the profile is not said again: plans whose numbers it holds, and the bits of input quantizers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Description:
     Attributes:
         profile: of the network, batch norms not yet folded.
         applied: kind of a callback -> the plan it applied.
-        grids: layer -> the level of code 0, for quantized weights.
+        weights: layer -> spec of the transform that decodes its codes, for quantized weights.
         inputs: layer -> spec of its input quantizer.
         coder: kind of the coder of quantized weights.
         replaced: layer of the dense network -> spec of what stands in its place.
@@ -36,7 +36,7 @@ class Description:
 
     profile: Profile
     applied: Mapping[str, Plan]
-    grids: Mapping[str, float]
+    weights: Mapping[str, Mapping[str, Any]]
     inputs: Mapping[str, Mapping[str, Any]]
     coder: str = USUAL_CODER
     replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -46,13 +46,13 @@ class Description:
         """Plain types for JSON."""
         names = list(self.profile.layers)
         specs = {name: _without_bits(spec, self.profile[name]) for name, spec in self.inputs.items()}
-        kinds = [spec for i, spec in enumerate(specs.values()) if spec not in [*specs.values()][:i]]
-        unusual = {name: zero for name, zero in self.grids.items() if zero != _usual_zero(self.profile[name])}
+        kinds, formats = _distinct(specs), _distinct(self.weights)
         return {
             "names": names,
             "layers": _layer_columns(list(self.profile), names),
             "applied": {name: _plan_columns(plan, self.profile) for name, plan in self.applied.items()},
-            "grids": [unusual.get(name) for name in names],
+            "weights": [formats.index(self.weights[name]) if name in self.weights else None for name in names],
+            "formats": formats,
             "kinds": kinds,
             "inputs": [kinds.index(specs[name]) if name in specs else None for name in names],
             **({} if self.coder == USUAL_CODER else {"coder": self.coder}),
@@ -63,18 +63,13 @@ class Description:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Description:
         """The inverse of :meth:`to_dict`."""
-        names, kinds = data["names"], data["kinds"]
+        names, kinds, formats = data["names"], data["kinds"], data["formats"]
         profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
-        zeros = zip(profile, data["grids"], strict=True)
         inputs = zip(profile, data["inputs"], strict=True)
         return cls(
             profile,
             {name: _plan(profile, columns) for name, columns in data["applied"].items()},
-            {
-                p.name: _usual_zero(p) if zero is None else zero
-                for p, zero in zeros
-                if p.weight_bits < 32 and not p.codebook
-            },
+            {name: formats[i] for name, i in zip(names, data["weights"], strict=True) if i is not None},
             {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
             data.get("coder", USUAL_CODER),
             _specs(data.get("replaced", {})),
@@ -82,14 +77,13 @@ class Description:
         )
 
 
-def _on_grid(layer: LayerProfile) -> bool:
-    """Whether the codes of a layer are levels of a uniform grid."""
-    return layer.weight_bits < 32 and not layer.codebook
-
-
-def _usual_zero(layer: LayerProfile) -> float:
-    """The level of code 0 on the grid of two's complement, and of one bit."""
-    return -0.5 if layer.weight_bits == 1 else -(2.0 ** (layer.weight_bits - 1))
+def _distinct(specs: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the specs without repetitions, in order."""
+    found: list[Mapping[str, Any]] = []
+    for spec in specs.values():
+        if spec not in found:
+            found.append(spec)
+    return found
 
 
 def _without_bits(spec: Mapping[str, Any], layer: LayerProfile) -> dict[str, Any]:

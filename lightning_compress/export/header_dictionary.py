@@ -38,5 +38,6 @@ WORDS = (
     + '0,0,0,0],"kernel":[[3,3],[],[1,1],[]],"kind":["conv","norm","linear","conv","norm"]},"applied":{'
     + '"quantization":{"knobs":{"act_bits":"profile","weight_bits":"profile"}}},"replaced":{}'
     + "".join(f'"kinds":[{{"kind":"{name}","shape":[]}}],"inputs":[0,' for name in _QUANTIZERS)
-    + 'null,0,0],"grids":[null,null,null,null,null],"kinds":[],"inputs":[null,null],{"names":["conv1","bn1"],"layers":{'
+    + 'null,0,0],"weights":[0,null,0,null,0,null,null],"formats":[{"kind":"fixed_grid"}],"kinds":[],"inputs":[null,'
+    + 'null],{"names":["conv1","bn1"],"layers":{'
 ).encode()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from lightning_compress.core.errors import PackedFileError
+from lightning_compress.core.errors import CompressError, PackedFileError
 from lightning_compress.core.kinds import class_of
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
 from lightning_compress.core.plan import Plan
@@ -21,12 +21,13 @@ from lightning_compress.export import container, fitting, shared_quantizers
 from lightning_compress.export.coders import Coder
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import read_positions
-from lightning_compress.quantization.quantizers.codebook import Codebook
-from lightning_compress.quantization.quantizers.fixed_grid import FixedGrid
+from lightning_compress.quantization.quantizers.weight_format import StoredWeight, WeightFormat
 from lightning_compress.surgery import replacement, transforms
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.surgery.tied_weights import tie, untie
+
+T = TypeVar("T", Coder, WeightFormat)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
     fitting.resize_to(target, described.profile)
     for name, value in tables.items():
         target.get_buffer(name).copy_(value)
-    coder = class_of(described.coder, Coder)()
+    coder = _known(described.coder, Coder)()
     reader, kept = _Reader(tensors["codes"].numpy(), tensors["floats"], coder), described.profile.folded()
     tied = untie(target, {f"{layer.name}.weight" for layer in kept.weighted} | {layer.name for layer in kept})
     for layer in kept:
-        weight, stored = reader.next(layer, described.grids.get(layer.name))
+        weight, stored = reader.next(layer, described.weights.get(layer.name))
         _fill(target, layer, weight, stored)
         if not dequantize:
             _attach(target, layer, stored, inputs.get(layer.name))
@@ -104,7 +105,7 @@ class _Reader:
         self.codes, self.floats, self.coder = codes, floats, coder
         self.byte = self.number = 0
 
-    def next(self, layer: LayerProfile, zero: float | None) -> tuple[Tensor | None, dict[str, Any]]:
+    def next(self, layer: LayerProfile, spec: Mapping[str, Any] | None) -> tuple[Tensor | None, dict[str, Any]]:
         """The weight (fp32, shaped) if the layer has one, and its stored parts."""
         stored: dict[str, Any] = {}
         for part, count in float_counts(layer).items():
@@ -123,27 +124,36 @@ class _Reader:
         codes, size = self.coder.read(self.codes[self.byte :], layer.weight_bits, stored_weights(layer))
         self.byte += size
         codes = torch.zeros(shape, dtype=torch.uint8).masked_scatter_(mask, torch.from_numpy(codes))
-        stored["grid"] = grid = _grid(layer, stored, codes, zero)
-        weight = grid(torch.empty(0)) if layer.codebook else grid.decode(codes, grid.scale)
-        return weight.detach() * mask, stored
+        stored["format"] = _format(layer, stored, codes, mask, spec)
+        return stored["format"].decode(codes, stored["format"].scale).detach() * mask, stored
 
     def _take(self, size: int) -> np.ndarray:
         self.byte += size
         return self.codes[self.byte - size : self.byte]
 
 
-def _grid(layer: LayerProfile, stored: Mapping[str, Any], codes: Tensor, zero: float | None) -> FixedGrid | Codebook:
-    """The transform that decodes the codes of a layer."""
+def _format(
+    layer: LayerProfile, stored: Mapping[str, Any], codes: Tensor, kept: Tensor, spec: Mapping[str, Any]
+) -> WeightFormat:
+    """Return the transform that decodes the codes of a layer."""
     scale = stored["weight_scale"]
     shape = (len(scale), *[1] * (codes.dim() - 1)) if scale.numel() > 1 else ()
-    grid = FixedGrid(layer.weight_bits, shape, zero) if zero is not None else None
-    if grid is None:
-        grid = Codebook(layer.weight_bits, shape, codes.shape)
-        grid.values.copy_(stored["codebook"])
-        grid.keep_codes(codes, stored.get("mask", torch.ones_like(codes, dtype=torch.bool)))
-    if scale.numel():
-        grid.scale.copy_(scale.view(grid.scale.shape))
-    return grid
+    scale = scale.view(shape) if scale.numel() else torch.ones(())
+    arguments = {key: value for key, value in spec.items() if key != "kind"}
+    cls = _known(spec["kind"], WeightFormat)
+    return cls.from_stored(StoredWeight(layer.weight_bits, codes, kept, scale, stored["codebook"]), **arguments)
+
+
+def _known(kind: str, base: type[T]) -> type[T]:
+    """Return the class that a file names.
+
+    Raises:
+        PackedFileError: it is not known here.
+    """
+    try:
+        return class_of(kind, base)
+    except CompressError as error:
+        raise PackedFileError(f"load: {error}, or update lightning-compress if it is of a newer version") from error
 
 
 def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
@@ -172,8 +182,8 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
 
 def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
     module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
-    if "grid" in stored:
-        transforms.attach_weight(module, stored["grid"].to(module.weight.device))
+    if "format" in stored:
+        transforms.attach_weight(module, stored["format"].to(module.weight.device))
     if "mask" in stored:
         mask = Mask(module.weight.shape).to(module.weight.device)
         mask.mask.copy_(stored["mask"])

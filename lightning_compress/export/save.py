@@ -2,8 +2,9 @@
 
 A file holds the codes of quantized weights, bit-packed, and of masked layers only the kept ones and their positions;
 as fp32 the weights that are not quantized, scales, biases and what else a layer needs; and as metadata the plan, the
-profile and the grids. Batch norms are folded into the layer before them: the factor goes into the scale, so the codes
-stay. A network of the same architecture, made by its own code, gives the modules to fill; nothing in a file is run.
+profile and the number formats. Batch norms are folded into the layer before them: the factor goes into the scale, so
+the codes stay. A network of the same architecture, made by its own code, gives the modules to fill; nothing in a file
+is run.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from lightning_compress.export.header import Description
 from lightning_compress.export.positions import write_positions
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
-from lightning_compress.quantization.quantizers.codebook import Codebook
-from lightning_compress.quantization.quantizers.weight import WeightQuantizer
+from lightning_compress.quantization.quantizers.weight_format import WeightFormat
 from lightning_compress.surgery import measure, replacement, transforms
 from lightning_compress.surgery.mask import mask_of, measured
 from lightning_compress.surgery.structure import Structure, network, structure_of
@@ -53,7 +53,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     record = structure_of(net) or Structure(_measured(module, net, example_input))
     profile = measured(net, record.profile)  # a schedule may not have reached the plan's density yet
     codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
-    grids: dict[str, float] = {}
+    weights: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     norms = {layer.follows: layer.name for layer in profile if layer.follows}
     for layer in profile.folded():
@@ -62,8 +62,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
             codes.append(write_positions(_units(stored.pop("mask"), layer), mask_bytes(layer)))
         if "codes" in stored:
             codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits))
-            if "zero" in stored:
-                grids[layer.name] = float(stored["zero"])
+            weights[layer.name] = _format(net.get_submodule(layer.name)).reader()
         if layer.act_scales:
             inputs[layer.name] = transforms.input_transform(net.get_submodule(layer.name)).spec()
         for part, count in float_counts(layer).items():
@@ -77,7 +76,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
     }
     shared = shared_quantizers.describe(net, profile.folded())
-    described = Description(profile, record.applied, grids, inputs, coder.kind, replacement.describe(net), shared)
+    described = Description(profile, record.applied, weights, inputs, coder.kind, replacement.describe(net), shared)
     container.write(Path(path), tensors, described.to_dict())
     return Path(path)
 
@@ -104,7 +103,7 @@ def _check_noise(net: nn.Module) -> None:
 
 
 def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
-    """The tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes`` with ``zero``."""
+    """The tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes``."""
     if layer.kind == "raw":
         return {"extras": net.get_parameter(layer.name)}
     if layer.kind in ("folded", "table"):
@@ -116,12 +115,12 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
         return {"extras": _cat(extras), "buffers": _cat(buffers)}
     factor, bias = (None, module.bias) if norm is None else transforms.fold_batch_norm(module, net.get_submodule(norm))
     stored = {} if bias is None else {"extras": bias}
-    quantizers = [t for t in transforms.weight_transforms(module) if isinstance(t, (WeightQuantizer, Codebook))]
     kept = mask_of(module) if is_sparse(layer) else ...
-    if quantizers and layer.weight_bits < 32:
-        codes, scale, own = _quantized(layer, module, quantizers[0])
+    if layer.weight_bits < 32:
+        codes, scale, table = _quantized(layer, module)
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
-        stored |= {"codes": codes[kept].cpu(), "weight_scale": scale if layer.weight_scales else torch.empty(0), **own}
+        scale = scale if layer.weight_scales else torch.empty(0)
+        stored |= {"codes": codes[kept].cpu(), "weight_scale": scale, "codebook": table}
     else:
         weight = module.weight if factor is None else module.weight * _columns(factor, module)
         stored["weight"] = weight[kept]
@@ -132,20 +131,22 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     return stored
 
 
-def _quantized(
-    layer: LayerProfile, module: nn.Module, quantizer: WeightQuantizer | Codebook
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Codes, the scale of their values, and what else a reader needs: the level of code 0, or the codebook."""
-    if isinstance(quantizer, Codebook):
-        if not quantizer.frozen:
-            raise CompressError(
-                f"save: layer {layer.name!r} has no codes yet, for its mask still moves; save after the training"
-            )
-        _check_finite(layer, quantizer.used)
-        return quantizer.codes, quantizer.scale, {"codebook": quantizer.used}
-    weight = transforms.weight_before(module, quantizer)
+def _quantized(layer: LayerProfile, module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Return codes, the scale of their levels, and the table of levels, empty where a reader needs none."""
+    quantizer = _format(module)
+    if not quantizer.settled:
+        raise CompressError(
+            f"save: layer {layer.name!r} has no codes yet, for its mask still moves; save after the training"
+        )
+    weight, table = transforms.weight_before(module, quantizer), quantizer.table
     _check_finite(layer, weight)
-    return (*quantizer.codes(weight), {"zero": quantizer.zero})
+    _check_finite(layer, table)
+    return (*quantizer.codes(weight), table)
+
+
+def _format(module: nn.Module) -> WeightFormat:
+    """Return the quantizer of a layer's weight."""
+    return next(t for t in transforms.weight_transforms(module) if isinstance(t, WeightFormat))
 
 
 def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:

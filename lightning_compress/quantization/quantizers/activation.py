@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
 from lightning_compress.quantization.value_histogram import ValueHistogram
 
 CALLS = 8  # that calibrate, where nobody says when the calibration ends
@@ -18,7 +18,7 @@ FAR = 4.0  # times the end of the grid, from which on an input may contradict it
 WIDER = 2.0  # times the grid, which a better one must be to take its place
 
 
-class ActivationQuantizer(Quantizer):
+class ActivationQuantizer(UniformQuantizer):
     """A quantizer of a tensor between layers, 2 to 8 bits, signed or unsigned as the calibration shows.
 
     It calibrates itself in its first :data:`CALLS` calls, or until :meth:`settle`: the grid has the least error on all

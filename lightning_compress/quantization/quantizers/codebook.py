@@ -13,15 +13,14 @@ wants a uniform grid instead. It breaks on layers with fewer weights than values
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.kmeans import SortedValues
-from lightning_compress.surgery.transforms import Transform
+from lightning_compress.quantization.quantizers.weight_format import StoredWeight, WeightFormat
 
 
 class _Lookup(torch.autograd.Function):
@@ -49,7 +48,7 @@ def nearest(x: Tensor, values: Tensor) -> Tensor:
     return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
 
 
-class Codebook(Transform):
+class Codebook(WeightFormat):
     """Values shared by the weights of a layer.
 
     Args:
@@ -58,7 +57,7 @@ class Codebook(Transform):
         weight_shape: of the weight; :meth:`initialize` sets it.
 
     Attributes:
-        bit_range: the smallest and largest number of bits.
+        indices: code of each weight, uint8, in the weight's shape.
         members: how many of the kept weights have each code; pruned ones have the code nearest to zero, and no say.
         frozen: whether the weight is that of the codes; before, it is the raw weight.
 
@@ -67,21 +66,17 @@ class Codebook(Transform):
     """
 
     kind: ClassVar[str] = "codebook"
-    bit_range: ClassVar[tuple[int, int]] = (1, 8)
+    learned: ClassVar[bool] = True
 
-    codes: Tensor
+    indices: Tensor
     members: Tensor
     scale: Tensor
     frozen: Tensor
 
     def __init__(self, bits: int, shape: Sequence[int] = (), weight_shape: Sequence[int] = ()) -> None:
-        super().__init__()
-        least, most = self.bit_range
-        if bits != int(bits) or not least <= bits <= most:
-            raise CompressError(f"Codebook: bits must be a whole number from {least} to {most}, got {bits}")
-        self.shape = tuple(shape)
+        super().__init__(bits, shape)
         self.values = nn.Parameter(torch.zeros(2**bits))
-        self.register_buffer("codes", torch.zeros(tuple(weight_shape), dtype=torch.uint8))
+        self.register_buffer("indices", torch.zeros(tuple(weight_shape), dtype=torch.uint8))
         self.register_buffer("members", torch.zeros(2**bits, dtype=torch.int64))
         self.register_buffer("scale", torch.ones(self.shape))
         self.register_buffer("frozen", torch.tensor(True))
@@ -97,12 +92,32 @@ class Codebook(Transform):
         return self.values
 
     def config(self) -> dict[str, Any]:
-        return {"bits": self.bits, "shape": list(self.shape), "weight_shape": list(self.codes.shape)}
+        return {"bits": self.bits, "shape": list(self.shape), "weight_shape": list(self.indices.shape)}
 
     @staticmethod
     def stored(bits: int, channels: int) -> dict[str, int]:
-        """The fields of a layer's profile that this quantizer sets. Arguments as for ``Quantizer.stored``."""
+        """See :meth:`WeightFormat.stored`: values of any size need no scales."""
         return {"weight_bits": bits, "codebook": 2**bits}
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.frozen)
+
+    @property
+    def table(self) -> Tensor:
+        return self.used
+
+    def reader(self) -> dict[str, Any]:
+        return {"kind": Codebook.kind}
+
+    @classmethod
+    @torch.no_grad()
+    def from_stored(cls, stored: StoredWeight) -> Self:
+        found = cls(stored.bits, stored.scale.shape, stored.codes.shape)
+        found.values.copy_(stored.table)
+        found.scale.copy_(stored.scale)
+        found.keep_codes(stored.codes, stored.kept)
+        return found
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -133,14 +148,19 @@ class Codebook(Transform):
             codes: in the weight's shape, of any integer type.
             kept: bool, the same shape: which weights are not pruned.
         """
-        self.codes = codes.to(torch.uint8)
+        self.indices = codes.to(torch.uint8)
         self.members.copy_(torch.bincount(codes[kept].long(), minlength=len(self.values)))
+
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the frozen codes, whatever the weight is, and the scale."""
+        return self.indices, self.scale
+
+    def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
+        return self.values[codes.long()] * scale
 
     def forward(self, weight: Tensor) -> Tensor:
         """The values that the codes stand for, once these are frozen."""
         if not self.frozen:
             return weight
-        return (_Lookup.apply(self.values, self.codes.long(), self.members, weight) * self.scale).to(weight.dtype)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(bits={self.bits})"
+        found = _Lookup.apply(self.values, self.indices.long(), self.members, weight) * self.scale
+        return found if torch.is_autocast_enabled(weight.device.type) else found.to(weight.dtype)

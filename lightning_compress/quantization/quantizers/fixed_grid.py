@@ -7,13 +7,14 @@ weights on the stored grid. A scale may be negative, where a batch norm with neg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
-from lightning_compress.quantization.quantizers.weight import WeightQuantizer
+from lightning_compress.quantization.quantizers.weight import WeightQuantizer, usual_zero
+from lightning_compress.quantization.quantizers.weight_format import StoredWeight
 
 
 @final
@@ -22,14 +23,15 @@ class FixedGrid(WeightQuantizer):
 
     Args:
         bits, shape: see :class:`Quantizer`.
-        zero: the level of code 0, in steps of the scale.
+        zero: the level of code 0, in steps of the scale; None for the usual one.
     """
 
     kind: ClassVar[str] = "fixed_grid"
     learned: ClassVar[bool] = False
 
-    def __init__(self, bits: int, shape: Sequence[int] = (), zero: float = 0.0) -> None:
+    def __init__(self, bits: int, shape: Sequence[int] = (), zero: float | None = None) -> None:
         super().__init__(bits, shape)
+        zero = usual_zero(bits) if zero is None else zero
         self.shift.fill_(zero % 1)  # the levels of one bit, and DoReFa's, lie between the multiples of the scale
         self.low.fill_(zero - float(self.shift))
         self.high.fill_(float(self.low) + 2**bits - 1)
@@ -37,6 +39,12 @@ class FixedGrid(WeightQuantizer):
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "zero": float(self.zero)}
+
+    @classmethod
+    def from_stored(cls, stored: StoredWeight, zero: float | None = None) -> Self:
+        found = cls(stored.bits, stored.scale.shape, zero)
+        found.scale.copy_(stored.scale)
+        return found
 
     def initialize(self, x: Tensor) -> None:
         """Nothing to set: the grid is given."""

@@ -48,7 +48,7 @@ class JointCodebook(Codebook):
         self.frozen.fill_(False)
 
     def config(self) -> dict[str, Any]:
-        return {"weight_shape": list(self.codes.shape)}
+        return {"weight_shape": list(self.indices.shape)}
 
     @property
     def bits(self) -> int:

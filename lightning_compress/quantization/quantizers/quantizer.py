@@ -1,21 +1,19 @@
-"""What every quantizer is: a transform onto at most ``2 ** bits`` levels, with integer codes for each."""
+"""Quantizers: transforms onto at most ``2 ** bits`` levels for each scale."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.quantization.quantizers.fake_quantize import FakeQuantize
 from lightning_compress.surgery.transforms import Transform
 
 
 class Quantizer(Transform):
-    """Rounds a tensor to a uniform grid of ``2 ** bits`` levels or fewer.
+    """Rounds a tensor to ``2 ** bits`` levels or fewer.
 
     Args:
         bits: within :attr:`bit_range`.
@@ -23,7 +21,8 @@ class Quantizer(Transform):
 
     Attributes:
         bit_range: the smallest and largest number of bits.
-        learned: whether the scale is trained; else it follows the tensor.
+        learned: whether the levels are trained, by one parameter; else they follow the tensor, or are given.
+        bits: number of bits of a code; ``int(bits)`` is a plain number.
 
     Raises:
         CompressError: bits out of range.
@@ -31,10 +30,6 @@ class Quantizer(Transform):
 
     bit_range: ClassVar[tuple[int, int]]
     learned: ClassVar[bool]
-
-    bits: Tensor
-    low: Tensor
-    high: Tensor
 
     def __init__(self, bits: int, shape: Sequence[int] = ()) -> None:
         super().__init__()
@@ -44,56 +39,13 @@ class Quantizer(Transform):
                 f"{type(self).__name__}: bits must be a whole number from {least} to {most}, got {bits}"
             )
         self.shape = tuple(shape)
-        # Buffers, not Python numbers: a compiled step then serves all bit widths, and checkpoints hold them.
-        self.register_buffer("bits", torch.tensor(int(bits)))
-        self.register_buffer("low", torch.tensor(0.0))
-        self.register_buffer("high", torch.tensor(0.0))
 
     def config(self) -> dict[str, Any]:
         return {"bits": int(self.bits), "shape": list(self.shape)}
 
     @abstractmethod
     def initialize(self, x: Tensor) -> None:
-        """Set the grid for a tensor that is about to be quantized."""
-
-    @abstractmethod
-    def scale_for(self, x: Tensor) -> Tensor:
-        """The distance between neighboring levels for a preconditioned tensor, :attr:`shape`, positive."""
-
-    @property
-    def offset(self) -> Tensor | None:
-        """What is added to codes before they are scaled; None for 0."""
-        return None
-
-    @property
-    def log_scale(self) -> Tensor | None:
-        """The logarithm of a learned scale but for a constant, shape :attr:`shape`; None where none is learned."""
-        return None
-
-    def gain(self, x: Tensor) -> Tensor | float:
-        """Factor on the gradient of :attr:`log_scale`."""
-        return 1.0
-
-    def precondition(self, x: Tensor) -> Tensor:
-        """What is rounded in place of ``x``, same shape: ``x`` itself, unless a method squashes or clips it first."""
-        return x
-
-    @final
-    def on_grid(self, x: Tensor) -> Tensor:
-        """What is preconditioned already, rounded: the levels are where this changes nothing."""
-        scale = self.scale_for(x).detach()
-        return FakeQuantize.apply(x, scale, self.low, self.high, self.offset, self.log_scale, self.gain(x))
-
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes).
-
-        In a network that is of half precision itself (``bf16-true``) the result is as well.
-        """
-        mixed = torch.is_autocast_enabled(x.device.type)
-        with torch.autocast(x.device.type, enabled=False):
-            found = self.on_grid(self.precondition(x))
-        return found if mixed else found.to(x.dtype)
+        """Set the levels for a tensor that is about to be quantized."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bits={int(self.bits)}, shape={self.shape})"

@@ -1,17 +1,18 @@
-"""What the quantizers of weights share: a grid around zero, and codes that can be packed."""
+"""Uniform grids for weights: around zero, with codes that can be packed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
+from lightning_compress.quantization.quantizers.weight_format import WeightFormat
 
 
-class WeightQuantizer(Quantizer):
+class WeightQuantizer(UniformQuantizer, WeightFormat):
     """A quantizer of weights, 1 to 8 bits; one bit means the two levels ``-scale / 2`` and ``scale / 2``.
 
     Attributes:
@@ -33,12 +34,7 @@ class WeightQuantizer(Quantizer):
 
     @staticmethod
     def stored(bits: int, channels: int) -> dict[str, int]:
-        """The fields of a layer's profile that this quantizer sets.
-
-        Args:
-            bits: of a code.
-            channels: scales of the layer: its output channels, or 1.
-        """
+        """See :meth:`WeightFormat.stored`: a grid needs its scales alone."""
         return {"weight_bits": bits, "weight_scales": channels}
 
     @final
@@ -55,6 +51,18 @@ class WeightQuantizer(Quantizer):
         """The level, in steps of the scale, that code 0 stands for."""
         return self.low + self.shift
 
+    @property
+    @final
+    def table(self) -> Tensor:
+        """Nothing: the levels follow from :meth:`reader`."""
+        return torch.empty(0)
+
+    @final
+    def reader(self) -> dict[str, Any]:
+        """Return the spec of a ``FixedGrid``, whose ``zero`` is left out where it is the usual one."""
+        zero = float(self.zero)
+        return {"kind": "fixed_grid", **({} if zero == usual_zero(int(self.bits)) else {"zero": zero})}
+
     @final
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,3 +77,8 @@ class WeightQuantizer(Quantizer):
         """The quantized weight, fp32."""
         # The same operations in the same order as in FakeQuantize, for the same bits of the result.
         return codes.float().add_(self.low).add_(self.shift).mul_(scale)
+
+
+def usual_zero(bits: int) -> float:
+    """Return the level of code 0 on the grid of two's complement, and of one bit: ``-1/2``."""
+    return -0.5 if bits == 1 else -(2.0 ** (bits - 1))
