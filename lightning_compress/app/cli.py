@@ -52,7 +52,14 @@ def report(arguments: Sequence[str]) -> None:
     compare.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"run": run, "report": report}
+def export(arguments: Sequence[str]) -> None:
+    """Write the network of a finished run for other runtimes: ONNX, TFLite."""
+    from lightning_compress.app import export_run
+
+    export_run.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"run": run, "report": report, "export": export}
 
 
 def main() -> None:

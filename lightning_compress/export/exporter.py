@@ -77,6 +77,23 @@ class ExportReport:
     notes: tuple[str, ...] = ()
     deployed: Deployed | None = None
 
+    @property
+    def sentence(self) -> str:
+        """The size, and what the runtime makes of the file."""
+        found = [f"{self.bytes:,} bytes"]
+        if self.deployed is not None:
+            d = self.deployed
+            found[0] += f" ({d.gzip_bytes:,} gzipped)"
+            found.append(f"{d.integer_kernels} layers in integers and {len(d.float_kernels)} in float32")
+            found += [] if d.milliseconds is None else [f"{d.milliseconds:.3f} ms a sample on one thread"]
+            found += [] if d.activation_bytes is None else [f"{d.activation_bytes:,} bytes of activations at once"]
+            found += [] if d.arena_bytes is None else [f"{d.arena_bytes:,} bytes of TFLite-Micro's memory"]
+            found.append(f"{d.runtime} on {d.machine}")
+        if self.parity is not None:
+            p = self.parity
+            found.append(f"same largest output for {100 * p.agreement:.2f} % of {p.samples} samples")
+        return "; ".join(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; the path is the file's name alone."""
         return {**asdict(self), "path": self.path.name, "notes": list(self.notes)}

@@ -57,6 +57,9 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
             console.print(Text(f"{search.name}: {search.ranking.sentence}"))
     for found in measured:
         console.print(Text(f"{found.name}: {found.sentence}"))
+    for name, report in result.exports.items():
+        if report.deployed is not None:
+            console.print(Text(f"{name}: {'. '.join((report.sentence, *report.notes))}"))
     console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
     for file in (*(report.path.name for report in result.exports.values()), "plan.yaml", REPORT):
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
@@ -148,6 +151,7 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
         **{f"plan of {name}": sentence for name, sentence in result.origins.items()},
+        **{f"exported {name}": report.sentence for name, report in result.exports.items() if report.deployed},
         "seed": str(config["seed"]),
         "command": command_line(),
         "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
