@@ -101,3 +101,10 @@ def test_genes_of_a_mixed_search_are_added_and_dropped_on_the_command_line(overr
     space = Composition(list(stage.callbacks.values()), resnet8(in_channels=1).eval(), torch.zeros(2, 1, 8, 8)).space()
     assert {choice.knob for choice in space.choices} == knobs
     assert stage.planner.cost == PackedBytes()
+
+
+def test_exporters_are_made_as_they_are():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["+compress=int8", "+compress/exporter=[onnx,tflite]", "hydra.run.dir=unused"])
+    made = instantiate(config.compress.exporters, _convert_="all")
+    assert {type(exporter).__name__ for exporter in made.values()} == {"Onnx", "TFLite"}

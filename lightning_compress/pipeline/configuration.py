@@ -79,7 +79,8 @@ def method_of(section: DictConfig) -> Method:
     coder = instantiate(section.get("coder"))
     return Method(
         instantiate(section.stages, _convert_="object"),
-        {PACKED: Packed(coder) if coder else Packed(), **(instantiate(section.get("exporters")) or {})},
+        # As plain objects: exporters are data classes, which omegaconf would wrap.
+        {PACKED: Packed(coder) if coder else Packed(), **(instantiate(section.get("exporters"), _convert_="all") or {})},
     )
 
 
