@@ -14,6 +14,10 @@ from lightning_compress.callbacks.base.callback import check_order
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.export.onnx.exporter import Onnx
+from lightning_compress.export.packed import Packed
+from lightning_compress.export.tflite.exporter import TFLite
+from lightning_compress.pipeline.configuration import method_of
 from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
@@ -106,5 +110,9 @@ def test_genes_of_a_mixed_search_are_added_and_dropped_on_the_command_line(overr
 def test_exporters_are_made_as_they_are():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("config", ["+compress=int8", "+compress/exporter=[onnx,tflite]", "hydra.run.dir=unused"])
-    made = instantiate(config.compress.exporters, _convert_="all")
-    assert {type(exporter).__name__ for exporter in made.values()} == {"Onnx", "TFLite"}
+    made = method_of(config.compress).exporters
+    assert {name: type(exporter) for name, exporter in made.items()} == {
+        "packed": Packed,
+        "onnx": Onnx,
+        "tflite": TFLite,
+    }

@@ -80,7 +80,10 @@ def method_of(section: DictConfig) -> Method:
     return Method(
         instantiate(section.stages, _convert_="object"),
         # As plain objects: exporters are data classes, which omegaconf would wrap.
-        {PACKED: Packed(coder) if coder else Packed(), **(instantiate(section.get("exporters"), _convert_="all") or {})},
+        {
+            PACKED: Packed(coder) if coder else Packed(),
+            **(instantiate(section.get("exporters"), _convert_="all") or {}),
+        },
     )
 
 
