@@ -6,7 +6,7 @@
     survival:   the best half of the generation before lives on (elitism)
 
 Source: Hu et al. 2018 (arXiv 1805.11394), of which abstract and a reader's notes were available: a bit string per layer
-and the layer's error before the activation as fitness are theirs; operators and constants are ours (A.3 of our notes).
+and the layer's error before the activation as fitness are theirs; operators and constants are ours (docs/papers.md).
 k is kept by construction, not by a penalty. The greedy and the energy mask, and any masks given, are in the first
 population and only a better one displaces the best, so the result is never worse than they are. Fitness costs no
 forward pass. On one Gram matrix greedy is often as good; where channels are strongly correlated it is not.

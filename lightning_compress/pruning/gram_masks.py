@@ -4,7 +4,7 @@
 
 With G summed over samples, positions and outputs this *is* the squared error of the layer's output before its
 activation when the channels with mask 0 are dropped: a convolution is linear in its channels. Source: the layer-wise
-error of Hu et al. 2018 (arXiv 1805.11394), in a form reconstructed by us (A.3 of our notes; the text was not
+error of Hu et al. 2018 (arXiv 1805.11394), in a form reconstructed by us (docs/papers.md; the text was not
 available); the greedy choice is that of ThiNet (Luo et al. 2017, arXiv 1707.06342, section 3.2.2) on the same error.
 """
 

@@ -3,7 +3,7 @@
     log score = coeff saving - log(err)                     saving = 1 - cost / dense cost
     err = 1 + 100 max(accuracy_0 - acc, 0)  +  exp(100 (threshold - acc)) if acc < threshold
 
-Source: GeneCAI (arXiv 2004.04249) as its authors' code has it (B.3 of our notes), in log space: with coeff 100 the
+Source: GeneCAI (arXiv 2004.04249) as its authors' code has it (docs/papers.md), in log space: with coeff 100 the
 score itself spans 40 orders of magnitude. One point of saving is worth a factor e; the first point of accuracy lost is
 worth 0.7 points of saving, and each point under the threshold about one. Two changes: the code also penalizes a *gain*
 of accuracy (an absolute value), here a gain costs nothing; and a plan dearer than the dense network goes on along the

@@ -2,14 +2,14 @@
 
     boundaries -> directed population -> { roulette -> crossover -> mutation } per generation
 
-Source: Javaheripi et al. 2020 (arXiv 2004.04249); operators and constants from the authors' released code, B.1 to B.7
-of our notes (the paper's text was not available). Its score is ``GeneCAIScore``; any other objective will do. Ours are:
-fitting to the budget (where it excludes the uncompressed point, the largest uniform plan takes its place, and what a
-plan leaves of it is spent, unless the objective weighs the cost), ranks for the roulette, the elite, a copy of a known
-plan that joins its generation without another trial, neighbors of a closed-form planner's plan, where there is one, as
-first individuals, and generations that need not wait: a child is bred from the last
-full generation, and counts in the one that is open when its reward is heard. Not kept of the released code: parents
-changed in place, mutation across boundaries, the loop of the rejection sampling without an end.
+Source: Javaheripi et al. 2020 (arXiv 2004.04249); operators and constants from the authors' released code,
+docs/papers.md (the paper's text was not available). Its score is ``GeneCAIScore``; any other objective will do. Ours
+are: fitting to the budget (where it excludes the uncompressed point, the largest uniform plan takes its place, and what
+a plan leaves of it is spent, unless the objective weighs the cost), ranks for the roulette, the elite, a copy of a
+known plan that joins its generation without another trial, neighbors of a closed-form planner's plan, where there is
+one, as first individuals, and generations that need not wait: a child is bred from the last full generation, and counts
+in the one that is open when its reward is heard. Not kept of the released code: parents changed in place, mutation
+across boundaries, the loop of the rejection sampling without an end.
 
 Use it from some 100 trials on (the paper: 2550), or where several trials run at a time. It breaks down when the reward
 of a single layer's change is below the noise of validation: the boundaries then mean nothing; set ``probes`` to 0.

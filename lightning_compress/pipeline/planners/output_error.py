@@ -1,0 +1,86 @@
+"""Output error: the plan with the least error of single layers' outputs under a budget; no candidate is scored.
+
+    min sum over choices of e_i(v_i)     s.t.     cost(v) <= limit
+    e = r / (1 - r),   r: the relative squared error that one choice causes in the outputs of layers, on a few batches
+
+Each callback reports the errors of its knobs (``output_errors``): of channels the error of the layers that read them,
+after the refit; of bits, masks, ranks and removed blocks the error of the layer's own output. Errors of different layers
+are added as they are: weights from the Fisher information or from the Jacobian of the logits chose far worse plans. The
+solver asks the exact cost (core/least_error.py), so costs need not be additive. Ours; the parts are those of AMC (arXiv
+1802.03494), ThiNet (arXiv 1707.06342) and the knapsack of paper 5 (arXiv 1910.05897). It takes seconds, and is the prior
+that searches start from. It breaks where layers interact: it knows what each loses, not what the others make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, final
+
+from lightning import LightningModule
+
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.least_error import least_error
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
+from lightning_compress.pipeline.planners.planner import Planned
+from lightning_compress.pipeline.student import Student
+from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.structure import network
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OutputError(BudgetedPlanner):
+    """Choose all numbers by the errors of layers' outputs.
+
+    Attributes:
+        batches: train batches that errors are measured on.
+    """
+
+    batches: int = 4
+
+    def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
+        """Return the plan of the least error that meets the budget.
+
+        Raises:
+            CompressError: there is nothing to choose, or there is no train batch.
+            InfeasibleBudgetError: no plan meets the budget.
+        """
+        budget = self.budget_for(composition, run.dense_profile, folder.name)
+        student.module.to(run.device)
+        for callback in composition.callbacks:
+            callback.calibrate(student.module, run.data.train_dataloader())
+        point = self.point(composition, budget, student.module, run.data.train_dataloader())
+        origin = f"made in closed form by {type(self).__name__}; no candidate was scored"
+        return Planned(budget.space.plan(point), origin, limit=self.limit)
+
+    def point(
+        self, composition: Composition, budget: Budget, module: LightningModule, batches: Iterable[Any]
+    ) -> tuple[int, ...]:
+        """Return the point of the budget's space with the least error.
+
+        Args:
+            composition: the callbacks, calibrated on the module.
+            budget: over the composition's space.
+            module: of the network before it is compressed; it is not changed.
+            batches: of train data.
+
+        Raises:
+            CompressError: there is no batch.
+        """
+        inputs = list(islice(first_inputs(module, batches), self.batches))
+        if not inputs:
+            raise CompressError("OutputError: there is no train batch to measure errors on; check the train dataloader")
+        net, space = network(module), budget.space
+        errors: dict[int, list[float]] = {}
+        for callback in composition.callbacks:
+            own = [i for i, choice in enumerate(space.choices) if choice.knob in callback.knobs]
+            choices = [space.choices[i] for i in own]
+            found = callback.output_errors(choices, net, composition.profile, composition.example, inputs)
+            errors.update(zip(own, found, strict=True))
+        return least_error([errors[i] for i in range(len(space))], budget)

@@ -1,0 +1,66 @@
+"""Every code block of README and docs runs, and every command composes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import lightning_compress.conf  # noqa: F401  makes the resolvers known
+from lightning_compress.testing.toys import PlainModule, ToyData, ToyNet
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(page.read_text()) if found == language]
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if re.match(r"(python train\.py|lightning-compress run) ", line)]
+
+
+PYTHON = [page for page in PAGES if blocks(page, "python")]
+COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_blocks_of_a_page_run_in_turn(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    # What a page calls yours: a trained module, its data, an input batch, and the class of its network.
+    names = {"module": PlainModule(), "data": ToyData(), "example": torch.zeros(2, 1, 8, 8), "MyNet": ToyNet}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def first_of_each(override: str) -> str:
+    """Return one value of a multirun's override."""
+    key, _, value = override.partition("=")
+    return override if value.startswith(("[", "{")) else f"{key}={value.split(',')[0]}"
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value.name if isinstance(value, Path) else "")
+def test_a_command_composes(page, command):
+    words = shlex.split(command.split("  #")[0])[2:]
+    overrides = [first_of_each(word) if "-m" in words else word for word in words if word != "-m"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides)
+    assert cfg.compress is not None or cfg.recipe is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_has_at_most_100_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
