@@ -6,7 +6,7 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 PYTEST := -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-oldest test-newest lint
+.PHONY: demo test test-oldest test-newest docs lint
 
 demo: $(VENV)/ready
 	$(BIN)/python train.py +compress=drl_quant
@@ -15,6 +15,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov
 
 # The tests on the lowest versions of the dependencies that pyproject.toml promises, and on the newest that there are.
@@ -23,6 +24,9 @@ test-oldest: $(OLDEST)/ready
 
 test-newest: $(NEWEST)/ready
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python $(PYTEST)
+
+docs: $(VENV)/ready-dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check --fix .
