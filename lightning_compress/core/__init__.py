@@ -1,0 +1,1 @@
+"""Plain data and arithmetic: plan, space, profile, budget, costs, errors, settings. No torch in plans and costs."""

@@ -1,0 +1,1 @@
+"""Pruning: criteria, mask patterns, schedules, learned noise, and least squares behind what was removed."""

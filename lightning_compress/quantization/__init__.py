@@ -1,0 +1,1 @@
+"""Quantization: quantizers, k-means codebooks, bit allocation, projections of ADMM."""

@@ -1,1 +1,1 @@
-"""The outer loop: searchers propose plans, the evaluator scores them, the journal remembers."""
+"""The outer loop: searchers propose plans, executors score them, the journal remembers. It never sees a network."""

@@ -1,0 +1,1 @@
+"""Small networks and image data that the application uses."""

@@ -1,0 +1,1 @@
+"""Costs: profile -> number, one class a file."""

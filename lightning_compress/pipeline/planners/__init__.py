@@ -1,1 +1,1 @@
-"""Plans made in closed form, without a search and without scoring candidates. One class a file."""
+"""Planners: how a stage comes to its plan, one class a file."""

@@ -1,0 +1,1 @@
+"""Executors: where candidates are scored, one class a file."""

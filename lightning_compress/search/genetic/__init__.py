@@ -1,1 +1,1 @@
-"""Parts of the genetic searchers: genes and operators, and boundaries."""
+"""Parts of the genetic searchers: genes, operators, boundaries."""

@@ -1,1 +1,1 @@
-"""Policies of N2N: what a network of decisions is drawn from."""
+"""Parts of the reinforcement-learning searchers: features, walks, replay buffer, policies."""

@@ -1,1 +1,1 @@
-"""What a layer becomes when its weight is factorized, one factorization a file."""
+"""Low-rank factorizations of layers, one a file."""
