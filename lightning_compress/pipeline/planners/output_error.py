@@ -4,11 +4,11 @@
     e = r / (1 - r),   r: the relative squared error that one choice causes in the outputs of layers, on a few batches
 
 Each callback reports the errors of its knobs (``output_errors``): of channels the error of the layers that read them,
-after the refit; of bits, masks, ranks and removed blocks the error of the layer's own output. Errors of different layers
-are added as they are: weights from the Fisher information or from the Jacobian of the logits chose far worse plans. The
-solver asks the exact cost (core/least_error.py), so costs need not be additive. Ours; the parts are those of AMC (arXiv
-1802.03494), ThiNet (arXiv 1707.06342) and the knapsack of paper 5 (arXiv 1910.05897). It takes seconds, and is the prior
-that searches start from. It breaks where layers interact: it knows what each loses, not what the others make of it.
+after the refit; of bits, masks, ranks and removed blocks the error of the layer's own output. Errors of different
+layers are added as they are. The solver asks the exact cost (core/least_error.py), so costs need not be additive. Ours;
+the parts are those of AMC (arXiv 1802.03494), ThiNet (arXiv 1707.06342) and the knapsack of paper 5 (arXiv 1910.05897).
+It takes seconds, and is the prior that searches start from. It breaks where layers interact: it knows what each loses,
+not what the others make of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.student import Student
-from lightning_compress.surgery.inputs import first_inputs
+from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.structure import network
 
 
@@ -73,7 +73,7 @@ class OutputError(BudgetedPlanner):
         Raises:
             CompressError: there is no batch.
         """
-        inputs = list(islice(first_inputs(module, batches), self.batches))
+        inputs = list(islice(network_inputs(module, batches, finite=True), self.batches))
         if not inputs:
             raise CompressError("OutputError: there is no train batch to measure errors on; check the train dataloader")
         net, space = network(module), budget.space

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -19,9 +19,11 @@ from lightning.pytorch.loggers import Logger
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import AllTrialsFailedError, CompressError
+from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.context import FOUND, RunContext, check_least
 from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.planners.scoring import ScoringPlanner
 from lightning_compress.pipeline.student import Student
@@ -36,6 +38,7 @@ from lightning_compress.search.pareto import pareto_front
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searchers.searcher import Searcher
 
+PRIOR = "prior.yaml"  # the plan that the searcher starts from
 FRONT = "front"  # folder of the plans of the Pareto front
 
 
@@ -53,6 +56,8 @@ class Search(ScoringPlanner):
         in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
         halving: low-fidelity scores first, the full one for the best of those in flight; None scores all in full.
         correlation: how well the search's scores rank plans, measured after it; None does not.
+        prior: makes the plan that the searcher starts from, with the cost and the budget of the search; None starts at
+            the largest uniform plan. Baselines have no prior.
     """
 
     searcher: Callable[..., Searcher]
@@ -62,6 +67,7 @@ class Search(ScoringPlanner):
     in_flight: int = 1
     halving: Halving | None = None
     correlation: Correlation | None = None
+    prior: BudgetedPlanner | None = None
 
     def check(self, stage: str) -> None:
         """Raise also if there is no searcher, or a number of the search is too small.
@@ -84,10 +90,26 @@ class Search(ScoringPlanner):
         """
         budget = self.budget_for(composition, run.dense_profile, folder.name)
         evaluator = self.evaluator(composition, student, run)
-        best = _Search(self, composition, budget, evaluator, student, run, folder).best()
+        prior = self._prior(composition, budget, student, run, folder)
+        best = _Search(self, composition, budget, prior, evaluator, student, run, folder).best()
         baselines = ", ".join(self.baselines or {})
         beside = f"run beside it with as many trials: {baselines}" if baselines else "no baselines were run"
         return Planned(best.plan, f"the best that {_class_name(self.searcher)} found; {beside}", limit=self.limit)
+
+    def _prior(
+        self, composition: Composition, budget: Budget, student: Student, run: RunContext, folder: Path
+    ) -> tuple[int, ...] | None:
+        """Return the point of the prior, which a search that goes on reads from its folder."""
+        if self.prior is None or not len(budget.space):
+            return None
+        path = folder / PRIOR
+        if (folder / journal_name("")).is_file() and path.is_file():
+            plan = Plan.load(path)
+        else:
+            planner = replace(self.prior, cost=self.cost, budget=self.budget)
+            plan = planner.make_plan(composition, student, run, folder).plan
+            plan.save(path)
+        return budget.project(budget.space.indices(plan))
 
 
 class _Search:
@@ -97,6 +119,7 @@ class _Search:
         settings: of the search.
         composition: the callbacks that candidates get.
         budget: over the composition's space.
+        prior: the point that the searcher starts from, or None.
         evaluator: scores candidates.
         student: what candidates are copies of, and how they are fine-tuned.
         run: what the stages share.
@@ -108,13 +131,14 @@ class _Search:
         settings: Search,
         composition: Composition,
         budget: Budget,
+        prior: tuple[int, ...] | None,
         evaluator: Evaluator,
         student: Student,
         run: RunContext,
         folder: Path,
     ) -> None:
         self.settings, self.composition, self.budget, self.evaluator = settings, composition, budget, evaluator
-        self.student, self.run, self.folder = student, run, folder
+        self.student, self.run, self.folder, self.prior = student, run, folder, prior
         correlation = settings.correlation
         self.dear = None if correlation is None else evaluator.finetuned(correlation.finetune_steps)
         self.fingerprint = {
@@ -133,6 +157,8 @@ class _Search:
         logger = self.run.make_logger(save_dir=self.folder / "search")
         searcher, best, entries = self._search("", self.settings.searcher, [], [logger])
         rewards = {"this search": best.reward}
+        if self.prior is not None and entries[0].score is not None:
+            rewards["closed form"] = self.settings.objective(entries[0].score)  # the prior is the first trial
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
@@ -150,7 +176,8 @@ class _Search:
         self, name: str, make: Callable[..., Searcher], known: Sequence[Entry], loggers: Sequence[Logger]
     ) -> tuple[Searcher, Best, list[Entry]]:
         """Run one searcher, with a journal of that name; what is known already is not scored again."""
-        settings, problem = self.settings, Problem(self.budget, self.composition.profile, self.composition.predict)
+        settings, prior = self.settings, None if name else self.prior
+        problem = Problem(self.budget, self.composition.profile, self.composition.predict, prior)
         executor = settings.executor
         if settings.halving is not None:
             executor = settings.halving.over(executor, settings.objective, settings.in_flight)
@@ -220,7 +247,8 @@ class _Search:
 
     def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
         """Return what a search depends on, with a searcher."""
-        return {"searcher": settings_of(partial(make)), **self.fingerprint}
+        prior = {} if make is not self.settings.searcher or self.prior is None else {"prior": list(self.prior)}
+        return {"searcher": settings_of(partial(make)), **prior, **self.fingerprint}
 
     def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:
         """Return what the scores of an evaluator depend on, with the training where candidates are fine-tuned."""
