@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lightning import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
@@ -55,7 +56,8 @@ class OutputError(BudgetedPlanner):
         student.module.to(run.device)
         for callback in composition.callbacks:
             callback.calibrate(student.module, run.data.train_dataloader())
-        point = self.point(composition, budget, student.module, run.data.train_dataloader())
+        with isolate_rng():  # loaders, and steps that find a network's inputs, may draw
+            point = self.point(composition, budget, student.module, run.data.train_dataloader())
         origin = f"made in closed form by {type(self).__name__}; no candidate was scored"
         return Planned(budget.space.plan(point), origin, limit=self.limit)
 
