@@ -95,8 +95,10 @@ def measure(net: nn.Module, example: Any) -> Profile:
         example: one input batch (tensor, tuple or dict), of which the first dimension counts the samples.
 
     Raises:
-        CompressError: the network has no conv or linear layer that runs, or one with a weight that is no parameter.
+        CompressError: the network is scripted or wrapped, has no conv or linear layer that runs, or one with a weight
+            that is no parameter.
     """
+    _check_kind(net)
     samples = samples_in(example)
     calls: dict[str, int] = {}
     read: Counter[str] = Counter()
@@ -148,6 +150,22 @@ def measure(net: nn.Module, example: Any) -> Profile:
     if not any(layer.weights and layer.positions for layer in layers):
         raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
     return Profile({layer.name: layer for layer in layers})
+
+
+def _check_kind(net: nn.Module) -> None:
+    """Raise for a network whose layers cannot be changed."""
+    for name, module in net.named_modules():
+        where = f"layer {name!r}" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CompressError(
+                f"profile: {where} is a ScriptModule, whose layers cannot be changed; compress the module from which "
+                f"torch.jit made it, and script the result"
+            )
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise CompressError(
+                f"profile: {where} is wrapped in {type(module).__name__}; give the module inside it (its .module), and "
+                f"let the Trainer distribute it"
+            )
 
 
 def _check_weight(name: str, module: nn.Module) -> None:

@@ -46,7 +46,8 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     example = measure.beside(net, example)
     modes = modes_of(copy.deepcopy(net), example)
     traced = [modes[0], *(mode for mode in modes[1:] if _runs_others(net, example, mode))]
-    traces = [list(_coupled_sets(net, "", example, failures, mode)) for mode in traced]
+    # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
+    traces = [list(_coupled_sets(copy.deepcopy(net), "", example, failures, mode)) for mode in traced]
     sets = [part for found in traces for part in found]
     if not sets:
         raise CompressError(

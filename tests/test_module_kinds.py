@@ -1,0 +1,44 @@
+"""Kinds of modules that cannot be compressed as they are, and some that only look so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_compress as lc
+
+X = torch.zeros(2, 4)
+
+
+class Caches(nn.Module):
+    """Keeps a tensor that it computes in eval mode, as LeViT keeps its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.bias = nn.Linear(4, 8), nn.Linear(8, 2), nn.Parameter(torch.randn(1, 1))
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x):
+        if not self.cache:
+            self.cache["bias"] = self.bias * 2
+        return self.b(self.a(x).relu()) + self.cache["bias"]
+
+
+def test_a_network_that_caches_a_computed_tensor_is_pruned():
+    net = Caches()
+    lc.ChannelPruning({"a": {"channels": 0.5}}).apply(net, X)
+    assert net.a.out_features == 4
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (torch.jit.trace(nn.Linear(4, 2), X), r"the network is a ScriptModule, .* script the result"),
+        (nn.Sequential(torch.jit.trace(nn.Linear(4, 2), X)), r"layer '0' is a ScriptModule"),
+        (nn.DataParallel(nn.Linear(4, 2)), r"wrapped in DataParallel; give the module inside it"),
+    ],
+)
+def test_what_cannot_be_changed_is_told_at_once(net, message):
+    with pytest.raises(lc.CompressError, match=message):
+        lc.QuantizationAwareTraining({"0": {"weight_bits": 4}}).apply(net, X)
