@@ -38,7 +38,10 @@ def random_statistics(net: nn.Module) -> nn.Module:
 
 
 def mask_by_hooks(net: nn.Module, graph: ChannelGraph, keep: dict[str, torch.Tensor]) -> nn.Module:
-    """Zero the removed channels of every producer's output in the forward pass; norms too, since they shift zeros."""
+    """Zero the removed channels of every producer's output in the forward pass; norms too, since they shift zeros.
+
+    A layer norm is one over the kept channels: that is what masking means there.
+    """
     net = copy.deepcopy(net)
     lost: dict[str, torch.Tensor] = {}
     for name, kept in keep.items():
@@ -49,15 +52,28 @@ def mask_by_hooks(net: nn.Module, graph: ChannelGraph, keep: dict[str, torch.Ten
             if member.side == OUT:
                 found = member.index[dropped].flatten()
                 lost[member.layer] = torch.cat([lost[member.layer], found]) if member.layer in lost else found
+                if member.layer not in dict(net.named_modules()):  # of a parameter: also what is added to a stream
+                    net.get_parameter(member.layer).data.index_fill_(member.dim, found, 0)
     for layer, channels in lost.items():
 
-        def zero(module, _args, output, channels=channels):
+        def zero(module, args, output, channels=channels):
             dim = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+            if isinstance(module, nn.LayerNorm):
+                dim = 1 if output.shape[1] == len(module.weight) else output.dim() - 1
+                output = over_kept(module, args[0].movedim(dim, -1), channels).movedim(-1, dim)
             return output.index_fill(dim, channels, 0)
 
-        if layer in dict(net.named_modules()):  # a parameter's own channels are covered by the layer before it
+        if layer in dict(net.named_modules()):
             net.get_submodule(layer).register_forward_hook(zero)
     return net
+
+
+def over_kept(norm: nn.LayerNorm, x: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
+    """The layer norm whose mean and variance are those of the channels that stay."""
+    kept = torch.ones(x.shape[-1], dtype=x.dtype).index_fill(0, lost, 0)
+    mean = (x * kept).sum(-1, keepdim=True) / kept.sum()
+    variance = ((x - mean).square() * kept).sum(-1, keepdim=True) / kept.sum()
+    return (x - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
 
 
 @pytest.mark.parametrize("name", NETWORKS)

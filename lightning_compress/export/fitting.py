@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
                 f"{foreign}: it has a layer {layer.name!r}, {type(net).__name__} has "
                 f"not{did_you_mean(layer.name, known)}"
             )
-        if not _fits(known[layer.name], layer):
+        if not _fits(net, known[layer.name], layer):
             raise PackedFileError(
                 f"{foreign}: layer {layer.name!r} is {_words(layer)} there, and {_words(known[layer.name])} in this "
                 f"{type(net).__name__}"
@@ -64,10 +65,12 @@ def resize_to(net: nn.Module, profile: Profile) -> None:
     resize.resize(net, dict(_shapes(net, profile)))
 
 
-def _fits(present: LayerProfile, stored: LayerProfile) -> bool:
+def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile) -> bool:
     if (present.kind, present.kernel) != (stored.kind.replace("folded", "norm"), stored.kernel):
         return False
-    if stored.kind in ("norm", "raw", "table") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
+    if stored.kind == "raw" and _raw_shape(net, stored).numel() != stored.parameters:
+        return False
+    if stored.kind in ("norm", "table") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
         return False
     return present.out_channels >= stored.out_channels and present.in_channels >= stored.in_channels
 
@@ -88,5 +91,17 @@ def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]
             for key in ("weight", "bias", "running_mean", "running_var"):
                 yield f"{layer.name}.{key}", torch.Size([layer.out_channels])
         elif layer.kind == "raw":
-            shape = net.get_parameter(layer.name).shape
-            yield layer.name, torch.Size([layer.out_channels, *shape[1:]] if shape else [])
+            yield layer.name, _raw_shape(net, layer)
+
+
+def _raw_shape(net: nn.Module, layer: LayerProfile) -> torch.Size:
+    """The shape in the file of a parameter whose first dimension, or last one above one, may have lost channels."""
+    shape = list(net.get_parameter(layer.name).shape)
+    if not shape:
+        return torch.Size([])
+    last = max((dim for dim, size in enumerate(shape) if size > 1), default=0)
+    if last:  # a position embedding of shape (1, tokens, channels)
+        others = prod(shape[1:last])
+        shape[last] = min(shape[last], layer.extras // others)
+    shape[0] = layer.out_channels
+    return torch.Size(shape)

@@ -46,7 +46,9 @@ def refresh_widths(module: nn.Module) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm):
+        if module.num_groups > 1:  # whole groups are removed
+            module.num_groups = weight.shape[0] // (module.num_channels // module.num_groups)
         module.num_channels = weight.shape[0]
+    elif isinstance(getattr(module, "normalized_shape", None), tuple | torch.Size):  # LayerNorm, RMSNorm and their kin
+        module.normalized_shape = tuple(weight.shape)

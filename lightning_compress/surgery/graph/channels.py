@@ -30,11 +30,15 @@ class Member:
         layer: its name in the profile.
         side: ``out`` or ``in``; norms and raw parameters have only ``out``.
         index: positions on that side for each unit, shape ``(units, per unit)``.
+        dim: of a raw parameter, the dimension that holds the channels; else 0.
+        extent: of a raw parameter, the size of that dimension; else 0.
     """
 
     layer: str
     side: str
     index: Tensor
+    dim: int = 0
+    extent: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,23 @@ class ChannelGraph:
     def shrink(self, profile: Profile, kept: Mapping[str, int]) -> Profile:
         """The profile after each group is reduced to ``kept`` units; groups not named stay whole."""
         lost: dict[tuple[str, str], int] = {}
+        extents: dict[str, int] = {}  # of raw parameters whose channels are not their first dimension
         for name, units in kept.items():
             group = self.groups[name]
             for member in group.members:
                 key = (member.layer, member.side)
                 lost[key] = lost.get(key, 0) + (group.units - units) * member.index.shape[1]
-        names = {layer for layer, _ in lost}
-        return profile.update(
-            [_narrow(profile[name], lost.get((name, IN), 0), lost.get((name, OUT), 0)) for name in names]
-        )
+                if member.dim:
+                    extents[member.layer] = member.extent
+        changed = []
+        for name in {layer for layer, _ in lost}:
+            lost_in, lost_out = lost.get((name, IN), 0), lost.get((name, OUT), 0)
+            extent, layer = extents.get(name, 0), profile[name]
+            if extent:
+                changed.append(replace(layer, extras=layer.extras * (extent - lost_out) // extent))
+            else:
+                changed.append(_narrow(layer, lost_in, lost_out))
+        return profile.update(changed)
 
 
 def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
@@ -133,6 +145,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
         CompressError: a group would be left with nothing.
     """
     gone: dict[tuple[str, str], list[Tensor]] = {}
+    dims: dict[str, int] = {}
     for name, kept in keep.items():
         group = graph.groups[name]
         if not len(kept):
@@ -141,21 +154,42 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
         dropped[kept.cpu()] = False
         for member in group.members:
             gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
+            dims[member.layer] = member.dim
     modules = dict(net.named_modules())
     # Inputs first: a grouped convolution left with one group must still be known as one when its inputs go.
     for (layer, side), positions in sorted(gone.items(), key=lambda item: item[0][1]):
         lost = torch.cat(positions)
         if len(lost):
-            _remove_side(net, modules, layer, side, lost)
+            if layer in modules:
+                remove_side(modules[layer], side, lost)
+            else:
+                parent, _, key = layer.rpartition(".")
+                remove_parameter(modules[parent], key, dims[layer], lost)
 
 
-def _remove_side(net: nn.Module, modules: Mapping[str, nn.Module], name: str, side: str, lost: Tensor) -> None:
-    """Take positions off one side of a layer's tensors."""
-    if name not in modules:  # a raw parameter
-        parent, _, key = name.rpartition(".")
-        _select(modules[parent]._parameters, key, 0, lost)
-        return
-    module = modules[name]
+@torch.no_grad()
+def remove_parameter(module: nn.Module, key: str, dim: int, lost: Tensor) -> None:
+    """Take positions off a parameter of a module that is no known layer.
+
+    Args:
+        module: is changed in place.
+        key: name of the parameter.
+        dim: along which.
+        lost: positions.
+    """
+    _select(module._parameters, key, dim, lost)
+    resize.refresh_widths(module)
+
+
+@torch.no_grad()
+def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
+    """Take positions off one side of a layer's tensors.
+
+    Args:
+        module: is changed in place.
+        side: ``in`` or ``out``.
+        lost: positions.
+    """
     if side == OUT:
         for key in ("weight", "bias"):
             _select(module._parameters, key, 0, lost)

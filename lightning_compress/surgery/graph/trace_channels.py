@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     reasons: dict[str, str] = {}
     groups = [
         group
-        for parts in _merged(sets, profile, len(traced) > 1)
+        for parts in _merged(sets, profile, len(traced) > 1, _norm_groups(net))
         if (group := _group(parts, profile, reasons, not failures)) is not None
     ]
     kept, wrong = verified(net, groups, example, modes)
@@ -183,17 +183,17 @@ def _members(
         return [Member(prefix + name, RAGGED, torch.zeros(width, 1, dtype=torch.long))]
     index = positions[order].view(width, -1)
     if isinstance(target, nn.Parameter):
-        rows = any(parameter is target and dim == 0 for parameter, dim in graph.unwrapped_parameters)
-        return [Member(prefix + name, OUT if rows else RAGGED, index)]
+        dim = next(dim for parameter, dim in graph.unwrapped_parameters if parameter is target)
+        return [Member(prefix + name, OUT, index, dim, target.shape[dim])]
     weighted = isinstance(target, measure.CONV + measure.LINEAR)  # whose one output is a channel all the same
     wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
     if not wide and not _mixes(target):
         return []  # a norm without parameters, one slope for all channels: any number of channels fits
     if isinstance(target, nn.PReLU):
         return [Member(f"{prefix}{name}.weight", OUT, index)]
-    if _mixes(target) or not isinstance(target, measure.CONV + measure.LINEAR + measure.NORM):
-        mixing = ", which mixes its channels, so that removing some changes the others" if _mixes(target) else ""
-        return [Member(prefix + name, f"a {type(target).__name__}{mixing}", index)]
+    if (_mixes(target) and not wide) or not isinstance(target, measure.CONV + measure.LINEAR + measure.NORM):
+        unseen = " without a weight, whose width a saved file does not show" if _mixes(target) else ""
+        return [Member(prefix + name, f"a {type(target).__name__}{unseen}", index)]
     side = IN if graph.is_in_channel_pruning_fn(item.dep.handler) else OUT
     if isinstance(target, measure.NORM):
         return [Member(prefix + name, OUT, index)]
@@ -207,10 +207,18 @@ def _mixes(module: nn.Module) -> bool:
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 
-def _merged(sets: list[list[Member]], profile: Profile, modes: bool) -> list[list[Member]]:
-    """Sets joined where a grouped convolution couples inputs and outputs, as members over common units.
+def _norm_groups(net: nn.Module) -> dict[str, int]:
+    """Group norm -> channels in one of its groups; a single group is as a layer norm."""
+    norms = {n: m for n, m in net.named_modules() if isinstance(m, nn.GroupNorm) and m.num_groups > 1}
+    return {name: norm.num_channels // norm.num_groups for name, norm in norms.items()}
 
-    Union-find over single channels: all inputs and outputs of one conv-group end in one unit. Where several modes were
+
+def _merged(
+    sets: list[list[Member]], profile: Profile, modes: bool, norm_groups: Mapping[str, int]
+) -> list[list[Member]]:
+    """Sets joined where a grouped convolution or a group norm couples channels, as members over common units.
+
+    Union-find over single channels: all inputs and outputs of one group end in one unit. Where several modes were
     traced, all that reads an output channel in any of them ends in its unit.
     """
     parent: dict[Atom, Atom] = {(s, c): (s, c) for s, part in enumerate(sets) for c in range(part[0].index.shape[0])}
@@ -224,7 +232,7 @@ def _merged(sets: list[list[Member]], profile: Profile, modes: bool) -> list[lis
     grouped = {p.name: p for p in profile.weighted if p.groups > 1 and not p.groups == p.out_channels == p.in_channels}
     first: dict[tuple[str, int], Atom] = {}
     outputs = _outputs(sets, {layer.name for layer in profile.weighted}) if modes else ()
-    for atom, layer, block in (*_blocks(sets, grouped), *outputs):
+    for atom, layer, block in (*_blocks(sets, grouped, norm_groups), *outputs):
         parent[find(atom)] = find(first.setdefault((layer, block), atom))
     units: dict[Atom, list[Atom]] = {}
     for atom in sorted(parent):
@@ -235,16 +243,23 @@ def _merged(sets: list[list[Member]], profile: Profile, modes: bool) -> list[lis
     return [_over_units(sets, sorted(group)) for group in joined.values()]
 
 
-def _blocks(sets: list[list[Member]], grouped: dict[str, LayerProfile]) -> Iterator[tuple[Atom, str, int]]:
-    """Each channel that is an input or output of a grouped convolution, with the layer and the conv-group it is in."""
+def _blocks(
+    sets: list[list[Member]], grouped: Mapping[str, LayerProfile], norm_groups: Mapping[str, int]
+) -> Iterator[tuple[Atom, str, int]]:
+    """Each channel of a grouped convolution or a group norm, with the layer and the group it is in."""
     for s, part in enumerate(sets):
         for member in part:
-            if member.layer not in grouped or member.side not in (IN, OUT):
+            if member.side not in (IN, OUT):
                 continue
-            layer = grouped[member.layer]
-            width = (layer.in_channels if member.side == IN else layer.out_channels) // layer.groups
+            if member.layer in grouped:
+                layer = grouped[member.layer]
+                width = (layer.in_channels if member.side == IN else layer.out_channels) // layer.groups
+            elif member.layer in norm_groups:
+                width = norm_groups[member.layer]
+            else:
+                continue
             for channel, positions in enumerate(member.index.tolist()):
-                yield from (((s, channel), layer.name, position // width) for position in positions)
+                yield from (((s, channel), member.layer, position // width) for position in positions)
 
 
 def _outputs(sets: list[list[Member]], weighted: set[str]) -> Iterator[tuple[Atom, str, int]]:
@@ -259,9 +274,11 @@ def _outputs(sets: list[list[Member]], weighted: set[str]) -> Iterator[tuple[Ato
 def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Member]:
     """The members of the joined sets with one row of positions for each unit; ragged rows cannot be pruned."""
     rows: dict[tuple[str, str], list[list[int]]] = {}
+    places: dict[str, tuple[int, int]] = {}  # of raw parameters
     for number in sorted({s for s, _ in units[0]}):
         for member in sets[number]:
             table = rows.setdefault((member.layer, member.side), [[] for _ in units])
+            places[member.layer] = (member.dim, member.extent)
             if member.side == RAGGED:
                 continue
             for row, atoms in zip(table, units, strict=True):
@@ -270,7 +287,7 @@ def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Membe
     for (layer, side), table in rows.items():
         table = [sorted(set(row)) for row in table]
         ragged = len({len(row) for row in table}) > 1
-        found.append(Member(layer, RAGGED if ragged else side, torch.tensor([[]] if ragged else table)))
+        found.append(Member(layer, RAGGED if ragged else side, torch.tensor([[]] if ragged else table), *places[layer]))
     return found
 
 
