@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
+from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
+from lightning_compress.search.objectives.genecai_score import GeneCAIScore
 from lightning_compress.search.objectives.n2n_reward import N2NReward
 from lightning_compress.search.objectives.objective import (
     AccuracyLogCost,
@@ -143,3 +145,16 @@ def test_scores_are_plain_data_there_and_back():
 
 def test_a_score_of_an_older_journal_knows_no_costs_before():
     assert Score.from_dict({"metrics": {"val_acc": 0.5}, "costs": {}}) == Score({"val_acc": 0.5}, {})
+
+
+def test_each_says_in_words_what_the_reward_is():
+    meanings = {
+        AccuracyUnderBudget(): "the validation accuracy, less 0.1 times the validation loss",
+        AccuracyUnderBudget(weight=0): "the validation accuracy",
+        LossUnderBudget(): "the validation loss, negated so that more is better",
+        AccuracyLogCost(cost=WeightBits()): "the share of errors in validation times the logarithm of weight bits, "
+        "negated",
+    }
+    assert {objective: objective.meaning for objective in meanings} == meanings
+    for objective in (GeneCAIScore(), N2NReward()):
+        assert "saved share of" in objective.meaning

@@ -100,7 +100,7 @@ class TestContract(PlannerContract):
         (
             Knapsack(cost=PackedBytes(), budget=0.2),
             "made in closed form by Knapsack; no candidate was scored",
-            "at most 20 % of the dense network's PackedBytes",
+            "at most 20 % of the dense network's size of the packed file",
         ),
         (
             Search(cost=PackedBytes(), budget=2500, searcher=Random, trials=2, **SCORED),
@@ -112,12 +112,12 @@ class TestContract(PlannerContract):
                 cost=PackedBytes(), budget=0.3, searcher=partial(Random), baselines={"a": Random}, trials=1, **SCORED
             ),
             "the best that Random found; run beside it with as many trials: a",
-            "at most 30 % of the dense network's PackedBytes",
+            "at most 30 % of the dense network's size of the packed file",
         ),
         (
             Sensitivity(cost=PackedBytes(), budget=0.5, values=1, **SCORED),
             "made from the sensitivity of each layer, which took 9 evaluations",
-            "at most 50 % of the dense network's PackedBytes",
+            "at most 50 % of the dense network's size of the packed file",
         ),
     ],
     ids=["uniform", "file", "knapsack", "search", "baselines", "sensitivity"],

@@ -32,7 +32,7 @@ POINTS = (
     Point(3, 35.0, 0.9),
     Point(4, 35.0, 0.5),
 )
-SEARCH = Search("quantize", "bytes", "accuracy", 36.0, POINTS)
+SEARCH = Search("quantize", "bytes", 36.0, POINTS)
 REPORT = Report(
     "resnet8 on digits",
     ROWS,
@@ -69,6 +69,37 @@ class Page(HTMLParser):
 
     def named(self, tag, **attributes):
         return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in attributes.items())]
+
+
+def accuracy(dense: float, compressed: float) -> Row:
+    return Row(Figure("accuracy", "test accuracy", "%", higher_is_better=True), dense, compressed, 359)
+
+
+@pytest.mark.parametrize(("row", "noise"), [
+    (accuracy(0.98, 0.985), True),
+    (accuracy(0.98, 0.98), True),
+    (accuracy(0.98, 0.90), False),
+    (Row(Figure("bytes", "file", "bytes"), 1000, 999), False),
+    (Row(Figure("latency_ms", "latency", "ms", 3, measured=True), 1.0, 1.1), True),
+    (Row(Figure("latency_ms", "latency", "ms", 3, measured=True), 1.0, 0.5), False),
+])  # fmt: skip
+def test_what_may_be_chance_is_not_bold(write, row, noise):
+    page = write(replace(REPORT, rows=[row])).page
+    assert row.is_noise == noise
+    assert len(page.named("td", **{"class": "change"})) == (not noise)
+
+
+@pytest.mark.parametrize(("best", "chance", "sentence"), [
+    (0.95, None, "Its best reward is 0.0500 below that of random, the best baseline."),
+    (0.85, None, "Its best reward is 0.0500 above that of random, the best baseline."),
+    (0.90, None, "Its best reward is as high as that of random, the best baseline."),
+    (0.89, 0.015, "baseline; with 360 validation samples, a difference of 0.0100 may be chance."),
+    (0.85, 0.015, "baseline; with 360 validation samples, a difference of 0.0500 is not chance alone."),
+])  # fmt: skip
+def test_a_search_says_how_it_did_against_its_baselines(best, chance, sentence):
+    others = {"uniform": (Point(0, 9.0, 0.1),), "random": (Point(0, 9.0, best),), "failed": (Point(0, None, None),)}
+    (told,) = replace(SEARCH, baselines=others, chance=chance, samples=360).against_baselines
+    assert told.endswith(sentence)
 
 
 @dataclass
@@ -113,8 +144,10 @@ def test_text_is_escaped_wherever_it_comes_from(write):
         [Row(Figure("evil", EVIL, EVIL), 2, 1)],
         Plan({EVIL: {EVIL: 1}}),
         {EVIL: EVIL},
-        [Search(EVIL, EVIL, EVIL, 36.0, POINTS)],
+        [Search(EVIL, EVIL, 36.0, POINTS, {EVIL: POINTS}, meaning=EVIL)],
         EVIL,
+        verdict=EVIL,
+        layers=[EVIL],
     )
     page = write(report).page
     assert page.named("script") == []
@@ -136,7 +169,7 @@ def test_the_search_shows_each_trial_the_front_and_the_chosen_one(write):
     assert len(classed(page, "failed")) == 1 + 1
     assert len(classed(page, "front")) == 3 + 1
     assert len(classed(page, "chosen")) == 1 + 1
-    assert "5 trials, 1 failed; trial 3 is the best, with 0.9000." in page.text
+    assert "5 trials, 1 failed; trial 3 is the best, with a reward of 0.9000." in page.text
     assert any("quantize/front/TRIAL.yaml" in text for text in page.text)
 
 
@@ -201,14 +234,14 @@ def test_every_baseline_has_a_column_beside_the_search(write):
         ("best reward, first 2", "0.1000", "0.2000", "all failed"),
         ("best reward, first 4", "0.3000", "0.2000", "all failed"),
         ("best reward, all 8", "0.7000", "0.2000", "all failed"),
-        ("its cost, bytes", "17", "10", "-"),
-        ("its trial", "7", "0", "-"),
+        ("best plan: bytes", "17", "10", "-"),
+        ("best plan: trial", "7", "0", "-"),
         ("trials", "8", "8", "1"),
         ("failed", "0", "0", "1"),
     ]
     page = write(replace(REPORT, searches=[search])).page
     assert {"random", "uniform"} <= {a.get("data-name") for a in page.named("td")}
-    for cell in ("all failed", "0.3000", "its cost, bytes"):
+    for cell in ("all failed", "0.3000", "best plan: bytes"):
         assert cell in page.text
 
 
@@ -255,15 +288,39 @@ def test_a_long_search_makes_a_small_page_with_all_that_matters(write):
     assert "at most 2,000" not in " ".join(write(REPORT).page.text)
 
 
-def test_layers_stand_in_natural_order_without_what_all_names_begin_with():
+def test_layers_stand_in_the_order_of_the_network_without_what_all_names_begin_with():
     names = ["net.stage10.conv", "net.stage2.conv", "net.stage2.bn"]
-    written = plan_table(Plan({name: {"weight_bits": 1} for name in names} | {"net.fc": {"channels": 0.125}}))
-    assert "<p>All layers are in net.</p>" in written
-    layers = [name.replace("<wbr>", "") for name in re.findall(r'<th scope="row">(.*?)</th>', written)]
-    assert layers == ["fc", "stage2.bn", "stage2.conv", "stage10.conv"]
-    assert written.count("<span>1</span>") == 3  # bits are numbers, no shares
-    assert written.count("<span>12.5 %</span>") == 1
-    assert written.count('"></td>') == 4  # knobs that a layer lacks
+    plan = Plan({name: {"weight_bits": i} for i, name in enumerate(names, 1)} | {"net.fc": {"channels": 0.125}})
+    found = plan_table(plan, ["net.stage2.conv", "net.stage2.bn", "net.stage10.conv", "net.fc"])
+    assert found.sentences == ("All layers are in net.",)
+    assert found.knobs == ("bits per weight", "channels kept")
+    assert [row.layer for row in found.rows] == ["stage2.conv", "stage2.bn", "stage10.conv", "fc"]
+    texts = [[cell and cell.text for cell in row.cells] for row in found.rows]
+    assert texts == [["2", None], ["3", None], ["1", None], [None, "12.5 %"]]
+
+
+@pytest.mark.parametrize(("planned", "order"), [
+    ({"b", "a"}, ["b", "a"]),
+    ({"block", "a"}, ["a", "block"]),  # a block of layers
+    ({"b.0", "a.1"}, ["b.0", "a.1"]),  # made of layers
+    ({"x", "a"}, ["a", "x"]),  # unknown
+])  # fmt: skip
+def test_the_place_of_a_name_is_that_of_the_first_layer_it_stands_for(planned, order):
+    plan = Plan({name: {"density": 0.1 * i} for i, name in enumerate(sorted(planned), 1)})
+    assert [row.layer for row in plan_table(plan, ["b", "a", "block.conv"]).rows] == order
+
+
+def test_a_knob_that_is_the_same_everywhere_is_said_once(write):
+    plan = Plan({f"l{i}": {"act_bits": 8, "weight_bits": i, "density": 0.5} for i in (2, 4)} | {"l8": {"act_bits": 8}})
+    found = plan_table(plan)
+    assert found.sentences == (
+        "Weights kept: 50 % in the 2 of 3 layers that have it.", "Bits per activation: 8 in all 3 layers."
+    )  # fmt: skip
+    assert found.knobs == ("bits per weight",)
+    page = write(replace(REPORT, plan=Plan({f"l{i}": {"act_bits": 8} for i in range(3)}))).page
+    assert "Bits per activation: 8 in all 3 layers." in page.text
+    assert page.named("table", **{"class": "plan"}) == []
+    assert plan_table(Plan({"fc": {"act_bits": 8}})).knobs == ("bits per activation",)
 
 
 def test_bars_of_sensitivities_are_as_long_as_what_was_lost(write):

@@ -246,6 +246,7 @@ def _finish(
         limits={name: found["limit"] for name, found in planned.items() if found["limit"]},
         module=unpacked,
         example=run.example,
+        layers=tuple(run.dense_profile.layers),
     )
     (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
     return result

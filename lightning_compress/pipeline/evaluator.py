@@ -33,6 +33,7 @@ from lightning_compress.pipeline.recalibration import TrainingForward, recalibra
 from lightning_compress.pipeline.seeding import seeded
 from lightning_compress.search.trial import Score
 from lightning_compress.surgery.inputs import combined
+from lightning_compress.surgery.measure import samples_in
 from lightning_compress.surgery.structure import network
 
 
@@ -99,6 +100,11 @@ class Evaluator:
             # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
             self.before = {**self._validated(make_module()), **self._costs(composition.profile)}
         self._first = self._digest_of_train()
+
+    @property
+    def samples(self) -> int:
+        """Number of validation samples of a score: the first dimension of the first tensor of each batch."""
+        return sum(samples_in(batch) for batch in self.validation)
 
     def _digest_of_train(self) -> str | None:
         """Of the first train batches; None where no seed reaches what is drawn, and a digest would say nothing."""

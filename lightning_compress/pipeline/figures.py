@@ -15,8 +15,6 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.costs.cost import Cost, number_text
 from lightning_compress.core.costs.macs import MACs
@@ -30,6 +28,7 @@ from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.latency import latency
+from lightning_compress.surgery.measure import samples_in
 from lightning_compress.surgery.structure import network
 
 SHARE = "%"  # the unit of figures that are shares of one, and are shown in percent and compared by difference
@@ -227,8 +226,7 @@ class _Counter(Callback):
     ) -> None:
         if dataloader_idx:  # the metrics are those of the first loader
             return
-        sizes = (leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim())
-        self.samples += next(sizes, 1) * trainer.world_size
+        self.samples += samples_in(batch) * trainer.world_size
 
 
 def standard_error(share: float, samples: int) -> float:

@@ -36,6 +36,7 @@ class Result:
         samples: number of test samples.
         origins: stage -> how its plan came about, in one sentence; of stages with callbacks.
         limits: stage -> the budget that its plan was made for, in words; of stages with one.
+        layers: names of the dense network's layers in the order in which they run.
         module: the compressed module, as its packed file holds it.
         example: one input batch of it.
     """
@@ -52,6 +53,7 @@ class Result:
     samples: int = 0
     origins: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, str] = field(default_factory=dict)
+    layers: Sequence[str] = ()
     module: LightningModule | None = field(default=None, repr=False)
     example: Any = field(default=None, repr=False)
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_compress.app.report.page import page
+from lightning_compress.app.report.html import comparison
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.figures import Figure, from_dicts
 
@@ -88,7 +87,8 @@ def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
     seconds = of_runs("seconds", {name: f"{run['seconds']:.0f}" for name, run in runs.items()})
     searches = [of_runs(label, cells) for label, cells in _searches(runs).items()]
-    return [("", *nets), *shown, seconds, *searches]
+    samples = of_runs("test samples", {name: f"{run['test_samples']:,}" for name, run in runs.items()})
+    return [("", *nets), *shown, samples, seconds, *searches]
 
 
 def _figures(runs: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
@@ -116,20 +116,6 @@ def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]
             for label, cell in cells.items():
                 rows.setdefault(f"{stage}: {label}", {})[name] = cell
     return dict(sorted(rows.items(), key=lambda row: row[0].split(":")[0]))  # a stage's rows together
-
-
-def comparison(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as an HTML page that needs nothing else."""
-    head, *body = rows
-    header = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f'<td data-name="{escape(n)}">{escape(c)}</td>' for n, c in zip(head[1:], cells, strict=True))
-        + "</tr>\n"
-        for label, *cells in body
-    )
-    body = f'<div class="scroll"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table></div>'
-    return page("Runs side by side", f"<h1>Runs side by side</h1>\n{body}")
 
 
 def main(given: Sequence[str]) -> None:

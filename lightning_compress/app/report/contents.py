@@ -7,17 +7,33 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from lightning_compress.app.report.verdict import noise
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.figures import Figure
+from lightning_compress.search.pareto import pareto_front
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of both networks."""
+    """One figure of both networks.
+
+    Attributes:
+        figure: what it is.
+        dense: its value for the dense network.
+        compressed: its value for the compressed one.
+        samples: number of test samples.
+    """
 
     figure: Figure
     dense: float
     compressed: float
+    samples: int = 0
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the change may be chance, or there is none."""
+        chance = noise(self.figure, self.dense, self.compressed, self.samples)
+        return abs(self.compressed - self.dense) <= (chance or 0.0)
 
     def cells(self) -> tuple[str, str, str, str]:
         """Label, dense, compressed, and the change.
@@ -88,20 +104,24 @@ class Search:
     Attributes:
         name: of the stage.
         cost: what the x axis of the trials is, with its unit.
-        reward: what the y axis is.
         limit: the budget, in the unit of the cost.
         points: by trial number.
         baselines: name -> trials of a baseline with as many evaluations.
         ranking: how well its scores rank plans, if that was measured.
+        meaning: what the reward is, in words.
+        chance: by which two rewards may differ by chance alone; None where that is not known.
+        samples: number of validation samples.
     """
 
     name: str
     cost: str
-    reward: str
     limit: float
     points: tuple[Point, ...]
     baselines: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     ranking: Ranking | None = None
+    meaning: str = ""
+    chance: float | None = None
+    samples: int = 0
 
     @property
     def scored(self) -> list[Point]:
@@ -120,12 +140,25 @@ class Search:
 
     @property
     def front(self) -> list[Point]:
-        """The Pareto front by rising cost: each point has a higher reward than every cheaper one."""
-        found: list[Point] = []
-        for point in sorted(self.scored, key=lambda p: (p.cost, -p.reward, p.number)):
-            if not found or point.reward > found[-1].reward:
-                found.append(point)
-        return found
+        """The Pareto front by rising cost; of equal points the earliest."""
+        scored = self.scored
+        points = [scored[i] for i in pareto_front([(point.cost, point.reward) for point in scored])]
+        return list({(point.cost, point.reward): point for point in reversed(points)}.values())[::-1]
+
+    @property
+    def against_baselines(self) -> list[str]:
+        """How the best plan compares with that of the best baseline, in a sentence if there is one."""
+        best = {name: point for name, points in self.baselines.items() if (point := best_of(points)) is not None}
+        if self.best is None or not best:
+            return []
+        name = max(best, key=lambda name: best[name].reward)
+        gain = self.best.reward - best[name].reward
+        how = f"{abs(gain):.4f} {'above' if gain > 0 else 'below'}" if abs(gain) >= 5e-5 else "as high as"
+        told = f"Its best reward is {how} that of {name}, the best baseline"
+        if self.chance is None or how == "as high as":
+            return [f"{told}."]
+        verdict = "may be chance" if abs(gain) <= self.chance else "is not chance alone"
+        return [f"{told}; with {self.samples:,} validation samples, a difference of {abs(gain):.4f} {verdict}."]
 
 
 @dataclass(frozen=True)
@@ -190,6 +223,8 @@ class Report:
         searches: one a stage that searched.
         config: the whole configuration as text.
         sensitivities: one a stage that measured them in place of a search.
+        verdict: the result in one sentence.
+        layers: names of the network's layers in the order in which they run.
     """
 
     title: str
@@ -199,6 +234,8 @@ class Report:
     searches: Sequence[Search] = ()
     config: str = ""
     sensitivities: Sequence[Sensitivities] = ()
+    verdict: str = ""
+    layers: Sequence[str] = ()
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -1,96 +1,134 @@
-"""The report: figures, how they were made, the search, the plan, and the configuration, as one HTML file."""
+"""The pages: a report or a comparison through its template, as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections import Counter
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
 from lightning_compress.app.report import charts
-from lightning_compress.app.report.contents import Report, Search, Sensitivities, best_of
-from lightning_compress.app.report.page import page
+from lightning_compress.app.report.contents import Report, Search, best_of
 from lightning_compress.app.report.plan_table import plan_table
-from lightning_compress.app.report.search_table import search_table
+from lightning_compress.app.report.search_table import rows
 from lightning_compress.app.report.sensitivity_table import sensitivity_table
 
 REASONS = 3  # why trials failed, that are named
-SIGNS = {
-    "trial": '<circle class="trial" cx="17" cy="7" r="3"/>',
-    "failed": '<circle class="failed" cx="17" cy="7" r="3.5"/>',
-    "best": '<path class="best" d="M1 7H33"/>',
-    "front": '<path class="line" d="M1 7H33"/><circle class="front" cx="17" cy="7" r="4"/>',
-    "chosen": '<circle class="chosen" cx="17" cy="7" r="5"/>',
-    "limit": '<line class="limit" x1="17" x2="17" y1="0" y2="14"/>',
-}
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may break into lines behind its dots."""
+    return Markup(escape(name).replace(".", Markup(".<wbr>")))
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("lightning_compress.app.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["breakable"] = breakable
+    return made
 
 
 def write_report(path: str | Path, report: Report) -> None:
     """Write the report as one HTML file."""
-    parts = [
-        f"<h1>{escape(report.title)}</h1>",
-        _rows(report),
-        _facts(report),
-        *map(_search, report.searches),
-        *map(_sensitivities, report.sensitivities),
-        _plan(report),
-        _config(report),
-    ]
-    Path(path).write_text(page(report.title, "\n".join(part for part in parts if part)), encoding="utf-8")
+    page = _environment().get_template("report.html.j2").render(
+        title=report.title, report=report, plan=plan_table(report.plan, report.layers),
+        searches=[_view(search) for search in report.searches],
+        sensitivities=[sensitivity_table(found) for found in report.sensitivities],
+    )  # fmt: skip
+    Path(path).write_text(page, encoding="utf-8")
 
 
-def _rows(report: Report) -> str:
-    names = ("dense", "compressed", "change")
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *names))
-    body = ""
-    for row in report.rows:
-        first, *rest = map(escape, row.cells())
-        cells = "".join(f'<td class="{n}" data-name="{n}">{cell}</td>' for n, cell in zip(names, rest, strict=True))
-        body += f'<tr><th scope="row">{first}</th>{cells}</tr>\n'
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+def comparison(table: Sequence[Sequence[str]]) -> str:
+    """Return runs side by side as an HTML page.
+
+    Args:
+        table: a header, then one row for each figure.
+    """
+    head, *body = table
+    template = _environment().get_template("compare.html.j2")
+    return template.render(title="Runs side by side", head=head, rows=body)
 
 
-def _facts(report: Report) -> str:
-    if not report.facts:
-        return ""
-    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.facts.items())
-    return f"<h2>How it was made</h2>\n<dl>{items}</dl>"
+@dataclass(frozen=True)
+class _Sign:
+    """An entry of a chart's key."""
+
+    drawing: Markup
+    name: str
 
 
-def _search(search: Search) -> str:
-    title = f"<h2>Search: {escape(search.name)}</h2>"
+SIGNS = {
+    "trial": _Sign(Markup('<circle class="trial" cx="17" cy="7" r="3"/>'), "trial"),
+    "failed": _Sign(Markup('<circle class="failed" cx="17" cy="7" r="3.5"/>'), "failed"),
+    "below": _Sign(Markup('<path class="below" d="M13 4H21L17 11Z"/>'), "below the axis"),
+    "best": _Sign(Markup('<path class="best" d="M1 7H33"/>'), "this search, best so far"),
+    "front": _Sign(
+        Markup('<path class="line" d="M1 7H33"/><circle class="front" cx="17" cy="7" r="4"/>'), "Pareto front"
+    ),
+    "chosen": _Sign(Markup('<circle class="chosen" cx="17" cy="7" r="5"/>'), "chosen"),
+    "limit": _Sign(Markup('<line class="limit" x1="17" x2="17" y1="0" y2="14"/>'), "limit"),
+}
+
+
+@dataclass(frozen=True)
+class _View:
+    """A search as its part of the page shows it."""
+
+    search: Search
+    sentences: list[str]
+    columns: list[str]
+    rows: list[tuple[str, ...]]
+    curve: Markup
+    curve_key: list[_Sign]
+    scatter: Markup
+    scatter_key: list[_Sign]
+
+
+def _view(search: Search) -> _View:
     if not search.scored:
-        return f"{title}\n{_paragraphs([f'All {len(search.points)} trials failed. {_failures(search)}'])}"
+        lost = f"All {len(search.points)} trials failed. {_failures(search)}".strip()
+        return _View(search, [lost], [], [], Markup(), [], Markup(), [])
+    failed = len(search.points) > len(search.scored)
+    below = ["below"] if charts.hidden(search) else []
+    return _View(
+        search,
+        _sentences(search),
+        ["", *search.tried],
+        rows(search),
+        Markup(charts.curve(search)),
+        [
+            SIGNS["trial"], SIGNS["best"], *_baselines(search), *(SIGNS[n] for n in below),
+            *([SIGNS["failed"]] if failed else []),
+        ],
+        Markup(charts.scatter(search)),
+        [SIGNS[name] for name in ("trial", "front", "chosen", "limit", *below)],
+    )  # fmt: skip
+
+
+def _sentences(search: Search) -> list[str]:
     failed = len(search.points) - len(search.scored)
     best = search.best
     trials = f"{len(search.points):,} trial{'' if len(search.points) == 1 else 's'}"
-    texts = [f"{trials}, {failed:,} failed; trial {best.number} is the best, with {best.reward:.4f}."]
+    found = [f"{trials}, {failed:,} failed; trial {best.number:,} is the best, with a reward of {best.reward:.4f}."]
+    if search.meaning:
+        found.append(f"The reward is {search.meaning}.")
+    found += search.against_baselines
     if failed:
-        texts.append(_failures(search))
+        found.append(_failures(search))
     if search.ranking is not None:
-        texts.append(search.ranking.sentence)
+        found.append(search.ranking.sentence)
     if charts.thinned(search):
-        texts.append(
+        found.append(
             f"The charts show a dot for some of the trials only: at most {charts.DOTS:,} evenly by number, at most "
             f"{charts.FAILURES} of those that failed, and those on the Pareto front or better than all before."
         )
-    texts.append(f"Plans of the Pareto front: {search.name}/front/TRIAL.yaml in the run's folder, each for plan=FILE.")
-    keys = [_sign("trial"), _sign("best", "this search, best so far"), *_baselines(search)]
-    return (
-        f"{title}\n{_paragraphs(texts)}\n{search_table(search)}\n"
-        f'<div class="grid-of"><div class="panel"><h3>Learning curve</h3>{charts.curve(search)}'
-        f"{_key([*keys, *([_sign('failed')] if failed else [])])}</div>\n"
-        f'<div class="panel"><h3>All trials</h3>{charts.scatter(search)}'
-        f"{_key([_sign('trial'), _sign('front', 'Pareto front'), _sign('chosen'), _sign('limit')])}</div></div>"
-    )
-
-
-def _sensitivities(found: Sensitivities) -> str:
-    sentence = found.sentence[0].upper() + found.sentence[1:]
-    return f"<h2>Sensitivity: {escape(found.name)}</h2>\n{_paragraphs([sentence])}\n{sensitivity_table(found)}"
-
-
-def _paragraphs(texts: list[str]) -> str:
-    return "\n".join(f"<p>{escape(text)}</p>" for text in texts if text)
+    found.append(f"Plans of the Pareto front: {search.name}/front/TRIAL.yaml in the run's folder, each for plan=FILE.")
+    return found
 
 
 def _failures(search: Search) -> str:
@@ -101,34 +139,10 @@ def _failures(search: Search) -> str:
     return f"Why trials failed: {'; '.join([*named, *more])}." if reasons else ""
 
 
-def _baselines(search: Search) -> list[str]:
+def _baselines(search: Search) -> list[_Sign]:
     """Signs of the baselines that have a line."""
     return [
-        _sign_of(f'<path class="{charts.look(index)}" d="M1 7H33"/>', f"{name}, best so far")
+        _Sign(Markup(f'<path class="{charts.look(index)}" d="M1 7H33"/>'), f"{name}, best so far")
         for index, (name, points) in enumerate(search.baselines.items())
         if best_of(points) is not None
     ]
-
-
-def _sign(kind: str, name: str = "") -> str:
-    return _sign_of(SIGNS[kind], name or kind)
-
-
-def _sign_of(drawing: str, name: str) -> str:
-    return f'<span><svg viewBox="0 0 34 14" aria-hidden="true">{drawing}</svg>{escape(name)}</span>'
-
-
-def _key(signs: list[str]) -> str:
-    return f'<div class="key">{"".join(signs)}</div>'
-
-
-def _plan(report: Report) -> str:
-    if not report.plan.layers:
-        return ""
-    return f"<h2>The plan, layer by layer</h2>\n{plan_table(report.plan)}"
-
-
-def _config(report: Report) -> str:
-    if not report.config:
-        return ""
-    return f"<h2>Configuration</h2>\n<details><summary>show</summary><pre>{escape(report.config)}</pre></details>"

@@ -1,10 +1,9 @@
-"""The plan as a table: a row for each layer, a column of bars for each knob."""
+"""The plan as a table: a row for each layer in the order of the network, a column of bars for each knob that varies."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 from lightning_compress.core.plan import Plan
@@ -20,34 +19,63 @@ KNOBS = {
 }
 
 
-def plan_table(plan: Plan) -> str:
-    """Layers in natural order of their names; a cell is empty where a layer lacks the knob.
+@dataclass(frozen=True)
+class Cell:
+    """A number with a bar.
 
-    What all names begin with is said once, above.
+    Attributes:
+        share: length of the bar, in [0, 1].
+        text: the number.
+        value: what stands before the bar.
+    """
+
+    share: float
+    text: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A layer; a cell is None where it lacks the knob."""
+
+    layer: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """What the page shows of a plan.
+
+    Attributes:
+        sentences: what holds for all layers.
+        knobs: columns.
+        rows: layers.
+    """
+
+    sentences: tuple[str, ...]
+    knobs: tuple[str, ...]
+    rows: tuple[PlanRow, ...]
+
+
+def plan_table(plan: Plan, layers: Sequence[str] = ()) -> PlanTable:
+    """Return the table: knobs that are the same everywhere, and what all names begin with, are said once.
+
+    Args:
+        plan: how much each layer was compressed.
+        layers: names of the network's layers in the order in which they run; others come last.
     """
     knobs = {knob: plan.knob(knob) for knob in sorted(plan.knobs, reverse=True)}
-    names = {knob: escape(KNOBS.get(knob, knob)) for knob in knobs}
+    same = {knob: values for knob, values in knobs.items() if len(values) > 1 and len(set(values.values())) == 1}
+    told = [_same(knob, values, len(plan.layers)) for knob, values in same.items()]
+    varied = {knob: values for knob, values in knobs.items() if knob not in same}
     shared = _shared(plan.layers)
-    note = f"<p>All layers are in {breakable(shared[:-1])}.</p>\n" if shared else ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("layer", *names.values()))
-    rows = "".join(
-        f'<tr><th scope="row">{breakable(layer.removeprefix(shared))}</th>'
-        + "".join(f'<td data-name="{names[knob]}">{_bar(knob, values, layer)}</td>' for knob, values in knobs.items())
-        + "</tr>\n"
-        for layer in sorted(plan.layers, key=_natural)
+    if shared and varied:
+        told.append(f"All layers are in {shared[:-1]}.")
+    rows = tuple(
+        PlanRow(layer.removeprefix(shared), tuple(_cell(knob, values, layer) for knob, values in varied.items()))
+        for layer in _in_order(plan.layers, layers)
     )
-    return f'{note}<table class="plan">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>'
-
-
-def _bar(knob: str, values: Mapping[str, float], layer: str) -> str:
-    """A bar and its number."""
-    if layer not in values:
-        return ""
-    value, top = values[layer], max(1.0, *values.values())
-    return (
-        f'<div class="bar"><span class="track"><span class="fill" style="width:{100 * value / top:.1f}%"></span></span>'
-        f"<span>{amount(knob, value, top)}</span></div>"
-    )
+    return PlanTable(tuple(told), tuple(KNOBS.get(knob, knob) for knob in varied), rows)
 
 
 def amount(knob: str, value: float, top: float) -> str:
@@ -59,17 +87,34 @@ def amount(knob: str, value: float, top: float) -> str:
     return f"{value:g}" if top > 1 or knob.endswith("_bits") else f"{100 * value:.3g} %"
 
 
+def _same(knob: str, values: Mapping[str, float], layers: int) -> str:
+    value = next(iter(values.values()))
+    where = f"all {layers} layers" if len(values) == layers else f"the {len(values)} of {layers} layers that have it"
+    name = KNOBS.get(knob, knob)
+    return f"{name[0].upper()}{name[1:]}: {amount(knob, value, value)} in {where}."
+
+
+def _cell(knob: str, values: Mapping[str, float], layer: str) -> Cell | None:
+    if layer not in values:
+        return None
+    value, top = values[layer], max(1.0, *values.values())
+    return Cell(value / top, amount(knob, value, top))
+
+
+def _in_order(planned: Iterable[str], layers: Sequence[str]) -> list[str]:
+    """The planned names by the first layer of the network that each is, holds, or was made of."""
+
+    def place(name: str) -> int:
+        related = (
+            i for i, layer in enumerate(layers)
+            if layer == name or layer.startswith(f"{name}.") or name.startswith(f"{layer}.")
+        )  # fmt: skip
+        return next(related, len(layers))
+
+    return sorted(planned, key=place)
+
+
 def _shared(names: Iterable[str]) -> str:
     """The modules that hold all layers, with a dot behind each: ``backbone.stages.``."""
     parents = [name.split(".")[:-1] for name in names]
     return "".join(f"{part[0]}." for part in takewhile(lambda part: len(set(part)) == 1, zip(*parents, strict=False)))
-
-
-def breakable(name: str) -> str:
-    """The name as HTML that may break into lines behind its dots."""
-    return escape(name).replace(".", ".<wbr>")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key: ``layer2`` before ``layer10``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -1,9 +1,8 @@
-"""What a search found beside its baselines, as a table of the page and as lines in a terminal."""
+"""What a search found next to its baselines: rows of the page's table, and lines in a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from rich.table import Table
 from rich.text import Text
@@ -11,22 +10,8 @@ from rich.text import Text
 from lightning_compress.app.report.contents import Point, Search, best_of
 
 
-def search_table(search: Search) -> str:
-    """HTML: a column for the search and for each baseline, a row for each figure."""
-    names = list(search.tried)
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *names))
-    lines = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f'<td data-name="{escape(n)}">{escape(c)}</td>' for n, c in zip(names, cells, strict=True))
-        + "</tr>\n"
-        for label, *cells in rows(search)
-    )
-    table = f'<table class="tried">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>'
-    return f'<div class="scroll">{table}</div>'
-
-
 def rows(search: Search) -> list[tuple[str, ...]]:
-    """Label, then a cell for the search and for each baseline.
+    """Return a label, then a cell for the search and for each baseline.
 
     The best reward is given after a quarter and after half of the trials too: a search that learns gets better than its
     baselines as it goes.
@@ -38,8 +23,8 @@ def rows(search: Search) -> list[tuple[str, ...]]:
     return [
         *((f"best reward, first {n:,}", *(_reward(best_of(points[:n])) for points in tried)) for n in early),
         (f"best reward, all {most:,}", *map(_reward, best)),
-        (f"its cost, {search.cost}", *("-" if p is None else f"{p.cost:,.10g}" for p in best)),
-        ("its trial", *("-" if p is None else f"{p.number:,}" for p in best)),
+        (f"best plan: {search.cost}", *("-" if p is None else f"{p.cost:,.10g}" for p in best)),
+        ("best plan: trial", *("-" if p is None else f"{p.number:,}" for p in best)),
         ("trials", *(f"{len(points):,}" for points in tried)),
         ("failed", *(f"{_failed(points):,}" for points in tried)),
     ]

@@ -1,36 +1,56 @@
-"""What a stage measured of each layer, as a table of the page: bars of the reward lost at each value that was tried."""
+"""What a stage measured of each layer: bars of the reward lost at each value that was tried."""
 
 from __future__ import annotations
 
-from html import escape
+from dataclasses import dataclass
 
 from lightning_compress.app.report.contents import Layer, Sensitivities
-from lightning_compress.app.report.plan_table import KNOBS, amount, breakable
+from lightning_compress.app.report.plan_table import KNOBS, Cell, amount
+
+TITLE = "reward lost at each value that was tried"
 
 
-def sensitivity_table(found: Sensitivities) -> str:
-    """A row for each layer, from the least sensitive to the most."""
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer: its knob, what the plan gives it, and a bar for each value."""
+
+    name: str
+    knob: str
+    chosen: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """What the page shows of a measurement, from the least sensitive layer to the most."""
+
+    name: str
+    sentence: str
+    knob: str
+    layers: tuple[LayerRow, ...]
+    title: str = TITLE
+
+
+def sensitivity_table(found: Sensitivities) -> SensitivityTable:
+    """Return the table of a measurement."""
     most = max([lost for layer in found.layers for _, lost in layer.losses if lost is not None], default=0.0)
-    lost = "reward lost at each value that was tried"
-    rows = "".join(
-        f'<tr><th scope="row">{breakable(layer.name)}</th>'
-        f'<td data-name="{escape(_knob(layer))} in the plan">{amount(layer.knob, layer.chosen, _top(layer))}</td>'
-        f'<td data-name="{lost}">{"".join(_bar(layer, value, loss, most) for value, loss in layer.losses)}</td></tr>\n'
+    rows = tuple(
+        LayerRow(
+            layer.name,
+            _knob(layer),
+            amount(layer.knob, layer.chosen, _top(layer)),
+            tuple(_cell(layer, value, lost, most) for value, lost in layer.losses),
+        )
         for layer in found.layers
     )
     knobs = " or ".join(dict.fromkeys(map(_knob, found.layers)))
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("layer", f"{knobs} in the plan", lost))
-    return f'<table class="plan lost">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>'
+    return SensitivityTable(found.name, f"{found.sentence[0].upper()}{found.sentence[1:]}", knobs, rows)
 
 
-def _bar(layer: Layer, value: float, lost: float | None, most: float) -> str:
-    """The value, a bar and the loss; no bar for a gain, which is noise, and for a failure."""
-    width = 0.0 if lost is None or most <= 0 else 100 * max(lost, 0.0) / most
-    text = "failed" if lost is None else f"{lost:.4f}"
-    return (
-        f'<div class="bar"><span>{amount(layer.knob, value, _top(layer))}</span><span class="track">'
-        f'<span class="fill" style="width:{width:.1f}%"></span></span><span>{text}</span></div>'
-    )
+def _cell(layer: Layer, value: float, lost: float | None, most: float) -> Cell:
+    """No bar for a gain, which is noise, and for a failure."""
+    share = 0.0 if lost is None or most <= 0 else max(lost, 0.0) / most
+    return Cell(share, "failed" if lost is None else f"{lost:.4f}", amount(layer.knob, value, _top(layer)))
 
 
 def _knob(layer: Layer) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,18 @@ from rich.text import Text
 from lightning_compress.app.report.contents import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.search_table import lines
+from lightning_compress.app.report.verdict import noise, verdict
 from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.context import FOUND, MEASURED
+from lightning_compress.pipeline.figures import SHARE, Figure
 from lightning_compress.pipeline.result import Result
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.journal import Entry, journal_name, read
-from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget, Objective
 
 REPORT = "report.html"
+VALIDATION = "val_acc"  # the metric that is known to be a share of the validation samples
 
 
 def write_summary(result: Result, config: Mapping[str, Any], console: Console) -> None:
@@ -35,7 +38,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     Args:
         config: the whole configuration, resolved.
     """
-    made = rows(result)
+    made, told = rows(result), verdict(result)
     searches = tuple(
         search
         for name, stage in config["compress"]["stages"].items()
@@ -47,8 +50,9 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     net, data = short_name(config["model"].get("net", config["model"])), short_name(config["data"])
     title = f"{net} on {data}: {' then '.join(config['compress']['stages'])}"
     text = yaml.safe_dump(dict(config), sort_keys=False)
-    report = Report(title, made, result.plan, _facts(result, config), searches, text, measured)
+    report = Report(title, made, result.plan, _facts(result, config), searches, text, measured, told, result.layers)
     write_report(result.folder / REPORT, report)
+    console.print(Text(told))
     console.print(table(made))
     if searches:
         console.print(lines(searches))
@@ -60,14 +64,17 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     for name, report in result.exports.items():
         if report.deployed is not None:
             console.print(Text(f"{name}: {'. '.join((report.sentence, *report.notes))}"))
-    console.print(f"{result.seconds:.0f} seconds spent, dense training aside", highlight=False)
+    console.print(f"{duration(result.seconds)} spent, dense training aside", highlight=False)
     for file in (*(report.path.name for report in result.exports.values()), "plan.yaml", REPORT):
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
 
 
 def rows(result: Result) -> list[Row]:
     """The figures of both networks side by side."""
-    return [Row(figure, result.dense[figure.name], result.compressed[figure.name]) for figure in result.figures]
+    return [
+        Row(figure, result.dense[figure.name], result.compressed[figure.name], result.samples)
+        for figure in result.figures
+    ]
 
 
 def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | None:
@@ -96,13 +103,24 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | N
     ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
     return Search(
         name,
-        f"{cost.label or cost.name} ({cost.unit})",
-        f"reward: {short_name(planner['objective'])}",
+        cost.title,
         written["limit"],
         points,
         dict(zip(names, others, strict=True)),
         ranking,
+        objective.meaning,
+        _chance(objective, trials, written.get("validation_samples", 0)),
+        written.get("validation_samples", 0),
     )
+
+
+def _chance(objective: Objective, trials: Sequence[Entry], samples: int) -> float | None:
+    """By how much two rewards may differ by chance alone; None unless the reward is an accuracy, but for its loss."""
+    scored = [entry for entry in trials if entry.score is not None]
+    if not samples or not scored or not isinstance(objective, AccuracyUnderBudget) or objective.metric != VALIDATION:
+        return None
+    accuracy = max(scored, key=lambda entry: objective(entry.score)).score.metrics[VALIDATION]
+    return noise(Figure(VALIDATION, VALIDATION, SHARE), accuracy, accuracy, samples)
 
 
 def sensitivities_of(name: str, folder: Path) -> Sensitivities | None:
@@ -145,6 +163,19 @@ def short_name(section: Mapping[str, Any]) -> str:
     return target["_target_"].rsplit(".", 1)[-1]
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> duration(12.3), duration(3 * 60 + 20), duration(2 * 3600 + 59 * 60 + 40)
+    ('12 s', '3 min 20 s', '3 h 0 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
 def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     budgets = [f"{name}: {limit}" for name, limit in result.limits.items()]
     threads = torch.get_num_threads()
@@ -154,7 +185,7 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
         **{f"exported {name}": report.sentence for name, report in result.exports.items() if report.deployed},
         "seed": str(config["seed"]),
         "command": command_line(),
-        "seconds": f"{result.seconds:.1f} (the last run of the command, without dense training)",
+        "time": f"{duration(result.seconds)} (the last run of the command, without dense training)",
         "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
         f"torch {torch.__version__}",
     }

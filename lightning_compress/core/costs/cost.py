@@ -30,6 +30,12 @@ class Cost(HasKind, ABC):
     def __call__(self, profile: Profile) -> float:
         """Return the cost of the network with this profile, in :attr:`unit`."""
 
+    @property
+    def title(self) -> str:
+        """The label with the unit, unless it says that itself."""
+        label = self.label or self.name.replace("_", " ")
+        return label if self.unit in label else f"{label} ({self.unit})"
+
     def text(self, value: float) -> str:
         """Return a value with its unit, as messages and tables show it.
 

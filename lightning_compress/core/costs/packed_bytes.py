@@ -16,7 +16,7 @@ class PackedBytes(Cost):
 
     name: ClassVar[str] = "packed_bytes"
     unit: ClassVar[str] = "bytes"
-    label: ClassVar[str] = "predicted file"
+    label: ClassVar[str] = "size of the packed file"
 
     def __call__(self, profile: Profile) -> float:
         return packed_bytes(profile)

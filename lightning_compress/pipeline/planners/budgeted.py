@@ -90,4 +90,4 @@ class BudgetedPlanner(Planner, ABC):
             return f"at most {self.budget}"
         if not self._is_share:
             return f"at most {self.cost.text(self.budget)}"
-        return f"at most {100 * self.budget:.4g} % of the dense network's {type(self.cost).__name__}"
+        return f"at most {100 * self.budget:.4g} % of the dense network's {self.cost.label or self.cost.name}"

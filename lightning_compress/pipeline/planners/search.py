@@ -224,6 +224,7 @@ class _Search:
             **self._searching(settings.searcher),
             "baselines": list(settings.baselines or {}),
             "trials": settings.trials,
+            "validation_samples": self.evaluator.samples,
         }
         written["found"] = {
             "searcher": _class_name(settings.searcher),

@@ -22,7 +22,7 @@ from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
-from lightning_compress.search.objectives.objective import Objective, before, name_of, pick
+from lightning_compress.search.objectives.objective import Objective, before, name_of, pick, words
 from lightning_compress.search.trial import Score
 
 
@@ -64,6 +64,14 @@ class GeneCAIScore(Objective):
     def costs(self) -> tuple[Cost | str, ...]:
         """The cost."""
         return (self.cost,)
+
+    @property
+    def meaning(self) -> str:
+        """Savings against lost accuracy."""
+        return (
+            f"{self.coeff:g} times the saved share of {words(name_of(self.cost))}, less the logarithm of a penalty for "
+            f"lost accuracy, which is steep below {self.threshold:.0%}"
+        )
 
     def __call__(self, score: Score) -> float:
         accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, name_of(self.cost))

@@ -19,7 +19,7 @@ from typing import ClassVar, final
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
-from lightning_compress.search.objectives.objective import Objective, before, name_of, pick
+from lightning_compress.search.objectives.objective import Objective, before, name_of, pick, words
 from lightning_compress.search.trial import Score
 
 
@@ -61,6 +61,14 @@ class N2NReward(Objective):
     def costs(self) -> tuple[Cost | str, ...]:
         """The cost."""
         return (self.cost,)
+
+    @property
+    def meaning(self) -> str:
+        """Accuracy times compression."""
+        return (
+            f"C (2 - C) times the {words(self.metric)} as a share of what it was before the search, where C is the "
+            f"saved share of {words(name_of(self.cost))}"
+        )
 
     def __call__(self, score: Score) -> float:
         """Return the reward at the end of the annealing, which ranks trials of a whole search."""

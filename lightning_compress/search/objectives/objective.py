@@ -29,6 +29,11 @@ class Objective(HasKind, ABC):
         """The costs that it needs of a score, or their names."""
         return ()
 
+    @property
+    def meaning(self) -> str:
+        """What the reward is, in words that follow "The reward is": for reports."""
+        return f"what {type(self).__name__} computes"
+
     @abstractmethod
     def __call__(self, score: Score) -> float:
         """Return the reward of a score."""
@@ -53,6 +58,13 @@ class AccuracyUnderBudget(Objective):
     loss: str = "val_loss"
     weight: float = 0.1
 
+    @property
+    def meaning(self) -> str:
+        """The metric, less a part of the loss."""
+        if not self.weight:
+            return f"the {words(self.metric)}"
+        return f"the {words(self.metric)}, less {self.weight:g} times the {words(self.loss)}"
+
     def __call__(self, score: Score) -> float:
         return pick(score.metrics, self.metric) - (self.weight * pick(score.metrics, self.loss) if self.weight else 0.0)
 
@@ -68,6 +80,11 @@ class LossUnderBudget(Objective):
     weighs_cost: ClassVar[bool] = False
 
     metric: str = "val_loss"
+
+    @property
+    def meaning(self) -> str:
+        """The metric, negated."""
+        return f"the {words(self.metric)}, negated so that more is better"
 
     def __call__(self, score: Score) -> float:
         return -pick(score.metrics, self.metric)
@@ -91,6 +108,11 @@ class AccuracyLogCost(Objective):
         """The cost."""
         return (self.cost,)
 
+    @property
+    def meaning(self) -> str:
+        """The share of errors, weighed by the cost."""
+        return f"the share of errors in validation times the logarithm of {words(name_of(self.cost))}, negated"
+
     def __call__(self, score: Score) -> float:
         return -(1 - pick(score.metrics, self.metric)) * log(max(pick(score.costs, name_of(self.cost)), 1.0))
 
@@ -98,6 +120,18 @@ class AccuracyLogCost(Objective):
 def name_of(cost: Cost | str) -> str:
     """Return the name under which scores have a cost."""
     return cost if isinstance(cost, str) else cost.name
+
+
+def words(name: str) -> str:
+    """Return a name in a score as people say it.
+
+    >>> words("val_acc"), words("val_loss"), words("weight_bits")
+    ('validation accuracy', 'validation loss', 'weight bits')
+    """
+    kind, _, rest = name.partition("_")
+    if kind == "val" and rest:
+        name = f"validation {'accuracy' if rest == 'acc' else rest}"
+    return name.replace("_", " ")
 
 
 def pick(values: Mapping[str, float], name: str) -> float:
