@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.base.teacher import DistillationCallback
@@ -57,8 +56,7 @@ class KnowledgeDistillation(DistillationCallback):
         return 1 - self.weight
 
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
-        with torch.no_grad():
-            target = self.teacher(*args, **kwargs)
+        target = self.ask(args, kwargs)
         mine = select_tensor(output, self.select, owner="the student")
         theirs = select_tensor(target, self.select, owner="the teacher")
         if mine.shape != theirs.shape:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
@@ -94,10 +93,9 @@ class FeatureDistillation(DistillationCallback):
 
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
         features: dict[str, Any] = {}
-        handles = _capture(self.teacher, self.layers.values(), features)
+        handles = _capture(self.asked, self.layers.values(), features)
         try:
-            with torch.no_grad():
-                self.teacher(*args, **kwargs)
+            self.ask(args, kwargs)
         finally:
             for handle in handles:
                 handle.remove()

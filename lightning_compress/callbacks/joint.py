@@ -154,6 +154,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The proximal step, after plain SGD's own and at its learning rate."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self._rates:  # no step in this batch, another optimizer's, or codes are frozen
             return
         for state, weight in self._layers(network(pl_module)).values():

@@ -204,6 +204,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Say once for each layer that its grid was too narrow."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         for name, quantizer in self._activations(pl_module).items():
             if quantizer.widened and name not in self._reported:
                 self._reported.add(name)

@@ -18,12 +18,15 @@ from typing import Any, ClassVar, Self, final
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_compress.callbacks.base.compatibility import check_averaging
 from lightning_compress.callbacks.base.device import surgery_device
 from lightning_compress.callbacks.base.optimizer_groups import extend_configure_optimizers
 from lightning_compress.callbacks.base.output_errors import layer_errors
+from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
@@ -42,7 +45,8 @@ from lightning_compress.surgery.structure import (
     structure_of,
     write_structure,
 )
-from lightning_compress.surgery.transforms import transformed
+from lightning_compress.surgery.transforms import transformed, weight_transforms
+from lightning_compress.surgery.weight_writes import layers_that_write
 
 
 class CompressionCallback(Callback, HasKind, ABC):
@@ -143,7 +147,9 @@ class CompressionCallback(Callback, HasKind, ABC):
         if due is None:
             return
         plan = self.resolve(spread(due, describe(net), record.profile), net, record.profile, example)
+        writing = [name for name in layers_that_write(net, example) if name in plan.layers]
         self.attach(plan, net, record.profile, example)
+        _check_constraints(type(self).__name__, net, writing)
         applied = {**record.applied, self.kind: record.applied.get(self.kind, Plan({})).merge(plan)}
         asked = {**record.asked, self.kind: self.plan}
         write_structure(net, Structure(self.predict(plan, record.profile), applied, asked))
@@ -155,6 +161,8 @@ class CompressionCallback(Callback, HasKind, ABC):
         mates = [c for c in trainer.callbacks if isinstance(c, CompressionCallback)]
         check_order(mates)
         check_averaging(self, trainer.callbacks, self.steady)
+        if stage == "fit" and mates[0] is self:
+            warn_of_eval_mode(network(pl_module))
         pl_module.configure_model()  # Lightning does so only later, and again: layers may not be there yet
         net = network(pl_module)
         if self.plan is not None:
@@ -169,6 +177,12 @@ class CompressionCallback(Callback, HasKind, ABC):
         if record is None or self._due(record) is not None:
             self.calibrate(pl_module, train_batches(trainer))
         self.apply(net, example_of(pl_module, train_batches(trainer)))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop at a loss that is not finite."""
+        check_loss(trainer, outputs)
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
         """What this callback's plan adds to another that was applied before; most can add nothing.
@@ -198,6 +212,28 @@ class CompressionCallback(Callback, HasKind, ABC):
         """The part of a plan that this callback understands."""
         kept = {layer: {k: v for k, v in knobs.items() if k in self.knobs} for layer, knobs in plan.layers.items()}
         return Plan({layer: knobs for layer, knobs in kept.items() if knobs})
+
+
+def warn_of_eval_mode(net: nn.Module) -> None:
+    """Warn of a network in eval mode that is about to be trained: its batch norms will not follow its activations."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and not m.training]
+    if norms and not net.training:
+        rank_zero_warn(
+            f"{type(net).__name__} is in eval mode: its {len(norms)} batch norms keep their statistics while it is "
+            f"trained, and do not follow what compression changes; call .train() on it before the training"
+        )
+
+
+def _check_constraints(callback: str, net: nn.Module, writing: Sequence[str]) -> None:
+    for name in writing:
+        layer = dict(net.named_modules()).get(name)
+        if layer is not None and weight_transforms(layer):
+            raise CompressError(
+                f"{callback}: the forward pass of layer {name!r} ({type(layer).__bases__[0].__name__}) writes into its "
+                f"weight, as max-norm, masked and non-negative layers do; that would be lost where the weight goes "
+                f"through a transform. Leave the layer out of the plan, or write the constraint as a parametrization "
+                f"or after each optimizer step"
+            )
 
 
 def known_structure(net: nn.Module, example: Any) -> Structure:

@@ -21,9 +21,22 @@ class StopAtNaN(Callback):
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs  # none of a manual optimization
-        if isinstance(loss, Tensor) and not loss.isfinite().all():
-            raise TrialFailedError(
-                f"the training loss became {loss.item()} at step {trainer.global_step}; lower the learning rate, or "
-                f"compress less"
-            )
+        check_loss(trainer, outputs)
+
+
+def check_loss(trainer: Trainer, outputs: Any) -> None:
+    """Raise unless the loss of a training step is finite.
+
+    Args:
+        trainer: that runs the step.
+        outputs: what the step returned.
+
+    Raises:
+        TrialFailedError: as for :class:`StopAtNaN`.
+    """
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs  # none of a manual optimization
+    if isinstance(loss, Tensor) and not loss.isfinite().all():
+        raise TrialFailedError(
+            f"the training loss became {loss.item()} at step {trainer.global_step}; lower the learning rate, or "
+            f"compress less"
+        )

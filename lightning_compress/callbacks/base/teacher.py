@@ -7,6 +7,7 @@ is outside the module tree: it is in no checkpoint, no optimizer and no DDP buck
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import MethodType
@@ -20,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.callbacks.base.callback import check_rising
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
+from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.surgery.forward_calls import seen_by_hooks
@@ -32,8 +34,8 @@ class DistillationCallback(Callback, HasKind, ABC):
     """``own_weight`` times the module's loss plus ``weight`` times a term; several calls in a step are averaged.
 
     Args:
-        teacher: a trained network that takes the same inputs, or a LightningModule, whose network is used. It is
-            put in eval mode and takes no gradient.
+        teacher: a trained network that takes the same inputs, or a LightningModule, whose network is used. At each
+            step it is in eval mode, takes no gradient and has the student's device and precision.
         weight: factor on the term.
 
     Attributes:
@@ -52,6 +54,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         self.teacher = network(teacher).eval().requires_grad_(False)
         self.weight = weight
         self._handles: list[RemovableHandle] = []
+        self._converted: nn.Module | None = None  # a copy, where the student is of another precision
 
     @property
     @abstractmethod
@@ -61,6 +64,18 @@ class DistillationCallback(Callback, HasKind, ABC):
     @abstractmethod
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
         """The term, a scalar, for one call of the student network with these arguments and this output."""
+
+    @property
+    @final
+    def asked(self) -> nn.Module:
+        """The teacher as :meth:`ask` runs it: itself, or its copy in the precision of the student."""
+        return self.teacher if self._converted is None else self._converted
+
+    @final
+    @torch.no_grad()
+    def ask(self, args: Any, kwargs: Any) -> Any:
+        """Return what the teacher gives for these arguments, without a gradient."""
+        return self.asked(*args, **kwargs)
 
     def watch(self, net: nn.Module) -> Sequence[RemovableHandle]:
         """Hooks on the student that :meth:`term` needs, to be removed when its forward pass is over."""
@@ -103,11 +118,6 @@ class DistillationCallback(Callback, HasKind, ABC):
         self.teacher.to(pl_module.device)
 
     @final
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the teacher in eval mode, whatever other code that holds it does."""
-        self.teacher.eval()
-
-    @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
         self._leave(pl_module)
@@ -121,7 +131,11 @@ class DistillationCallback(Callback, HasKind, ABC):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """With the mixin, see that the step summed its terms; one that was skipped (None) need not have."""
+        """Stop at a loss that is not finite; with the mixin, see that the step summed its terms.
+
+        A step that was skipped (None) need not have.
+        """
+        check_loss(trainer, outputs)
         if isinstance(pl_module, CompressibleMixin):
             pl_module.check_summed(skipped=not outputs and pl_module.automatic_optimization)
 
@@ -134,9 +148,20 @@ class DistillationCallback(Callback, HasKind, ABC):
                 pl_module.training_step = own
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._converted = [], None
+
+    def _follow(self, student: nn.Module) -> None:
+        """Put the teacher in eval mode and where the student is, whatever other code that holds it did since."""
+        mine, theirs = _first_float(self.asked), _first_float(student)
+        if mine is not None and theirs is not None:
+            if mine.dtype != theirs.dtype:  # a copy, for the user's own keeps its digits
+                self._converted = copy.deepcopy(self.teacher).requires_grad_(False).to(theirs.device, theirs.dtype)
+            elif mine.device != theirs.device:
+                self.asked.to(theirs.device)
+        self.asked.eval()
 
     def _logged(self, pl_module: LightningModule, args: Any, kwargs: Any, output: Any) -> Tensor:
+        self._follow(network(pl_module))
         value = self.term(args, kwargs, output)
         pl_module.log(f"{self.term_name}_loss", value.detach())
         return value
@@ -175,6 +200,10 @@ class DistillationCallback(Callback, HasKind, ABC):
             return mix(result) if isinstance(result, Tensor) else {**result, "loss": mix(result["loss"])}
 
         return training_step
+
+
+def _first_float(net: nn.Module) -> nn.Parameter | None:
+    return next((p for p in net.parameters() if p.is_floating_point()), None)
 
 
 def _watched(inner: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,68 @@
+"""Find layers whose forward pass writes into their weight: max-norm, masked and non-negative layers.
+
+Under a transform ``layer.weight`` is a temporary tensor: what is written into it is lost, and the constraint with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.calibration import calibration_of, store_calibration
+
+NAME = "layers that write into their weight"
+
+
+class _Writes(TorchDispatchMode):
+    """Notes which memory operations write into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for place, argument in enumerate(func._schema.arguments):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    value = args[place] if place < len(args) else kwargs.get(argument.name)
+                    self.written |= {_memory(t) for t in tree_leaves(value) if isinstance(t, Tensor)}
+        return func(*args, **kwargs)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def layers_that_write(net: nn.Module, example: Any) -> list[str]:
+    """Return the layers into whose weight a forward pass writes, or that get another weight in it.
+
+    Args:
+        net: is run in eval mode, once: what was found is kept on it.
+        example: one input batch.
+    """
+    found = calibration_of(net, NAME)
+    if found is None:
+        found = _found(net, example)
+        store_calibration(net, NAME, found)
+    return found
+
+
+def _found(net: nn.Module, example: Any) -> list[str]:
+    before = {
+        name: (layer, layer.weight, _memory(layer.weight))
+        for name, layer in net.named_modules()
+        if isinstance(layer._parameters.get("weight"), nn.Parameter)
+    }
+    with torch.compiler.set_stance("force_eager"), _Writes() as writes:
+        measure.forward_hooked(net, example, [])
+    return [
+        name
+        for name, (layer, weight, memory) in before.items()
+        if layer._parameters.get("weight") is not weight or _memory(weight) != memory or memory in writes.written
+    ]
