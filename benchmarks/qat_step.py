@@ -14,6 +14,7 @@ from timing import medians
 from torch import nn
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.vision.models.resnet_cifar import resnet20
 
 
@@ -31,6 +32,9 @@ def main() -> None:
     names = [n for n, m in quantized.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     QuantizationAwareTraining({name: {"weight_bits": 4, "act_bits": 4} for name in names}).apply(quantized, x)
     quantized(x)  # sets the scales of the inputs
+    for module in quantized.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.settle()  # as a training does
     nets = {"fp32": plain, "quantization-aware": quantized}
     if "--compile" in sys.argv:
         nets = {name: torch.compile(net) for name, net in nets.items()}

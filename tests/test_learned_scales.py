@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.pruning.noise.gaussian import GaussianNoise
+from lightning_compress.pruning.noise.log_normal import LogNormalNoise
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
@@ -115,3 +117,24 @@ def loss_after_training(make, bits: int) -> float:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_layer_that_begins_with_zeros_trains_as_with_min_max(make, bits):
     assert loss_after_training(make, bits) <= 1.1 * loss_after_training(MinMax, bits)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_noise_on_weights_begins_as_quiet_in_any_unit(unit):
+    weight = torch.randn(20, 30, generator=torch.Generator().manual_seed(0)) * unit
+    noise = GaussianNoise((20, 30), (20, 30))
+    noise.start(weight)
+    reference = GaussianNoise((20, 30), (20, 30))
+    reference.start(weight / unit)
+    torch.testing.assert_close(noise.log_alpha(weight), reference.log_alpha(weight / unit), rtol=1e-3, atol=1e-3)
+    assert (noise.log_alpha(weight) < noise.threshold).float().mean() > 0.95
+
+
+def test_noise_that_was_thrown_below_its_bounds_comes_back():
+    """The KL asks for more noise, also where there is far too little for it to matter."""
+    weight, noise, normal = torch.ones(4, 4), GaussianNoise((4, 4), (4, 4)), LogNormalNoise(4)
+    for parameter, kl in ((noise.raw_log_variance, noise.kl), (normal.raw_log_scale, normal.kl)):
+        with torch.no_grad():
+            parameter.fill_(-5.0)
+        kl(weight).backward()
+        assert (parameter.grad < 0).all()

@@ -231,3 +231,11 @@ def test_what_a_file_calibrated_can_be_exported_before_it_runs():
     x = torch.randn(2, 3)
     exported = torch.export.export(quantizer, (x,)).module()
     torch.testing.assert_close(exported(x), quantizer(x))
+
+
+@pytest.mark.parametrize("make", [LSQActivation, PACT])
+def test_what_calls_calibrated_can_be_exported(make):
+    quantizer, x = make(4).eval(), torch.randn(2, 3)
+    quantizer(x)
+    exported = torch.export.export(quantizer, (x,)).module()
+    torch.testing.assert_close(exported(x), quantizer(x))

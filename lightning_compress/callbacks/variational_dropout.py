@@ -74,7 +74,9 @@ class VariationalDropout(LearnedNoise):
         check_plain(layer.name, module, "VariationalDropout")
         shape = module.weight.shape
         grain = shape if self.pattern.unit(layer) == 1 else (*shape[:2], *[1] * len(layer.kernel))
-        attach_weight(module, GaussianNoise(shape, grain, self.threshold, salt(layer.name)).to(module.weight.device))
+        noise = GaussianNoise(shape, grain, self.threshold, salt(layer.name)).to(module.weight.device)
+        noise.start(module.weight)
+        attach_weight(module, noise)
 
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
         host = net.get_submodule(layer)

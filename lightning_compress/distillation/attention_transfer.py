@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,4 +37,4 @@ class AttentionTransfer(FeatureLoss):
 
 def attention(x: Tensor) -> Tensor:
     """Return the attention map of each sample, ``(batch, positions)``, of length one."""
-    return F.normalize(x.square().sum(1).flatten(1), dim=1)
+    return F.normalize(x.square().sum(1).flatten(1), dim=1, eps=torch.finfo(x.dtype).tiny)

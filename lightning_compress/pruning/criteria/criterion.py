@@ -62,7 +62,7 @@ def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
     for member in group.producers:
         if member.layer in per_channel:
             found = per_channel[member.layer][member.index].sum(1)
-            scores.append(found / found.mean().clamp_min(1e-12))
+            scores.append(found / found.mean().clamp_min(torch.finfo(found.dtype).tiny))
     return torch.stack(scores).mean(0)
 
 

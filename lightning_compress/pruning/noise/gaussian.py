@@ -20,12 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery.bounded import held
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.transforms import first_input, raw_weight
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 LIMIT = 8.0  # of |log alpha|; beyond it the KL is flat
-TINY = 1e-8
+QUIET = -5.4  # log of the variance over the mean square of a layer's weights, where training begins
+NEGLIGIBLE = 1e-6  # of that mean square: a weight whose square is less counts as zero
+TINY = torch.finfo(torch.float32).tiny
 
 
 @final
@@ -51,6 +54,12 @@ class GaussianNoise(Noise, Mask):
     def moving(self) -> bool:
         return not self.ended
 
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Begin with little noise for weights of this size, whatever their unit; of zeros, as for weights of 0.1."""
+        power = weight.detach().float().square().mean()
+        self.raw_log_variance.fill_((float(power.log()) + QUIET if power > 0 else -10.0) / self.speed)
+
     def config(self) -> dict[str, Any]:
         return {
             "shape": list(self.mask.shape),
@@ -67,12 +76,13 @@ class GaussianNoise(Noise, Mask):
 
     def log_alpha(self, weight: Tensor) -> Tensor:
         """Return noise to signal, in logarithm, within +-8, shape ``grain``."""
-        return self._unlimited(weight).clamp(-LIMIT, LIMIT)
+        return held(self._unlimited(weight), -LIMIT, LIMIT)
 
     def _unlimited(self, weight: Tensor) -> Tensor:
         dims = [d for d, size in enumerate(self.grain) if size != weight.shape[d]]
         power = weight.square().mean(dims, keepdim=True) if dims else weight.square()
-        return self.raw_log_variance * self.speed - (power + TINY).log()
+        negligible = NEGLIGIBLE * weight.detach().square().mean() + TINY
+        return self.raw_log_variance * self.speed - (power + negligible).log()
 
     def kl(self, weight: Tensor) -> Tensor:
         log_alpha = self.log_alpha(weight)
@@ -84,7 +94,7 @@ class GaussianNoise(Noise, Mask):
             return output
         variance = (self.raw_log_variance.float() * self.speed).exp().expand(self.mask.shape)
         drawn = torch.randn(output.shape, generator=self.generator(output.device), device=output.device)
-        # Half precision would lose TINY, and with it the gradient of the root, and squares overflow it.
+        # Half precision would lose TINY, which keeps the gradient of the root finite, and squares overflow it.
         with torch.autocast(output.device.type, enabled=False):
             spread = (_without_bias(layer, first_input(layer, args).float().square(), variance) + TINY).sqrt()
             return output + (drawn * spread).to(output)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery.bounded import held
 from lightning_compress.surgery.transforms import first_input
 
 ALPHA_MAX = 0.7
@@ -65,7 +66,7 @@ class InformationNoise(Noise):
     def after_forward(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.ended or not self.training:
             return output
-        u = self._read(first_input(layer, args)).clamp_min(LEAST)
+        u = held(self._read(first_input(layer, args)), LEAST, float("inf"))
         alpha = ALPHA_MAX * torch.sigmoid(u)
         kl = F.softplus(-u)
         channel = kl.dim() - 1 if isinstance(layer, nn.Linear) else 1

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery.bounded import held
 from lightning_compress.surgery.transforms import raw_weight
 
 LOW, HIGH = -20.0, 0.0
@@ -96,8 +97,8 @@ class LogNormalNoise(Noise):
 
     def _parameters_of_normal(self) -> tuple[Tensor, Tensor]:
         # Tails of the normal distribution lie beyond fp32.
-        scale = (self.raw_log_scale * self.speed).double().clamp(-6.0, 2.5).exp()
-        mean = (self.raw_mean * self.speed).double().clamp(LOW, 5.0)
+        scale = held((self.raw_log_scale * self.speed).double(), -6.0, 2.5).exp()
+        mean = held((self.raw_mean * self.speed).double(), LOW, 5.0)
         # A mean far above the upper end would leave nothing but a tail that no number holds; near it, noise of any
         # size can still be had by the scale.
         return torch.minimum(mean, HIGH + FARTHEST * scale), scale

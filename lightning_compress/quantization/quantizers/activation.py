@@ -118,6 +118,8 @@ class ActivationQuantizer(UniformQuantizer):
     @final
     @torch.no_grad()
     def _observe(self, _module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling() and (self._seen is not None or self._calls_left < 1):
+            return  # calibrated, by calls outside of the graph
         if not self.calibrated or self._seen is not None:
             self._calibrate(args[0])
         elif self.training or not (dist.is_available() and dist.is_initialized()):
