@@ -67,7 +67,8 @@ class QuantizationAwareTraining(CompressionCallback):
         weight_quantizer: ``(bits, shape of the scale) -> quantizer`` of weights.
         activation_quantizer: the same for the input of a layer.
         per_channel: one weight scale for each output channel, else one for the layer.
-        placement: which tensors are quantized: the input of each layer, or what integer kernels read and write.
+        placement: which tensors are quantized: the input of each layer, or what integer kernels read and write; None is
+            the former.
         weight_bits, act_bits: what a search may choose from; empty means that it does not vary them.
         ignore: globs of layers that a search leaves in floating point.
 
@@ -86,7 +87,7 @@ class QuantizationAwareTraining(CompressionCallback):
         weight_quantizer: MakeQuantizer = LSQ,
         activation_quantizer: MakeQuantizer = LSQActivation,
         per_channel: bool = True,
-        placement: Placement = LAYER_INPUTS,
+        placement: Placement | None = None,
         weight_bits: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
         act_bits: Sequence[int] = (4, 5, 6, 7, 8),
         ignore: Sequence[str] = (),
@@ -95,7 +96,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self.weight_quantizer = weight_quantizer
         self.activation_quantizer = activation_quantizer
         self.per_channel = per_channel
-        self.placement = placement
+        self.placement = LAYER_INPUTS if placement is None else placement
         self.ignore = tuple(ignore)
         self._reported: set[str] = set()
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
@@ -235,6 +236,7 @@ class QuantizationAwareTraining(CompressionCallback):
         return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:
-        """The class behind a quantizer argument, which hydra gives as a partial."""
+        """The class behind a quantizer argument, which Hydra gives as a partial and jsonargparse as a function."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
-        return getattr(make, "func", make)
+        kind = getattr(make, "func", make)
+        return kind if isinstance(kind, type) else type(make(8, ()))
