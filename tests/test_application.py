@@ -208,6 +208,7 @@ def test_multirun_leaves_one_summary_table(cache, tmp_path):
     ([], "+compress=drl_quant"),
     (["+compress=quant", "data=npz", "data.path=nowhere.npz"], "there is no file 'nowhere.npz'"),
     (["+compress=quant", "data=npz"], "error: configuration: Missing mandatory value: data.path"),
+    (["+compress=drl_quant", "metric=test_accuracy"], "not 'test_accuracy'; did you mean 'test_acc'?; set metric"),
     (["+compress=joint", "compress.stages.joint.callbacks.joint.limits=[2.0]"], "error: JointSparsityQuantization:"),
 ])  # fmt: skip
 def test_bad_input_ends_with_one_sentence_and_a_status(overrides, message, cache, tmp_path):

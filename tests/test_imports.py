@@ -1,4 +1,4 @@
-"""Who may import whom: planted violations make ``lint-imports`` fail."""
+"""Who may import whom: planted violations make ``lint-imports`` fail, and no module imports itself in a circle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
@@ -72,3 +73,11 @@ def test_search_needs_no_exception():
     imported.squash_module("lightning_compress.core")
     imported.squash_module("lightning_compress.search")
     assert imported.find_modules_directly_imported_by("lightning_compress.search") == {"lightning_compress.core"}
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Imports under TYPE_CHECKING count."""
+    graph = grimp.build_graph("lightning_compress", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert len(imports) > 200
+    TopologicalSorter(imports).prepare()  # a CycleError names the circle

@@ -197,3 +197,16 @@ def test_exporters_that_cannot_be_are_refused_at_once(tmp_path, exporters, words
     with pytest.raises(CompressError, match=words):
         exported(tmp_path / "run", exporters)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("settings", "metric", "message"), [
+    ({}, "test_accuracy", "test_step of Tested logs ['test_acc'], not 'test_accuracy'; did you mean 'test_acc'?"),
+    ({"evaluation": Evaluation(monitor="acc")}, "test_acc", "stage prune: validation_step logs ['val_acc'"),
+    ({"objective": AccuracyUnderBudget(loss="val_los")}, "test_acc", "has no 'val_los'; did you mean 'val_loss'"),
+])  # fmt: skip
+def test_names_of_metrics_are_checked_before_anything_is_scored_or_trained(settings, metric, message, tmp_path):
+    stage = pruning(Search(**{**BUDGET, "searcher": Random, "trials": 2, **settings}))
+    with pytest.raises(CompressError) as raised:
+        compress(Tested(), TestedData(), {"prune": stage}, folder=tmp_path, metric=metric)
+    assert message in str(raised.value)
+    assert not (tmp_path / "prune").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def run(cfg: DictConfig, console: Console) -> Result:
     method = method_of(cfg.compress)
     check_searcher(HydraConfig.get().overrides.task, method.stages)
     data: LightningDataModule = instantiate(cfg.data)
-    dense = dense_module(cfg, data)
+    stages = instantiate(cfg.compress.stages, _convert_="object")
+    dense = dense_module(cfg, data, stages)
     result = compress(
         dense,
         data,
@@ -93,7 +95,7 @@ def _plan(cfg: DictConfig) -> Path | None:
     return file
 
 
-def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
+def dense_module(cfg: DictConfig, data: LightningDataModule, stages: Mapping[str, Stage]) -> LightningModule:
     """The trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     module: LightningModule = instantiate(cfg.model)
@@ -103,4 +105,7 @@ def dense_module(cfg: DictConfig, data: LightningDataModule) -> LightningModule:
     digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
     make_trainer = instantiate(cfg.trainer)
+    if not (folder / FINAL).is_file():  # else the names of metrics are soon checked on what was trained
+        untrained = RunContext.begun(module, data, folder, make_trainer=make_trainer, seed=cfg.seed)
+        check_logged_metrics(untrained, stages, cfg.metric)
     return fit(module, data, make_trainer, folder=folder, epochs=cfg.epochs, seed=cfg.seed, make_logger=make_logger)

@@ -129,6 +129,7 @@ def compress(
     with lock:
         remove_stale_parts(folder)
         run = RunContext.begun(module, data, folder, make_trainer=make_trainer, seed=seed, make_logger=make_logger)
+        check_logged_metrics(run, stages, metric)
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)

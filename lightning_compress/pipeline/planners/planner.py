@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
+from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.student import Student
 
@@ -66,6 +68,23 @@ class Planner(HasKind, ABC):
 
         Raises:
             CompressError: a setting cannot be.
+        """
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it validates candidates, so that names of metrics are among its settings."""
+        return False
+
+    def check_metrics(self, stage: str, logged: Mapping[str, float], dense: Profile) -> None:
+        """Raise if a metric that its settings name is not logged, before anything is trained.
+
+        Args:
+            stage: name of the stage, for the message.
+            logged: what ``validation_step`` logs.
+            dense: profile of the network before any stage.
+
+        Raises:
+            CompressError: a metric is not logged.
         """
 
     def unmentioned(self, composition: Composition) -> Planned:

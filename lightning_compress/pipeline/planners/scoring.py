@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.costs.cost import Cost
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.evaluator import Evaluator
@@ -15,6 +17,7 @@ from lightning_compress.pipeline.needed_costs import needed_costs
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.student import Student
 from lightning_compress.search.objectives.objective import Objective
+from lightning_compress.search.trial import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,28 @@ class ScoringPlanner(BudgetedPlanner, ABC):
         if self.objective is None:
             raise CompressError(f"stage {stage}: objective is null, which a search needs; give it one")
         self.evaluation.check(stage)
+
+    @property
+    def reads_scores(self) -> bool:
+        """True."""
+        return True
+
+    def check_metrics(self, stage: str, logged: Mapping[str, float], dense: Profile) -> None:
+        """Raise if the monitor, or a metric of the objective, is not logged.
+
+        Raises:
+            CompressError: it is so.
+        """
+        monitor = self.evaluation.monitor
+        if monitor not in logged:
+            raise CompressError(
+                f"stage {stage}: validation_step logs {sorted(logged)}, not {monitor!r}"
+                f"{did_you_mean(monitor, logged)}; set monitor to one of them"
+            )
+        # Names alone are tried: what one batch of data measures says nothing yet.
+        costs = {cost.name: float(cost(dense)) for cost in self.costs}
+        metrics = dict.fromkeys(logged, 1.0)
+        self.objective(Score(metrics, costs, {**metrics, **costs}))
 
     def evaluator(self, composition: Composition, student: Student, run: RunContext) -> Evaluator:
         """Return the evaluator of the candidates; its scores have the costs of the budget and of the objective.

@@ -1,0 +1,63 @@
+"""Check the names of metrics before anything is trained, on one batch of validation and one of test data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import Trainer
+
+from lightning_compress.callbacks.base.device import trains_on
+from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.evaluator import Batches
+from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.pipeline.seeding import seeded
+from lightning_compress.pipeline.stage import Stage
+
+
+def check_logged_metrics(run: RunContext, stages: Mapping[str, Stage], metric: str) -> None:
+    """Raise if ``test_step`` does not log the metric, or ``validation_step`` not what a planner reads.
+
+    Args:
+        run: the module, which need not be trained and is not changed, and the data.
+        stages: name -> stage.
+        metric: of the test data.
+
+    Raises:
+        CompressError: a name is not logged; the message says which are.
+    """
+    logged = _tested(run)
+    if metric not in logged:
+        raise CompressError(
+            f"test_step of {type(run.dense).__name__} logs {sorted(logged)}, not {metric!r}"
+            f"{did_you_mean(metric, logged)}; set metric"
+        )
+    planners = {name: stage.planner for name, stage in stages.items() if stage.planner is not None}
+    if any(planner.reads_scores for planner in planners.values()):
+        validated = _validated(run)
+        for name, planner in planners.items():
+            planner.check_metrics(name, validated, run.dense_profile)
+
+
+def _tested(run: RunContext) -> dict[str, float]:
+    with seeded(run.seed), quiet():
+        trainer = _trainer(run, limit_test_batches=1)
+        return dict(trainer.test(copy.deepcopy(run.dense), datamodule=run.data, verbose=False)[0])
+
+
+def _validated(run: RunContext) -> dict[str, float]:
+    """Return the metrics as the evaluator of candidates gets them."""
+    validation = run.loaders()[1]
+    with seeded(run.seed, validation), quiet():
+        trainer = _trainer(run)
+        trainer.validate(copy.deepcopy(run.dense), Batches(validation, 1), verbose=False)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _trainer(run: RunContext, **settings: Any) -> Trainer:
+    return Trainer(
+        **trains_on(run.scoring_device), logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, inference_mode=False, **settings,
+    )  # fmt: skip
