@@ -29,8 +29,11 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.compress import compress
 from lightning_compress.pipeline.configuration import check_searcher, method_of, set_usual
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
-from lightning_compress.pipeline.training import fit
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.training import FINAL, fit
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:
@@ -68,8 +71,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
     method = method_of(cfg.compress)
     check_searcher(HydraConfig.get().overrides.task, method.stages)
     data: LightningDataModule = instantiate(cfg.data)
-    stages = instantiate(cfg.compress.stages, _convert_="object")
-    dense = dense_module(cfg, data, stages)
+    dense = dense_module(cfg, data, method.stages)
     result = compress(
         dense,
         data,

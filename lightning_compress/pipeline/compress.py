@@ -29,6 +29,7 @@ from lightning_compress.pipeline.arguments import Loader, as_data_module, select
 from lightning_compress.pipeline.configuration import PACKED, shipped_method
 from lightning_compress.pipeline.context import FOUND, PLANNED, RunContext
 from lightning_compress.pipeline.figures import declare, measure_figures
+from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import check_trainer, csv_logger
@@ -95,7 +96,7 @@ def compress(
         CompressError: another process works in the folder, or it cannot be written; the module or the data lacks a
             method that the run comes to need; there is no such shipped method, or a stage has a number that cannot be;
             two exporters write the same file; no stage understands a knob of the plan, or the network has no such
-            layer.
+            layer; a metric that is named is not logged.
     """
     check_library(module)
     check_library(data)
