@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lightning_compress.export.save import save as save
     from lightning_compress.pipeline.compress import compress as compress
     from lightning_compress.pipeline.environment import plan_env as plan_env
+    from lightning_compress.pipeline.layers import inspect_layers as inspect_layers
+    from lightning_compress.pipeline.layers import uniform_plan as uniform_plan
     from lightning_compress.pipeline.result import Result as Result
 
 _HOMES = {
@@ -50,9 +52,11 @@ _HOMES = {
     "compress": "pipeline.compress",
     "export": "export.export_network",
     "inspect": "export.load",
+    "inspect_layers": "pipeline.layers",
     "load": "export.load",
     "plan_env": "pipeline.environment",
     "save": "export.save",
+    "uniform_plan": "pipeline.layers",
 }
 
 __all__ = list(_HOMES)

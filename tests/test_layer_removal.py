@@ -90,7 +90,7 @@ def test_any_removal_gives_the_predicted_profile_a_forward_pass_and_the_predicte
     callback, dense, names = choices_of(net, example)
     if name in EXPECTED:
         assert set(names) == EXPECTED[name]
-    assert {p.name for p in dense.weighted} >= callback.kept(net, dense, example).keys()
+    assert {p.name for p in dense.weighted} >= callback.kept_whole(net, example).keys()
     with torch.no_grad():
         expected = net(example).shape
     for share in [1.0, 0.5] if name == "vgg16" else [1.0, 0.7, 0.5, 0.3]:
@@ -225,9 +225,9 @@ class Odd(nn.Module):
 
 def test_candidates_are_verified_by_execution():
     net, example = Odd(), torch.randn(2, 4)
-    callback, profile, names = choices_of(net, example)
+    callback, _, names = choices_of(net, example)
     assert not names
-    kept = callback.kept(net, profile, example)
+    kept = callback.kept_whole(net, example)
     assert kept["twice"] == "it runs 2 times in one forward pass"
     assert kept["idle"] == "it never ran on the example input"
     assert "without 'asked' a layer behind it gets a shape" in kept["asked"]

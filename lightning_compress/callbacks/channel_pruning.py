@@ -97,6 +97,13 @@ class ChannelPruning(CompressionCallback):
         net = network(module)
         return dict(self._graph(net, known_structure(net, example).profile, example).kept_whole)
 
+    def coupled(self, module: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
+        """Return leader of a group -> the other layers whose output channels go with its own."""
+        net = network(module)
+        groups = self._graph(net, known_structure(net, example).profile, example).groups.values()
+        names = {group.name: dict.fromkeys(member.layer for member in group.producers) for group in groups}
+        return {leader: tuple(name for name in layers if name != leader) for leader, layers in names.items()}
+
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         graph = self._graph(net, profile, example)
         groups = graph.groups.values()

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule
 from torch import nn
 
-from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan, matching
@@ -29,6 +29,7 @@ from lightning_compress.pruning.initializers.least_squares import LeastSquares
 from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.graph.blocks import RemovalGraph
 from lightning_compress.surgery.graph.trace_blocks import find_removable
+from lightning_compress.surgery.structure import network
 
 
 @final
@@ -60,9 +61,12 @@ class LayerRemoval(CompressionCallback):
         self.ignore = tuple(ignore)
         self._graphs: dict[object, RemovalGraph] = {}  # by architecture; shared by the copies of with_plan
 
-    def kept(self, net: nn.Module, profile: Profile, example: Any) -> dict[str, str]:
-        """Layer -> why it stays, whatever the plan says."""
-        return dict(self._graph(net, profile, example).kept)
+    def kept_whole(self, module: nn.Module, example: Any) -> dict[str, str]:
+        """Return layer -> why it stays, whatever the plan says."""
+        net = network(module)
+        graph = self._graph(net, known_structure(net, example).profile, example)
+        ignored = {name for pattern in self.ignore for name in matching(pattern, graph.removable)}
+        return {**graph.kept, **dict.fromkeys(sorted(ignored), "it is ignored")}
 
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         names = list(self._graph(net, profile, example).removable)

@@ -77,6 +77,10 @@ class LowRank(CompressionCallback):
             )
         self.bins, self.refinements, self.ignore = bins, refinements, tuple(ignore)
 
+    def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
+        """Return why a layer is not factorized."""
+        return _refusal(net, layer) or "factors of no rank take less than the layer"
+
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         names = [layer.name for layer in profile.weighted]
         ignored = {name for pattern in self.ignore for name in matching(pattern, names)}

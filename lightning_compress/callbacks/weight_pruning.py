@@ -86,6 +86,10 @@ class WeightPruning(CompressionCallback):
             )
         self.every, self.densities, self.ignore = every, tuple(densities), tuple(ignore)
 
+    def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
+        """Return why a layer stays dense."""
+        return f"{type(self.pattern).__name__} leaves it no density to choose"
+
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         layers = [layer for layer in profile.weighted if layer.positions]
         ignored = {n for pattern in self.ignore for n in matching(pattern, [layer.name for layer in layers])}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from types import MethodType
@@ -31,9 +32,10 @@ from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
-from lightning_compress.core.profile import Profile
+from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import example_of
 from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
@@ -102,6 +104,46 @@ class CompressionCallback(Callback, HasKind, ABC):
     @abstractmethod
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         """Apply a resolved plan to a network to which it has not been applied yet."""
+
+    def kept_whole(self, module: nn.Module, example: Any) -> dict[str, str]:
+        """Return layer -> why this callback leaves it as it is, in a search or whatever the plan says.
+
+        Args:
+            module: a LightningModule or a network; it is not changed.
+            example: one input batch of the network.
+        """
+        net = network(module)
+        profile = known_structure(net, example).profile
+        free = {choice.layer for choice in self.choices(net, profile, example)}
+        names = [layer.name for layer in profile.weighted]
+        ignored = {name for pattern in getattr(self, "ignore", ()) for name in names if fnmatchcase(name, pattern)}
+        found = {}
+        for layer in profile.weighted:
+            if layer.name in ignored:
+                found[layer.name] = "it is ignored"
+            elif layer.name not in free and not layer.positions:
+                found[layer.name] = not_called(net, layer.name, example)
+            elif layer.name not in free:
+                found[layer.name] = self.why_kept(layer, net)
+        return found
+
+    def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
+        """Return why a layer that runs and is not ignored has nothing to choose.
+
+        Args:
+            layer: its profile.
+            net: the network.
+        """
+        return "there is only one value that it can have"
+
+    def coupled(self, module: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
+        """Return layer of a plan -> the other layers that its number reaches too; by default none.
+
+        Args:
+            module: a LightningModule or a network; it is not changed.
+            example: one input batch of the network.
+        """
+        return {}
 
     def output_errors(
         self, choices: Sequence[Choice], net: nn.Module, profile: Profile, example: Any, batches: Sequence[Any]

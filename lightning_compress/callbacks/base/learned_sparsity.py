@@ -43,6 +43,10 @@ class LearnedSparsityCallback(CompressionCallback):
         """The layers that may take part."""
         return profile.weighted
 
+    def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
+        """Return why a layer takes no part."""
+        return f"it {self.refusal}"
+
     @final
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         """One value for each layer: there is nothing to search, a uniform plan names them all."""
