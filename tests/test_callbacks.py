@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import lightning_compress as lc
 import lightning_compress.conf
-from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.callback import CompressionCallback, check_order, knob_titles
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
@@ -258,11 +258,31 @@ def test_predicted_profile_is_measured_on_the_pruned_network():
     assert structure_of(net).profile == measure.measure(net, next(iter(toy_data(0)[1]))[0][:2])
 
 
-def test_every_callback_has_an_order_and_knobs():
+def test_every_callback_has_a_place_and_knobs_with_titles():
     found = [c for c in everything(fresh()) if isinstance(c, CompressionCallback)]
-    assert len({c.order for c in found}) == len(found)
+    for first, second in combinations(found, 2):
+        with pytest.raises(
+            CompressError, match=f"{type(first).__name__} must be listed before {type(second).__name__}"
+        ):
+            check_order([second, first])
     knobs = [knob for c in found for knob in c.knobs]
     assert len(set(knobs)) == len(knobs) >= len(found)
+    assert knob_titles().keys() >= set(knobs)
+
+
+def test_a_callback_that_others_do_not_know_says_where_it_belongs():
+    class Early(WeightPruning):
+        before = frozenset({"channel_pruning"})
+        after = frozenset()
+
+    class Late(ChannelPruning):
+        before = frozenset({Early.kind})
+
+    check_order([Early(), ChannelPruning()])
+    with pytest.raises(CompressError, match="Early must be listed before ChannelPruning; swap them"):
+        check_order([ChannelPruning(), Early()])
+    with pytest.raises(CompressError, match="Early and Late must each be listed before the other"):
+        check_order([Early(), Late()])
 
 
 @pytest.mark.parametrize("kind", CHANGING)

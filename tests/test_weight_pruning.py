@@ -209,7 +209,6 @@ def test_what_is_pruned_stays_zero_under_momentum_and_weight_decay(optimizer, fi
             layer = pl_module.model.conv1
             seen.append((mask_of(layer).clone(), layer.weight.detach().clone()))
 
-    Watch.order = WeightPruning.order
     callback = Watch(everywhere(0.2), schedule=instantiate(OmegaConf.load(file)), every=2)
     module, _ = train(callback, 3, optimizer=optimizer)
     for (before, _), (after, weight) in itertools.pairwise(seen):

@@ -65,8 +65,8 @@ class ChannelPruning(CompressionCallback):
     """
 
     kind: ClassVar[str] = "channel_pruning"
-    order: ClassVar[int] = 20
-    knobs: ClassVar[frozenset[str]] = frozenset({"channels"})
+    after: ClassVar[frozenset[str]] = frozenset({"layer_removal"})
+    knobs: ClassVar[Mapping[str, str]] = {"channels": "channels kept"}
 
     def __init__(
         self,

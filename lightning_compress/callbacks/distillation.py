@@ -38,7 +38,7 @@ class KnowledgeDistillation(DistillationCallback):
     """
 
     kind: ClassVar[str] = "distillation"
-    order: ClassVar[int] = 10
+    after: ClassVar[frozenset[str]] = frozenset()
     term_name: ClassVar[str] = "distillation"
 
     def __init__(

@@ -46,7 +46,7 @@ class FeatureDistillation(DistillationCallback):
     """
 
     kind: ClassVar[str] = "feature_distillation"
-    order: ClassVar[int] = 20
+    after: ClassVar[frozenset[str]] = frozenset({"distillation"})
     term_name: ClassVar[str] = "feature_distillation"
 
     def __init__(

@@ -11,6 +11,7 @@ small strength: the KL is summed over units, and there are many, so a large one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 from lightning import LightningModule, Trainer
@@ -33,8 +34,8 @@ class InformationDropout(LearnedNoise):
 
     kind: ClassVar[str] = "information_dropout"
     name: ClassVar[str] = "InformationDropout"
-    order: ClassVar[int] = 23
-    knobs: ClassVar[frozenset[str]] = frozenset({"information"})
+    after: ClassVar[frozenset[str]] = frozenset({"layer_removal", "channel_pruning", "low_rank", "log_normal_dropout"})
+    knobs: ClassVar[Mapping[str, str]] = {"information": "information noise"}
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
         """All but the last layer, whose outputs are the network's answer."""

@@ -71,8 +71,18 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     kind: ClassVar[str] = "joint"
     name: ClassVar[str] = "joint"
     refusal: ClassVar[str] = "is no Conv or Linear"
-    order: ClassVar[int] = 28
-    knobs: ClassVar[frozenset[str]] = frozenset({"joint"})
+    after: ClassVar[frozenset[str]] = frozenset(
+        {
+            "layer_removal",
+            "channel_pruning",
+            "low_rank",
+            "log_normal_dropout",
+            "information_dropout",
+            "weight_pruning",
+            "variational_dropout",
+        }
+    )
+    knobs: ClassVar[Mapping[str, str]] = {"joint": "quantized jointly"}
 
     def __init__(
         self,

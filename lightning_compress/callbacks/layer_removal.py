@@ -47,8 +47,8 @@ class LayerRemoval(CompressionCallback):
     """
 
     kind: ClassVar[str] = "layer_removal"
-    order: ClassVar[int] = 10
-    knobs: ClassVar[frozenset[str]] = frozenset({"keep"})
+    after: ClassVar[frozenset[str]] = frozenset()
+    knobs: ClassVar[Mapping[str, str]] = {"keep": "layers kept"}
 
     def __init__(
         self,

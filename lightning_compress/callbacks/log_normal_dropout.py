@@ -10,6 +10,7 @@ the noise of all summands.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 from torch import nn
@@ -34,8 +35,8 @@ class LogNormalDropout(LearnedNoise):
         "cannot have this noise: it is no Conv or Linear, does not run, is the last layer, or a batch norm with "
         "affine=False follows it, which cannot keep the gate that the noise leaves"
     )
-    order: ClassVar[int] = 22
-    knobs: ClassVar[frozenset[str]] = frozenset({"log_normal"})
+    after: ClassVar[frozenset[str]] = frozenset({"layer_removal", "channel_pruning", "low_rank"})
+    knobs: ClassVar[Mapping[str, str]] = {"log_normal": "log-normal noise"}
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
         """All but the last layer, whose channels are the network's answer, and those whose batch norm has no scale."""

@@ -60,8 +60,11 @@ class LowRank(CompressionCallback):
     """
 
     kind: ClassVar[str] = "low_rank"
-    order: ClassVar[int] = 21
-    knobs: ClassVar[frozenset[str]] = frozenset({"rank_in", "rank_out"})
+    after: ClassVar[frozenset[str]] = frozenset({"layer_removal", "channel_pruning"})
+    knobs: ClassVar[Mapping[str, str]] = {
+        "rank_in": "rank, of the input channels",
+        "rank_out": "rank, of the output channels",
+    }
 
     def __init__(
         self,

@@ -78,8 +78,19 @@ class QuantizationAwareTraining(CompressionCallback):
     """
 
     kind: ClassVar[str] = "quantization"
-    order: ClassVar[int] = 30
-    knobs: ClassVar[frozenset[str]] = frozenset({"weight_bits", "act_bits"})
+    after: ClassVar[frozenset[str]] = frozenset(
+        {
+            "layer_removal",
+            "channel_pruning",
+            "low_rank",
+            "log_normal_dropout",
+            "information_dropout",
+            "weight_pruning",
+            "variational_dropout",
+            "joint",
+        }
+    )
+    knobs: ClassVar[Mapping[str, str]] = {"weight_bits": "bits per weight", "act_bits": "bits per activation"}
 
     def __init__(
         self,

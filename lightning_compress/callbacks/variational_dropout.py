@@ -45,8 +45,10 @@ class VariationalDropout(LearnedNoise):
 
     kind: ClassVar[str] = "variational_dropout"
     name: ClassVar[str] = "VariationalDropout"
-    order: ClassVar[int] = 26
-    knobs: ClassVar[frozenset[str]] = frozenset({"variational"})
+    after: ClassVar[frozenset[str]] = frozenset(
+        {"layer_removal", "channel_pruning", "low_rank", "log_normal_dropout", "information_dropout", "weight_pruning"}
+    )
+    knobs: ClassVar[Mapping[str, str]] = {"variational": "variational noise"}
 
     def __init__(
         self,

@@ -59,8 +59,10 @@ class WeightPruning(CompressionCallback):
     """
 
     kind: ClassVar[str] = "weight_pruning"
-    order: ClassVar[int] = 25
-    knobs: ClassVar[frozenset[str]] = frozenset({"density"})
+    after: ClassVar[frozenset[str]] = frozenset(
+        {"layer_removal", "channel_pruning", "low_rank", "log_normal_dropout", "information_dropout"}
+    )
+    knobs: ClassVar[Mapping[str, str]] = {"density": "weights kept"}
 
     def __init__(
         self,

@@ -77,6 +77,15 @@ def class_of(kind: Any, base: type[T]) -> type[T]:
     return known[kind]
 
 
+def classes_of(family: type[T]) -> list[type[T]]:
+    """Return the classes of a family that ship in its own top folder of this package, or were imported."""
+    folder = ".".join(family.__module__.split(".")[:2])
+    for module in {module for modules in _shipped().values() for module in modules}:
+        if module.startswith(f"{folder}."):
+            import_module(module)
+    return list(family._classes.values())
+
+
 def snake_case(name: str) -> str:
     """Return the name of a class in snake case.
 

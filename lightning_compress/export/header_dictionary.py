@@ -6,6 +6,8 @@ needs another ``container.FORMAT``. What occurs most comes last (zlib's advice).
 
 from __future__ import annotations
 
+# A method that is not here costs the bytes of its name, which the bound of the header has room for: a new one needs no
+# other text, and so no other format.
 _METHODS = {
     "log_normal_dropout": "log_normal",
     "information_dropout": "information",

@@ -6,17 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from lightning_compress.callbacks.base.callback import knob_titles
 from lightning_compress.core.plan import Plan
-
-KNOBS = {
-    "channels": "channels kept",
-    "density": "weights kept",
-    "weight_bits": "bits per weight",
-    "act_bits": "bits per activation",
-    "rank_in": "rank, of the input channels",
-    "rank_out": "rank, of the output channels",
-    "keep": "layers kept",
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,12 @@ def plan_table(plan: Plan, layers: Sequence[str] = ()) -> PlanTable:
         PlanRow(layer.removeprefix(shared), tuple(_cell(knob, values, layer) for knob, values in varied.items()))
         for layer in _in_order(plan.layers, layers)
     )
-    return PlanTable(tuple(told), tuple(KNOBS.get(knob, knob) for knob in varied), rows)
+    return PlanTable(tuple(told), tuple(title_of(knob) for knob in varied), rows)
+
+
+def title_of(knob: str) -> str:
+    """Return what the callback of a knob calls it in tables."""
+    return knob_titles().get(knob, knob)
 
 
 def amount(knob: str, value: float, top: float) -> str:
@@ -90,7 +86,7 @@ def amount(knob: str, value: float, top: float) -> str:
 def _same(knob: str, values: Mapping[str, float], layers: int) -> str:
     value = next(iter(values.values()))
     where = f"all {layers} layers" if len(values) == layers else f"the {len(values)} of {layers} layers that have it"
-    name = KNOBS.get(knob, knob)
+    name = title_of(knob)
     return f"{name[0].upper()}{name[1:]}: {amount(knob, value, value)} in {where}."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_compress.app.report.contents import Layer, Sensitivities
-from lightning_compress.app.report.plan_table import KNOBS, Cell, amount
+from lightning_compress.app.report.plan_table import Cell, amount, title_of
 
 TITLE = "reward lost at each value that was tried"
 
@@ -54,7 +54,7 @@ def _cell(layer: Layer, value: float, lost: float | None, most: float) -> Cell:
 
 
 def _knob(layer: Layer) -> str:
-    return KNOBS.get(layer.knob, layer.knob)
+    return title_of(layer.knob)
 
 
 def _top(layer: Layer) -> float:

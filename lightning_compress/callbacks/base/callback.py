@@ -12,7 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from types import MethodType
 from typing import Any, ClassVar, Self, final
@@ -30,7 +30,7 @@ from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.kinds import HasKind
+from lightning_compress.core.kinds import HasKind, classes_of
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
@@ -58,14 +58,16 @@ class CompressionCallback(Callback, HasKind, ABC):
         plan: a plan, a YAML file, or plain dicts ``{layer: {knob: number}}``; None until :meth:`with_plan`.
 
     Attributes:
-        order: callbacks must be listed in rising order: shapes change before weights are quantized.
-        knobs: the words in a plan that this callback understands.
+        after: kinds of callbacks that it must be listed after: shapes change before weights are quantized.
+        before: kinds of callbacks that it must be listed before, for those that do not know of it.
+        knobs: the words in a plan that this callback understands, each with its title in tables.
         steady: whether weights mean the same from the first step of a training to the last, so that they may be
             averaged over it.
     """
 
-    order: ClassVar[int]
-    knobs: ClassVar[frozenset[str]]
+    after: ClassVar[frozenset[str]] = frozenset()
+    before: ClassVar[frozenset[str]] = frozenset()
+    knobs: ClassVar[Mapping[str, str]]
     steady: ClassVar[bool] = True
 
     def __init__(self, plan: Plan | str | Path | Mapping[str, Any] | None = None) -> None:
@@ -297,27 +299,47 @@ def plan_names(net: nn.Module) -> set[str]:
 
 
 def check_order(callbacks: Sequence[CompressionCallback]) -> None:
-    """Raise unless callbacks stand in rising ``order``, each class once.
+    """Raise unless each callback is listed once, and after those that it must come after.
 
     Raises:
         CompressError: naming the two callbacks to swap.
     """
-    for first, second in pairwise(callbacks):
+    for first, second in combinations(callbacks, 2):
         if type(first) is type(second):
             raise CompressError(f"callbacks: {type(first).__name__} is listed twice; merge the plans and list it once")
-    check_rising(callbacks)
+    check_places(callbacks)
 
 
-def check_rising(callbacks: Sequence[Any]) -> None:
-    """Raise unless callbacks stand in rising ``order``.
+def check_places(callbacks: Sequence[Any]) -> None:
+    """Raise unless callbacks are listed in an order that their ``after`` and ``before`` allow.
 
     Raises:
-        CompressError: naming the two callbacks to swap.
+        CompressError: naming the two callbacks to swap, or two of which each wants to be behind the other.
     """
-    for first, second in pairwise(callbacks):
-        if first.order > second.order:
-            names = type(first).__name__, type(second).__name__
-            raise CompressError(f"callbacks: {names[1]} must be listed before {names[0]}; swap them")
+    for first, second in combinations(callbacks, 2):
+        if not _precedes(second, first):
+            continue
+        names = type(first).__name__, type(second).__name__
+        if _precedes(first, second):
+            raise CompressError(
+                f"callbacks: {names[0]} and {names[1]} must each be listed before the other, so they cannot be used "
+                f"together; change after or before in one of the classes"
+            )
+        raise CompressError(f"callbacks: {names[1]} must be listed before {names[0]}; swap them")
+
+
+def knob_titles() -> dict[str, str]:
+    """Return the title of each knob in tables, of all callbacks that this package ships or the program has imported."""
+    return {knob: title for cls in classes_of(CompressionCallback) for knob, title in getattr(cls, "knobs", {}).items()}
+
+
+def _precedes(one: Any, other: Any) -> bool:
+    """Return whether one callback must be listed before another; a subclass is of its bases' kinds too."""
+    return bool(_kinds(one) & other.after or _kinds(other) & one.before)
+
+
+def _kinds(callback: Any) -> set[str]:
+    return {cls.kind for cls in type(callback).__mro__ if "kind" in vars(cls)}
 
 
 def _save(self: LightningModule, checkpoint: dict[str, Any]) -> None:

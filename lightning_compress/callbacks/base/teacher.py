@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.callbacks.base.callback import check_rising
+from lightning_compress.callbacks.base.callback import check_places
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.core.errors import CompressError
@@ -39,7 +39,8 @@ class DistillationCallback(Callback, HasKind, ABC):
         weight: factor on the term.
 
     Attributes:
-        order: terms must be listed in rising order: each takes its share of the loss and the terms before it.
+        after, before: kinds of terms that it must be listed after or before: each takes its share of the loss and the
+            terms before it.
         term_name: under which the mixin keeps the term; the log has it as ``<term_name>_loss``.
 
     Raises:
@@ -47,7 +48,8 @@ class DistillationCallback(Callback, HasKind, ABC):
             ``training_step`` ran no forward pass of the network.
     """
 
-    order: ClassVar[int]
+    after: ClassVar[frozenset[str]] = frozenset()
+    before: ClassVar[frozenset[str]] = frozenset()
     term_name: ClassVar[str]
 
     def __init__(self, teacher: nn.Module, weight: float) -> None:
@@ -89,7 +91,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         """Extend ``training_step`` (or, with the mixin, watch the forward pass) until ``teardown``."""
         if stage != "fit":
             return
-        check_rising([c for c in trainer.callbacks if isinstance(c, DistillationCallback)])
+        check_places([c for c in trainer.callbacks if isinstance(c, DistillationCallback)])
         own, name, net = type(self).__name__, type(pl_module).__name__, network(pl_module)
         if self.teacher is net:
             raise CompressError(f"{own}: the teacher is the {name} that is trained; pass a deepcopy of it")
