@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.costs.tflite_bytes import TFLiteBytes
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.tflite.c_array import c_array
 from lightning_compress.export.tflite.exporter import TFLite
+from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import measure
-from lightning_compress.vision.models.resnet_cifar import resnet8
+from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 
 pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
 pytest.importorskip("tflite_micro", reason="the runtime is not installed")
@@ -152,6 +154,24 @@ def test_a_network_never_calibrated_is_refused(tmp_path):
     QuantizationAwareTraining({"conv1": {"weight_bits": 8, "act_bits": 8}}, placement=Tensors()).apply(net, images(2))
     with pytest.raises(CompressError, match="has seen no batch"):
         TFLite().export(net, tmp_path / "net.tflite", images())
+
+
+@pytest.mark.parametrize(("limits", "sentence"), [
+    ({"flash": 80e3}, r"takes 87,\d\d\d bytes of flash, and the limit is 80,000; prune to fewer channels"),
+    ({"ram": 16e3}, r"takes 19,\d\d\d bytes of ram, and the limit is 16,000"),
+])  # fmt: skip
+def test_a_network_above_a_limit_is_not_written(limits, sentence, tmp_path):
+    with pytest.raises(CompressError, match=sentence):
+        TFLite(calibration=[images()], **limits).export(resnet8(), tmp_path / "net.tflite", images())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("make", "least"), [(resnet8, 0.99), (resnet20, 0.99), (mobile, 0.6)])
+def test_the_predicted_file_is_an_upper_bound(make, least):
+    net = make().eval()
+    size = len(tflite_bytes(lower(complete(net, [images(2)]), images(2))))
+    predicted = TFLiteBytes()(measure.measure(net, images(2)))
+    assert least * predicted <= size <= predicted
 
 
 def test_a_c_array_has_a_name_that_c_takes():

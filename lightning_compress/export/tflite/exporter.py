@@ -38,6 +38,8 @@ class TFLite(Exporter):
         int4: store weights of 4 or fewer bits two a byte, for microcontrollers; XNNPACK does not run those.
         header: write the file as a C array beside it too, ``model.h`` for ``model.tflite``.
         calibration: batches from which all missing grids are set; None leaves a float network in floating point.
+        flash: the largest file, in bytes; None sets no limit.
+        ram: the largest arena of TFLite-Micro, in bytes; where that is not installed, of the activations at once.
     """
 
     file_name: ClassVar[str] = "model.tflite"
@@ -46,6 +48,8 @@ class TFLite(Exporter):
     int4: bool = False
     header: bool = False
     calibration: Iterable[Any] | None = None
+    flash: float | None = None
+    ram: float | None = None
 
     def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
         """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`.
@@ -60,10 +64,23 @@ class TFLite(Exporter):
             raise NoIntegerFormError(f"export: .tflite files cannot hold this network: {found.notes[-1]}")
         content = tflite_bytes(found.graph, self.int4)
         report = self._report(found, content, path, x)
+        self._check_limits(report)
         write_whole(path, content)
         if self.header:
             write_whole(path.with_suffix(".h"), c_array(content, path.stem).encode())
         return report
+
+    def _check_limits(self, report: ExportReport) -> None:
+        arena = report.deployed.arena_bytes or report.deployed.activation_bytes
+        for what, taken, limit, remedy in (
+            ("flash", report.bytes, self.flash, "fewer channels"),
+            ("ram", arena, self.ram, "fewer channels where maps are large"),
+        ):
+            if limit is not None and taken > limit:
+                raise CompressError(
+                    f"export: the .tflite network takes {taken:,} bytes of {what}, and the limit is {limit:,.0f}; "
+                    f"prune to {remedy}, or raise the limit"
+                )
 
     def _report(self, found: Deployable, content: bytes, path: Path, x: Tensor) -> ExportReport:
         graph, notes = found.graph, list(found.notes)

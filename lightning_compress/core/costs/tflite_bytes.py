@@ -1,0 +1,38 @@
+"""Bytes of the int8 .tflite file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import LayerProfile, Profile
+
+FILE_BYTES = 1500
+LAYER_BYTES = 540  # its operators and tensors, with a share of the sums, poolings and reshapings between layers
+CHANNEL_BYTES = 12  # bias, scale of the weight, scale of the bias; zero points are shared
+
+
+@dataclass(frozen=True)
+class TFLiteBytes(Cost):
+    """Flash that the network takes on a microcontroller; an upper bound within 1 % for ResNets from 80 kB on.
+
+    Weights count one byte each, whatever their bits; pruned channels make the file smaller, masks do not.
+
+    Args:
+        int4: count half a byte for weights of convolutions with 4 or fewer bits, as ``TFLite(int4=True)`` stores them.
+    """
+
+    name: ClassVar[str] = "tflite_bytes"
+    unit: ClassVar[str] = "bytes"
+    label: ClassVar[str] = "predicted .tflite file"
+
+    int4: bool = False
+
+    def __call__(self, profile: Profile) -> float:
+        return FILE_BYTES + sum(self._bytes(layer) for layer in profile.weighted)
+
+    def _bytes(self, layer: LayerProfile) -> int:
+        half = self.int4 and layer.weight_bits <= 4 and layer.kind == "conv"
+        codes = -(-layer.weights // 2) if half else layer.weights
+        return codes + CHANNEL_BYTES * layer.out_channels + LAYER_BYTES
