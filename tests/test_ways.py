@@ -79,7 +79,7 @@ def test_a_searcher_has_its_baselines_also_where_the_command_line_brings_it(file
     switch = [f"compress/planner@compress.stages.{name}.planner=search" for name in uniform[-1:]]
     stages = made(file.stem, *(switch if file.stem != "drl_two_stage" else []), "compress/searcher=greedy").values()
     searched = [stage.planner for stage in stages if isinstance(stage.planner, Search)]
-    assert searched or file.stem in ("ga_channel", "knapsack_quant")
+    assert searched or file.stem in ("ga_channel", "knapsack_quant", "plan_mixed", "plan_prune", "plan_quant")
     assert all(planner.searcher.func is Greedy for planner in searched)
     assert all(list(planner.baselines) == ["uniform", "random"] for planner in searched)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.criteria.criterion import Criterion
+from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_order
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.channels import IN, ChannelGroup
@@ -30,13 +31,13 @@ from lightning_compress.surgery.structure import network
 @final
 @dataclass(frozen=True)
 class Gram(Criterion):
-    """The place in backward elimination, from 0 for the first channel to go.
+    """The place in backward elimination, from 0 for the first channel to go; L2 where no reader's inputs are known.
 
     Args:
         positions: places of each image that count.
 
     Raises:
-        CompressError: no inputs were gathered, or no layer whose moments are known reads the group.
+        CompressError: no inputs were gathered.
     """
 
     positions: int = 10
@@ -46,6 +47,9 @@ class Gram(Criterion):
             gather_moments(network(module), network_inputs(module, batches, finite=True), self.positions)
 
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
+        moments = calibration_of(net, KEY)
+        if moments is not None and not any(m.side == IN and m.layer in moments for m in group.members):
+            return L2()(group, net)
         gram = unit_gram(group, net)
         scores = torch.empty(group.units)
         scores[torch.tensor(removal_order(gram))] = torch.arange(group.units, dtype=torch.float32)
