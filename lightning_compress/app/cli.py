@@ -52,6 +52,13 @@ def report(arguments: Sequence[str]) -> None:
     compare.main(arguments)
 
 
+def layers(arguments: Sequence[str]) -> None:
+    """Print what can be done to each layer of the configured network."""
+    from lightning_compress.app import layers
+
+    layers.main(arguments)
+
+
 def export(arguments: Sequence[str]) -> None:
     """Write the network of a finished run for other runtimes: ONNX, TFLite."""
     from lightning_compress.app import export_run
@@ -59,7 +66,12 @@ def export(arguments: Sequence[str]) -> None:
     export_run.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"run": run, "report": report, "export": export}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "run": run,
+    "report": report,
+    "layers": layers,
+    "export": export,
+}
 
 
 def main() -> None:
