@@ -110,6 +110,38 @@ def test_a_group_norm_loses_whole_groups():
     torch.testing.assert_close(net(images), expected + dense[3].bias[:, None, None], rtol=1e-4, atol=1e-5)
 
 
+class Standardized(nn.Conv2d):
+    """A convolution with a standardized weight and a gain."""
+
+    def __init__(self, *args, **settings) -> None:
+        super().__init__(*args, **settings)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, unbiased=False)
+        weight = self.gain * (self.weight - mean) / (variance + 1e-6).sqrt()
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def test_a_standardized_convolution_takes_its_statistics_over_the_inputs_that_stay():
+    torch.manual_seed(0)
+    net = nn.Sequential(Standardized(3, 8, 3), nn.ReLU(), Standardized(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    images, callback = torch.randn(2, 3, 6, 6), lc.ChannelPruning()
+    dense, profile = copy.deepcopy(net), measure.measure(net, images)
+    plan = lc.Plan({choice.layer: {"channels": 0.5} for choice in callback.choices(net, profile, images)})
+    assert set(plan.layers) == {"0", "2"}
+    graph = trace_channels(net, profile, images)
+    first, second = (callback.criterion.kept(graph.groups[n], net, graph.groups[n].units // 2) for n in ("0", "2"))
+    callback.with_plan(plan).apply(net, images)
+    assert callback.predict(plan, profile) == measure.measure(net, images)
+    thin = Standardized(4, 3, 3)
+    thin.weight.data, thin.bias.data = dense[2].weight[second][:, first].data, dense[2].bias[second].data
+    thin.gain.data = dense[2].gain[second].data
+    x = thin(dense[0](images).relu()[:, first]).relu()
+    expected = nn.functional.conv2d(x, dense[4].weight[:, second], dense[4].bias)
+    torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_norms_without_weights_keep_what_feeds_them():
     net = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2))
     reason = lc.ChannelPruning().kept_whole(net, TOKENS)["0"]

@@ -3,7 +3,8 @@
     keep the round(ratio x units) units of a group that the criterion chooses; slice all tensors that they reach
 
 Removing equals masking, verified by execution. Where a layer computes statistics over channels (LayerNorm, RMSNorm,
-GroupNorm of one group, GRN), masking means statistics over the kept channels. Group norms of several groups lose whole
+GroupNorm of one group, GRN, weight-standardized convolutions), masking means statistics over the kept ones. Group norms
+of several groups lose whole
 groups, so their statistics stay as they were.
 
 Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal

@@ -197,10 +197,12 @@ def _members(
     side = IN if graph.is_in_channel_pruning_fn(item.dep.handler) else OUT
     if isinstance(target, measure.NORM):
         return [Member(prefix + name, OUT, index)]
+    own = {key: p for key, p in target.named_parameters(recurse=False) if key not in ("weight", "bias")}
+    gains = [Member(f"{prefix}{name}.{key}", OUT, index, 0, len(p)) for key, p in own.items() if p.dim()]
     depthwise = isinstance(target, measure.CONV) and target.groups > 1 and target.groups == target.out_channels
     if depthwise and target.in_channels == target.out_channels:
-        return [Member(prefix + name, OUT, index), Member(prefix + name, IN, index)]
-    return [Member(prefix + name, side, index)]
+        return [Member(prefix + name, OUT, index), Member(prefix + name, IN, index), *gains]
+    return [Member(prefix + name, side, index), *(gains if side == OUT else ())]
 
 
 def _mixes(module: nn.Module) -> bool:

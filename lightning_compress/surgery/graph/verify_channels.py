@@ -2,9 +2,9 @@
 
 Each mode is asked: what is right in evaluation may break a head that runs in training only.
 
-A tracer can be wrong about a reshape, a shuffle, or a norm over channels. A channel is masked by zeroing what produces
-it (weights, biases, and the scale and shift of norms), so that it carries exact zeros; what reads it then gets nothing,
-as when it is gone.
+A tracer can be wrong about a reshape or a shuffle. A channel is masked by zeroing what produces it (weights, biases,
+and the scale and shift of norms), so that it carries exact zeros; what reads it then gets nothing, as when it is gone.
+Norms over channels: mask_channels.py.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.graph.channels import (
-    OUT,
-    ChannelGraph,
-    ChannelGroup,
-    remove,
-    remove_parameter,
-    remove_side,
-)
+from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup, remove
+from lightning_compress.surgery.graph.mask_channels import mask
 from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, failing_module, pads_channels
 from lightning_compress.surgery.modes import Mode, draws_numbers, evaluation, training
 from lightning_compress.surgery.tensors import tensors_in
@@ -101,7 +95,7 @@ class _Probe:
         keep = {g.name: torch.randperm(g.units)[: max(1, g.units // 2)].sort().values for g in groups}
         masked, thin = copy.deepcopy(self.net), copy.deepcopy(self.net)
         try:
-            _mask(masked, groups, keep)
+            mask(masked, groups, keep)
             remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
             with torch.no_grad():
                 expected, found = (tensors_in(self.mode(net, self.example)) for net in (masked, thin))
@@ -139,66 +133,6 @@ def _noise(leaf: Any) -> Any:
 
 def _doubled(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-
-def _mask(net: nn.Module, groups: list[ChannelGroup], keep: dict[str, Tensor]) -> None:
-    modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
-    norms: dict[str, list[tuple[str, int, Tensor]]] = {}  # what normalizes over channels -> parameter, dim, positions
-    for group in groups:
-        dropped = torch.ones(group.units, dtype=torch.bool)
-        dropped[keep[group.name]] = False
-        for member in group.producers:
-            lost = member.index[dropped].flatten()
-            module = modules.get(member.layer)
-            if module is None:
-                parameters[member.layer].data.index_fill_(member.dim, lost, 0)
-                parent, _, key = member.layer.rpartition(".")
-                if not list(modules[parent].children()) and not isinstance(modules[parent], measure.CONV):
-                    norms.setdefault(parent, []).append((key, member.dim, lost))
-                continue
-            if isinstance(module, nn.LayerNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1):
-                norms.setdefault(member.layer, []).append(("", 0, lost))
-            # The mean of a norm without shift: zeros would leave it as something else.
-            for key in ("weight", "bias", "running_mean"):
-                if getattr(module, key, None) is not None:
-                    getattr(module, key).data[lost] = 0
-    for name, parts in norms.items():
-        _normalize_kept(modules[name], parts)
-
-
-def _normalize_kept(norm: nn.Module, parts: list[tuple[str, int, Tensor]]) -> None:
-    """Let a layer that normalizes over channels run over those that are kept, and give zeros for the others."""
-    thin, lost = copy.deepcopy(norm), torch.cat([positions for _, _, positions in parts]).unique()
-    for key in dict.fromkeys(key for key, _, _ in parts):
-        own = [(dim, positions) for name, dim, positions in parts if name == key]
-        positions = torch.cat([each for _, each in own])
-        if key:
-            width = norm._parameters[key].shape[own[0][0]]
-            remove_parameter(thin, key, own[0][0], positions)
-        else:
-            width = len(norm.weight)
-            remove_side(thin, OUT, positions)
-    kept = torch.ones(width, dtype=torch.bool)
-    kept[lost] = False
-    kept = kept.nonzero().flatten()
-
-    def over_kept(_norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        dim = channel_dim(norm, args[0], width)
-        return torch.zeros_like(output).index_copy_(dim, kept, thin(args[0].index_select(dim, kept)))
-
-    norm.register_forward_hook(over_kept)
-
-
-def channel_dim(norm: nn.Module, x: Tensor, width: int) -> int:
-    """Return the dimension of the channels in the input of a norm: the last, or the second of images.
-
-    Args:
-        norm: a layer with parameters for each channel.
-        x: its input.
-        width: how many channels there are.
-    """
-    last = type(norm).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward) or x.shape[1] != width
-    return x.dim() - 1 if last else 1
 
 
 def _randomized(net: nn.Module) -> nn.Module:

@@ -1,0 +1,127 @@
+"""Mask channels: what produces them gives zeros, and what takes statistics over them takes them over the kept ones.
+
+A layer norm over some zeros is not the layer norm of the thin network, nor is a weight standardized over inputs that
+are gone. So such a layer of the masked network runs over what is kept, and gives zeros for the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, remove_parameter, remove_side
+
+
+def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
+    """Mask channels of a network in place.
+
+    Args:
+        net: of the architecture that was traced.
+        groups: of channels.
+        keep: leader -> indices of the units that stay.
+    """
+    modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
+    norms: dict[str, list[tuple[str, int, Tensor]]] = {}  # what normalizes over channels -> parameter, dim, positions
+    for group in groups:
+        dropped = _dropped(group, keep)
+        for member in group.producers:
+            lost, module = member.index[dropped].flatten(), modules.get(member.layer)
+            if module is not None:
+                _zero(module, lost)
+                if _normalizes(module):
+                    norms.setdefault(member.layer, []).append(("", 0, lost))
+                continue
+            parameters[member.layer].data.index_fill_(member.dim, lost, 0)
+            parent, _, key = member.layer.rpartition(".")
+            if not list(modules[parent].children()) and not isinstance(modules[parent], measure.CONV):
+                norms.setdefault(parent, []).append((key, member.dim, lost))
+    for name, parts in norms.items():
+        _normalize_kept(modules[name], parts)
+    for name, lost in _lost_inputs(groups, keep).items():
+        if standardizes(modules[name]):
+            _convolve_kept(modules[name], lost)
+
+
+def _dropped(group: ChannelGroup, keep: Mapping[str, Tensor]) -> Tensor:
+    dropped = torch.ones(group.units, dtype=torch.bool)
+    dropped[keep[group.name]] = False
+    return dropped
+
+
+def _normalizes(module: nn.Module) -> bool:
+    """Whether a known norm computes its statistics over all channels."""
+    return isinstance(module, nn.LayerNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1)
+
+
+def _zero(module: nn.Module, lost: Tensor) -> None:
+    # The mean of a norm without shift: zeros would leave it as something else.
+    for key in ("weight", "bias", "running_mean"):
+        if getattr(module, key, None) is not None:
+            getattr(module, key).data[lost] = 0
+
+
+def _lost_inputs(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer -> positions of its inputs that are dropped."""
+    found: dict[str, list[Tensor]] = {}
+    for group in groups:
+        dropped = _dropped(group, keep)
+        for member in group.members:
+            if member.side == IN:
+                found.setdefault(member.layer, []).append(member.index[dropped].flatten())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def standardizes(module: nn.Module) -> bool:
+    """Return whether a convolution computes its weight by a forward of its own, as weight-standardized ones do."""
+    plain = any(type(module).forward is kind.forward for kind in measure.CONV)
+    return isinstance(module, measure.CONV) and not plain and module.groups == 1
+
+
+def _convolve_kept(conv: nn.Module, lost: Tensor) -> None:
+    """Let a weight-standardized convolution take its statistics over the inputs that are kept."""
+    thin = copy.deepcopy(conv)
+    remove_side(thin, IN, lost)
+    kept = torch.ones(conv.in_channels, dtype=torch.bool)
+    kept[lost] = False
+    kept = kept.nonzero().flatten()
+    conv.register_forward_hook(lambda _conv, args, _output: thin(args[0].index_select(1, kept)))
+
+
+def _normalize_kept(norm: nn.Module, parts: list[tuple[str, int, Tensor]]) -> None:
+    """Let a layer that normalizes over channels run over those that are kept, and give zeros for the others."""
+    thin, lost = copy.deepcopy(norm), torch.cat([positions for _, _, positions in parts]).unique()
+    for key in dict.fromkeys(key for key, _, _ in parts):
+        own = [(dim, positions) for name, dim, positions in parts if name == key]
+        positions = torch.cat([each for _, each in own])
+        if key:
+            width = norm._parameters[key].shape[own[0][0]]
+            remove_parameter(thin, key, own[0][0], positions)
+        else:
+            width = len(norm.weight)
+            remove_side(thin, OUT, positions)
+    kept = torch.ones(width, dtype=torch.bool)
+    kept[lost] = False
+    kept = kept.nonzero().flatten()
+
+    def over_kept(_norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        dim = channel_dim(norm, args[0], width)
+        return torch.zeros_like(output).index_copy_(dim, kept, thin(args[0].index_select(dim, kept)))
+
+    norm.register_forward_hook(over_kept)
+
+
+def channel_dim(norm: nn.Module, x: Tensor, width: int) -> int:
+    """Return the dimension of the channels in the input of a norm: the last, or the second of images.
+
+    Args:
+        norm: a layer with parameters for each channel.
+        x: its input.
+        width: how many channels there are.
+    """
+    last = type(norm).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward) or x.shape[1] != width
+    return x.dim() - 1 if last else 1
