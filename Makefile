@@ -15,6 +15,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov
 

@@ -82,7 +82,7 @@ def _milliseconds(layer: LayerProfile, threads: int, seconds: float) -> float:
         module: nn.Module = nn.Linear(layer.in_channels, layer.out_channels)
         example = torch.randn(1, layer.positions, layer.in_channels)
     else:
-        made = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(layer.kernel)]
+        made: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(layer.kernel)]
         module = made(layer.in_channels, layer.out_channels, layer.kernel, layer.stride, groups=layer.groups)
         sides = _sides(layer.positions, len(layer.kernel))
         inputs = [(side - 1) * layer.stride + kernel for side, kernel in zip(sides, layer.kernel, strict=True)]

@@ -51,4 +51,4 @@ def refresh_widths(module: nn.Module) -> None:
             module.num_groups = weight.shape[0] // (module.num_channels // module.num_groups)
         module.num_channels = weight.shape[0]
     elif isinstance(getattr(module, "normalized_shape", None), tuple | torch.Size):  # LayerNorm, RMSNorm and their kin
-        module.normalized_shape = tuple(weight.shape)
+        setattr(module, "normalized_shape", tuple(weight.shape))  # noqa: B010  torch declares no such attribute

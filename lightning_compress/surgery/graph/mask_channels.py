@@ -99,7 +99,7 @@ def _normalize_kept(norm: nn.Module, parts: list[tuple[str, int, Tensor]]) -> No
         own = [(dim, positions) for name, dim, positions in parts if name == key]
         positions = torch.cat([each for _, each in own])
         if key:
-            width = norm._parameters[key].shape[own[0][0]]
+            width = getattr(norm, key).shape[own[0][0]]
             remove_parameter(thin, key, own[0][0], positions)
         else:
             width = len(norm.weight)

@@ -38,7 +38,7 @@ def verified(
         example: one input batch.
         modes: in which the network runs, in turn.
     """
-    kept, wrong = groups, {}
+    kept, wrong = groups, dict[str, str]()
     with torch.random.fork_rng(devices=[]):
         for mode in modes:
             torch.manual_seed(0)
