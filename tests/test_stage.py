@@ -97,7 +97,7 @@ def test_what_was_found_is_written_for_runs_side_by_side(finished):
         name: max(OBJECTIVE(entry.score) for entry in read(folder / journal_name(baseline)))
         for name, baseline in (("this search", ""), ("random", "random"))
     }
-    found = {"searcher": "NSGA2", "objective": "AccuracyUnderBudget", "best": best, "trials": TRIALS, "failed": 0}
+    found = {"searcher": "NSGA2", "objective": OBJECTIVE.meaning, "best": best, "trials": TRIALS, "failed": 0}
     assert json.loads((folder / "search.json").read_text())["found"] == found
 
 

@@ -53,6 +53,7 @@ class LatencyTable(Cost):
     a layer gets smaller. Masked weights save no time here. A sum over layers ranks floating-point networks well and
     networks of 8-bit integers poorly, whose time depends on what the runtime fuses; measure the result too.
 
+    A search projects plans onto a limit of milliseconds by it (``compress/cost=latency_table``).
     :func:`lightning_compress.surgery.latency_table.measure_layers` makes a table, with torch on this machine; a table
     of another runtime is the same YAML file::
 

@@ -228,7 +228,7 @@ class _Search:
         }
         written["found"] = {
             "searcher": _class_name(settings.searcher),
-            "objective": type(settings.objective).__name__,
+            "objective": settings.objective.meaning,
             "best": dict(rewards),
             "trials": len(entries),
             "failed": sum(entry.score is None for entry in entries),
