@@ -1,0 +1,1 @@
+"""The options that this package adds to ``+compress=NAME``."""
