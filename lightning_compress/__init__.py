@@ -1,5 +1,4 @@
-"""Give it a LightningModule and a budget; it finds how much to compress each layer, trains the compressed network, and
-hands back a file that is really that small.
+"""Compress a trained LightningModule to a budget, and pack it into a file that is really that small.
 
 The names below load what they need at first use, so that ``import lightning_compress`` (which Hydra does at every start
 of every application, to read ``lightning_compress.conf``) imports neither torch nor lightning.

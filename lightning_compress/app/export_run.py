@@ -83,7 +83,7 @@ def _exporter(name: str) -> Exporter:
 
 
 def _parts(folder: Path) -> tuple[LightningModule, LightningDataModule]:
-    """The module and the data of a run, as its configuration makes them."""
+    """Return the module and the data of a run, as its configuration makes them."""
     if not (folder / CONFIG).is_file() or not (folder / Packed.file_name).is_file():
         raise CompressError(
             f"export: {str(folder)!r} holds no finished run: {CONFIG} and {Packed.file_name} are expected there"

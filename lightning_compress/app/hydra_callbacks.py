@@ -1,4 +1,4 @@
-"""What a run of ``train.py`` does before and after its jobs: the folder is tried, and a multirun gets one table."""
+"""Hydra callbacks of ``train.py``: check the folder before jobs, and write one table of a multirun."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class CheckFolder(Callback):
     """A Hydra callback that tries the run's folder before Hydra makes it, whose own error would be a stack trace."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Of a single run."""
+        """Check the folder of a single run."""
         HydraConfig.instance().set_config(config)  # as Hydra itself does next: the folder's name may ask for it
         _check(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Of a multirun."""
+        """Check the folder of a multirun."""
         _check(Path(config.hydra.sweep.dir))
 
 

@@ -98,7 +98,7 @@ def _plan(cfg: DictConfig) -> Path | None:
 
 
 def dense_module(cfg: DictConfig, data: LightningDataModule, stages: Mapping[str, Stage]) -> LightningModule:
-    """The trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
+    """Return the trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     module: LightningModule = instantiate(cfg.model)
     if cfg.ckpt is not None:

@@ -26,6 +26,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.core.errors import CompressError, did_you_mean
@@ -89,7 +90,7 @@ class ChannelPruning(CompressionCallback):
         self._graphs: dict[object, ChannelGraph] = {}  # by architecture; shared by the copies of with_plan
 
     def kept_whole(self, module: nn.Module, example: Any) -> dict[str, str]:
-        """Layer -> why its output channels are not pruned, whatever the plan says.
+        """Return layer -> why its output channels are not pruned, whatever the plan says.
 
         Args:
             module: a LightningModule or a network; it is not changed.
@@ -105,6 +106,7 @@ class ChannelPruning(CompressionCallback):
         names = {group.name: dict.fromkeys(member.layer for member in group.producers) for group in groups}
         return {leader: tuple(name for name in layers if name != leader) for leader, layers in names.items()}
 
+    @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         graph = self._graph(net, profile, example)
         groups = graph.groups.values()
@@ -112,6 +114,7 @@ class ChannelPruning(CompressionCallback):
             rank_zero_warn(f"ChannelPruning: nothing of {type(net).__name__} can be pruned: {_commonest(graph)}")
         return [Choice(group.name, "channels", self._ratios(group)) for group in groups]
 
+    @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         graph = self._graph(net, profile, example)
         whole = {}
@@ -126,6 +129,7 @@ class ChannelPruning(CompressionCallback):
                 whole[layer] = {"channels": kept / group.units}
         return Plan(whole)
 
+    @override
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         if not plan.layers:
             return profile
@@ -136,12 +140,13 @@ class ChannelPruning(CompressionCallback):
         return graph.shrink(profile, kept)
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
-        """Groups that were whole until now: their ratios mean the same on the thin network as on the dense one."""
+        """Return the groups that were whole until now: their ratios mean the same on the pruned network."""
         own, before = self.own(self.plan).layers, {*asked.layers, *applied.layers}
         if any(own.get(name) not in (asked.layers.get(name), applied.layers.get(name)) for name in before):
             return super().added(asked, applied)
         return Plan({name: knobs for name, knobs in own.items() if name not in before})
 
+    @override
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         seen = _Replayed(batches, self.batches)
         self.criterion.gather(module, seen)
@@ -165,6 +170,7 @@ class ChannelPruning(CompressionCallback):
             errors.append([float(by_count[round(ratio * group.units)]) for ratio in choice.values])
         return errors
 
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph = self._graph(net, profile, example)
         keep = {}
@@ -226,7 +232,7 @@ class _Replayed:
 
 
 def _commonest(graph: ChannelGraph) -> str:
-    """The reason for most layers."""
+    """Return the reason for most layers."""
     reason, count = Counter(graph.kept_whole.values()).most_common(1)[0]
     return f"of {count} of its {len(graph.kept_whole)} layers, {reason}"
 

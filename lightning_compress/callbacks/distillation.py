@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError
@@ -52,9 +53,11 @@ class KnowledgeDistillation(DistillationCallback):
         self.select = select
 
     @property
+    @override
     def own_weight(self) -> float:
         return 1 - self.weight
 
+    @override
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
         target = self.ask(args, kwargs)
         mine = select_tensor(output, self.select, owner="the student")

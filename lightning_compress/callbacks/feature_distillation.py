@@ -18,6 +18,7 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
@@ -68,9 +69,11 @@ class FeatureDistillation(DistillationCallback):
         self._features: dict[str, Any] = {}
 
     @property
+    @override
     def own_weight(self) -> float:
         return 1.0
 
+    @override
     def check(self, net: nn.Module) -> None:
         if is_compiled(net):
             raise CompressError(
@@ -86,11 +89,13 @@ class FeatureDistillation(DistillationCallback):
                         f"{did_you_mean(name, present)}"
                     )
 
+    @override
     def watch(self, net: nn.Module) -> list[RemovableHandle]:
         # A layer that this pass does not run must not answer with what it gave in another.
         cleared = net.register_forward_pre_hook(lambda _net, _args: self._features.clear())
         return [cleared, *_capture(net, self.layers, self._features)]
 
+    @override
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
         features: dict[str, Any] = {}
         handles = _capture(self.asked, self.layers.values(), features)
@@ -106,7 +111,7 @@ class FeatureDistillation(DistillationCallback):
 
 
 def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Any]) -> list[RemovableHandle]:
-    """Hooks that keep the last output of each named layer in ``into``."""
+    """Add hooks that keep the last output of each named layer in ``into``."""
 
     def keep(name: str) -> RemovableHandle:
         return net.get_submodule(name).register_forward_hook(lambda _layer, _args, out: into.update({name: _own(out)}))
@@ -115,7 +120,7 @@ def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Any]) -> list
 
 
 def _own(output: Any) -> Any:
-    """A copy: a layer behind, such as ``ReLU(inplace=True)`` or ``+=``, may write into the output."""
+    """Return a copy: a layer behind, such as ``ReLU(inplace=True)`` or ``+=``, may write into the output."""
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, final
 
 from lightning import LightningModule, Trainer
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_noise import LearnedNoise, loss_scale, salt
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -38,9 +39,10 @@ class InformationDropout(LearnedNoise):
     knobs: ClassVar[Mapping[str, str]] = {"information": "information noise"}
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
-        """All but the last layer, whose outputs are the network's answer."""
+        """Return all but the last layer, whose outputs are the network's answer."""
         return super().eligible(profile)[:-1]
 
+    @override
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
         module = net.get_submodule(layer.name)
         weight = module.weight
@@ -50,10 +52,12 @@ class InformationDropout(LearnedNoise):
             convolution = (list(module.stride), padding, list(module.dilation), module.groups)
         attach_output(module, InformationNoise(weight.shape, convolution, salt(layer.name)).to(weight.device))
 
+    @override
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
         host = net.get_submodule(layer)
         return output_transform(host), host
 
+    @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         # The KL joins the backward pass of a loss that is averaged over batches, and scaled in fp16.
@@ -62,4 +66,4 @@ class InformationDropout(LearnedNoise):
             noise.strength.fill_(strength)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Nothing: this KL depends on the data, and is part of the backward pass."""
+        """Do nothing: this KL depends on the data, and is part of the backward pass."""

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, final
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
 from lightning_compress.callbacks.base.progress import progress, steps_done
@@ -121,6 +122,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         self.every, self.bits_until, self.end = every, bits_until, end
         self._rates: dict[int, float] = {}  # of the batch at work: weights that SGD steps on, and learning rates
 
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         sizes = {name: profile[name].weights for name in plan.layers}
         check_limit(sizes, self.limits[-1], self.account, self.bits[0])
@@ -163,7 +165,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The proximal step, after plain SGD's own and at its learning rate."""
+        """Return the proximal step, after plain SGD's own and at its learning rate."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self._rates:  # no step in this batch, another optimizer's, or codes are frozen
             return
@@ -181,7 +183,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         return progress(trainer, "JointSparsityQuantization")
 
     def _period(self, trainer: Trainer) -> int:
-        """Optimizer steps between projections."""
+        """Return the optimizer steps between projections."""
         if self.every is None and isinf(trainer.num_training_batches):
             raise CompressError(
                 "JointSparsityQuantization: the train data have no length, so the steps of an epoch are not known; "
@@ -193,7 +195,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         return self.limits[min(int(now / self.end * len(self.limits)), len(self.limits) - 1)]
 
     def _layers(self, net: nn.Module) -> dict[str, tuple[JointCodebook, nn.Parameter]]:
-        """Layer -> its state, and its raw weight."""
+        """Return layer -> its state and its raw weight."""
         found = {}
         for name in structure_of(net).applied[self.kind].layers:
             layer = net.get_submodule(name)
@@ -206,7 +208,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
 
     @torch.no_grad()
     def _project(self, net: nn.Module, limit: float, free_bits: bool, first: bool) -> float:
-        """One round of ADMM; the mean square of what W and V differ by."""
+        """Return one round of ADMM; the mean square of what W and V differ by."""
         layers = self._layers(net)
         if first:
             for state, _ in layers.values():
@@ -227,7 +229,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     def _sparsify(
         self, layers: Mapping[str, tuple[JointCodebook, nn.Parameter]], limit: float
     ) -> tuple[dict[str, int], dict[str, int]]:
-        """Zero the weights that do not fit: bits and kept weights of the layers."""
+        """Zero the weights that do not fit; return bits and kept weights of the layers."""
         weights = {name: weight.detach() for name, (_, weight) in layers.items()}
         room = self._bits(layers, limit)
         bits = {name: state.bits for name, (state, _) in layers.items()}
@@ -244,7 +246,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
 
     @torch.no_grad()
     def _freeze(self, net: nn.Module, limit: float) -> None:
-        """The last projection of the weights; codes and values of what stays, and the profile that this makes."""
+        """Project the weights for the last time, freeze codes and values, and update the profile."""
         layers, record = self._layers(net), structure_of(net)
         bits, counts = self._sparsify(layers, limit)
         changed = []

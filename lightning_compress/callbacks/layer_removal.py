@@ -17,6 +17,7 @@ from typing import Any, ClassVar, final
 
 from lightning import LightningModule
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.callbacks.base.output_errors import layer_errors
@@ -68,11 +69,13 @@ class LayerRemoval(CompressionCallback):
         ignored = {name for pattern in self.ignore for name in matching(pattern, graph.removable)}
         return {**graph.kept, **dict.fromkeys(sorted(ignored), "it is ignored")}
 
+    @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         names = list(self._graph(net, profile, example).removable)
         ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
         return [Choice(name, "keep", (0, 1)) for name in names if name not in ignored]
 
+    @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         graph = self._graph(net, profile, example)
         wanted = self.own(plan).knob("keep")
@@ -83,6 +86,7 @@ class LayerRemoval(CompressionCallback):
                 raise CompressError(f"LayerRemoval: keep of {name!r} must be 0 or 1, got {value}")
         return Plan({name: {"keep": 0} for name, value in wanted.items() if not value})
 
+    @override
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         removed = [name for name, value in plan.knob("keep").items() if not value]
         if not removed:
@@ -92,6 +96,7 @@ class LayerRemoval(CompressionCallback):
             raise CompressError("LayerRemoval: predict needs to have seen the network; call choices or resolve first")
         return graph.without(profile, removed)
 
+    @override
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         self.initialize.gather(module, batches)
 
@@ -106,6 +111,7 @@ class LayerRemoval(CompressionCallback):
 
         return [layer_errors(apply, [choice], net, batches[0])[0] for choice in choices]
 
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph, removed = self._graph(net, profile, example), plan.knob("keep")
         graph.remove(net, profile, removed)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import ClassVar, final
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_noise import LearnedNoise, salt
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -39,20 +40,22 @@ class LogNormalDropout(LearnedNoise):
     knobs: ClassVar[Mapping[str, str]] = {"log_normal": "log-normal noise"}
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
-        """All but the last layer, whose channels are the network's answer, and those whose batch norm has no scale."""
+        """Return all layers but the last, whose channels are the outputs, and those whose norm has no scale."""
         fixed = {norm.follows for norm in profile if norm.kind == "norm" and not norm.extras}
         return [layer for layer in super().eligible(profile)[:-1] if layer.name not in fixed]
 
+    @override
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
         module = net.get_submodule(_end_of(layer.name, profile))
         noise = LogNormalNoise(layer.out_channels, layer.kind == "linear", salt(layer.name))
         attach_output(module, noise.to(net.get_submodule(layer.name).weight.device))
 
+    @override
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
         host = net.get_submodule(_end_of(layer, profile))
         return output_transform(host), host
 
 
 def _end_of(layer: str, profile: Profile) -> str:
-    """The batch norm behind a layer, which would take noise before it for a change of scale; or the layer."""
+    """Return the batch norm behind a layer, which would take noise before it for a change of scale; or the layer."""
     return next((norm.name for norm in profile if norm.follows == layer), layer)

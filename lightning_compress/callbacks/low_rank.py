@@ -20,6 +20,7 @@ from typing import Any, ClassVar, final
 
 from lightning import LightningModule
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.output_errors import noise_to_signal, record_calls, relative_error
@@ -84,6 +85,7 @@ class LowRank(CompressionCallback):
         """Return why a layer is not factorized."""
         return _refusal(net, layer) or "factors of no rank take less than the layer"
 
+    @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         names = [layer.name for layer in profile.weighted]
         ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
@@ -91,6 +93,7 @@ class LowRank(CompressionCallback):
         found = [Choice(p.name, knob, values) for p in free for knob, values in self._ratios(p).items()]
         return [choice for choice in found if len(choice.values) > 1]
 
+    @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         layers = {layer.name: layer for layer in profile.weighted}
         for name, ratios in self.own(plan).layers.items():
@@ -108,6 +111,7 @@ class LowRank(CompressionCallback):
             whole[name] = {knob: rank / full[knob] for knob, rank in ranks.items()}
         return Plan(whole)
 
+    @override
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         chosen = self._factorized(plan, profile)
         if not chosen:
@@ -118,7 +122,7 @@ class LowRank(CompressionCallback):
         return Profile({p.name: replace(p, follows=last.get(p.follows, p.follows)) for p in found})
 
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
-        """Before a search, decompose all layers, for all candidates at once; no batch is read."""
+        """Decompose all layers before a search, for all candidates at once; no batch is read."""
         net = network(module)
         if self.plan is None:
             plain = {n: m for n, m in net.named_modules() if type(m).forward in PLAIN and getattr(m, "groups", 1) == 1}
@@ -145,6 +149,7 @@ class LowRank(CompressionCallback):
             errors.append(found)
         return errors
 
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         known: Mapping[str, Basis] = calibration_of(net, KEY) or {}
         for name, ranks in self._factorized(plan, profile).items():
@@ -159,7 +164,7 @@ class LowRank(CompressionCallback):
         drop_calibration(net)
 
     def _factorized(self, plan: Plan, profile: Profile) -> dict[str, dict[str, int]]:
-        """Layer -> its ranks, for those layers whose ranks save MACs."""
+        """Return layer -> its ranks, for layers whose ranks save MACs."""
         found = {}
         for name, ratios in self.own(plan).layers.items():
             full = _kind(profile[name]).full(profile[name])
@@ -169,7 +174,7 @@ class LowRank(CompressionCallback):
         return found
 
     def _ratios(self, layer: LayerProfile) -> dict[str, tuple[float, ...]]:
-        """Knob -> the values with which, next to some value of the other knob, the layer gets smaller; and 1."""
+        """Return knob -> the values with which the layer can get smaller, and 1."""
         full = _kind(layer).full(layer)
         shares = [i / self.bins for i in range(1, self.bins + 1)]
         ranks = [sorted({max(1, round(share * most)) for share in shares}) for most in full.values()]
@@ -191,7 +196,7 @@ def _saves(layer: LayerProfile, ranks: Mapping[str, int]) -> bool:
 
 
 def _refusal(net: nn.Module, layer: LayerProfile) -> str | None:
-    """Why a layer cannot be factorized, or None."""
+    """Return why a layer cannot be factorized, or None."""
     module = net.get_submodule(layer.name)
     if layer.groups > 1:
         return f"it has {layer.groups} groups"

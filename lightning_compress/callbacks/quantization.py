@@ -21,6 +21,7 @@ from typing import Any, ClassVar, final
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
@@ -112,12 +113,14 @@ class QuantizationAwareTraining(CompressionCallback):
         self._reported: set[str] = set()
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
 
+    @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         names = [layer.name for layer in profile.weighted if layer.positions]
         ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
         ranges = [(knob, values) for knob, values in self.ranges.items() if values]
         return [Choice(name, knob, values) for name in names if name not in ignored for knob, values in ranges]
 
+    @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         quantizable = {layer.name for layer in profile.weighted}
         for layer, values in self.own(plan).layers.items():
@@ -144,6 +147,7 @@ class QuantizationAwareTraining(CompressionCallback):
             whole[layer]["act_bits"] = bits
         return Plan({layer: values for layer, values in whole.items() if values})
 
+    @override
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         changed = []
         for name, bits in plan.layers.items():
@@ -157,6 +161,7 @@ class QuantizationAwareTraining(CompressionCallback):
             changed.append(replace(layer, **fields))
         return profile.update(changed)
 
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name, bits in plan.layers.items():
             layer = net.get_submodule(name)
@@ -193,12 +198,12 @@ class QuantizationAwareTraining(CompressionCallback):
             quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Grids that nothing has set yet still wait, whatever was put back after a sanity check; the others stay."""
+        """Let grids that nothing has set wait for a batch, also after a sanity check; keep the others."""
         for quantizer in self._activations(pl_module).values():
             quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look for activations that their grid does not fit; give codes to codebooks that had to wait.
+        """Check activations against their grids, and give codes to codebooks that had to wait.
 
         They wait while a schedule or noise, whose callback comes first, moves the mask of their layer, and an epoch for
         a layer that begins with zeros alone.
@@ -215,7 +220,7 @@ class QuantizationAwareTraining(CompressionCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Say once for each layer that its grid was too narrow."""
+        """Warn once for each layer whose grid was too narrow."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         for name, quantizer in self._activations(pl_module).items():
             if quantizer.widened and name not in self._reported:
@@ -242,12 +247,12 @@ class QuantizationAwareTraining(CompressionCallback):
         return {name: quantizer for quantizer, name in found.items()}
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
-        """The layers whose weight has a codebook of this callback."""
+        """Return the layers whose weight has a codebook of this callback."""
         layers = [net.get_submodule(n) for n in structure_of(net).applied[self.kind].knob("weight_bits")]
         return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:
-        """The class behind a quantizer argument, which Hydra gives as a partial and jsonargparse as a function."""
+        """Return the class behind a quantizer argument: Hydra gives a partial, jsonargparse a function."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         kind = getattr(make, "func", make)
         return kind if isinstance(kind, type) else type(make(8, ()))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_noise import LearnedNoise, salt
 from lightning_compress.core.errors import CompressError
@@ -68,9 +69,11 @@ class VariationalDropout(LearnedNoise):
                 f"drops is found by training; use Element or Kernel (compress/pattern=element), or WeightPruning"
             )
 
+    @override
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         return profile.update(replace(profile[n], mask_unit=self.pattern.unit(profile[n])) for n in plan.layers)
 
+    @override
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
         module = net.get_submodule(layer.name)
         check_plain(layer.name, module, "VariationalDropout")
@@ -80,6 +83,7 @@ class VariationalDropout(LearnedNoise):
         noise.start(module.weight)
         attach_weight(module, noise)
 
+    @override
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
         host = net.get_submodule(layer)
         return next(t for t in weight_transforms(host) if isinstance(t, GaussianNoise)), host

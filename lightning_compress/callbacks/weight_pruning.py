@@ -20,6 +20,7 @@ from typing import Any, ClassVar, final
 import torch
 from lightning import LightningModule, Trainer
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import progress, steps_done
@@ -92,12 +93,14 @@ class WeightPruning(CompressionCallback):
         """Return why a layer stays dense."""
         return f"{type(self.pattern).__name__} leaves it no density to choose"
 
+    @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
         layers = [layer for layer in profile.weighted if layer.positions]
         ignored = {n for pattern in self.ignore for n in matching(pattern, [layer.name for layer in layers])}
         found = [(layer, self._possible(layer)) for layer in layers if layer.name not in ignored]
         return [Choice(layer.name, "density", values) for layer, values in found if len(values) > 1]
 
+    @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         layers = {layer.name: layer for layer in profile.weighted}
         kept, units, scores = {}, {}, {}
@@ -114,6 +117,7 @@ class WeightPruning(CompressionCallback):
         shares = {name: self._share(layers[name], count) for name, count in self.scope(kept, scores, units).items()}
         return Plan({name: {"density": share} for name, share in shares.items() if share < 1})
 
+    @override
     def predict(self, plan: Plan, profile: Profile) -> Profile:
         layers = {name: profile[name] for name in plan.layers}
         # Rounded as resolve does, so that a plan costs what is built of it.
@@ -126,6 +130,7 @@ class WeightPruning(CompressionCallback):
             for name, share in masked.items()
         )
 
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name, density in plan.knob("density").items():
             layer = net.get_submodule(name)
@@ -180,7 +185,7 @@ class WeightPruning(CompressionCallback):
         return min(kept * self.pattern.unit(layer) / max(layer.weights, 1), 1)
 
     def _possible(self, layer: LayerProfile) -> tuple[float, ...]:
-        """The densities of a search that the pattern can have at this layer."""
+        """Return the densities of a search that the pattern can have at this layer."""
         pattern, found = self.pattern, []
         for density in (pattern.n / pattern.m, 1.0) if isinstance(pattern, NofM) else self.densities:
             try:

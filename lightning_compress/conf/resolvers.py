@@ -14,7 +14,7 @@ LONGEST = 120  # file systems allow 255 bytes
 
 
 def slug(overrides: str) -> str:
-    """A folder name for a command line: the same overrides always give the same folder.
+    """Return a folder name for a command line: the same overrides always give the same folder.
 
     >>> slug("+compress=drl_quant,data.path=/tmp/x.npz,seed=1")
     'compress=drl_quant,data.path=_tmp_x.npz,seed=1'
@@ -24,7 +24,7 @@ def slug(overrides: str) -> str:
 
 
 def density_of(pattern: Mapping[str, Any], usual: float) -> float:
-    """The density of a uniform plan: the only one that an N:M pattern can have, else the usual one.
+    """Return the density of a uniform plan: the only one that an N:M pattern can have, else the usual one.
 
     >>> density_of({"n": 2, "m": 4}, 0.2), density_of({}, 0.2)
     (0.5, 0.2)

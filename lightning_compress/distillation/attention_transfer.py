@@ -15,6 +15,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.distillation.feature_loss import FeatureLoss
@@ -25,6 +26,7 @@ from lightning_compress.distillation.feature_loss import FeatureLoss
 class AttentionTransfer(FeatureLoss):
     """Half the squared distance of the normalized attention maps."""
 
+    @override
     def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
         if student[0, 0].numel() < 2:
             raise CompressError(

@@ -17,6 +17,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.distillation.feature_loss import FeatureLoss
 
@@ -28,6 +29,7 @@ RIDGE = 1e-5  # of the mean power of the student's channels; keeps the solution 
 class FeatureMSE(FeatureLoss):
     """Mean squared difference of the features."""
 
+    @override
     def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
         if student.shape[1] == teacher.shape[1]:
             return F.mse_loss(student, teacher)

@@ -16,6 +16,7 @@ from typing import final
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.distillation.loss import DistillationLoss
@@ -39,6 +40,7 @@ class Hinton(DistillationLoss):
         if not self.temperature > 0:
             raise CompressError(f"Hinton: temperature must be above 0, got {self.temperature}")
 
+    @override
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         if student.dim() < 2 or student.shape[1] < 2:
             raise CompressError(

@@ -13,6 +13,7 @@ from typing import final
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.distillation.loss import DistillationLoss
 
@@ -22,5 +23,6 @@ from lightning_compress.distillation.loss import DistillationLoss
 class LogitMSE(DistillationLoss):
     """Mean squared difference of the logits."""
 
+    @override
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         return F.mse_loss(student, teacher.detach())

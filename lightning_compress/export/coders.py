@@ -1,4 +1,4 @@
-"""How the codes of quantized weights become bytes: each in its bits, or entropy-coded by how often each code occurs.
+"""Coders of quantized weights: fixed width, or entropy-coded by the frequency of each code.
 
     bytes ~= n sum over codes of -p log2 p / 8,      p: the share of the weights that have the code
 
@@ -16,6 +16,7 @@ from typing import ClassVar, final
 import constriction
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.export.bits import pack_bits, unpack_bits
@@ -29,11 +30,11 @@ class Coder(HasKind, ABC):
 
     @abstractmethod
     def write(self, codes: Bytes, bits: int) -> Bytes:
-        """The stream of codes below ``2 ** bits``, shape ``(n,)``."""
+        """Return the stream of codes below ``2 ** bits``, shape ``(n,)``."""
 
     @abstractmethod
     def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
-        """The first ``count`` codes of a stream, and how many of its bytes they took."""
+        """Return the first ``count`` codes of a stream, and how many of its bytes they took."""
 
 
 @final
@@ -43,9 +44,11 @@ class FixedWidth(Coder):
 
     kind: ClassVar[str] = "fixed_width"
 
+    @override
     def write(self, codes: Bytes, bits: int) -> Bytes:
         return pack_bits(codes, bits)
 
+    @override
     def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
         size = -(-count * bits // 8)
         return unpack_bits(stream[:size], bits, count), size
@@ -62,6 +65,7 @@ class RangeCoded(Coder):
 
     kind: ClassVar[str] = "range_coded"
 
+    @override
     def write(self, codes: Bytes, bits: int) -> Bytes:
         plain = np.concatenate([np.zeros(1, np.uint8), pack_bits(codes, bits)])
         if not codes.size:
@@ -76,6 +80,7 @@ class RangeCoded(Coder):
         coded = np.concatenate([*parts, words.view(np.uint8)])
         return coded if len(coded) < len(plain) else plain
 
+    @override
     def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
         if not stream[0]:
             size = -(-count * bits // 8)

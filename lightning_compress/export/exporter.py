@@ -14,7 +14,7 @@ from lightning_compress.core.kinds import HasKind
 
 @dataclass(frozen=True)
 class Parity:
-    """How the file, as its runtime reads it, compares with the network that was exported.
+    """Comparison of the file, as its runtime reads it, with the network that was exported.
 
     Attributes:
         samples: number of samples that both were run on.
@@ -31,7 +31,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What the runtime makes of a file, on this machine.
+    """Measurements of a file in its runtime, on this machine.
 
     Attributes:
         runtime: its name and version.
@@ -61,7 +61,7 @@ class Deployed:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an exporter wrote.
+    """Report of what an exporter wrote.
 
     Attributes:
         path: of the file.

@@ -1,4 +1,4 @@
-"""Whether a packed file fits a network, and giving the network the shapes of the file."""
+"""Check that a packed file fits a network, and give the network the shapes of the file."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]
 
 
 def _raw_shape(net: nn.Module, layer: LayerProfile) -> torch.Size:
-    """The shape in the file of a parameter whose first dimension, or last one above one, may have lost channels."""
+    """Return the shape in the file of a parameter that may have lost channels."""
     shape = list(net.get_parameter(layer.name).shape)
     if not shape:
         return torch.Size([])

@@ -1,4 +1,4 @@
-"""What a packed file says of its network, in as few bytes as plain JSON allows.
+"""Header of a packed file: what it says of its network, as compact JSON.
 
 One list per field rather than one mapping per layer: neighboring layers resemble each other field by field, so the
 compressed text is about half as long. Ratios such as 5/8 are written as fractions where that is exact. What follows
@@ -43,7 +43,7 @@ class Description:
     quantizers: Sequence[Mapping[str, Any]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON."""
+        """Return plain types for JSON."""
         names = list(self.profile.layers)
         specs = {name: _without_bits(spec, self.profile[name]) for name, spec in self.inputs.items()}
         kinds, formats = _distinct(specs), _distinct(self.weights)
@@ -62,7 +62,7 @@ class Description:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Description:
-        """The inverse of :meth:`to_dict`."""
+        """Build from plain types, the inverse of :meth:`to_dict`."""
         names, kinds, formats = data["names"], data["kinds"], data["formats"]
         profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
         inputs = zip(profile, data["inputs"], strict=True)
@@ -91,7 +91,7 @@ def _without_bits(spec: Mapping[str, Any], layer: LayerProfile) -> dict[str, Any
 
 
 def _layer_columns(layers: Sequence[LayerProfile], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Field -> its value at each layer; fields at their default everywhere are left out."""
+    """Return field -> its value at each layer; fields at their default everywhere are left out."""
     columns = {f.name: [getattr(layer, f.name) for layer in layers] for f in fields(LayerProfile) if f.name != "name"}
     index = {name: i for i, name in enumerate(names)}
     # How many layers back, which is the same number throughout a network; 0 for none.
@@ -133,7 +133,7 @@ def _specs(columns: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict
 
 
 def _plan_columns(plan: Plan, profile: Profile) -> dict[str, Any]:
-    """Knob -> its number at each layer, None where the plan says nothing.
+    """Return knob -> its number at each layer, None where the plan says nothing.
 
     Layers that have no profile come last, and alone where there are only such: the plan is of what was replaced.
     """
@@ -158,7 +158,7 @@ def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
 
 
 def _profiled(knob: str, profile: Profile) -> list[Number | None] | None:
-    """What the profile says of a knob at each layer, None where that is nothing; None if it is no field of it."""
+    """Return a knob's value in the profile of each layer; None if it is no field of it."""
     default = next((f.default for f in fields(LayerProfile) if f.name == knob), None)
     if default is None:
         return None
@@ -166,7 +166,7 @@ def _profiled(knob: str, profile: Profile) -> list[Number | None] | None:
 
 
 def _short(value: Number | None) -> Number | str | None:
-    """A float as the text of a small fraction that is exactly as large, where there is one."""
+    """Return a float as the text of a small fraction that is exactly as large, where there is one."""
     if not isinstance(value, float):
         return value
     fraction = Fraction(value).limit_denominator(LARGEST_DENOMINATOR)

@@ -32,7 +32,7 @@ T = TypeVar("T", Coder, WeightFormat)
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a file says of itself.
+    """Plan, profile and size of a packed file.
 
     Attributes:
         plan: all that was applied.
@@ -87,7 +87,7 @@ def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Modul
 
 
 def inspect(path: str | Path) -> PackedInfo:
-    """Plan, profile and size of a packed file, without a network.
+    """Read plan, profile and size of a packed file, without a network.
 
     Raises:
         PackedFileError: as :func:`load`.
@@ -106,7 +106,7 @@ class _Reader:
         self.byte = self.number = 0
 
     def next(self, layer: LayerProfile, spec: Mapping[str, Any] | None) -> tuple[Tensor | None, dict[str, Any]]:
-        """The weight (fp32, shaped) if the layer has one, and its stored parts."""
+        """Return the weight (fp32, shaped) if the layer has one, and its stored parts."""
         stored: dict[str, Any] = {}
         for part, count in float_counts(layer).items():
             stored[part] = self.floats[self.number : self.number + count].clone()
@@ -195,7 +195,7 @@ def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quan
 
 
 def _plain(profile: Profile) -> Profile:
-    """The profile without quantization and masks."""
+    """Return the profile without quantization and masks."""
     blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
     blank |= {"density": 1.0, "mask_unit": 0, "codebook": 0}
     for layer in profile.weighted:

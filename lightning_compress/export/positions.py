@@ -1,4 +1,4 @@
-"""Which units of a mask are kept, as bytes: a bitmask, or range-coded with their density as the fixed probability.
+"""Encode the kept units of a mask: as a bitmask, or range-coded with their density as the probability.
 
 The coder is constriction's (docs: https://bamler-lab.github.io/constriction), a range coder in Rust. A unit costs
 ``-log2 p`` bits, so the size depends on the density alone; :mod:`lightning_compress.core.packed_size` predicts it.
@@ -16,7 +16,7 @@ WORD = 4
 
 
 def write_positions(kept: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """The mask ``kept``, shape ``(units,)``, in ``size`` bytes, as :func:`packed_size.mask_bytes` gives them."""
+    """Return the mask ``kept``, shape ``(units,)``, in ``size`` bytes, as :func:`packed_size.mask_bytes` gives them."""
     if size < entropy_bytes(len(kept), int(kept.sum())):
         return np.packbits(kept, bitorder="little")
     coder = constriction.stream.queue.RangeEncoder()
@@ -28,7 +28,7 @@ def write_positions(kept: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
 
 
 def read_positions(stream: NDArray[np.uint8], units: int, kept: int) -> NDArray[np.bool_]:
-    """The inverse of :func:`write_positions`; the number of kept units may differ when the bytes were damaged."""
+    """Invert :func:`write_positions`; the number of kept units may differ if the bytes were damaged."""
     if len(stream) < entropy_bytes(units, kept):
         return np.unpackbits(stream, bitorder="little", count=units).astype(bool)
     if kept in (0, units):

@@ -103,7 +103,7 @@ def _check_noise(net: nn.Module) -> None:
 
 
 def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
-    """The tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes``."""
+    """Return the tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes``."""
     if layer.kind == "raw":
         return {"extras": net.get_parameter(layer.name)}
     if layer.kind in ("folded", "table"):
@@ -150,7 +150,7 @@ def _format(module: nn.Module) -> WeightFormat:
 
 
 def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:
-    """Which units are kept: of each the first weight stands for all."""
+    """Return the kept units; the first weight of each stands for all."""
     return mask.reshape(-1, layer.mask_unit)[:, 0].cpu().numpy()
 
 
@@ -172,7 +172,7 @@ def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
 
 
 def _columns(values: Tensor, module: nn.Module) -> Tensor:
-    """Values per output channel, shaped to scale the weight."""
+    """Return values per output channel, shaped to scale the weight."""
     return values.view(-1, *[1] * (transforms.raw_weight(module).dim() - 1))
 
 

@@ -1,4 +1,4 @@
-"""What a user hands to a run, as the run needs it: loaders as a data module, the network by its name."""
+"""Arguments of a run in the form it needs: loaders as a data module, the network by its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.structure import SELECTED, network
@@ -25,12 +26,15 @@ class Loaders(LightningDataModule):
         super().__init__()
         self.train, self.val, self.test = train, val, test
 
+    @override
     def train_dataloader(self) -> Loader:
         return self.train
 
+    @override
     def val_dataloader(self) -> Loader:
         return self.val
 
+    @override
     def test_dataloader(self) -> Loader:
         return self.test
 
@@ -44,6 +48,9 @@ def as_data_module(
     """Return a data module of what was given.
 
     Args:
+        test: test loader.
+        train: train loader.
+        val: validation loader.
         data: a data module, or the loader of train data.
         train, val, test: loaders.
 

@@ -32,7 +32,7 @@ PLAIN = [
 
 
 def readable() -> AbstractContextManager[None]:
-    """Inside, Lightning reads all that :func:`save_checkpoint` lets through."""
+    """Let Lightning read, inside the context, all that :func:`save_checkpoint` lets through."""
     return safe_globals(PLAIN)
 
 
@@ -40,6 +40,8 @@ def save_checkpoint(trainer: Trainer, path: Path, weights_only: bool = False) ->
     """Save a checkpoint that is there as a whole or not at all, whenever the process is killed, with a digest.
 
     Args:
+        path: of the file.
+        trainer: that trains the module.
         weights_only: leave out what only resuming a training needs.
 
     Raises:

@@ -68,6 +68,9 @@ def compress(
     process with a sentence, and with the exit status 130 or 143.
 
     Args:
+        test: test loader.
+        train: train loader.
+        val: validation loader.
         module: trained; it is not changed.
         data: with train, validation and test loaders; the last is opened once, at the end. Or the train loader, or None
             with ``train``.
@@ -157,7 +160,7 @@ def _folder(
 
 
 def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
-    """Before any search, all that the trainings after it and the measurements at the end need."""
+    """Check before any search what later trainings and measurements need."""
     for name, of, use in (
         ("training_step", module, "is trained after compression"),
         ("configure_optimizers", module, "is trained after compression"),
@@ -199,7 +202,7 @@ def _check_exporters(exporters: Mapping[str, Exporter]) -> None:
 
 
 def _check_plan(plan: Plan, stages: Mapping[str, Stage], module: LightningModule) -> None:
-    """Before any training: all knobs and layers are known. Layers that a stage makes have names behind the replaced."""
+    """Check before any training that all knobs and layers of a plan are known."""
     net = network(module)
     knobs = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))
     leaves = tuple(f"{layer.name}." for layer in measure.all_layers(net) if layer.weights)
@@ -216,7 +219,7 @@ def _finish(
     began: float,
     exporters: Mapping[str, Exporter],
 ) -> Result:
-    """Export, load again what was packed, and measure that."""
+    """Export the network, load what was packed, and measure that."""
     dense_file = Packed().export(run.dense, run.folder / "dense.safetensors", run.example).path
     exports = {
         name: exporter.export(student, run.folder / exporter.file_name, run.example)

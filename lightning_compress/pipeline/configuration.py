@@ -29,7 +29,7 @@ SEARCHER = re.compile(r"\+*compress[./]searcher\b")
 
 @dataclass(frozen=True)
 class Method:
-    """What ``+compress=NAME`` makes.
+    """Stages and settings behind ``+compress=NAME``.
 
     Attributes:
         stages: name -> stage, in order.

@@ -1,4 +1,4 @@
-"""What the stages of a run share, and what each of them does with a network before it is trained."""
+"""State shared by the stages of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEASURED = "sensitivity.json"  # in the folder of a stage that measured sensitiv
 
 @dataclass
 class RunContext:
-    """What all stages of a run share.
+    """State shared by the stages of a run.
 
     Attributes:
         data: batches; the test loader is not opened by any stage.
@@ -66,7 +66,7 @@ class RunContext:
         seed: int = 0,
         make_logger: Callable[..., Logger] = csv_logger,
     ) -> Self:
-        """With the data set up, and the module measured on two samples: its ``example_input_array``, or of validation.
+        """Set up the data and measure the module on its ``example_input_array``, or on a validation batch.
 
         Raises:
             CompressError: there is neither, or the network does not run on them.
@@ -93,12 +93,12 @@ class RunContext:
 
     @property
     def device(self) -> torch.device:
-        """Where networks are changed."""
+        """Device on which networks are changed."""
         return surgery_device(self._trainer)
 
     @property
     def scoring_device(self) -> torch.device:
-        """Where candidates are trained and validated."""
+        """Device on which candidates are trained and validated."""
         return self._trainer.strategy.root_device
 
     def loaders(self) -> tuple[Any, Any]:
@@ -116,7 +116,7 @@ class RunContext:
         return self.data.train_dataloader(), self.data.val_dataloader()
 
     def opened(self, stage: str) -> Path:
-        """The folder of a stage, without what an earlier run found or measured there: only this run says so again.
+        """Return the folder of a stage, without the findings of an earlier run.
 
         Journals stay, for a search that goes on.
         """
@@ -127,13 +127,13 @@ class RunContext:
         return folder
 
     def teaching(self, distillation: Callable[..., Callback] | None) -> list[Callback]:
-        """The distillation of a stage, with the dense network as teacher; empty for None."""
+        """Return the distillation of a stage, with the dense network as teacher; empty for None."""
         return [distillation(teacher=copy.deepcopy(self.dense))] if distillation else []
 
     def origin(
         self, module: LightningModule, distillation: Callable[..., Callback] | None, **settings: Any
     ) -> dict[str, Any]:
-        """What a training of a stage depends on, as plain types.
+        """Return what a training of a stage depends on, as plain types.
 
         Args:
             module: the network that it begins with, before any callback.
@@ -149,14 +149,14 @@ class RunContext:
         }
 
     def taught(self, distillation: Callable[..., Callback] | None) -> dict[str, Any] | None:
-        """What the distillation of a stage depends on, as plain types; None without it."""
+        """Return what the distillation of a stage depends on, as plain types; None without it."""
         if distillation is None:
             return None
         return {**settings_of(partial(distillation)), "teacher": digest_of(network(self.dense).state_dict())}
 
 
 def check_least(stage: str, **settings: tuple[int | None, int]) -> None:
-    """Numbers of a stage that a search would stumble over later, under a name that says less.
+    """Validate lower bounds of stage settings.
 
     Args:
         stage: its name.

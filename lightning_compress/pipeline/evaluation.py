@@ -18,7 +18,7 @@ from lightning_compress.pipeline.student import Student
 @final
 @dataclass(frozen=True)
 class Evaluation:
-    """How a candidate is scored.
+    """Settings of how a candidate is scored.
 
     Attributes:
         finetune_steps: optimizer steps before the score.

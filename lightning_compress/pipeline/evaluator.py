@@ -107,7 +107,7 @@ class Evaluator:
         return sum(samples_in(batch) for batch in self.validation)
 
     def _digest_of_train(self) -> str | None:
-        """Of the first train batches; None where no seed reaches what is drawn, and a digest would say nothing."""
+        """Return a digest of the first train batches; None if no seed makes them reproducible."""
         drawn = []
         for _ in range(2):
             with seeded(self.seed, self.train):
@@ -142,7 +142,7 @@ class Evaluator:
         return other
 
     def cheaper(self, share: float) -> Evaluator:
-        """The same evaluator with a share of its validation and recalibration batches and of its fine-tuning steps.
+        """Return the same evaluator with a share of its batches and fine-tuning steps.
 
         Args:
             share: in (0, 1]; at least one batch or step is left of each that there was.
@@ -154,7 +154,7 @@ class Evaluator:
         return other
 
     def finetuned(self, steps: int) -> Evaluator:
-        """The same evaluator with more fine-tuning before the score.
+        """Return the same evaluator with more fine-tuning before the score.
 
         Args:
             steps: of the optimizer.
@@ -172,11 +172,11 @@ class Evaluator:
         return other
 
     def key(self, plan: Plan) -> str:
-        """Digest of the network that the plan materializes to: equal keys need only one evaluation."""
+        """Return digest of the network that the plan materializes to: equal keys need only one evaluation."""
         return self.composition.resolve(plan).digest
 
     def settings(self) -> dict[str, Any]:
-        """What a score depends on beside the plan, as plain types: part of the journal's fingerprint."""
+        """Return what a score depends on beside the plan, as plain types, for the journal's fingerprint."""
         return {
             "callbacks": self.composition.settings(),
             "monitor": self.monitor,
@@ -190,7 +190,7 @@ class Evaluator:
         }
 
     def __call__(self, plan: Plan) -> Score:
-        """The metrics that validation logs, and the costs of the network.
+        """Return the metrics that validation logs, and the costs of the network.
 
         Raises:
             TrialFailedError: a loss or metric is not finite.
@@ -218,7 +218,7 @@ class Evaluator:
         return {cost.name: float(cost(profile)) for cost in self.costs}
 
     def _validated(self, module: LightningModule) -> dict[str, float]:
-        """The metrics that validation logs."""
+        """Return the metrics that validation logs."""
         self._validator.validate(module, self.validation, verbose=False)
         return {name: float(value) for name, value in self._validator.callback_metrics.items()}
 

@@ -37,7 +37,7 @@ ACCURACY = "test_acc"  # the metric that is known to be a share of the test samp
 
 @dataclass(frozen=True)
 class Figure:
-    """How a figure is called and shown.
+    """Name, unit and format of a figure.
 
     Attributes:
         name: in ``result.json`` and ``summary.csv``.
@@ -119,7 +119,7 @@ class Figures(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Tested:
-    """What the figures of a network are computed from.
+    """Sources from which the figures of a network are computed.
 
     Attributes:
         metrics: that ``test_step`` logs.

@@ -1,4 +1,4 @@
-"""What can be done to each layer of a network, and plans with the same numbers for many layers.
+"""Inspect the layers of a network, and make plans with the same numbers for many layers.
 
 ``uniform_plan`` is a function and no constructor of ``Plan``: which layers have a knob, the callbacks know, and plans
 are plain data that know neither callbacks nor networks.
@@ -37,7 +37,7 @@ COLUMNS = ("layer", "type", "weights", "knobs", "coupled with", "kept whole")
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What can be done to one layer, or to a block that can be removed as a whole.
+    """Knobs of one layer, or of a block that can be removed as a whole.
 
     Attributes:
         name: in a plan.

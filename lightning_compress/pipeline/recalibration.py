@@ -14,6 +14,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
@@ -48,6 +49,7 @@ class _NeedsTraining(Exception):
 class TrainingForward(Callback):
     """Let a validation loop run the forward passes of ``training_step``, without dropout, and average statistics."""
 
+    @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._state = _averaging(pl_module)
         self._state.__enter__()
@@ -64,9 +66,11 @@ class TrainingForward(Callback):
 
         pl_module.validation_step = forward_only
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._leave(pl_module)
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._leave(pl_module)
 
@@ -77,7 +81,7 @@ class TrainingForward(Callback):
 
 @contextmanager
 def _averaging(module: LightningModule) -> Iterator[None]:
-    """Training mode for all but what compresses, each batch norm with a cumulative average that begins anew."""
+    """Set training mode, except for what compresses, with cumulative averages in all batch norms."""
     norms = [(m, m.momentum) for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     module.train()
     for part in module.modules():

@@ -1,4 +1,4 @@
-"""What a run leaves behind, beside its files."""
+"""Result of a run, beside its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_compress.pipeline.figures import Figure, Figures, to_dicts
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves behind, beside its files.
+    """Result of a run, beside its files.
 
     Attributes:
         dense: figures of the network before compression.

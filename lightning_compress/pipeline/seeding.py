@@ -30,7 +30,7 @@ def seeded(seed: int, *loaders: Any) -> Iterator[None]:
 
 
 def _generators(loaders: Any) -> Iterator[torch.Generator]:
-    """Those that loaders and their samplers draw from."""
+    """Return the generators that loaders and their samplers draw from."""
     for loader in loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders):
         batches = getattr(loader, "batch_sampler", None)
         for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 @dataclass(frozen=True)
 class Student:
-    """What a planner is given of a stage's network.
+    """The module of a stage as a planner gets it.
 
     Attributes:
         module: a copy of the module that came in, with ``attributes`` set.

@@ -41,6 +41,7 @@ def fit(
     """Train ``module``, or load what an earlier call with the same folder trained.
 
     Args:
+        data: with train and validation loaders.
         module: is changed in place, and returned.
         make_trainer: ``lightning.Trainer`` with the user's settings, as a partial; each training gets copies of its
             callbacks, behind ours.
@@ -75,7 +76,7 @@ def fit(
 
 
 def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
-    """Whether a training with these settings can be killed and go on.
+    """Raise if a training with these settings could not be killed and resumed.
 
     Raises:
         CompressError: it cannot.
@@ -92,7 +93,7 @@ def _settings(make_trainer: Callable[..., Trainer]) -> Mapping[str, Any]:
 
 
 def renew(folder: Path, origin: Mapping[str, Any]) -> None:
-    """Throw away what was trained in a folder from anything else, so that it is trained again.
+    """Delete what was trained in a folder under other settings, so that it is trained again.
 
     Args:
         folder: of a stage; trainings in its ``layers/`` belong to it.

@@ -34,12 +34,12 @@ FIXED = 0.25  # share of a limit that codebooks and those weights may take befor
 
 
 def total(counts: Mapping[str, int], sizes: Mapping[str, int], bits: Mapping[str, int], account: SizeAccount) -> float:
-    """Bits of all layers."""
+    """Return the bits of all layers."""
     return sum(account.layer(counts[name], sizes[name], bits[name]) for name in counts)
 
 
 def check_limit(sizes: Mapping[str, int], limit: float, account: SizeAccount, bits: int) -> None:
-    """Whether the smallest choice meets a limit: one weight of so many bits in each layer.
+    """Raise if even one weight per layer exceeds the limit.
 
     Args:
         sizes: layer -> number of weights.
@@ -68,7 +68,7 @@ def affordable_bits(
     account: SizeAccount,
     choices: tuple[int, ...],
 ) -> dict[str, int]:
-    """The bits, lowered where their codebooks leave too little of a limit for weights.
+    """Return the bits, lowered where their codebooks leave too little of a limit for weights.
 
     Args:
         weights: layer -> weight.
@@ -96,7 +96,7 @@ def project_weights(
     limit: float,
     account: SizeAccount,
 ) -> Kept:
-    """The weights that stay, with bits fixed.
+    """Return the weights that stay, with bits fixed.
 
     Args:
         weights: layer -> weight.
@@ -149,7 +149,7 @@ def project_codes(
     account: SizeAccount,
     choices: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, int], dict[str, Codebook]]:
-    """Bits and codebooks nearest to the targets, with the number of kept weights fixed.
+    """Return bits and codebooks nearest to the targets, with the number of kept weights fixed.
 
     Args:
         targets: layer -> what the quantized weight should be near.
@@ -175,14 +175,14 @@ def project_codes(
 
 
 def nonzero(values: Tensor) -> np.ndarray:
-    """The values that are not zero, shape ``(n,)``, in fp32."""
+    """Return the values that are not zero, shape ``(n,)``, in fp32."""
     flat = values.detach().float().flatten()
     return flat[flat != 0].cpu().numpy()
 
 
 @torch.no_grad()
 def quantized(values: Tensor, codebook: Codebook) -> Tensor:
-    """Each value at its nearest centroid; zeros stay zero."""
+    """Return each value at its nearest centroid; zeros stay zero."""
     if not len(codebook.centroids):
         return torch.zeros_like(values)
     centroids = torch.from_numpy(codebook.centroids).to(values)
@@ -190,6 +190,6 @@ def quantized(values: Tensor, codebook: Codebook) -> Tensor:
 
 
 def _position(kept: int, weights: int, account: SizeAccount) -> float:
-    """Bits of one position, the mean of those that were kept the time before."""
+    """Return bits of one position, the mean of those that were kept the time before."""
     kept = kept or max(round(GUESS * weights), 1)
     return account.index_bits(kept, weights) / kept

@@ -1,4 +1,4 @@
-"""How many bits each layer gets under one limit for all, when the distortion of each layer at each width is known.
+"""Allocate bits to layers under one limit for all, given the distortion of each layer at each width.
 
     min sum_i D_i(b_i)     s.t.     sum_i C_i(b_i) <= S,      one b_i for each layer
 
@@ -39,7 +39,7 @@ class _Options:
 def project_bits(
     distortions: Mapping[str, Mapping[int, float]], costs: Mapping[str, Mapping[int, float]], limit: float
 ) -> dict[str, int]:
-    """The bits of each layer with the least distortion in all that fit.
+    """Return the bits of each layer with the least distortion in all that fit.
 
     Args:
         distortions: layer -> bits -> squared error of its weights at that width.
@@ -81,7 +81,7 @@ def _options(name: str, distortions: Mapping[int, float], costs: Mapping[int, fl
 
 
 def _greedy(layers: list[_Options], limit: float) -> tuple[list[int], float]:
-    """A choice for each layer, and the distortion saved per bit of the first step that did not fit, 0 if all did."""
+    """Return a choice for each layer, and the saving per bit of the first step that did not fit (0 if all did)."""
     steps = sorted(
         (-saved, number, start, end) for number, layer in enumerate(layers) for saved, start, end in _hull(layer)
     )
@@ -98,7 +98,7 @@ def _greedy(layers: list[_Options], limit: float) -> tuple[list[int], float]:
 
 
 def _hull(layer: _Options) -> list[tuple[float, int, int]]:
-    """The steps of the lower convex hull: distortion saved per bit (falling), from which option, to which."""
+    """Return the steps of the lower convex hull: distortion saved per bit (falling), from which option, to which."""
     steps, at = [], 0
     while at < len(layer.bits) - 1:
         slopes = (layer.distortions[at] - layer.distortions[at + 1 :]) / (layer.costs[at + 1 :] - layer.costs[at])
@@ -109,7 +109,7 @@ def _hull(layer: _Options) -> list[tuple[float, int, int]]:
 
 
 def _exact(layers: list[_Options], limit: float, price: float, picks: list[int]) -> list[int]:
-    """The best choice, or ``picks`` where nothing is better."""
+    """Return the best choice, or ``picks`` where nothing is better."""
     best = sum(layer.distortions[pick] for layer, pick in zip(layers, picks, strict=True))
     least_cost = _rest([float(layer.costs[0]) for layer in layers])
     # With a price for each bit the layers choose apart, and the sum bounds every solution from below.
@@ -142,7 +142,7 @@ def _exact(layers: list[_Options], limit: float, price: float, picks: list[int])
 
 
 def _rest(values: list[float]) -> list[float]:
-    """Sums of the values from each place on, and 0 behind the last."""
+    """Return sums of the values from each place on, and 0 behind the last."""
     sums = [0.0]
     for value in reversed(values):
         sums.append(sums[-1] + value)

@@ -47,7 +47,7 @@ class Codebook:
     distortion: float
 
     def codes(self, values: NDArray) -> NDArray[np.intp]:
-        """The index of the nearest centroid for each value, same shape."""
+        """Return the index of the nearest centroid for each value, same shape."""
         return np.searchsorted((self.centroids[1:] + self.centroids[:-1]) / 2, values)
 
 
@@ -74,7 +74,7 @@ class SortedValues:
         self.distinct = int(np.count_nonzero(np.diff(self.values))) + bool(ordered.size)
 
     def codebook(self, size: int, start: Floats | None = None) -> Codebook:
-        """At most ``size`` centroids by Lloyd's iteration, from a given or the cube-root-density start.
+        """Return at most ``size`` centroids by Lloyd's iteration, from a given or the cube-root-density start.
 
         Args:
             size: 1 or more.
@@ -106,12 +106,12 @@ class SortedValues:
         return centroids, error
 
     def _cuts(self, centroids: Floats) -> NDArray[np.intp]:
-        """Where the intervals of the centroids begin and end, ``len(centroids) + 1`` positions."""
+        """Return where the intervals of the centroids begin and end, ``len(centroids) + 1`` positions."""
         inner = self.values.searchsorted((centroids[1:] + centroids[:-1]) / 2)
         return np.concatenate([[0], inner, [len(self.values)]])
 
     def _means(self, centroids: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
-        """Mean and distortion of each interval that is not empty, and where these intervals are cut."""
+        """Return mean and distortion of each interval that is not empty, and where these intervals are cut."""
         cuts = self._cuts(centroids)
         counts = cuts[1:] - cuts[:-1]
         if not counts.all():
@@ -123,14 +123,14 @@ class SortedValues:
         return means + self.mean, squares[1:] - squares[:-1] - totals * means, cuts
 
     def _filled(self, means: Floats, errors: Floats, cuts: NDArray[np.intp], size: int) -> Floats:
-        """More centroids, up to ``size``: the worst outliers of the clusters with the largest distortions."""
+        """Add centroids up to ``size``: the worst outliers of the clusters with the largest distortions."""
         first, last = self.values[cuts[:-1]], self.values[cuts[1:] - 1]
         outliers = np.where(means - first > last - means, first, last)
         worst = np.argsort(np.where(first < last, -errors, np.inf), kind="stable")[: size - len(means)]
         return np.sort(np.concatenate([means, outliers[worst[first[worst] < last[worst]]]]))
 
     def _moved(self, centroids: Floats, rank: int) -> Floats:
-        """One centroid moved from the pair that costs least but ``rank`` to merge, to where cutting in two gains most.
+        """Move one centroid from the pair that is ``rank``-th cheapest to merge to where a split gains most.
 
         Costs and gains are those before Lloyd's iteration has spread the change, which makes most of the difference.
         """
@@ -150,7 +150,7 @@ class SortedValues:
         return np.sort(np.concatenate([np.delete(means, [pair, pair + 1, wide]), [merged], halves]))
 
     def _quantiles(self, size: int) -> Floats:
-        """Quantiles of the cube root of the density: where the density is f, centroids are spaced as f^(-1/3)."""
+        """Return quantiles of the cube root of the density: centroids are spaced as density^(-1/3)."""
         last = len(self.values) - 1
         ranks = np.unique(np.linspace(0, last, min(last, SPACINGS) + 1).astype(np.intp))
         points = self.values[ranks]
@@ -162,7 +162,7 @@ class SortedValues:
 def all_bits(
     values: NDArray, bits: Iterable[int] = range(1, 9), starts: Mapping[int, Floats] | None = None
 ) -> dict[int, Codebook]:
-    """The codebooks of ``2 ** b`` centroids for each number of bits; the distortion never rises with the bits.
+    """Return the codebooks of ``2 ** b`` centroids for each number of bits; the distortion never rises with the bits.
 
     Args:
         values: any shape and float type, sorted once for all.

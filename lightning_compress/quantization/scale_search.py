@@ -25,6 +25,8 @@ def best_scale(x: Tensor, low: float, high: float, offset: float = 0.0, counts: 
     """Return the scale of least squared error for each row.
 
     Args:
+        high: largest level of the grid.
+        low: smallest level of the grid.
         x: values, shape ``(rows, n)``.
         low, high: the smallest and largest code.
         offset: what is added to a code before it is scaled, 0 or 1/2.
@@ -52,7 +54,7 @@ def best_scale(x: Tensor, low: float, high: float, offset: float = 0.0, counts: 
 
 
 def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: float) -> Tensor:
-    """The best of the candidates, polished."""
+    """Return the best of the candidates, polished."""
     widest = torch.maximum(x.amax(1) / most, x.amin(1) / least if least < 0 else x.amin(1) * 0)
     # A grid that has no place for values of this sign rounds them all to its nearest end, whatever the scale.
     widest = torch.where(widest > 0, widest, x.abs().amax(1) / most)
@@ -97,7 +99,7 @@ def _squared_error(x: Tensor, counts: Tensor, scale: Tensor, least: float, most:
 
 
 def _exact(x: Tensor, counts: Tensor, most_below: float, most_above: float) -> Tensor:
-    """The optimum over all scales, for rows of few nonzero values."""
+    """Return the optimum over all scales, for rows of few nonzero values."""
     number = max(int((x != 0).sum(1).amax()), 1)
     where = x.abs().topk(number, 1).indices
     x, counts = x.gather(1, where).double(), counts.gather(1, where).double()

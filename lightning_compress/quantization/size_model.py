@@ -1,4 +1,4 @@
-"""What counts towards a size limit: the papers' weight bits, or all that the packed file needs for the weights."""
+"""Size models: the papers' weight bits, or all that the packed file needs for the weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar, final
+
+from typing_extensions import override
 
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.packed_size import entropy_bits
@@ -18,15 +20,15 @@ class SizeAccount(HasKind, ABC):
 
     @abstractmethod
     def index_bits(self, kept: int, weights: int) -> float:
-        """Bits that say where ``kept`` of ``weights`` are."""
+        """Return bits that say where ``kept`` of ``weights`` are."""
 
     @abstractmethod
     def codebook_bits(self, bits: int) -> float:
-        """Bits of the values that codes of ``bits`` point to."""
+        """Return bits of the values that codes of ``bits`` point to."""
 
     @final
     def layer(self, kept: int, weights: int, bits: int) -> int:
-        """All bits of a layer, whole ones as in a file: both projections count alike."""
+        """Return all bits of a layer, whole ones as in a file: both projections count alike."""
         return ceil(bits * kept + self.index_bits(kept, weights) + self.codebook_bits(bits))
 
 
@@ -37,9 +39,11 @@ class WeightBitsAccount(SizeAccount):
 
     kind: ClassVar[str] = "weight_bits"
 
+    @override
     def index_bits(self, kept: int, weights: int) -> float:
         return 0.0
 
+    @override
     def codebook_bits(self, bits: int) -> float:
         return 0.0
 
@@ -51,8 +55,10 @@ class FileAccount(SizeAccount):
 
     kind: ClassVar[str] = "file"
 
+    @override
     def index_bits(self, kept: int, weights: int) -> float:
         return entropy_bits(weights, kept)
 
+    @override
     def codebook_bits(self, bits: int) -> float:
         return WORD * 2.0**bits

@@ -1,4 +1,4 @@
-"""Which weights to keep under one limit in bits for all layers, when each layer's bits a weight are given.
+"""Choose the weights to keep under one limit in bits for all layers, given each layer's bits per weight.
 
     max sum_i sum_{j kept} w_ij^2     s.t.     sum_i (b_i + c_i) kept_i <= S
     kept:  |w_ij| >= tau sqrt(b_i + c_i),     tau by bisection
@@ -30,7 +30,7 @@ SAMPLE = 1 << 20  # weights from which the threshold is guessed before any are c
 
 @dataclass(frozen=True)
 class Kept:
-    """What a sparsity projection keeps.
+    """Weights that a sparsity projection keeps.
 
     Attributes:
         counts: kept weights of each layer.
@@ -89,7 +89,7 @@ def _units(name: str, bits: float) -> int:
 
 
 def _count(weight: Tensor, threshold: float) -> int:
-    """Weights of at least the threshold in size that are not zero."""
+    """Return the nonzero weights of at least the threshold in size."""
     if not weight.new_tensor(threshold):  # also where it is too small for the type of the weight
         return int(weight.count_nonzero())
     return int((weight.abs() >= threshold).count_nonzero())
@@ -98,7 +98,7 @@ def _count(weight: Tensor, threshold: float) -> int:
 def _bracket(
     weights: Mapping[str, Tensor], sizes: Mapping[str, int], floors: Mapping[str, int], limit: float
 ) -> tuple[float, float]:
-    """A ``tau`` at which all fits, and one at most as large at which it does not; twice 0 when everything fits."""
+    """Return a ``tau`` at which all fits and one at which it does not; twice 0 if everything fits."""
 
     def found(tau: float) -> tuple[int, int]:
         counts = {n: max(floors[n], _count(w, tau * sqrt(sizes[n]))) for n, w in weights.items()}
@@ -124,7 +124,7 @@ def _bracket(
 
 
 def _guesses(weights: Mapping[str, Tensor], sizes: Mapping[str, int], limit: float) -> list[float]:
-    """Two values that ``tau`` is probably between, from every so many-th weight."""
+    """Return two values that ``tau`` is probably between, from every so many-th weight."""
     step = max(1, sum(w.numel() for w in weights.values()) // SAMPLE)
     parts = {name: w.flatten()[::step].abs().double().cpu() / sqrt(sizes[name]) for name, w in weights.items()}
     scores, order = torch.cat(list(parts.values())).sort(descending=True)
@@ -175,7 +175,7 @@ def _between(size: Tensor, low: float, high: float) -> Tensor:
 
 
 def _largest(size: Tensor, high: float, low: float, count: int) -> Tensor:
-    """A mask of all that reach ``high`` and the largest below it, ``count`` in all; equal ones from the front.
+    """Return a mask of all that reach ``high`` and the largest below it, ``count`` in all; equal ones from the front.
 
     The largest below are looked for above ``low`` first, which is faster.
     """

@@ -36,6 +36,8 @@ def rank_correlation(cheap: Sequence[float], dear: Sequence[float]) -> float:
     """Return Kendall's tau-b.
 
     Args:
+        cheap: low-fidelity rewards.
+        dear: high-fidelity rewards.
         cheap, dear: rewards of the same plans, in the same order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What was learned from data about a network before it is compressed: gradients, moments of inputs.
+"""Calibration data (gradients, input moments) cached on a network.
 
 It is kept on the network and shared, not copied, by the network's deepcopies: every candidate of a search reads the
 same numbers. It is no part of checkpoints, since it describes the network before the change.
@@ -26,7 +26,7 @@ def store_calibration(net: nn.Module, name: str, value: Any) -> None:
 
 
 def calibration_of(net: nn.Module, name: str) -> Any:
-    """The value of that name, or None."""
+    """Return the value of that name, or None."""
     return net.__dict__.get(KEY, {}).get(name)
 
 

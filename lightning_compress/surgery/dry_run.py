@@ -54,7 +54,7 @@ def first_call(
 
 @contextmanager
 def _outside_of_loops(module: LightningModule, train: bool) -> Iterator[None]:
-    """What a step asks of the loop that runs it, and everything as before afterwards."""
+    """Give a step what it asks of the loop that runs it, and restore everything afterwards."""
     modes = {part: part.training for part in module.modules()}
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     stubs: dict[str, Any] = dict.fromkeys(("log", "log_dict", "toggle_optimizer", "untoggle_optimizer"), _ignored)
@@ -81,7 +81,7 @@ def _ignored(*_: Any, **__: Any) -> None:
 
 
 def _optimizers(module: LightningModule) -> Any:
-    """Those of a module that optimizes manually, as ``self.optimizers()`` gives them."""
+    """Return those of a module that optimizes manually, as ``self.optimizers()`` gives them."""
     found = module.configure_optimizers()
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list):  # with schedulers
         found = found[0]

@@ -13,7 +13,7 @@ from lightning_compress.surgery.compiled import is_compiled
 
 @contextmanager
 def seen_by_hooks(net: nn.Module) -> Iterator[None]:
-    """Inside, ``net.forward(x)`` is ``net(x)``; a compiled network is left as it is.
+    """Make ``net.forward(x)`` mean ``net(x)`` inside the context; a compiled network is left as it is.
 
     Args:
         net: ``self.forward(x)`` in a ``training_step`` runs no hooks by itself.

@@ -27,14 +27,14 @@ STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
 def first_tensor(batch: Any) -> Tensor | None:
-    """The first tensor of a batch: the ``x`` of ``x, y = batch``; None when there is none."""
+    """Return the first tensor of a batch: the ``x`` of ``x, y = batch``; None when there is none."""
     if isinstance(batch, Tensor):
         return batch
     return first_tensor(next(iter(parts_of(batch).values()), None)) if parts_of(batch) else None
 
 
 def small(example: Any, samples: int = SAMPLES) -> Any:
-    """The first samples of an input batch: of all its tensors that have as many samples as the first."""
+    """Return the first samples of an input batch: of all its tensors that have as many samples as the first."""
     count = measure.samples_in(example)
     return tree_map(
         lambda leaf: leaf[:samples] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf, example
@@ -42,7 +42,7 @@ def small(example: Any, samples: int = SAMPLES) -> Any:
 
 
 def combined(loaders: Any, mode: Mode = "min_size") -> Iterable[Any]:
-    """The batches of a loader, or of several as Lightning combines them.
+    """Return the batches of a loader, or of several as Lightning combines them.
 
     Args:
         loaders: one, or a list, tuple or dict of them, or Lightning's ``CombinedLoader``.
@@ -56,12 +56,12 @@ def combined(loaders: Any, mode: Mode = "min_size") -> Iterable[Any]:
 
 
 def on_device(module: LightningModule, batch: Any) -> Any:
-    """A batch as the module's steps get it: on its device, through its hooks and those of its Trainer's data."""
+    """Return a batch as the module's steps get it: on its device, through its hooks and those of its Trainer's data."""
     return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch))
 
 
 def example_of(module: LightningModule, batches: Iterable[Any], step: str = "training_step") -> Any:
-    """One small input batch of the network of a module.
+    """Return one small input batch of the network of a module.
 
     From the module's ``example_input_array``, which ``module.forward`` takes, else from the first batch.
 
@@ -94,7 +94,7 @@ def example_of(module: LightningModule, batches: Iterable[Any], step: str = "tra
 
 
 def _argument_of_network(module: LightningModule, example: Any) -> Any:
-    """What ``module.forward`` makes of its example; the example itself where it calls no network."""
+    """Return what ``module.forward`` passes to the network; the example itself if it calls none."""
     net = network(module)
     if net is module:
         return example
@@ -117,7 +117,7 @@ def _check_runs(module: LightningModule, example: Any, where: str) -> None:
 def network_inputs(
     module: LightningModule, batches: Iterable[Any], step: str = "training_step", finite: bool = False
 ) -> Iterator[Any]:
-    """What the module's steps call its network with, for each batch; of one that calls it several times, the first.
+    """Yield what the module's steps call its network with for each batch; the first call if there are several.
 
     A batch with which no step calls the network gives its first tensor.
 
@@ -158,7 +158,7 @@ def _step(module: LightningModule, name: str, batch: Any, number: int) -> Any:
 
 
 def as_example(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The arguments of a call as an example: a tensor, a tuple of positional arguments or a dict of keywords.
+    """Return the arguments of a call as an example: a tensor, a tuple of positional arguments or a dict of keywords.
 
     Raises:
         CompressError: the call has both kinds, and the network takes some by position alone.

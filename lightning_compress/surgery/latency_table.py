@@ -54,7 +54,7 @@ def measure_layers(
 
 
 def _widths(layer: LayerProfile, shares: Sequence[float]) -> Iterator[LayerProfile]:
-    """The layer at all pairs of widths; a grouped one keeps the channels that each group has."""
+    """Return the layer at all pairs of widths; a grouped one keeps the channels that each group has."""
     if layer.groups > 1:
         for share in shares:
             groups = max(1, round(share * layer.groups))
@@ -77,7 +77,7 @@ def _fields(layer: LayerProfile) -> dict[str, Any]:
 
 
 def _milliseconds(layer: LayerProfile, threads: int, seconds: float) -> float:
-    """Of the layer on as many positions as it has; a convolution sees a square image, or a line of its outputs."""
+    """Return the time of a layer on its number of positions; a convolution sees a square image or a line."""
     if layer.kind == "linear":
         module: nn.Module = nn.Linear(layer.in_channels, layer.out_channels)
         example = torch.randn(1, layer.positions, layer.in_channels)

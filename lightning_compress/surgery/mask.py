@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery.transforms import Transform, weight_transforms
@@ -43,28 +44,30 @@ class Mask(Transform):
 
     @property
     def moving(self) -> bool:
-        """Whether a training is on its way to the mask that will stay."""
+        """Whether the mask still moves in this training."""
         return bool(self.begun) and not self.settled
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.mask.shape)}
 
+    @override
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
 
 def mask_of(layer: nn.Module) -> Tensor | None:
-    """The mask of ``layer.weight``, if it has one."""
+    """Return the mask of ``layer.weight``, if it has one."""
     return next((t.mask for t in weight_transforms(layer) if isinstance(t, Mask)), None)
 
 
 def has_moving_mask(layer: nn.Module) -> bool:
-    """Whether ``layer.weight`` has a mask, or noise that becomes one, which a training still moves."""
+    """Return whether ``layer.weight`` has a mask, or noise that becomes one, which a training still moves."""
     return any(t.moving for t in weight_transforms(layer) if isinstance(t, Mask))
 
 
 def measured(net: nn.Module, profile: Profile) -> Profile:
-    """The profile with the densities that the masks of the network have now."""
+    """Return the profile with the densities that the masks of the network have now."""
     changed = []
     for layer in profile.weighted:
         mask = mask_of(net.get_submodule(layer.name))

@@ -47,7 +47,7 @@ class _Uses(TorchFunctionMode):
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; every sub-module has its own mode back afterwards."""
+    """Set eval mode without gradients inside; restore the mode of every submodule afterwards."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
@@ -59,13 +59,13 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def beside(net: nn.Module, example: Any) -> Any:
-    """The example on the network's device."""
+    """Return the example on the network's device."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example)
 
 
 def forward(net: nn.Module, example: Any) -> Any:
-    """``net(example)``; a tuple is spread over the arguments, a dict over the keywords, as Lightning does."""
+    """Call ``net(example)``; a tuple is spread over arguments, a dict over keywords, as Lightning does."""
     example = beside(net, example)
     if isinstance(example, tuple):
         return net(*example)
@@ -73,12 +73,12 @@ def forward(net: nn.Module, example: Any) -> Any:
 
 
 def samples_in(example: Any) -> int:
-    """How many samples an input batch has: the first dimension of its first tensor that has one."""
+    """Return how many samples an input batch has: the first dimension of its first tensor that has one."""
     return next((len(leaf) for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()), 1)
 
 
 def forward_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
-    """:func:`run` in eval mode without gradients; the hooks are removed afterwards, whatever happens."""
+    """Call :func:`forward` in eval mode without gradients, and remove the hooks afterwards."""
     try:
         with evaluating(net):
             return forward(net, example)
@@ -88,7 +88,7 @@ def forward_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHand
 
 
 def measure(net: nn.Module, example: Any) -> Profile:
-    """The profile of a network in floating point.
+    """Return the profile of a network in floating point.
 
     Args:
         net: any module; its modes, buffers and gradients are left as they were.
@@ -181,7 +181,7 @@ def _check_weight(name: str, module: nn.Module) -> None:
 
 
 def _can_take_a_norm(module: nn.Module, out: Tensor) -> bool:
-    """Whether a factor on the weight is a factor on the output: not where the layer has a forward pass of its own.
+    """Return whether a factor on the weight is a factor on the output (no forward pass of its own).
 
     Of a linear layer's output with more than two dimensions, a batch norm reads another dimension as the channels.
     """
@@ -191,7 +191,7 @@ def _can_take_a_norm(module: nn.Module, out: Tensor) -> bool:
 
 
 def _can_be_folded(module: nn.Module) -> bool:
-    """Whether the module is a batch norm and nothing more: some sub-classes apply an activation too."""
+    """Return whether the module is a batch norm and nothing more: some sub-classes apply an activation too."""
     return (
         isinstance(module, BATCH_NORM)
         and type(module).forward is nn.BatchNorm2d.forward
@@ -204,7 +204,7 @@ def _owns_state(module: nn.Module) -> bool:
 
 
 def all_layers(net: nn.Module) -> list[LayerProfile]:
-    """The layers of a network that is not run: as :func:`measure` gives them, but for order, positions and pairs."""
+    """Return the layers of a network that is not run, without order, positions and pairs."""
     owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
     return [layer for name, module in owners for layer in layer_profiles(name, module)]
 
@@ -212,7 +212,7 @@ def all_layers(net: nn.Module) -> list[LayerProfile]:
 def layer_profiles(
     name: str, module: nn.Module, positions: int = 1, follows: str = "", in_positions: int = 0
 ) -> list[LayerProfile]:
-    """The profile of one module, then an entry for each parameter and saved buffer that is no part of that."""
+    """Return the profile of one module, then an entry for each parameter and saved buffer that is no part of that."""
     layer = _known_layer(name, module, positions, follows, in_positions)
     taken = () if layer is None else ("weight", "bias")
     prefix = f"{name}." if name else ""

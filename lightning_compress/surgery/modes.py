@@ -39,12 +39,12 @@ class without_dropout(TorchFunctionMode):
 
 
 def evaluation(net: nn.Module, example: Any) -> Any:
-    """``net(example)`` in eval mode."""
+    """Call ``net(example)`` in eval mode."""
     return measure.forward(net.eval(), example)
 
 
 def training(net: nn.Module, example: Any) -> Any:
-    """``net(example)`` in training mode, without dropout; a single sample is taken twice, as batch norms ask for."""
+    """Call ``net(example)`` in training mode without dropout; a single sample is doubled for batch norms."""
     with without_dropout():
         return measure.forward(net.train(), tree_map(_doubled, example))
 
@@ -72,6 +72,8 @@ def layers_run(net: nn.Module, example: Any, mode: Mode) -> Counter[str]:
     """Return how often each sub-module runs in a mode.
 
     Args:
+        example: one input batch.
+        net: the network.
         net, example: as for :func:`modes_of`.
         mode: one that the network runs in.
     """
@@ -94,6 +96,9 @@ def draws_numbers(net: nn.Module, example: Any, mode: Mode) -> bool:
     """Return whether the forward pass draws random numbers.
 
     Args:
+        example: one input batch.
+        mode: that the network runs in.
+        net: the network.
         net, example, mode: as for :func:`layers_run`.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -17,11 +17,11 @@ from lightning_compress.core.profile import Profile
 
 
 class Replacement(nn.Module, HasKind):
-    """What may stand in the place of a layer. Its own layers have names behind that of the layer: ``conv1.0``."""
+    """Module in the place of a layer. Its own layers have names behind that of the layer: ``conv1.0``."""
 
     @classmethod
     def like(cls, old: nn.Module, **arguments: Any) -> Self:
-        """A replacement of ``old`` whose weights are not set yet.
+        """Return a replacement of ``old`` whose weights are not set yet.
 
         Raises:
             CompressError: ``old`` cannot be replaced by this.
@@ -29,7 +29,7 @@ class Replacement(nn.Module, HasKind):
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Plain arguments with which :meth:`like` makes an equal structure again."""
+        """Return plain arguments with which :meth:`like` makes an equal structure again."""
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Replacement(nn.Module, HasKind):
 
 
 def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
-    """Layer -> spec of what stands in its place, as plain types, the outer before the inner."""
+    """Return layer -> spec of its replacement as plain types, the outer before the inner."""
     return {name: module.spec() for name, module in net.named_modules() if isinstance(module, Replacement)}
 
 
@@ -65,7 +65,7 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def spread(plan: Plan, replaced: Collection[str], profile: Profile) -> Plan:
-    """The plan with what it says of a replaced layer said of each layer in its place, of a removed one not at all.
+    """Return the plan for the layers that stand in the place of replaced ones; drop removed layers.
 
     Args:
         plan: may name layers of the dense network and layers of the profile; of both, the latter win.

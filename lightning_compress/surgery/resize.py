@@ -16,6 +16,7 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
     side of all groups shrank alike.
 
     Args:
+        net: the network.
         shapes: name in ``state_dict()`` -> shape; names that the network has not are ignored.
     """
     for name, module in net.named_modules():

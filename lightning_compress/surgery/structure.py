@@ -1,4 +1,4 @@
-"""What was done to a network, written on the network: its dense profile and the plan that each callback applied.
+"""Compression state attached to a network: its profile and the plan that each callback applied.
 
 The record is how ``setup`` stays idempotent, what a checkpoint carries, and where ``save`` finds the profile. It is
 plain data, so it survives ``deepcopy`` and loads with ``weights_only=True``.
@@ -26,7 +26,7 @@ SELECTED = "compressed_network"  # attribute of a LightningModule: the name of t
 
 @dataclass
 class Structure:
-    """What was done to a network.
+    """Compression state of a network.
 
     Attributes:
         profile: the network as it is now.
@@ -94,7 +94,7 @@ def check_library(given: Any) -> None:
 
 
 def structure_of(net: nn.Module) -> Structure | None:
-    """The record of a network, or None when no callback has touched it."""
+    """Return the record of a network, or None when no callback has touched it."""
     return net.__dict__.get("_" + KEY)
 
 

@@ -17,6 +17,7 @@ def untie(net: nn.Module, filled: Collection[str]) -> list[list[Place]]:
     """Give each place that a file fills a parameter of its own.
 
     Args:
+        net: the network.
         filled: names of the parameters that the file has values for.
 
     Returns:

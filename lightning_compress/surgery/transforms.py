@@ -28,7 +28,7 @@ class Transform(nn.Module, HasKind):
     """
 
     def config(self) -> dict[str, Any]:
-        """Plain constructor arguments with which an equally shaped transform can be made again."""
+        """Return plain constructor arguments with which an equally shaped transform can be made again."""
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Transform(nn.Module, HasKind):
 
     @staticmethod
     def build(spec: Mapping[str, Any]) -> Transform:
-        """The transform that :meth:`spec` described, its state not yet loaded.
+        """Return the transform that :meth:`spec` described, its state not yet loaded.
 
         Only subclasses of ``Transform`` that ship with this package, or that the program has imported, are made: a
         file cannot name any other code to run.
@@ -58,7 +58,7 @@ class Transform(nn.Module, HasKind):
 
 
 def first_input(layer: nn.Module, args: tuple[Any, ...]) -> Tensor:
-    """What a layer was called with.
+    """Return what a layer was called with.
 
     Raises:
         CompressError: it was called by keyword, which hooks do not show.
@@ -72,6 +72,7 @@ def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -
     """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter.
 
     Args:
+        first: whether it comes before transforms that are there.
         layer: any module with a weight.
         transform: comes after those that are there, or before them if ``first``.
     """
@@ -124,17 +125,17 @@ def attach_output(layer: nn.Module, transform: Transform) -> None:
 
 
 def weight_transforms(layer: nn.Module) -> list[Transform]:
-    """The transforms of ``layer.weight``, in the order in which they apply."""
+    """Return the transforms of ``layer.weight``, in the order in which they apply."""
     return list(layer.parametrizations["weight"]) if parametrize.is_parametrized(layer, "weight") else []
 
 
 def input_transform(layer: nn.Module) -> Transform | None:
-    """The transform of the layer's input, if one is attached."""
+    """Return the transform of the layer's input, if one is attached."""
     return cast("Transform | None", layer._modules.get(INPUT))
 
 
 def output_transform(layer: nn.Module) -> Transform | None:
-    """The transform of the layer's output, if one is attached."""
+    """Return the transform of the layer's output, if one is attached."""
     return cast("Transform | None", layer._modules.get(OUTPUT))
 
 
@@ -153,7 +154,7 @@ def check_plain(name: str, layer: nn.Module, callback: str) -> None:
 
 
 def weight_before(layer: nn.Module, transform: Transform) -> Tensor:
-    """What reaches one of the layer's weight transforms: the raw weight through those before it."""
+    """Return the input of one of the layer's weight transforms: the raw weight through those before it."""
     weight = raw_weight(layer)
     for earlier in weight_transforms(layer):
         if earlier is transform:
@@ -163,12 +164,12 @@ def weight_before(layer: nn.Module, transform: Transform) -> Tensor:
 
 
 def raw_weight(layer: nn.Module) -> nn.Parameter:
-    """The trained parameter behind ``layer.weight``."""
+    """Return the trained parameter behind ``layer.weight``."""
     return layer.parametrizations["weight"].original if weight_transforms(layer) else layer.weight
 
 
 def transformed(net: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have a weight, input or output transform, by name."""
+    """Return the layers that have a weight, input or output transform, by name."""
     return {
         name: module
         for name, module in net.named_modules()
@@ -177,7 +178,7 @@ def transformed(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
-    """Layer -> specs of its transforms, as plain types: with :func:`rebuild`, the structure of a checkpoint.
+    """Return layer -> specs of its transforms as plain types, for :func:`rebuild`.
 
     A transform at several places is described at the first one; the others say where that is.
     """
@@ -224,7 +225,7 @@ def _built(net: nn.Module, spec: Mapping[str, Any]) -> Transform:
 
 
 def _contains(spec: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-    """Whether all transforms that are there are described, those of the weight in the same order."""
+    """Return whether all transforms that are there are described, those of the weight in the same order."""
     described = iter(spec["weight"])
     return all(one in described for one in there["weight"]) and all(
         spec.get(key) == there[key] for key in (INPUT, OUTPUT) if key in there
@@ -286,7 +287,7 @@ def bake(net: nn.Module) -> nn.Module:
 
 
 def fold_batch_norm(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What makes ``layer`` do the work of the batch norm behind it too; neither is changed.
+    """Return the weight and bias with which ``layer`` also does the work of the batch norm behind it.
 
     ``norm(layer(x)) == factor * W x + bias`` with the running statistics.
 

@@ -1,4 +1,4 @@
-"""What every cost must do. Sub-class, and give the fixture ``cost``."""
+"""Contract suite of costs. Subclass it, and give the fixture ``cost``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CostContract:
 
     @pytest.fixture
     def cost(self) -> Cost:
-        """The cost under test."""
+        """Return the cost under test."""
         raise NotImplementedError
 
     def test_additive_over_layers(self, cost):
@@ -50,5 +50,5 @@ class CostContract:
 
 
 def profile(*layers: LayerProfile) -> Profile:
-    """A profile of some layers."""
+    """Return a profile of some layers."""
     return Profile({layer.name: layer for layer in layers})

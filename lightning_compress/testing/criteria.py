@@ -1,4 +1,4 @@
-"""What every channel criterion must do. Sub-class, and give the fixture ``criterion``."""
+"""Contract suite of channel criteria. Subclass it, and give the fixture ``criterion``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class CriterionContract:
 
     @pytest.fixture
     def criterion(self) -> Criterion:
-        """The criterion under test."""
+        """Return the criterion under test."""
         raise NotImplementedError
 
     @pytest.fixture
     def scored(self, criterion) -> tuple[ChannelGroup, nn.Module]:
-        """A group that goes through a batch norm, and its network, with all that criteria gather or need before."""
+        """Return a group that goes through a batch norm, and its network, with all that criteria need."""
         torch.manual_seed(0)
         module, example = PlainModule(), torch.randn(4, 1, 8, 8)
         net = module.model

@@ -1,4 +1,4 @@
-"""What every executor must do, and what those with workers must do beyond it. Sub-class, and give the fixture ``make``.
+"""Contract suites of executors, without and with workers. Subclass one, and give the fixture ``make``.
 
 The evaluators here score synthetic problems, write down each evaluation, and do what evaluators do on a bad day.
 """
@@ -41,7 +41,7 @@ class Watched:
     problem: Synthetic = PROBLEM
 
     def key(self, plan: Plan) -> str:
-        """Each plan is a network of its own."""
+        """Return the digest of the plan: each plan is a network of its own."""
         return self.problem.key(plan)
 
     def __call__(self, plan: Plan) -> Score:
@@ -51,10 +51,10 @@ class Watched:
         return self.problem(plan)
 
     def trouble(self, plan: Plan) -> None:
-        """What goes wrong."""
+        """Simulate an evaluator failure."""
 
     def evaluations(self) -> list[tuple[str, int]]:
-        """Digest and process of each evaluation that was begun."""
+        """Yield digest and process of each evaluation that was begun."""
         file = self.folder / "evaluations"
         lines = file.read_text().splitlines() if file.is_file() else []
         return [(line.split()[0], int(line.split()[1])) for line in lines]
@@ -147,7 +147,7 @@ class Stillborn(Watched):
 
 
 def failures(executor: Executor) -> dict[int, str | None]:
-    """Number -> failure, after all :data:`PLANS` were evaluated; scores that came back are right."""
+    """Evaluate all :data:`PLANS`; return number -> failure, and check the scores."""
     found = dict(executor.run(PLANS))
     assert found.keys() == PLANS.keys()
     for number, outcome in found.items():
@@ -157,7 +157,7 @@ def failures(executor: Executor) -> dict[int, str | None]:
 
 
 def nothing_but(number: int, sentence: str) -> dict[int, str | None]:
-    """All plans have a score but one."""
+    """Return all plans have a score but one."""
     return {**dict.fromkeys(PLANS), number: sentence}
 
 
@@ -166,7 +166,7 @@ class ExecutorContract:
 
     @pytest.fixture
     def make(self) -> Make:
-        """``(evaluate) -> executor``."""
+        """Return ``(evaluate) -> executor``."""
         raise NotImplementedError
 
     def test_every_plan_is_scored_once(self, make, tmp_path):
@@ -240,6 +240,6 @@ class PoolContract(ExecutorContract):
 
 
 def attempts(evaluate: Watched) -> Sequence[int]:
-    """How often each of :data:`PLANS` was begun."""
+    """Return how often each of :data:`PLANS` was begun."""
     digests = [digest for digest, _ in evaluate.evaluations()]
     return [digests.count(plan.digest) for plan in PLANS.values()]

@@ -1,4 +1,4 @@
-"""What every exporter must do. Sub-class, and give the fixtures ``exporter`` and ``network``."""
+"""Contract suite of exporters. Subclass it, and give the fixtures ``exporter`` and ``network``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class ExporterContract:
 
     @pytest.fixture
     def exporter(self) -> Any:
-        """The exporter under test, of :class:`lightning_compress.export.exporter.Exporter`."""
+        """Return the exporter under test, of :class:`lightning_compress.export.exporter.Exporter`."""
         raise NotImplementedError
 
     @pytest.fixture
     def network(self) -> tuple[nn.Module, Any]:
-        """A finished network and an input batch of it; a dense one unless a sub-class gives compressed ones."""
+        """Return a finished network and an input batch of it; a dense one unless a sub-class gives compressed ones."""
         torch.manual_seed(0)
         return ToyNet().eval(), torch.randn(4, 1, SIZE, SIZE)
 

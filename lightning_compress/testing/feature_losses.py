@@ -1,4 +1,4 @@
-"""What every feature loss must do. Sub-class, and give the fixture ``loss``."""
+"""Contract suite of feature losses. Subclass it, and give the fixture ``loss``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class FeatureLossContract:
 
     @pytest.fixture
     def loss(self) -> FeatureLoss:
-        """The loss under test."""
+        """Return the loss under test."""
         raise NotImplementedError
 
     @pytest.fixture(params=[(4, 8, 8), (7, 8, 8), (4, 4, 6), (2, 16, 8)], ids=str)
     def features(self, request) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of a student with 4 channels of 8 x 8, and of teachers that are like it or not."""
+        """Return features of a student with 4 channels of 8 x 8, and of several teachers."""
         generator = torch.Generator().manual_seed(0)
         shapes = (4, 8, 8), request.param
         return tuple(torch.randn(6, *shape, generator=generator).requires_grad_() for shape in shapes)

@@ -1,4 +1,4 @@
-"""What every distillation loss must do. Sub-class, and give the fixture ``loss``."""
+"""Contract suite of distillation losses. Subclass it, and give the fixture ``loss``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class LossContract:
 
     @pytest.fixture
     def loss(self) -> DistillationLoss:
-        """The loss under test."""
+        """Return the loss under test."""
         raise NotImplementedError
 
     @pytest.fixture
     def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of student and teacher."""
+        """Return logits of student and teacher."""
         generator = torch.Generator().manual_seed(0)
         return tuple(torch.randn(8, 5, generator=generator).requires_grad_() for _ in range(2))
 

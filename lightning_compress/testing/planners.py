@@ -18,17 +18,17 @@ class PlannerContract:
 
     @pytest.fixture
     def make_plan(self) -> Callable[[Path], Any]:
-        """The planner under test: folder of a stage -> what it plans."""
+        """Return the planner under test: folder of a stage -> what it plans."""
         raise NotImplementedError
 
     @pytest.fixture
     def resolve(self) -> Callable[[Plan], Plan]:
-        """What a plan rounds to on the network."""
+        """Return what a plan rounds to on the network."""
         raise NotImplementedError
 
     @pytest.fixture
     def net(self) -> nn.Module:
-        """The network as it came into the stage."""
+        """Return the network as it came into the stage."""
         raise NotImplementedError
 
     def test_the_network_can_have_the_plan(self, make_plan, resolve, tmp_path):

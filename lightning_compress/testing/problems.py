@@ -44,22 +44,22 @@ class Synthetic:
         return Score({"val_acc": exp(-damage), "val_loss": damage}, {"cost": cost(plan)}, before)
 
     def key(self, plan: Plan) -> str:
-        """Each plan is a network of its own."""
+        """Return the digest of the plan: each plan is a network of its own."""
         return plan.digest
 
 
 def channels(layers: int = 14, budget: float = 0.5, seed: int = 0, family: int | None = None) -> Synthetic:
-    """Keep-ratios under a share of the MACs; each scales its own layer and the next one's input."""
+    """Return a problem of keep ratios under a share of the MACs."""
     return _synthetic("channels", KEEP, layers, budget, seed, family, MACs())
 
 
 def bits(layers: int = 14, budget: float = 0.5, seed: int = 0, family: int | None = None) -> Synthetic:
-    """Weight bits under a share of the bits at 8 each."""
+    """Return a problem of weight bits under a share of the bits at 8 each."""
     return _synthetic("weight_bits", BITS, layers, budget, seed, family, WeightBits())
 
 
 def removal(layers: int = 14, budget: float = 0.5, seed: int = 0, family: int | None = None) -> Synthetic:
-    """Which layers to keep under a share of the MACs."""
+    """Return a problem of which layers to keep under a share of the MACs."""
     return _synthetic("keep", (0, 1), layers, budget, seed, family, MACs())
 
 
@@ -92,7 +92,7 @@ def _synthetic(
 
 
 def _exponents(layers: int, seed: int, family: int | None) -> NDArray[np.float64]:
-    """Sensitivities over two orders of magnitude, as measured ones are, and unrelated to the size of the layer.
+    """Return sensitivities over two orders of magnitude, unrelated to the size of the layer.
 
     Without a family each is drawn by itself. In a family they follow a curve over the relative depth, which is the same
     for all seeds and depths, so that networks of a family have something to teach each other.
@@ -106,7 +106,7 @@ def _exponents(layers: int, seed: int, family: int | None) -> NDArray[np.float64
 
 
 def _chain(layers: int) -> Profile:
-    """Convolutions whose width doubles and whose area quarters at every third of the depth."""
+    """Return convolutions whose width doubles and whose area quarters at every third of the depth."""
     found, before = {}, 3
     for i in range(layers):
         stage = min(3 * i // max(layers, 1), 2)

@@ -1,4 +1,4 @@
-"""What every quantizer must do. Sub-class, and give the fixture ``make``.
+"""Contract suite of quantizers. Subclass it, and give the fixture ``make``.
 
 ``QuantizerContract`` is for all quantizers, ``WeightFormatContract`` for those of weights besides, and
 ``ActivationQuantizerContract`` for those of activations. One whose levels are a uniform grid passes
@@ -25,7 +25,7 @@ Make = Callable[..., Quantizer]
 
 
 def ready(make: Make, bits: int, x: Tensor) -> Quantizer:
-    """A quantizer set for ``x``, per channel where it quantizes weights."""
+    """Return a quantizer set for ``x``, per channel where it quantizes weights."""
     per_channel = issubclass(class_behind(make), WeightFormat)
     quantizer = make(bits, (x.shape[0], *[1] * (x.dim() - 1)) if per_channel else ())
     quantizer.initialize(x) if per_channel else quantizer(x)
@@ -33,17 +33,17 @@ def ready(make: Make, bits: int, x: Tensor) -> Quantizer:
 
 
 def class_behind(make: Make) -> type[Quantizer]:
-    """The class that a partial makes."""
+    """Return the class that a partial makes."""
     return getattr(make, "func", make)
 
 
 def reached(quantizer: Quantizer, x: Tensor) -> Tensor:
-    """What is rounded in place of ``x``."""
+    """Return what is rounded in place of ``x``."""
     return quantizer.precondition(x) if isinstance(quantizer, UniformQuantizer) else x
 
 
 def within(quantizer: UniformQuantizer, x: Tensor) -> Tensor:
-    """True where a preconditioned tensor lies between the outermost levels."""
+    """Return where a preconditioned tensor lies between the outermost levels."""
     scale = quantizer.scale_for(x).detach()
     offset = 0 if quantizer.offset is None else quantizer.offset
     return (x >= (quantizer.low + offset) * scale) & (x <= (quantizer.high + offset) * scale)
@@ -52,17 +52,17 @@ def within(quantizer: UniformQuantizer, x: Tensor) -> Tensor:
 class _Fixtures:
     @pytest.fixture
     def make(self) -> Make:
-        """``(bits, shape) -> quantizer``."""
+        """Return ``(bits, shape) -> quantizer``."""
         raise NotImplementedError
 
     @pytest.fixture
     def x(self) -> Tensor:
-        """A weight, or an activation with both signs."""
+        """Return a weight, or an activation with both signs."""
         return torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
 
     @pytest.fixture(params=range(1, 9), ids=lambda bits: f"{bits}bit")
     def bits(self, request, make) -> int:
-        """All widths of the quantizer."""
+        """Return all widths of the quantizer."""
         least, most = class_behind(make).bit_range
         if not least <= request.param <= most:
             pytest.skip("out of its range")

@@ -1,4 +1,4 @@
-"""What every searcher must do. Sub-class, and give the fixture ``make``."""
+"""Contract suite of searchers. Subclass it, and give the fixture ``make``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SearcherContract:
 
     @pytest.fixture
     def make(self) -> Make:
-        """``(problem, seed) -> searcher``."""
+        """Return ``(problem, seed) -> searcher``."""
         raise NotImplementedError
 
     @pytest.mark.parametrize("surface", [problems.channels, problems.bits, problems.removal])

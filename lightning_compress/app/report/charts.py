@@ -58,7 +58,7 @@ class Axis:
         return [(value, f"{value / (unit or 1):.{decimals}f}{suffix}" if value else "0") for value in values]
 
     def labeled(self, most: int) -> list[tuple[float, str]]:
-        """The ticks, or every second or third of them: at most ``most``, for labels that stand side by side."""
+        """Return the ticks, or every second or third of them: at most ``most``, for labels that stand side by side."""
         return self.ticks[:: -(-len(self.ticks) // most)]
 
 
@@ -84,14 +84,14 @@ class LimitAxis:
         return round(self.start + max(share, 0.0) * (self.end - self.start), 1)
 
     def labeled(self, most: int) -> list[tuple[float, str]]:
-        """Costs at whole decades below the limit, each with what is left: ``-1 %``; and the limit."""
+        """Return the costs at whole decades below the limit, each with its label (``-1 %``), and the limit."""
         decades = range(self.first, self.last, -1)
         shown = decades[:: max(1, ceil(len(decades) / (most - 1)))]
         return [*((self.limit * (1 - 10.0**d), f"-{100 * 10.0**d:.10g} %") for d in shown), (self.limit, "limit")]
 
 
 def axis(values: Sequence[float], start: float, end: float, least: float = 0.0) -> Axis:
-    """An axis that shows all values, with a little room around them."""
+    """Return an axis that shows all values, with a little room around them."""
     low, high = min(values), max(values)
     size = max(abs(low), abs(high))
     room = 0.06 * (high - low) if high - low > 1e-6 * size else 0.5 * size or 0.5
@@ -99,7 +99,7 @@ def axis(values: Sequence[float], start: float, end: float, least: float = 0.0) 
 
 
 def curve(search: Search) -> str:
-    """Reward of every trial, the best so far as a line, and the best so far of each baseline."""
+    """Draw the reward of every trial, the best so far as a line, and that of each baseline."""
     lines = {name: _best_so_far(points) for name, points in search.baselines.items()}
     trials = max(len(points) for points in (search.points, *search.baselines.values()))
     own = _best_so_far(search.points)
@@ -118,7 +118,7 @@ def curve(search: Search) -> str:
 
 
 def scatter(search: Search) -> str:
-    """Cost against reward of every trial, the Pareto front as a line, the chosen trial, and the limit."""
+    """Draw cost against reward of every trial, the Pareto front, the chosen trial, and the limit."""
     y = _rewards(search, [])
     x = _costs(search, _left(y), WIDTH - RIGHT)
     front, best = search.front, search.best
@@ -133,24 +133,25 @@ def scatter(search: Search) -> str:
 
 
 def hidden(search: Search) -> bool:
-    """Whether some rewards are so low that they stand at the edge of the charts."""
+    """Return whether some rewards are so low that they stand at the edge of the charts."""
     return any(point.reward < _rewards(search, []).low for point in search.scored)
 
 
 def thinned(search: Search) -> bool:
-    """Whether the charts leave trials out."""
+    """Return whether the charts leave trials out."""
     return len(search.scored) > DOTS or len(search.points) - len(search.scored) > FAILURES
 
 
 def look(index: int) -> str:
-    """The CSS class of a baseline's line: color and dash."""
+    """Return the CSS class of a baseline's line: color and dash."""
     return f"look{index % LOOKS}"
 
 
 def _rewards(search: Search, others: Sequence[float]) -> Axis:
-    """The axis of rewards, from the lowest, or from where the far worse ones begin.
+    """Return the axis of rewards, from the lowest, or from where the far worse ones begin.
 
     Args:
+        search: the search of a stage.
         others: what is shown in any case.
     """
     rewards = sorted(point.reward for point in search.scored)
@@ -171,20 +172,20 @@ def _costs(search: Search, start: float, end: float) -> Axis | LimitAxis:
 
 
 def _shown(search: Search, always: Sequence[Point]) -> list[Point]:
-    """The trials that get a dot, by number."""
+    """Return the trials that get a dot, by number."""
     chosen = {point.number: point for point in (*_evenly(search.scored, DOTS), *_evenly(always, DOTS))}
     return [chosen[number] for number in sorted(chosen)]
 
 
 def _evenly(points: Sequence[Point], most: int) -> Sequence[Point]:
-    """At most ``most`` of them, the first and the last among them."""
+    """Return at most ``most`` of them, including the first and the last."""
     if len(points) <= most:
         return points
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
 
 
 def _best_so_far(points: Sequence[Point]) -> list[Point]:
-    """The trials at which the best reward rose, and then the last trial, with that reward."""
+    """Return the trials at which the best reward rose, and then the last trial, with that reward."""
     found: list[Point] = []
     for point in points:
         if point.reward is not None and (not found or point.reward > found[-1].reward):
@@ -212,7 +213,7 @@ def _label_with_cost(point: Point) -> str:
 
 
 def _trial(point: Point, x: float, y: Axis, text: str) -> str:
-    """A dot, or a triangle at the edge for a reward below the axis."""
+    """Return a dot, or a triangle at the edge for a reward below the axis."""
     if point.reward >= y.low:
         return _mark("trial", x, y(point.reward), text)
     path = f"M{x - 4} {y.start - 7}H{x + 4}L{x} {y.start}Z"
@@ -225,7 +226,7 @@ def _mark(kind: str, x: float, y: float, text: str) -> str:
 
 
 def _left(y: Axis) -> float:
-    """Where the plot begins, with room for the labels of the y axis."""
+    """Return where the plot begins, with room for the labels of the y axis."""
     return round(14 + LETTER * max(len(text) for _, text in y.ticks))
 
 

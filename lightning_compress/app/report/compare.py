@@ -21,7 +21,7 @@ KEYS = ("figures", "dense", "compressed", "seconds", "searches", "test_samples")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The result of a run.
+    """Return the result of a run.
 
     Raises:
         CompressError: there is none, or it cannot be read.
@@ -52,7 +52,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def names(folders: Sequence[Path]) -> dict[str, Path]:
-    """The shortest ends of the paths that tell them apart, each with its folder; a folder that comes twice counts once.
+    """Return the shortest distinct ends of the paths, each with its folder; a repeated folder counts once.
 
     >>> list(names([Path("runs/a/0"), Path("runs/b/0")]))
     ['a/0', 'b/0']
@@ -66,7 +66,7 @@ def names(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A header, then one row for each figure: the compressed networks, and the dense ones before them.
+    """Return a header, then one row for each figure: the compressed networks, and the dense ones before them.
 
     There is one dense column when the dense networks are the same, and one for each run when they differ.
     """
@@ -92,17 +92,17 @@ def columns(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _figures(runs: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Label with unit -> figure, of all runs, in the order of the first run that has each."""
+    """Return label with unit -> figure of all runs, in the order of the first run that has each."""
     return {figure.title: figure for run in runs for figure in run["figures"]}
 
 
 def _texts(run: Mapping[str, Any], net: str) -> dict[str, str]:
-    """Label -> number of one network."""
+    """Return label -> number of one network."""
     return {figure.title: figure.number(run[net][figure.name]) for figure in run["figures"]}
 
 
 def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Label -> name of a run -> cell: what each search found, and the baselines beside it."""
+    """Return label -> name of a run -> cell of what each search and its baselines found."""
     rows: dict[str, dict[str, str]] = {}
     for name, run in runs.items():
         for stage, found in run["searches"].items():

@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: the table of dense against compressed, the plan, and the search behind it."""
+"""Contents of a report as plain data: figures dense and compressed, the plan, and its search."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row:
         return abs(self.compressed - self.dense) <= (chance or 0.0)
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Label, dense, compressed, and the change.
+        """Return label, dense, compressed, and the change.
 
         >>> Row(Figure("bytes", "file", "bytes"), 8000, 1000).cells()
         ('file', '8,000 bytes', '1,000 bytes', '8.00x less')
@@ -56,13 +56,13 @@ class Point:
 
 
 def best_of(points: Iterable[Point]) -> Point | None:
-    """The highest reward, the earliest of equals; None when every trial failed."""
+    """Return the highest reward, the earliest of equals; None when every trial failed."""
     return max((p for p in points if p.reward is not None), key=lambda point: point.reward, default=None)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Whether the scores of a search rank plans as scores after fine-tuning do.
+    """Rank correlation of a search's scores with those after fine-tuning.
 
     Attributes:
         tau: Kendall's, of the two rewards of the same plans; None when they cannot be ranked.
@@ -147,7 +147,7 @@ class Search:
 
     @property
     def against_baselines(self) -> list[str]:
-        """How the best plan compares with that of the best baseline, in a sentence if there is one."""
+        """Return a sentence that compares the best plan with that of the best baseline, if there is one."""
         best = {name: point for name, points in self.baselines.items() if (point := best_of(points)) is not None}
         if self.best is None or not best:
             return []
@@ -163,7 +163,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Layer:
-    """What was measured of one layer, and what it got.
+    """Measurements of one layer, and the value it got.
 
     Attributes:
         name: of the layer.
@@ -186,7 +186,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """How much reward each layer loses when it alone is lowered, from which a stage made its plan without a search.
+    """Reward that each layer loses when it alone is lowered.
 
     Attributes:
         name: of the stage.
@@ -213,7 +213,7 @@ class Sensitivities:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`~lightning_compress.app.report.html.write_report` writes.
+    """Contents of a report.
 
     Attributes:
         title: of the page.
@@ -239,7 +239,7 @@ class Report:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The same rows for a terminal."""
+    """Return the same rows for a terminal."""
     found = Table()
     for name in ("", "dense", "compressed", "change"):
         found.add_column(name, justify="right" if name else "left", no_wrap=bool(name))

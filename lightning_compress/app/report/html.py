@@ -132,7 +132,7 @@ def _sentences(search: Search) -> list[str]:
 
 
 def _failures(search: Search) -> str:
-    """The most common reasons."""
+    """Return the most common reasons."""
     reasons = Counter(point.failure for point in search.points if point.reward is None)
     named = [f"{reason} ({count:,}x)" for reason, count in reasons.most_common(REASONS)]
     more = [f"{len(reasons) - REASONS} more reasons"] if len(reasons) > REASONS else []
@@ -140,7 +140,7 @@ def _failures(search: Search) -> str:
 
 
 def _baselines(search: Search) -> list[_Sign]:
-    """Signs of the baselines that have a line."""
+    """Return the markers of the baselines that have a line."""
     return [
         _Sign(Markup(f'<path class="{charts.look(index)}" d="M1 7H33"/>'), f"{name}, best so far")
         for index, (name, points) in enumerate(search.baselines.items())

@@ -35,7 +35,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class PlanTable:
-    """What the page shows of a plan.
+    """Rows of a plan on the page.
 
     Attributes:
         sentences: what holds for all layers.
@@ -75,9 +75,11 @@ def title_of(knob: str) -> str:
 
 
 def amount(knob: str, value: float, top: float) -> str:
-    """The number of a knob; shares of one are shown in per cent.
+    """Return the number of a knob; shares of one are shown in per cent.
 
     Args:
+        knob: name of the knob.
+        value: number of the knob.
         top: the largest that the knob has anywhere.
     """
     return f"{value:g}" if top > 1 or knob.endswith("_bits") else f"{100 * value:.3g} %"
@@ -98,7 +100,7 @@ def _cell(knob: str, values: Mapping[str, float], layer: str) -> Cell | None:
 
 
 def _in_order(planned: Iterable[str], layers: Sequence[str]) -> list[str]:
-    """The planned names by the first layer of the network that each is, holds, or was made of."""
+    """Return the planned names by the first layer of the network that each is, holds, or was made of."""
 
     def place(name: str) -> int:
         related = (
@@ -111,6 +113,6 @@ def _in_order(planned: Iterable[str], layers: Sequence[str]) -> list[str]:
 
 
 def _shared(names: Iterable[str]) -> str:
-    """The modules that hold all layers, with a dot behind each: ``backbone.stages.``."""
+    """Return the modules that hold all layers, with a dot behind each: ``backbone.stages.``."""
     parents = [name.split(".")[:-1] for name in names]
     return "".join(f"{part[0]}." for part in takewhile(lambda part: len(set(part)) == 1, zip(*parents, strict=False)))

@@ -1,4 +1,4 @@
-"""What a search found next to its baselines: rows of the page's table, and lines in a terminal."""
+"""Table of a search and its baselines: rows for the page, lines for a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(search: Search) -> list[tuple[str, ...]]:
 
 
 def lines(searches: Iterable[Search]) -> Table:
-    """A line for each search, with the best reward of each of its baselines, for a terminal."""
+    """Return a line for each search, with the best reward of each of its baselines, for a terminal."""
     searches = list(searches)
     baselines = list(dict.fromkeys(name for search in searches for name in search.baselines))
     found = Table()

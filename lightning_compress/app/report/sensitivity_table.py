@@ -1,4 +1,4 @@
-"""What a stage measured of each layer: bars of the reward lost at each value that was tried."""
+"""Table of sensitivities: bars of the reward lost at each value that was tried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class SensitivityTable:
-    """What the page shows of a measurement, from the least sensitive layer to the most."""
+    """Rows of a measurement on the page, from the least sensitive layer to the most."""
 
     name: str
     sentence: str
@@ -48,7 +48,7 @@ def sensitivity_table(found: Sensitivities) -> SensitivityTable:
 
 
 def _cell(layer: Layer, value: float, lost: float | None, most: float) -> Cell:
-    """No bar for a gain, which is noise, and for a failure."""
+    """Return a cell without a bar for a gain, which is noise, and for a failure."""
     share = 0.0 if lost is None or most <= 0 else max(lost, 0.0) / most
     return Cell(share, "failed" if lost is None else f"{lost:.4f}", amount(layer.knob, value, _top(layer)))
 

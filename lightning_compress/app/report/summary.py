@@ -36,6 +36,8 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     """Print the table, write the report.
 
     Args:
+        console: to print to.
+        result: of the run.
         config: the whole configuration, resolved.
     """
     made, told = rows(result), verdict(result)
@@ -70,7 +72,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
 
 
 def rows(result: Result) -> list[Row]:
-    """The figures of both networks side by side."""
+    """Return the figures of both networks side by side."""
     return [
         Row(figure, result.dense[figure.name], result.compressed[figure.name], result.samples)
         for figure in result.figures
@@ -78,9 +80,11 @@ def rows(result: Result) -> list[Row]:
 
 
 def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | None:
-    """What a stage's folder knows of its search; None when it did not search.
+    """Return what a stage's folder knows of its search; None if it did not search.
 
     Args:
+        folder: to read from or write into.
+        name: of the figure, layer or stage.
         planner: its configuration, with ``objective`` and ``cost``.
     """
     settings = folder / FOUND
@@ -115,7 +119,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | N
 
 
 def _chance(objective: Objective, trials: Sequence[Entry], samples: int) -> float | None:
-    """By how much two rewards may differ by chance alone; None unless the reward is an accuracy, but for its loss."""
+    """Return how far two rewards may differ by chance; None unless the reward is an accuracy."""
     scored = [entry for entry in trials if entry.score is not None]
     if not samples or not scored or not isinstance(objective, AccuracyUnderBudget) or objective.metric != VALIDATION:
         return None
@@ -124,7 +128,7 @@ def _chance(objective: Objective, trials: Sequence[Entry], samples: int) -> floa
 
 
 def sensitivities_of(name: str, folder: Path) -> Sensitivities | None:
-    """What a stage measured of its layers; None when it did not."""
+    """Return what a stage measured of its layers; None if it did not."""
     file = folder / MEASURED
     if not file.is_file():
         return None
@@ -146,7 +150,7 @@ def sensitivities_of(name: str, folder: Path) -> Sensitivities | None:
 
 
 def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, objective: Objective) -> Ranking:
-    """Of the trials that were scored again, as ``search.json`` names them."""
+    """Return the ranking of the trials that were scored again, as ``search.json`` names them."""
     again = [entry for entry in read(folder / CORRELATION) if entry.number in settings["trials"]]
     found, steps = pairs(trials, again, objective), settings["finetune_steps"]
     failed = len(settings["trials"]) - len(found)

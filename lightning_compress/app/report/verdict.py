@@ -20,8 +20,9 @@ def verdict(result: Result) -> str:
 
 
 def noise(figure: Figure, dense: float, compressed: float, samples: int) -> float | None:
-    """Return how far a figure of two networks may differ by chance alone: two standard errors of a share, a
-    fifth of what a clock measured; None for what is counted exactly.
+    """Return how far a figure of two networks may differ by chance alone; None for what is counted exactly.
+
+    That is two standard errors of a share, and a fifth of what a clock measured.
 
     Shares of test samples are taken as independent, which two networks on the same samples are not quite: the true
     standard error is smaller.
@@ -38,7 +39,7 @@ def noise(figure: Figure, dense: float, compressed: float, samples: int) -> floa
 
 
 def _saved(figure: Figure, result: Result) -> str:
-    """What a figure gained: ``8.4x smaller file on disk``."""
+    """Return what a figure gained: ``8.4x smaller file on disk``."""
     before, after = result.dense[figure.name], result.compressed[figure.name]
     if not after or before / after < NOTABLE or figure.higher_is_better:
         return ""

@@ -1,1 +1,1 @@
-"""What the callbacks are built on: Lightning hooks written once, teachers, learned noise, calibration."""
+"""Base of the callbacks: Lightning hooks written once, teachers, learned noise, calibration."""

@@ -1,4 +1,4 @@
-"""What every compression callback is: a few plain verbs on a network, and the Lightning hooks written once.
+"""Base class of compression callbacks: a few verbs on a network, and the Lightning hooks written once.
 
 Structure changes in ``setup``, before the optimizer exists and before a checkpoint is restored (Lightning calls
 ``callback.setup``, then restores the weights, then makes the optimizers). The module's own ``on_save_checkpoint`` and
@@ -74,14 +74,14 @@ class CompressionCallback(Callback, HasKind, ABC):
         self.plan = as_plan(plan)
 
     def with_plan(self, plan: Plan) -> Self:
-        """A copy of this callback that applies another plan; what it has cached about networks is shared."""
+        """Return a copy of this callback that applies another plan; what it has cached about networks is shared."""
         other = copy.copy(self)
         other.plan = plan
         return other
 
     @abstractmethod
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> Sequence[Choice]:
-        """What a search may vary: for each decision point, the values from cheapest to dearest.
+        """Return what a search may vary: for each choice, the values from cheapest to most expensive.
 
         Args:
             net: a dense network, which is left as it is.
@@ -91,7 +91,7 @@ class CompressionCallback(Callback, HasKind, ABC):
 
     @abstractmethod
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
-        """What the plan rounds to on this network: equal results mean equal networks.
+        """Return what the plan rounds to on this network: equal results mean equal networks.
 
         Only this callback's knobs are kept. Arguments as in :meth:`choices`.
 
@@ -101,7 +101,7 @@ class CompressionCallback(Callback, HasKind, ABC):
 
     @abstractmethod
     def predict(self, plan: Plan, profile: Profile) -> Profile:
-        """The profile of the network after a resolved plan is applied, by arithmetic alone."""
+        """Return the profile of the network after a resolved plan is applied, by arithmetic alone."""
 
     @abstractmethod
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
@@ -229,7 +229,7 @@ class CompressionCallback(Callback, HasKind, ABC):
         check_loss(trainer, outputs)
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
-        """What this callback's plan adds to another that was applied before; most can add nothing.
+        """Return what this callback's plan adds to one that was applied before; most can add nothing.
 
         Args:
             asked: the part of the earlier plan that this callback understands.
@@ -243,7 +243,7 @@ class CompressionCallback(Callback, HasKind, ABC):
         )
 
     def _due(self, record: Structure) -> Plan | None:
-        """What of the plan is to be applied; None when all was, in the user's words or as it was rounded."""
+        """Return the part of the plan that is still to be applied; None if all was."""
         if self.kind not in record.applied:
             return self.plan
         asked, applied = record.asked.get(self.kind, Plan({})), record.applied[self.kind]
@@ -253,7 +253,7 @@ class CompressionCallback(Callback, HasKind, ABC):
 
     @final
     def own(self, plan: Plan) -> Plan:
-        """The part of a plan that this callback understands."""
+        """Return the part of a plan that this callback understands."""
         kept = {layer: {k: v for k, v in knobs.items() if k in self.knobs} for layer, knobs in plan.layers.items()}
         return Plan({layer: knobs for layer, knobs in kept.items() if knobs})
 
@@ -281,19 +281,19 @@ def _check_constraints(callback: str, net: nn.Module, writing: Sequence[str]) ->
 
 
 def known_structure(net: nn.Module, example: Any) -> Structure:
-    """The record of a network; of one that no callback has touched, its profile alone."""
+    """Return the record of a network; of one that no callback has touched, its profile alone."""
     return structure_of(net) or Structure(measure.measure(net, example))
 
 
 def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:
-    """A plan from any of the forms that callbacks accept."""
+    """Return a plan from any of the forms that callbacks accept."""
     if plan is None or isinstance(plan, Plan):
         return plan
     return Plan(plan) if isinstance(plan, Mapping) else Plan.load(plan)
 
 
 def plan_names(net: nn.Module) -> set[str]:
-    """The layer names that a plan may use: all modules of the network but the transforms attached to them."""
+    """Return the layer names that a plan may use: all modules of the network but the transforms attached to them."""
     own = {id(t) for layer in transformed(net).values() for t in layer.modules() if t is not layer}
     return {name for name, module in net.named_modules() if name and id(module) not in own}
 

@@ -32,7 +32,7 @@ class Composition:
         self._replaced = set(describe(net))
 
     def space(self) -> Space:
-        """All choices of all callbacks, in the order in which layers run.
+        """Return all choices of all callbacks, in the order in which layers run.
 
         Raises:
             NoEffectError: there is none.
@@ -45,14 +45,14 @@ class Composition:
         return Space(tuple(sorted(found, key=lambda choice: place[self.profile.inside(choice.layer)[0].name])))
 
     def own(self, plan: Plan) -> Plan:
-        """The part of a plan that these callbacks understand."""
+        """Return the part of a plan that these callbacks understand."""
         whole = Plan({})
         for callback in self.callbacks:
             whole = whole.merge(callback.own(plan))
         return whole
 
     def resolve(self, plan: Plan) -> Plan:
-        """What a plan rounds to: two plans give the same network exactly when this is equal.
+        """Return what a plan rounds to: two plans give the same network exactly when this is equal.
 
         Raises:
             CompressError: the plan does not fit the network or the callbacks.
@@ -69,14 +69,14 @@ class Composition:
         return whole
 
     def predict(self, plan: Plan) -> Profile:
-        """The profile of the network with a resolved plan applied."""
+        """Return the profile of the network with a resolved plan applied."""
         profile = self.profile
         for callback in self.callbacks:
             profile = callback.predict(self._spread(callback.own(plan), profile), profile)
         return profile
 
     def bound(self, plan: Plan) -> list[CompressionCallback]:
-        """The callbacks, each with its part of the plan, for a Trainer."""
+        """Return the callbacks, each with its part of the plan, for a Trainer."""
         return [callback.with_plan(callback.own(plan)) for callback in self.callbacks]
 
     def apply(self, net: nn.Module, plan: Plan) -> None:
@@ -95,7 +95,7 @@ class Composition:
                 )
 
     def settings(self) -> dict[str, Any]:
-        """How the callbacks do what a plan says, as plain types; not what their own plans say."""
+        """Return the callbacks' settings as plain types, without their own plans."""
         found = {callback.kind: settings_of(callback) for callback in self.callbacks}
         return {name: {k: v for k, v in settings.items() if k != "plan"} for name, settings in found.items()}
 

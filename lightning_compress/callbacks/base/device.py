@@ -1,4 +1,4 @@
-"""Where networks are changed and candidates scored: on the device that the user trains on.
+"""Select the device for surgery and candidate evaluation.
 
 Least squares, k-means of many weights and the like take minutes on a CPU.
 """
@@ -14,13 +14,13 @@ CPU = torch.device("cpu")
 
 
 def surgery_device(trainer: Trainer) -> torch.device:
-    """The device that the trainer trains on; the CPU where that is Apple's, which has no float64."""
+    """Return the trainer's root device, or the CPU on MPS (no float64)."""
     device = trainer.strategy.root_device
     return CPU if device.type == "mps" else device
 
 
 def trains_on(device: torch.device) -> dict[str, Any]:
-    """The settings of a ``Trainer`` that uses this device alone.
+    """Return the settings of a ``Trainer`` that uses this device alone.
 
     Where it is not there, as in a worker that sees only the accelerators that it reserved, they say the first one that
     is, or the CPU.

@@ -1,4 +1,4 @@
-"""What the callbacks of learned noise share: layers get a noise, its KL warms up, and at some point it ends for good.
+"""Base class of callbacks with learned noise: its KL warms up, and at some point the noise ends for good.
 
     loss + beta(step) / N sum of KL,      beta: 0 before warmup[0], linear, ``strength`` from warmup[1] on
 
@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
 from lightning_compress.callbacks.base.progress import progress
@@ -76,13 +77,14 @@ class LearnedNoise(LearnedSparsityCallback):
 
     @abstractmethod
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
-        """The noise that :meth:`add_noise` attached, and the module that it is attached to."""
+        """Return the noise that :meth:`add_noise` attached, and the module that it is attached to."""
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
-        """The layers that run: noise on others would learn nothing."""
+        """Return the layers that run: noise on others would learn nothing."""
         return [layer for layer in super().eligible(profile) if layer.positions]
 
     @final
+    @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name in plan.layers:
             self.add_noise(net, profile[name], profile)
@@ -140,14 +142,14 @@ class LearnedNoise(LearnedSparsityCallback):
         self._end(network(pl_module))
 
     def _beta(self, trainer: Trainer) -> float:
-        """Weight of the KL at this step, divided by the number of train images."""
+        """Return the weight of the KL at this step, divided by the number of train images."""
         begin, full = self.warmup
         now = progress(trainer, type(self).__name__)
         share = 1.0 if now >= full else max(now - begin, 0.0) / max(full - begin, 1e-12)
         return self.strength * share / self._images
 
     def _noises(self, net: nn.Module) -> dict[str, tuple[Noise, nn.Module, nn.Parameter]]:
-        """Layer -> its noise, the module that the noise is attached to, and the layer's raw weight."""
+        """Return layer -> its noise, the module that carries it, and the layer's raw weight."""
         record = structure_of(net)
         names = record.applied[self.kind].layers
         return {n: (*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names}
@@ -167,18 +169,18 @@ class LearnedNoise(LearnedSparsityCallback):
 
 
 def salt(layer: str) -> int:
-    """A number of the layer's own, to seed its noise."""
+    """Return a number of the layer's own, to seed its noise."""
     return crc32(layer.encode())
 
 
 def loss_scale(trainer: Trainer) -> float:
-    """What the loss of this step is multiplied by before its backward pass: fp16 needs it, all else has 1."""
+    """Return the factor on the loss before its backward pass: the scaler's in fp16, else 1."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
 
 
 def _count_images(trainer: Trainer) -> int:
-    """Number of train images, of all loaders; of data without a length, batches of the Trainer, each like the first."""
+    """Count training images of all loaders (estimated from the first batch for iterable datasets)."""
     loaders, number = tree_leaves(trainer.train_dataloader), 0
     for loader in loaders:
         if hasattr(getattr(loader, "dataset", None), "__len__"):

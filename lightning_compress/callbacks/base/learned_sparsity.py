@@ -1,4 +1,4 @@
-"""What callbacks share whose result comes out of training: a plan only says which layers take part."""
+"""Base class of callbacks whose sparsity is learned in training; a plan only says which layers take part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.core.errors import CompressError
@@ -40,7 +41,7 @@ class LearnedSparsityCallback(CompressionCallback):
         self.ignore = tuple(ignore)
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
-        """The layers that may take part."""
+        """Return the layers that may take part."""
         return profile.weighted
 
     def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
@@ -49,13 +50,14 @@ class LearnedSparsityCallback(CompressionCallback):
 
     @final
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
-        """One value for each layer: there is nothing to search, a uniform plan names them all."""
+        """Return one value for each layer: there is nothing to search, a uniform plan names them all."""
         (knob,) = self.knobs
         names = [layer.name for layer in self.eligible(profile) if layer.positions]
         ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
         return [Choice(name, knob, (1,)) for name in names if name not in ignored]
 
     @final
+    @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         (knob,) = self.knobs
         values, names = self.own(plan).knob(knob), {layer.name for layer in self.eligible(profile)}
@@ -67,5 +69,5 @@ class LearnedSparsityCallback(CompressionCallback):
         return Plan({layer: {knob: 1} for layer, value in values.items() if value})
 
     def predict(self, plan: Plan, profile: Profile) -> Profile:
-        """The profile as it is: what comes out is not known before training."""
+        """Return the profile as it is: what comes out is not known before training."""
         return profile

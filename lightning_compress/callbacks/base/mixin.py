@@ -26,19 +26,21 @@ class CompressibleMixin:
     """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the structure of the network into the checkpoint too."""
         super().on_save_checkpoint(checkpoint)
         save_structure(network(self), checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the network the structure of the checkpoint before its weights are loaded."""
         load_structure(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
 
     def add_loss(self, name: str, value: Tensor) -> None:
-        """Hand in the value of a loss term for this training step, several times if need be; a callback calls this."""
+        """Add the value of a loss term to this training step; callbacks call this, several times if need be."""
         self.__dict__.setdefault(TERMS, {}).setdefault(name, []).append(value)
 
     def compression_loss(self) -> Tensor | float:
-        """The sum of the terms handed in since the last call, each the mean of its values; 0.0 when there are none."""
+        """Return the sum of the terms added since the last call, each the mean of its values; 0.0 if none."""
         terms = self.__dict__.pop(TERMS, {})
         return sum(torch.stack(values).mean() for values in terms.values()) if terms else 0.0
 

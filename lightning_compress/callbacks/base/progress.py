@@ -1,4 +1,4 @@
-"""How far a training is, from the step number alone."""
+"""Progress of a training, from the step number alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lightning_compress.core.errors import CompressError
 
 
 def steps_done(trainer: Trainer) -> int:
-    """Optimizer steps so far; batches where the module optimizes manually, with any number of steps in each."""
+    """Return optimizer steps so far; batches if the module optimizes manually."""
     if trainer.lightning_module.automatic_optimization:
         return trainer.global_step
     return trainer.fit_loop.epoch_loop.total_batch_idx
 
 
 def progress(trainer: Trainer, who: str, step: int | None = None) -> float:
-    """Steps done (or ``step``) over all steps, in [0, 1].
+    """Return steps done (or ``step``) over all steps, in [0, 1].
 
     Raises:
         CompressError: the Trainer has no end.

@@ -8,6 +8,7 @@ from typing import Any, final
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.errors import TrialFailedError
 
@@ -20,6 +21,7 @@ class StopAtNaN(Callback):
         TrialFailedError: a search records it and goes on; elsewhere it ends the run with a sentence.
     """
 
+    @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         check_loss(trainer, outputs)
 

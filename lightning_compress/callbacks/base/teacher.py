@@ -65,7 +65,7 @@ class DistillationCallback(Callback, HasKind, ABC):
 
     @abstractmethod
     def term(self, args: Any, kwargs: Any, output: Any) -> Tensor:
-        """The term, a scalar, for one call of the student network with these arguments and this output."""
+        """Return the term, a scalar, for one call of the student network with these arguments and this output."""
 
     @property
     @final
@@ -80,7 +80,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         return self.asked(*args, **kwargs)
 
     def watch(self, net: nn.Module) -> Sequence[RemovableHandle]:
-        """Hooks on the student that :meth:`term` needs, to be removed when its forward pass is over."""
+        """Add the hooks on the student that :meth:`term` needs; they are removed after its forward pass."""
         return ()
 
     def check(self, net: nn.Module) -> None:
@@ -209,7 +209,7 @@ def _first_float(net: nn.Module) -> nn.Parameter | None:
 
 
 def _watched(inner: Callable[..., Any]) -> Callable[..., Any]:
-    """A training step whose direct calls of ``forward`` are seen too."""
+    """Return a training step whose direct calls of ``forward`` are seen too."""
 
     def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
         with seen_by_hooks(network(pl_module)):

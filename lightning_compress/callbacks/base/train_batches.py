@@ -1,4 +1,4 @@
-"""What a Trainer will train on, read before it begins: for criteria, refits and the shapes of a network."""
+"""Read train batches of a Trainer before it begins, for criteria, refits and shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_compress.surgery.inputs import combined
 
 
 def train_batches(trainer: Trainer) -> Iterator[Any]:
-    """The batches that the first loop with data would see, train before validation before test.
+    """Return the batches that the first loop with data would see, train before validation before test.
 
     Of several loaders for training they are what ``training_step`` gets, one batch of each. Reading them moves none of
     the random numbers of the training that follows.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.profile import Profile
 
@@ -17,5 +19,6 @@ class BitOperations(Cost):
     unit: ClassVar[str] = "bit operations"
     label: ClassVar[str] = "bit operations per sample"
 
+    @override
     def __call__(self, profile: Profile) -> float:
         return sum(layer.macs * layer.weight_bits * layer.act_bits for layer in profile)

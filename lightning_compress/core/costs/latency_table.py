@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+from typing_extensions import override
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
@@ -82,6 +83,7 @@ class LatencyTable(Cost):
         self._entries = [_entry(entry, file) for entry in self.entries]
         self._known: dict[_Entry, float] = {}
 
+    @override
     def __call__(self, profile: Profile) -> float:
         return self.overhead + sum(self._layer(layer) for layer in profile.weighted)
 

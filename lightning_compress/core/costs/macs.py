@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.profile import Profile
 
@@ -18,5 +20,6 @@ class MACs(Cost):
     unit: ClassVar[str] = "MACs"
     label: ClassVar[str] = "MACs per sample"
 
+    @override
     def __call__(self, profile: Profile) -> float:
         return profile.macs

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.profile import LayerProfile, Profile
 
@@ -29,6 +31,7 @@ class TFLiteBytes(Cost):
 
     int4: bool = False
 
+    @override
     def __call__(self, profile: Profile) -> float:
         return FILE_BYTES + sum(self._bytes(layer) for layer in profile.weighted)
 

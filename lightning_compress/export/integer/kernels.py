@@ -1,4 +1,4 @@
-"""What each aten operation becomes in the graph."""
+"""Kernels of the graph for each aten operation."""
 
 from __future__ import annotations
 

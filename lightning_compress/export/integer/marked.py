@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
@@ -52,6 +53,7 @@ class Marker(transforms.Transform):
         super().__init__()
         self.scale, self.low, self.high = scale, low, high
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return grid(x, self.scale, self.low, self.high)
 
@@ -111,7 +113,7 @@ def _mark(name: str, layer: nn.Module, slot: str, drop: Any, attach: Any) -> Non
 
 
 def _levels(name: str, layer: nn.Module) -> Levels:
-    """The levels of a layer's weight: those of half steps are doubled, and masked weights are 0."""
+    """Return the levels of a layer's weight: those of half steps are doubled, and masked weights are 0."""
     quantizers = [t for t in transforms.weight_transforms(layer) if not isinstance(t, Mask)]
     if len(quantizers) != 1 or not isinstance(quantizers[0], WeightQuantizer):
         raise NoIntegerFormError(

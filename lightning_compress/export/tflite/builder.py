@@ -68,6 +68,8 @@ class Builder:
         """Add an operator.
 
         Args:
+            inputs: of the operation.
+            output: of the operation.
             code: name of the builtin operator.
             version: the lowest that serves.
             options: the schema's options object, whose class names their type.

@@ -83,7 +83,7 @@ class LiteRT:
 
 
 def _outside(operators: list[dict[str, Any]]) -> list[str]:
-    """Operators that the execution plan still has: those whose output no delegate writes."""
+    """Return the operators whose output no delegate writes."""
     delegated = {int(i) for op in operators if op["op_name"] == "DELEGATE" for i in op["outputs"]}
     inside: set[int] = set(delegated)
     rest = [op for op in operators if op["op_name"] != "DELEGATE"]

@@ -24,6 +24,11 @@ def placed(
     """Return ``SAME`` or ``VALID``, and the explicit padding (top, bottom, left, right) that goes with ``VALID``.
 
     Args:
+        dilation: of the kernel.
+        kernel: size of the kernel.
+        out: size of the output.
+        size: size of the input.
+        stride: of the kernel.
         size, out: height and width of input and output.
         padding: as torch was told: top, bottom, left, right.
     """

@@ -78,7 +78,7 @@ class Knapsack(BudgetedPlanner):
 
 @torch.no_grad()
 def _errors(composition: Composition, budget: Budget, layers: list[str]) -> dict[str, dict[int, float]]:
-    """Layer -> bits -> squared error of its weights."""
+    """Return layer -> bits -> squared error of its weights."""
     values = {choice.layer: choice.values for choice in budget.space.choices if choice.knob == KNOB}
     found: dict[str, dict[int, float]] = {layer: {} for layer in layers}
     for bits in sorted({int(width) for widths in values.values() for width in widths}):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.criteria.criterion import Criterion, norm_scales, over_units
 from lightning_compress.surgery.graph.channels import ChannelGroup
@@ -20,5 +21,6 @@ from lightning_compress.surgery.graph.channels import ChannelGroup
 class BNScale(Criterion):
     """The absolute scale that batch norm gives a channel."""
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         return over_units(group, {name: scale.detach().abs() for name, scale in norm_scales(group, net).items()})

@@ -53,6 +53,7 @@ def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
     Layers of a group differ in fan-in and so in the size of their weights; unscaled, the largest would decide alone.
 
     Args:
+        group: coupled channels.
         per_channel: producer -> a score for each output channel.
 
     Returns:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.criteria.gram import Gram, unit_gram
@@ -52,12 +53,15 @@ class Genetic(Criterion):
     p_mutate: float = 0.5
     seed: int = 0
 
+    @override
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         Gram(self.positions).gather(module, batches)
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         return Gram(self.positions)(group, net)
 
+    @override
     def kept(self, group: ChannelGroup, net: nn.Module, count: int) -> Tensor:
         gram = unit_gram(group, net)
         gram = gram.diag() if gram.dim() == 1 else (gram + gram.T) / 2  # sums of blocks are symmetric but for rounding

@@ -17,6 +17,7 @@ from typing import Any, final
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.criteria.criterion import Criterion
@@ -42,10 +43,12 @@ class Gram(Criterion):
 
     positions: int = 10
 
+    @override
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         if calibration_of(network(module), KEY) is None:
             gather_moments(network(module), network_inputs(module, batches, finite=True), self.positions)
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         moments = calibration_of(net, KEY)
         if moments is not None and not any(m.side == IN and m.layer in moments for m in group.members):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.criteria.criterion import Criterion, noises, over_units
 from lightning_compress.pruning.noise.information import InformationNoise
@@ -28,6 +29,7 @@ class Information(Criterion):
         CompressError: no layer of the group was trained with ``InformationDropout``.
     """
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         found = noises(group, net, InformationNoise, "InformationDropout")
         return over_units(group, {name: noise.information for name, noise in found.items()})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.criteria.criterion import Criterion, over_units, producer_weights
 from lightning_compress.surgery.graph.channels import ChannelGroup
@@ -20,6 +21,7 @@ from lightning_compress.surgery.graph.channels import ChannelGroup
 class L1(Criterion):
     """The absolute size of a channel's weights."""
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         weights = producer_weights(group, net)
         return over_units(group, {n: w.detach().abs().flatten(1).sum(1) for n, w in weights.items()})

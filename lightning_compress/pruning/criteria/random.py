@@ -13,6 +13,7 @@ from zlib import crc32
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.surgery.graph.channels import ChannelGroup
@@ -29,6 +30,7 @@ class Random(Criterion):
 
     seed: int = 0
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + crc32(group.name.encode()))
         return torch.rand(group.units, generator=generator)

@@ -15,6 +15,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.criteria.criterion import Criterion, noises, producer_weights
 from lightning_compress.pruning.noise.log_normal import LogNormalNoise
@@ -35,10 +36,12 @@ class SignalToNoise(Criterion):
 
     threshold: float = 0.0
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         found = noises(group, net, LogNormalNoise, "LogNormalDropout")
         return torch.stack([found[m.layer].snr()[m.index].amax(1) for m in group.producers if m.layer in found]).amax(0)
 
+    @override
     def most(self, group: ChannelGroup, net: nn.Module) -> int:
         if self.threshold <= 0:
             return group.units

@@ -15,6 +15,7 @@ from typing import Any, final
 
 from lightning import LightningModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.criteria.criterion import Criterion, over_units, producer_weights
@@ -35,6 +36,7 @@ class Taylor(Criterion):
         CompressError: a weight has no gradient.
     """
 
+    @override
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         net = network(module)
         if calibration_of(net, KEY) is None:
@@ -42,6 +44,7 @@ class Taylor(Criterion):
             store_calibration(net, KEY, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None})
             module.zero_grad()
 
+    @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         weights, known = producer_weights(group, net), calibration_of(net, KEY) or {}
         found = {name: known.get(f"{name}.weight", weight.grad) for name, weight in weights.items()}

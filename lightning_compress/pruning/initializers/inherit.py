@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.pruning.initializers.initializer import Initializer
 
@@ -21,6 +22,7 @@ from lightning_compress.pruning.initializers.initializer import Initializer
 class Inherit(Initializer):
     """Weights of the dense network wherever they fit."""
 
+    @override
     def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:
         for name, narrower in readers.items():
             if narrower:

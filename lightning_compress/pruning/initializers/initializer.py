@@ -19,6 +19,7 @@ class Initializer(HasKind, ABC):
         """Keep on the network, before the removal, what is needed to know of it; by default nothing.
 
         Args:
+            module: of the network.
             batches: of train data.
         """
         return

@@ -20,6 +20,7 @@ from typing import Any, final
 import torch
 from lightning import LightningModule
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.pruning.initializers.inherit import Inherit
 from lightning_compress.pruning.initializers.initializer import Initializer
@@ -43,9 +44,11 @@ class LeastSquares(Initializer):
     batches: int = 8
     positions: int = 10
 
+    @override
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         Asymmetric(self.positions).gather(module, islice(batches, self.batches))
 
+    @override
     def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:
         fitted = [name for name in readers if refittable(net.get_submodule(name))]
         Inherit()(net, {name: narrower for name, narrower in readers.items() if name not in fitted})

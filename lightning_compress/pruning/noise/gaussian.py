@@ -18,6 +18,7 @@ from typing import Any, ClassVar, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.bounded import held
@@ -51,6 +52,7 @@ class GaussianNoise(Noise, Mask):
         self.raw_log_variance = nn.Parameter(torch.full(self.grain, -10.0 / self.speed))
 
     @property
+    @override
     def moving(self) -> bool:
         return not self.ended
 
@@ -60,6 +62,7 @@ class GaussianNoise(Noise, Mask):
         power = weight.detach().float().square().mean()
         self.raw_log_variance.fill_((float(power.log()) + QUIET if power > 0 else -10.0) / self.speed)
 
+    @override
     def config(self) -> dict[str, Any]:
         return {
             "shape": list(self.mask.shape),
@@ -84,11 +87,13 @@ class GaussianNoise(Noise, Mask):
         negligible = NEGLIGIBLE * weight.detach().square().mean() + TINY
         return self.raw_log_variance * self.speed - (power + negligible).log()
 
+    @override
     def kl(self, weight: Tensor) -> Tensor:
         log_alpha = self.log_alpha(weight)
         of_one = K1 - K1 * torch.sigmoid(K2 + K3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
         return of_one.sum() * (self.mask.numel() // log_alpha.numel())
 
+    @override
     def after_forward(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.ended or not self.training:
             return output
@@ -100,6 +105,7 @@ class GaussianNoise(Noise, Mask):
             return output + (drawn * spread).to(output)
 
     @torch.no_grad()
+    @override
     def end(self, host: nn.Module) -> None:
         weight = raw_weight(host)
         log_alpha = self._unlimited(weight)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.bounded import held
@@ -60,9 +61,11 @@ class InformationNoise(Noise):
         self.register_buffer("information", torch.zeros(self.shape[0]))
         self.register_buffer("strength", torch.tensor(0.0))  # beta / number of train samples, times the loss's scale
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "convolution": list(self.convolution), "salt": self.salt}
 
+    @override
     def after_forward(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.ended or not self.training:
             return output

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.bounded import held
@@ -43,9 +44,11 @@ class LogNormalNoise(Noise):
         self.raw_mean = nn.Parameter(torch.zeros(channels))
         self.raw_log_scale = nn.Parameter(torch.full((channels,), -3.0 / self.speed))
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"channels": self.channels, "last": self.last, "salt": self.salt}
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         if self.ended:
             return x
@@ -59,6 +62,7 @@ class LogNormalNoise(Noise):
         return x * self._along_channels(noise.to(x.dtype), x)
 
     @torch.no_grad()
+    @override
     def end(self, host: nn.Module) -> None:
         gate = self.moments()[0]
         weight = raw_weight(host)
@@ -73,6 +77,7 @@ class LogNormalNoise(Noise):
         shape.insert(len(shape) if self.last else 1, self.channels)
         return values.view(shape)
 
+    @override
     def kl(self, weight: Tensor) -> Tensor:
         mean, scale = self._parameters_of_normal()
         a, b = (LOW - mean) / scale, (HIGH - mean) / scale

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.transforms import Transform
@@ -39,6 +40,7 @@ class Noise(Transform):
         # Tensors, not numbers: a compiled step would compile again for each.
         self.register_buffer("ahead", torch.tensor(0), persistent=False)
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"salt": self.salt}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.plan import Number
 from lightning_compress.core.profile import LayerProfile
@@ -23,14 +24,18 @@ from lightning_compress.pruning.patterns.pattern import Pattern, best
 class Element(Pattern):
     """Keeps the weights with the highest scores (Han et al. 2015, arXiv 1506.02626)."""
 
+    @override
     def unit(self, layer: LayerProfile) -> int:
         return 1
 
+    @override
     def kept(self, layer: LayerProfile, density: Number) -> int:
         return max(1, round(density * layer.weights))
 
+    @override
     def unit_scores(self, layer: LayerProfile, scores: Tensor) -> Tensor:
         return scores.flatten()
 
+    @override
     def mask(self, layer: LayerProfile, scores: Tensor, kept: int) -> Tensor:
         return best(scores.flatten(), kept).view(scores.shape)

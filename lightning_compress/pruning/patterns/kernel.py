@@ -14,6 +14,7 @@ from math import prod
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.plan import Number
 from lightning_compress.core.profile import LayerProfile
@@ -25,15 +26,19 @@ from lightning_compress.pruning.patterns.pattern import Pattern, best
 class Kernel(Pattern):
     """Keeps the slices with the largest mean of squared scores."""
 
+    @override
     def unit(self, layer: LayerProfile) -> int:
         return prod(layer.kernel)
 
+    @override
     def kept(self, layer: LayerProfile, density: Number) -> int:
         return max(1, round(density * layer.weights / self.unit(layer)))
 
+    @override
     def unit_scores(self, layer: LayerProfile, scores: Tensor) -> Tensor:
         return scores.reshape(-1, self.unit(layer)).double().square().mean(1).sqrt()
 
+    @override
     def mask(self, layer: LayerProfile, scores: Tensor, kept: int) -> Tensor:
         slices = best(self.unit_scores(layer, scores), kept)
         return slices[:, None].expand(-1, self.unit(layer)).reshape(scores.shape)

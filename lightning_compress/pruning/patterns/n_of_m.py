@@ -14,6 +14,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Number
@@ -39,9 +40,11 @@ class NofM(Pattern):
         if not 0 < self.n < self.m:
             raise CompressError(f"NofM: n must be above 0 and below m, got {self.n}:{self.m}")
 
+    @override
     def unit(self, layer: LayerProfile) -> int:
         return 1
 
+    @override
     def kept(self, layer: LayerProfile, density: Number) -> int:
         if density == 1:
             return layer.weights
@@ -58,9 +61,11 @@ class NofM(Pattern):
             )
         return layer.weights * self.n // self.m
 
+    @override
     def unit_scores(self, layer: LayerProfile, scores: Tensor) -> Tensor:
         return scores.flatten()
 
+    @override
     def mask(self, layer: LayerProfile, scores: Tensor, kept: int) -> Tensor:
         if kept == layer.weights:
             return torch.ones_like(scores, dtype=torch.bool)

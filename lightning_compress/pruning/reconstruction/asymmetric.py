@@ -20,6 +20,7 @@ from typing import Any, final
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.input_moments import added, places, refittable, sampled_rows
@@ -43,6 +44,7 @@ class Asymmetric(Refit):
 
     positions: int = 10
 
+    @override
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         net = network(module)
         if calibration_of(net, KEY) is None:
@@ -53,6 +55,7 @@ class Asymmetric(Refit):
         """Do nothing: the pruned network's inputs count."""
 
     @torch.no_grad()
+    @override
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         found = calibration_of(net, KEY)
         if found is None:

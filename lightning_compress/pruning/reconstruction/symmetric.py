@@ -19,6 +19,7 @@ from typing import Any, final
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.input_moments import KEY, Moments, gather_moments
@@ -39,11 +40,13 @@ class Symmetric(Refit):
 
     positions: int = 10
 
+    @override
     def gather(self, module: LightningModule, batches: Iterable[Any]) -> None:
         if calibration_of(network(module), KEY) is None:
             gather_moments(network(module), network_inputs(module, batches, finite=True), self.positions)
 
     @torch.no_grad()
+    @override
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         moments = calibration_of(net, KEY)
         if moments is None:

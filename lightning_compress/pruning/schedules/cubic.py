@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from typing_extensions import override
+
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.schedules.schedule import Schedule
 
@@ -31,6 +33,7 @@ class Cubic(Schedule):
         if not 0 <= self.begin < self.end <= 1:
             raise CompressError(f"Cubic: needs 0 <= begin < end <= 1, got begin {self.begin} and end {self.end}")
 
+    @override
     def __call__(self, progress: float) -> float:
         position = min(max((progress - self.begin) / (self.end - self.begin), 0.0), 1.0)
         return 1 - (1 - position) ** 3

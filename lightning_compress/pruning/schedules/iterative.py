@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from typing_extensions import override
+
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.schedules.schedule import Schedule
 
@@ -32,6 +34,7 @@ class Iterative(Schedule):
         if self.rounds < 1 or not 0 < self.end <= 1:
             raise CompressError(f"Iterative: needs rounds of 1 or more and 0 < end <= 1, got {self.rounds}, {self.end}")
 
+    @override
     def __call__(self, progress: float) -> float:
         between = max(self.rounds - 1, 1)
         return min(1 + int(min(progress / self.end, 1.0) * between + 1e-9), self.rounds) / self.rounds

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from typing_extensions import override
+
 from lightning_compress.pruning.schedules.schedule import Schedule
 
 
@@ -19,5 +21,6 @@ from lightning_compress.pruning.schedules.schedule import Schedule
 class OneShot(Schedule):
     """All at once."""
 
+    @override
     def __call__(self, progress: float) -> float:
         return 1.0

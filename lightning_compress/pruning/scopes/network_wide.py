@@ -12,6 +12,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.pruning.scopes.scope import Scope
 
@@ -21,6 +22,7 @@ from lightning_compress.pruning.scopes.scope import Scope
 class NetworkWide(Scope):
     """All units of the plan's layers in one ranking; layers that the plan does not name stay dense."""
 
+    @override
     def __call__(
         self, kept: Mapping[str, int], scores: Mapping[str, Tensor], unit: Mapping[str, int]
     ) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.pruning.scopes.scope import Scope
 
@@ -20,6 +21,7 @@ from lightning_compress.pruning.scopes.scope import Scope
 class PerLayer(Scope):
     """The plan as it is."""
 
+    @override
     def __call__(
         self, kept: Mapping[str, int], scores: Mapping[str, Tensor], unit: Mapping[str, int]
     ) -> dict[str, int]:

@@ -1,1 +1,1 @@
-"""Where activation quantizers stand: one file each, collected from ``conf/compress/placement``."""
+"""Placements of activation quantizers, one a file."""

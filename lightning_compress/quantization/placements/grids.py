@@ -1,4 +1,4 @@
-"""Which tensors of a dataflow share a quantization grid: those with only non-rescaling operations between them."""
+"""Group the tensors that share a quantization grid: only operations that do not rescale lie between them."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.quantization.placements.placement import Make, Placement
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
@@ -21,9 +22,11 @@ from lightning_compress.surgery.transforms import attach_input
 class LayerInputs(Placement):
     """One quantizer for the input of each layer of the plan."""
 
+    @override
     def tie(self, act_bits: Mapping[str, int], net: nn.Module, example: Any) -> dict[str, int]:
         return dict(act_bits)
 
+    @override
     def attach(self, act_bits: Mapping[str, int], make: Make, net: nn.Module, example: Any) -> None:
         for name, bits in act_bits.items():
             attach_input(net.get_submodule(name), make(bits))

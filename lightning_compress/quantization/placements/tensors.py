@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_compress.quantization.placements.grids import SharedGrid, shared_grids, site_of
 from lightning_compress.quantization.placements.placement import Make, Placement
@@ -34,12 +35,14 @@ class Tensors(Placement):
         """Return the tensors that the kernel of a sum reads unquantized: none, for it rescales each of them."""
         return ()
 
+    @override
     def tie(self, act_bits: Mapping[str, int], net: nn.Module, example: Any) -> dict[str, int]:
         tied = dict(act_bits)
         for grid in self._grids(act_bits, net, example) if act_bits else ():
             tied.update(dict.fromkeys(grid.layers, self._bits(grid, act_bits)))
         return tied
 
+    @override
     def attach(self, act_bits: Mapping[str, int], make: Make, net: nn.Module, example: Any) -> None:
         if not act_bits:
             return

@@ -1,1 +1,1 @@
-"""How numbers are rounded: one class a file, for weights or for activations, each a ``Transform`` with a bit width."""
+"""Quantizers of weights and activations, one class a file; each is a ``Transform`` with a bit width."""

@@ -1,4 +1,4 @@
-"""What the quantizers of activations share: one scale per tensor, set from the first calls that say something."""
+"""Base class of activation quantizers: one scale per tensor, set by the first calls that say something."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
 from lightning_compress.quantization.value_histogram import ValueHistogram
@@ -79,6 +80,7 @@ class ActivationQuantizer(UniformQuantizer):
         self.high.copy_(torch.where(signed, levels / 2 - 1, levels - 1))
 
     @final
+    @override
     def after_forward(self, _layer: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         # A tensor of its own: what comes next may work in place, and autograd keeps the quantized one.
         return self(output).clone()
@@ -103,13 +105,13 @@ class ActivationQuantizer(UniformQuantizer):
 
     @final
     def packed(self) -> Tensor:
-        """All that a packed file needs beside :meth:`config`, shape ``(2,)``: the number, and 1 for a signed grid."""
+        """Return what a packed file needs beside :meth:`config`, shape ``(2,)``: the number, 1 if signed."""
         return torch.stack([self.number.detach().float().reshape(()), (self.low < 0).float()])
 
     @final
     @torch.no_grad()
     def unpack(self, values: Tensor) -> None:
-        """The inverse of :meth:`packed`."""
+        """Return the inverse of :meth:`packed`."""
         self.set_sign(values[1] > 0)
         self.set_number(values[0])
         self.calibrated.fill_(True)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.quantization.kmeans import SortedValues
 from lightning_compress.quantization.quantizers.weight_format import StoredWeight, WeightFormat
@@ -44,7 +45,7 @@ class _Lookup(torch.autograd.Function):
 
 
 def nearest(x: Tensor, values: Tensor) -> Tensor:
-    """Position of the nearest value for each element of ``x``; ``values`` rise, shape ``(k,)``."""
+    """Return the position of the nearest value for each element of ``x``; ``values`` rise, shape ``(k,)``."""
     return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
 
 
@@ -91,27 +92,32 @@ class Codebook(WeightFormat):
         """The values that codes may point to, shape ``(2 ** bits,)``."""
         return self.values
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"bits": self.bits, "shape": list(self.shape), "weight_shape": list(self.indices.shape)}
 
     @staticmethod
     def stored(bits: int, channels: int) -> dict[str, int]:
-        """See :meth:`WeightFormat.stored`: values of any size need no scales."""
+        """Return what :meth:`WeightFormat.stored` says; values of any size need no scales."""
         return {"weight_bits": bits, "codebook": 2**bits}
 
     @property
+    @override
     def settled(self) -> bool:
         return bool(self.frozen)
 
     @property
+    @override
     def table(self) -> Tensor:
         return self.used
 
+    @override
     def reader(self) -> dict[str, Any]:
         return {"kind": Codebook.kind}
 
     @classmethod
     @torch.no_grad()
+    @override
     def from_stored(cls, stored: StoredWeight) -> Self:
         found = cls(stored.bits, stored.scale.shape, stored.codes.shape)
         found.values.copy_(stored.table)
@@ -121,7 +127,7 @@ class Codebook(WeightFormat):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """K-means on the nonzero weights, or on all when all are zero; codes are frozen from then on.
+        """Run k-means on the nonzero weights (on all if all are zero), and freeze the codes.
 
         Args:
             x: the weight, pruned weights being zero.
@@ -136,7 +142,7 @@ class Codebook(WeightFormat):
 
     @torch.no_grad()
     def set_codes(self, x: Tensor) -> None:
-        """The nearest value for each weight."""
+        """Return the nearest value for each weight."""
         ordered, positions = self.values.sort()
         self.keep_codes(positions[nearest(x.detach().to(ordered), ordered)], x != 0)
 
@@ -155,11 +161,12 @@ class Codebook(WeightFormat):
         """Return the frozen codes, whatever the weight is, and the scale."""
         return self.indices, self.scale
 
+    @override
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
         return self.values[codes.long()] * scale
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The values that the codes stand for, once these are frozen."""
+        """Return the values that the codes stand for, once these are frozen."""
         if not self.frozen:
             return weight
         found = _Lookup.apply(self.values, self.indices.long(), self.members, weight) * self.scale

@@ -17,6 +17,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
@@ -36,8 +37,9 @@ class DoReFa(WeightQuantizer):
         self.high.fill_(2.0 ** (bits - 1) - 1)
 
     def initialize(self, x: Tensor) -> None:
-        """Nothing to set: the grid is given, and the squashing is a function of the weight."""
+        """Do nothing: the grid is given, and the squashing is a function of the weight."""
 
+    @override
     def precondition(self, x: Tensor) -> Tensor:
         x = x.float()
         squashed = torch.tanh(x)
@@ -45,6 +47,7 @@ class DoReFa(WeightQuantizer):
         # A where, not a branch: one compiled step then serves one bit too.
         return torch.where(self.bits == 1, x, squashed / largest.clamp_min(SMALLEST_SCALE))
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         size = x.detach().float().abs()
         mean = size.mean(self._dims(x), keepdim=bool(self.shape)) if x.numel() else size.new_zeros(self.shape)
@@ -52,5 +55,5 @@ class DoReFa(WeightQuantizer):
         return scale.clamp_min(SMALLEST_SCALE)
 
     def _dims(self, x: Tensor) -> list[int]:
-        """The dimensions that share a scale."""
+        """Return the dimensions that share a scale."""
         return [d for d in range(x.dim()) if not self.shape or self.shape[d] == 1]

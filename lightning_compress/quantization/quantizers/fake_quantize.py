@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class FakeQuantize(torch.autograd.Function):
@@ -26,6 +27,7 @@ class FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
+    @override
     def forward(
         ctx: Any,
         x: Tensor,
@@ -56,6 +58,7 @@ class FakeQuantize(torch.autograd.Function):
         return quantized
 
     @staticmethod
+    @override
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, quantized, scale, low, high = ctx.saved_tensors
         if ctx.ends is None:
@@ -69,7 +72,7 @@ class FakeQuantize(torch.autograd.Function):
 
 
 def _few_numbers(x: Tensor, scale: Tensor) -> bool:
-    """Whether to use plain numbers for one scale in all: on the CPU torch is three to ten times faster with them.
+    """Return whether to use plain numbers for a single scale, with which torch is faster on the CPU.
 
     On an accelerator they would wait for it, and in a compiled step each new width would compile again.
     """
@@ -77,12 +80,12 @@ def _few_numbers(x: Tensor, scale: Tensor) -> bool:
 
 
 def _just_outside(end: float, towards: float) -> float:
-    """The fp32 number next to an end of the grid: the kernel's bounds are exclusive, the grid's ends are inside."""
+    """Return the fp32 number next to an end of the grid, as the kernel's bounds are exclusive."""
     return float(np.nextafter(np.float32(end), np.float32(towards)))
 
 
 def _sum_like(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The sum of ``a * b`` over all that shares one scale."""
+    """Return the sum of ``a * b`` over all that shares one scale."""
     if scale.dim() == 0:
         return torch.dot(a.flatten(), b.flatten())
     return (a * b).sum_to_size(scale.shape)

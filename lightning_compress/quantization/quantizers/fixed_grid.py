@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer, usual_zero
@@ -37,18 +38,21 @@ class FixedGrid(WeightQuantizer):
         self.high.fill_(float(self.low) + 2**bits - 1)
         self.register_buffer("scale", torch.ones(self.shape))
 
+    @override
     def config(self) -> dict[str, Any]:
         return {**super().config(), "zero": float(self.zero)}
 
     @classmethod
+    @override
     def from_stored(cls, stored: StoredWeight, zero: float | None = None) -> Self:
         found = cls(stored.bits, stored.scale.shape, zero)
         found.scale.copy_(stored.scale)
         return found
 
     def initialize(self, x: Tensor) -> None:
-        """Nothing to set: the grid is given."""
+        """Do nothing: the grid is given."""
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         # A norm with weight zero makes a scale of zero, and a tiny one has no finite reciprocal.
         return torch.where(self.scale.abs() < SMALLEST_SCALE, SMALLEST_SCALE, self.scale)

@@ -11,6 +11,7 @@ from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.codebook import nearest
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
@@ -34,6 +35,7 @@ class FixedLevels(WeightFormat):
         self.register_buffer("scale", torch.ones(self.shape))
 
     @classmethod
+    @override
     def from_stored(cls, stored: StoredWeight) -> Self:
         found = cls(stored.bits, stored.scale.shape)
         found.levels.copy_(stored.table)
@@ -41,14 +43,16 @@ class FixedLevels(WeightFormat):
         return found
 
     def initialize(self, x: Tensor) -> None:
-        """Nothing to set: the levels are given."""
+        """Do nothing: the levels are given."""
 
     @torch.no_grad()
+    @override
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         # A norm with weight zero makes a scale of zero, and a tiny one has no finite reciprocal.
         scale = torch.where(self.scale.abs() < SMALLEST_SCALE, SMALLEST_SCALE, self.scale)
         ordered, positions = self.levels.sort()
         return positions[nearest(weight.float() / scale, ordered)].to(torch.uint8), scale
 
+    @override
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
         return self.levels[codes.long()] * scale

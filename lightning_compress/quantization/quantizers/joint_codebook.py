@@ -11,6 +11,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.quantization.kmeans import Codebook as Found
 from lightning_compress.quantization.quantizers.codebook import Codebook, nearest
@@ -47,20 +48,23 @@ class JointCodebook(Codebook):
         self.register_buffer("kept", torch.tensor(0))
         self.frozen.fill_(False)
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"weight_shape": list(self.indices.shape)}
 
     @property
+    @override
     def bits(self) -> int:
         return int(self.width)
 
     @property
+    @override
     def used(self) -> Tensor:
         return self.values[: 2**self.bits]
 
     @torch.no_grad()
     def freeze(self, weight: Tensor, found: Found, bits: int) -> None:
-        """From now on the weight is one of the found values at each place.
+        """Freeze: from now on each weight is one of the values found.
 
         Args:
             weight: the raw weight.

@@ -18,6 +18,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
@@ -52,6 +53,7 @@ class LSQ(WeightQuantizer):
         self.register_buffer("largest", torch.zeros(self.shape))
 
     @torch.no_grad()
+    @override
     def initialize(self, x: Tensor) -> None:
         rows = x.detach().float().flatten(1) if self.shape else x.detach().float().reshape(1, -1)
         found = best_scale(rows, float(self.low), float(self.high), float(self.shift)).view(self.shape)
@@ -61,17 +63,21 @@ class LSQ(WeightQuantizer):
         self.log_share.zero_()
 
     @property
+    @override
     def log_scale(self) -> Tensor:
         return reflected(self.log_share.float(), -SPAN, SPAN)
 
+    @override
     def precondition(self, x: Tensor) -> Tensor:
         if self.training:
             self.largest.copy_(self._largest(x))
         return x
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         return (self.largest.float() * self.start.float() * self.log_scale.exp()).clamp_min(SMALLEST_SCALE)
 
+    @override
     def gain(self, x: Tensor) -> Tensor:
         # Below its start the gradient of the logarithm vanishes with the scale; that of the scale itself does not.
         per_scale = max(x.numel() // max(self.start.numel(), 1), 1)

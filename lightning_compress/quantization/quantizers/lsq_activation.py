@@ -16,6 +16,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
@@ -45,26 +46,32 @@ class LSQActivation(ActivationQuantizer):
         self.register_buffer("start", torch.ones(self.shape))
 
     @property
+    @override
     def number(self) -> Tensor:
         return self.start.float() * self.log_scale.exp()
 
     @torch.no_grad()
+    @override
     def set_number(self, number: Tensor) -> None:
         self.start.copy_(number)
         self.log_share.zero_()
 
     @torch.no_grad()
+    @override
     def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
         counts = None if counts is None else counts[None]
         self.set_number(best_scale(x[None], float(self.low), float(self.high), counts=counts)[0])
 
     @property
+    @override
     def log_scale(self) -> Tensor:
         return reflected(self.log_share.float(), -SPAN, SPAN)
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         return self.number.clamp_min(SMALLEST_SCALE)
 
+    @override
     def gain(self, x: Tensor) -> Tensor:
         # Below its start the gradient of the logarithm vanishes with the scale; that of the scale itself does not.
         per_sample = max(x.numel() // max(x.shape[0], 1), 1)

@@ -15,6 +15,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
@@ -34,8 +35,9 @@ class MinMax(WeightQuantizer):
         self.low.fill_(-1.0 if bits == 1 else -high)
 
     def initialize(self, x: Tensor) -> None:
-        """Nothing to set: the scale is a function of the weight."""
+        """Do nothing: the scale is a function of the weight."""
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         size = x.detach().float().abs()
         dims = [d for d in range(x.dim()) if not self.shape or self.shape[d] == 1]

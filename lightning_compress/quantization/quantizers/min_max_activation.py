@@ -13,6 +13,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
@@ -34,17 +35,21 @@ class MinMaxActivation(ActivationQuantizer):
         self.register_buffer("largest", torch.ones(self.shape))
 
     @property
+    @override
     def number(self) -> Tensor:
         return self.largest
 
     @torch.no_grad()
+    @override
     def set_number(self, number: Tensor) -> None:
         self.largest.copy_(number)
 
     @torch.no_grad()
+    @override
     def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
         self.set_number(x.abs().amax())
 
+    @override
     def before_forward(self, layer: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.training and self.calibrated and args[0].numel():
             with torch.no_grad():
@@ -53,5 +58,6 @@ class MinMaxActivation(ActivationQuantizer):
                 self.largest.lerp_(torch.where(found > 0, found, self.largest), MOMENTUM)
         return super().before_forward(layer, args)
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         return (self.largest / self.high).clamp_min(SMALLEST_SCALE)

@@ -19,6 +19,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
@@ -52,16 +53,19 @@ class PACT(ActivationQuantizer):
         self.register_buffer("most", torch.full(self.shape, 2.0))
 
     @property
+    @override
     def number(self) -> Tensor:
         return self.unit.float() * reflected(self.level.float(), LEAST, self.most.float())
 
     @torch.no_grad()
+    @override
     def set_number(self, number: Tensor) -> None:
         self.most.copy_((self.most * self.unit / number).clamp_min(2.0))
         self.unit.copy_(number)
         self.level.fill_(1.0)
 
     @torch.no_grad()
+    @override
     def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
         counts = torch.ones_like(x) if counts is None else counts
         largest = x.abs().amax()
@@ -70,11 +74,13 @@ class PACT(ActivationQuantizer):
         self.most.copy_((largest / self.unit).clamp_min(1.0))
         self.level.copy_(torch.minimum((clip / self.unit).clamp_min(LEAST), self.most))
 
+    @override
     def precondition(self, x: Tensor) -> Tensor:
         # The ends as FakeQuantize computes them: what is clipped here is inside its grid, and passes its gradient on.
         x, scale = x.float(), self.scale_for(x)
         low, high = self.low * scale, self.high * scale
         return torch.where(x >= high, high, torch.where(x < low, low, x))
 
+    @override
     def scale_for(self, x: Tensor) -> Tensor:
         return (self.number / self.high).clamp_min(SMALLEST_SCALE)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.transforms import Transform
@@ -40,6 +41,7 @@ class Quantizer(Transform):
             )
         self.shape = tuple(shape)
 
+    @override
     def config(self) -> dict[str, Any]:
         return {"bits": int(self.bits), "shape": list(self.shape)}
 

@@ -29,11 +29,11 @@ class UniformQuantizer(Quantizer):
 
     @abstractmethod
     def scale_for(self, x: Tensor) -> Tensor:
-        """The distance between neighboring levels for a preconditioned tensor, :attr:`shape`, positive."""
+        """Return the distance between neighboring levels for a preconditioned tensor, :attr:`shape`, positive."""
 
     @property
     def offset(self) -> Tensor | None:
-        """What is added to codes before they are scaled; None for 0."""
+        """Offset that is added to codes before they are scaled; None for 0."""
         return None
 
     @property
@@ -42,22 +42,22 @@ class UniformQuantizer(Quantizer):
         return None
 
     def gain(self, x: Tensor) -> Tensor | float:
-        """Factor on the gradient of :attr:`log_scale`."""
+        """Return the factor on the gradient of :attr:`log_scale`."""
         return 1.0
 
     def precondition(self, x: Tensor) -> Tensor:
-        """What is rounded in place of ``x``, same shape: ``x`` itself, unless a method squashes or clips it first."""
+        """Return what is rounded in place of ``x``, same shape: ``x``, unless a method squashes or clips it."""
         return x
 
     @final
     def on_grid(self, x: Tensor) -> Tensor:
-        """What is preconditioned already, rounded: the levels are where this changes nothing."""
+        """Round what is preconditioned already; levels are where this changes nothing."""
         scale = self.scale_for(x).detach()
         return FakeQuantize.apply(x, scale, self.low, self.high, self.offset, self.log_scale, self.gain(x))
 
     @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` on the grid: same shape, fp32 (in mixed precision too, where half-precision rounding moves codes).
+        """Return ``x`` on the grid: same shape, fp32 also in mixed precision, where half would move codes.
 
         In a network that is of half precision itself (``bf16-true``) the result is as well.
         """

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
 from lightning_compress.quantization.quantizers.weight_format import WeightFormat
@@ -29,6 +30,7 @@ class WeightQuantizer(UniformQuantizer, WeightFormat):
         self.register_buffer("shift", torch.tensor(0.5 if bits == 1 else 0.0))
 
     @property
+    @override
     def offset(self) -> Tensor:
         return self.shift
 
@@ -66,7 +68,7 @@ class WeightQuantizer(UniformQuantizer, WeightFormat):
     @final
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (uint8, shape of ``weight``, below ``2 ** bits``) and scale; ``decode`` of them is ``q(weight)``."""
+        """Return codes (uint8, shape of ``weight``, below ``2 ** bits``) and scale; they decode to ``q(weight)``."""
         weight = self.precondition(weight)
         scale = self.scale_for(weight)
         levels = (weight.float() * scale.reciprocal() - self.shift).clamp_(self.low, self.high).round_()
@@ -74,7 +76,7 @@ class WeightQuantizer(UniformQuantizer, WeightFormat):
 
     @final
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """The quantized weight, fp32."""
+        """Return the quantized weight, fp32."""
         # The same operations in the same order as in FakeQuantize, for the same bits of the result.
         return codes.float().add_(self.low).add_(self.shift).mul_(scale)
 

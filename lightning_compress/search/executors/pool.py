@@ -14,6 +14,8 @@ from math import inf
 from time import monotonic
 from typing import ClassVar, Generic, TypeVar
 
+from typing_extensions import override
+
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors.executor import Evaluate, Executor, Outcome
@@ -100,10 +102,12 @@ class Pool(Executor, Generic[WorkerT]):
             Exception: what the evaluator raised in a worker.
         """
 
+    @override
     def submit(self, number: int, plan: Plan) -> None:
         self._queue.append(_Job(number, plan))
         self._hand_out()
 
+    @override
     def wait(self) -> list[tuple[int, Outcome]]:
         done: list[tuple[int, Outcome]] = []
         while not done:
@@ -124,6 +128,7 @@ class Pool(Executor, Generic[WorkerT]):
             self._hand_out()  # first, so that no worker waits while the caller writes down what is done
         return done
 
+    @override
     def close(self) -> None:
         for worker in [*self._starting, *self._idle, *self._busy]:
             worker.kill()

@@ -20,6 +20,7 @@ from typing import ClassVar, Literal, cast, final
 
 import cloudpickle
 import torch
+from typing_extensions import override
 
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors.executor import Evaluate, Outcome, outcome_of
@@ -58,6 +59,7 @@ class Processes(Pool["_Process"]):
         self._context = cast("SpawnContext | ForkServerContext", multiprocessing.get_context(start))
         self._context.set_forkserver_preload(["lightning_compress.pipeline.evaluator"])
 
+    @override
     def start(self) -> _Process:
         self._payload = self._payload or packed(self.evaluate)
         ours, theirs = self._context.Pipe()
@@ -66,6 +68,7 @@ class Processes(Pool["_Process"]):
         theirs.close()  # else the pipe stays open when the worker dies
         return _Process(process, ours, self._payload)
 
+    @override
     def answers(
         self, workers: Iterable[_Process], timeout: float | None
     ) -> list[tuple[_Process, Ready | Outcome | Lost]]:

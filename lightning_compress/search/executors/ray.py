@@ -12,6 +12,7 @@ from typing import Any, ClassVar, final
 
 import cloudpickle
 import torch
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
@@ -61,6 +62,7 @@ class RayCluster(Pool["_Actor"]):
         self._payload: Any = None
         self._ours = False
 
+    @override
     def start(self) -> _Actor:
         if not ray.is_initialized():
             self._connect()
@@ -81,11 +83,13 @@ class RayCluster(Pool["_Actor"]):
             ) from error
         self._ours = True
 
+    @override
     def answers(self, workers: Iterable[_Actor], timeout: float | None) -> list[tuple[_Actor, Ready | Outcome | Lost]]:
         by_future = {worker.future: worker for worker in workers if worker.future is not None}
         ready, _ = ray.wait(list(by_future), num_returns=1, timeout=timeout)
         return [(by_future[future], by_future[future].hear()) for future in ready]
 
+    @override
     def close(self) -> None:
         super().close()
         self._payload = None

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import final
 
 import torch
+from typing_extensions import override
 
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors.executor import Evaluate, Executor, Outcome, outcome_of
@@ -24,9 +25,11 @@ class Serial(Executor):
         super().__init__(evaluate, workers=1)
         self._queue = deque[tuple[int, Plan]]()
 
+    @override
     def submit(self, number: int, plan: Plan) -> None:
         self._queue.append((number, plan))
 
+    @override
     def wait(self) -> list[tuple[int, Outcome]]:
         number, plan = self._queue.popleft()
         began = perf_counter()

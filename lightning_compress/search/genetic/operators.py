@@ -41,6 +41,7 @@ def gene(choice: Choice, low: int, sigma: float) -> Gene:
     """Return the gene of a choice: ratios mutate by ``sigma`` of their range, whole numbers by one step.
 
     Args:
+        choice: of the space.
         low: smallest index allowed.
         sigma: standard deviation as a share of the range of the indices.
     """

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
 from lightning_compress.search.objectives.objective import Objective, before, name_of, pick, words
@@ -73,6 +75,7 @@ class GeneCAIScore(Objective):
             f"lost accuracy, which is steep below {self.threshold:.0%}"
         )
 
+    @override
     def __call__(self, score: Score) -> float:
         accuracy, cost = pick(score.metrics, self.metric), pick(score.costs, name_of(self.cost))
         dense_cost = before(score, name_of(self.cost), "dense_cost") if self.dense_cost is None else self.dense_cost

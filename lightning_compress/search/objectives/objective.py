@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import log
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.kinds import HasKind
@@ -65,6 +67,7 @@ class AccuracyUnderBudget(Objective):
             return f"the {words(self.metric)}"
         return f"the {words(self.metric)}, less {self.weight:g} times the {words(self.loss)}"
 
+    @override
     def __call__(self, score: Score) -> float:
         return pick(score.metrics, self.metric) - (self.weight * pick(score.metrics, self.loss) if self.weight else 0.0)
 
@@ -86,6 +89,7 @@ class LossUnderBudget(Objective):
         """The metric, negated."""
         return f"the {words(self.metric)}, negated so that more is better"
 
+    @override
     def __call__(self, score: Score) -> float:
         return -pick(score.metrics, self.metric)
 
@@ -113,6 +117,7 @@ class AccuracyLogCost(Objective):
         """The share of errors, weighed by the cost."""
         return f"the share of errors in validation times the logarithm of {words(name_of(self.cost))}, negated"
 
+    @override
     def __call__(self, score: Score) -> float:
         return -(1 - pick(score.metrics, self.metric)) * log(max(pick(score.costs, name_of(self.cost)), 1.0))
 
@@ -151,6 +156,8 @@ def before(score: Score, name: str, setting: str) -> float:
     """Return what a score says of the network before the search.
 
     Args:
+        name: of the figure, layer or stage.
+        score: of a candidate.
         setting: of the objective, that takes its place.
 
     Raises:

@@ -27,6 +27,8 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
     """Write ``policy.safetensors`` into a folder.
 
     Args:
+        folder: to read from or write into.
+        policy: of the agent.
         kind: what the policy is; :func:`load_policy` accepts the same kind only.
 
     Returns:
@@ -50,6 +52,7 @@ def of_stage(path: str | Path, stage: str) -> Path:
     """Return where the policy for a stage is: in a run's folder that stage's folder, else the path itself.
 
     Args:
+        stage: name of the stage.
         path: as a user says it: of a run, of one of its stages, or of a policy file.
     """
     inside = Path(path) / stage
@@ -60,6 +63,8 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
     """Put the tensors of a file into a policy.
 
     Args:
+        kind: of the policy.
+        policy: of the agent.
         path: the file, or the folder that holds it.
 
     Raises:

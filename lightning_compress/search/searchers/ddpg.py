@@ -33,6 +33,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.nn.functional import mse_loss
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import snake_case
@@ -142,6 +143,7 @@ class DDPG(Searcher):
             load_policy(warm_start, snake_case(self._agent_name), self.agent.policy)
             self.warmup, self.sigma = 0, sigma / 2
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         rng = np.random.default_rng([self.seed, number])
         point = self._drawn(number, rng, self.redecided)
@@ -171,6 +173,7 @@ class DDPG(Searcher):
             wanted = (*wanted, choice.index(self.course.unit(i, action)))
         return scale(budget, wanted) if self._untouched(number) else self.fitted(wanted, rng)
 
+    @override
     def learn(self, trial: Trial, reward: float | None) -> None:
         draft = self._open.pop(trial.number)
         observations, actions = draft.observations, draft.actions

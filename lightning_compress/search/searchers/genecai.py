@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.search.genetic.boundary import Boundary
 from lightning_compress.search.genetic.operators import Gene, Genome, crossover, directed, gene, mutate, roulette
@@ -91,6 +92,7 @@ class GeneCAI(Searcher):
         self._asked: set[Genome] = set()
         self._probing: dict[int, int] = {}
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         point = self._next(number)
         self._asked.add(point)
@@ -110,6 +112,7 @@ class GeneCAI(Searcher):
             return self.fitted(mutate(self.start, self._genes(), 1.0, NEIGHBORHOOD, rng), rng)
         return self.fitted(directed(self.start, self._genes(), rng), rng)
 
+    @override
     def learn(self, trial: Trial, reward: float | None) -> None:
         if reward is not None:
             self.known[trial.indices] = reward

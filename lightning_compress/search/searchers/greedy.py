@@ -22,6 +22,7 @@ from math import ceil, inf
 from typing import final
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.search.budget_repair import spend
 from lightning_compress.search.objectives.objective import Objective
@@ -56,6 +57,7 @@ class Greedy(Searcher):
         self._asked: dict[int, _Asked] = {}
         self._tried: set[Point] = set()
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         if number == 0:
             return self._ask(number, self.point)
@@ -65,6 +67,7 @@ class Greedy(Searcher):
                 return found
         return self._ask(number, self._shuffled(number))
 
+    @override
     def learn(self, trial: Trial, reward: float | None) -> None:
         asked = self._asked.pop(trial.number)
         if reward is None:

@@ -29,6 +29,7 @@ from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
+from typing_extensions import override
 
 from lightning_compress.core.budget import Budget
 from lightning_compress.search.budget_repair import scale, spend
@@ -92,6 +93,7 @@ class NSGA2(Searcher):
         self._heard: list[tuple[Genome, tuple[float, float]]] = []
         self._seen: list[Genome] = []
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         if not len(self.problem.space):
             return ()
@@ -103,6 +105,7 @@ class NSGA2(Searcher):
         self._seen.append(self._waiting.pop(0))
         return self._seen[-1]
 
+    @override
     def learn(self, trial: Trial, reward: float | None) -> None:
         self._open.discard(trial.number)
         share = self.problem.budget.cost(trial.plan) / self.dense

@@ -17,6 +17,7 @@ from inspect import signature
 from typing import Any, final
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.search.objectives.objective import Objective
@@ -79,6 +80,7 @@ class OptunaSearcher(Searcher):
             self.study.enqueue_trial(dict(zip(self.ranges, problem.start, strict=True)))
         self._open: dict[int, Any] = {}
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         try:
             self._open[number] = asked = self.study.ask(self.ranges)
@@ -87,6 +89,7 @@ class OptunaSearcher(Searcher):
         # One order for all trials: a suggestion must stand for one plan, or the sampler hears noise.
         return self.fitted([asked.params[name] for name in self.ranges], np.random.default_rng(self.seed))
 
+    @override
     def learn(self, trial: Trial, reward: float | None) -> None:
         asked = self._open.pop(trial.number)
         if reward is None:

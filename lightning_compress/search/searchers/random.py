@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.trial import Trial
@@ -14,6 +15,7 @@ from lightning_compress.search.trial import Trial
 class Random(Searcher):
     """Uniform over the space before the projection. Source: Bergstra and Bengio 2012 (JMLR 13)."""
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         sizes = [len(choice.values) for choice in self.problem.space.choices]
         return self.problem.budget.project([int(i) for i in np.random.randint(0, sizes)] if sizes else [])

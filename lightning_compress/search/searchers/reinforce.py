@@ -23,6 +23,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -115,6 +116,7 @@ class Reinforce(Searcher):
         self._batch: list[tuple[_Rollout, float]] = []
 
     @torch.no_grad()
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         walk, state = Walk(self.course), None
         kept = iter(self.removal(self._static, self.keep) if self._binary else ())
@@ -146,6 +148,7 @@ class Reinforce(Searcher):
         walk.step(actions[k])
         return torch.tensor([min(index, most) == walk.decided[-1] for index in wanted])
 
+    @override
     def learn(self, trial: Trial, reward: float | None) -> None:
         rollout = self._open.pop(trial.number)
         if reward is None or not len(self.problem.space):

@@ -83,6 +83,7 @@ def at_least_one(searcher: str, **settings: int) -> None:
     """Raise unless each of the settings is 1 or more.
 
     Args:
+        **settings: name -> number.
         searcher: its name, for the error.
 
     Raises:

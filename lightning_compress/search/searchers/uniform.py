@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.trial import Trial
@@ -20,6 +21,7 @@ from lightning_compress.search.trial import Trial
 class Uniform(Searcher):
     """One level for all."""
 
+    @override
     def propose(self, number: int) -> tuple[int, ...]:
         level = self.problem.budget.at_level(self.problem.budget.level())
         return level if number == 0 else self._filled(level)

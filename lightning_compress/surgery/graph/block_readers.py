@@ -1,4 +1,4 @@
-"""Which layers read what a block or layer gives, found in one forward pass.
+"""Find the layers that read the output of a block or layer, in one forward pass.
 
 A layer reads a tensor itself, or what was made of it by an operation that has no weights of a convolution or linear
 layer: an activation, a norm, a pooling, a flattening, and a sum or concatenation with others. So in a residual network
@@ -32,7 +32,7 @@ class _Sources(TorchFunctionMode):
         return result
 
     def get(self, tensors: Any) -> frozenset[str]:
-        """The parts that any of some tensors comes from."""
+        """Return the parts that any of some tensors comes from."""
         return frozenset().union(*(self.of.get(id(t), ()) for t in tree_leaves(tensors) if isinstance(t, Tensor)))
 
     def set(self, tensors: Any, sources: frozenset[str]) -> None:
@@ -43,7 +43,7 @@ class _Sources(TorchFunctionMode):
 
 
 def find_readers(net: nn.Module, example: Any, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Part -> the convolutions and linear layers that read its output, in the order in which they run.
+    """Return part -> the conv and linear layers that read its output, in the order in which they run.
 
     Args:
         net: it is only run.

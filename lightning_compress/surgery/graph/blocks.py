@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import resize, transforms
@@ -30,19 +31,22 @@ class Removed(Replacement, nn.Identity):
     kind: ClassVar[str] = "removed"
 
     @classmethod
+    @override
     def like(cls, old: nn.Module, **arguments: Any) -> Self:
         return cls()
 
+    @override
     def config(self) -> dict[str, Any]:
         return {}
 
+    @override
     def forward(self, input: Tensor) -> Tensor:
         return input.clone()
 
 
 @dataclass(frozen=True)
 class Removable:
-    """What goes when one layer or block is removed.
+    """Parts that go when one layer or block is removed.
 
     Attributes:
         name: of the layer or block.
@@ -69,11 +73,11 @@ class RemovalGraph:
     kept: Mapping[str, str]
 
     def parts(self, names: Collection[str]) -> list[Removable]:
-        """Those of some names, in the order in which they run."""
+        """Return those of some names, in the order in which they run."""
         return [part for name, part in self.removable.items() if name in names]
 
     def without(self, profile: Profile, names: Collection[str]) -> Profile:
-        """The profile after some are removed."""
+        """Return the profile after some are removed."""
         layers = dict(profile.layers)
         for part in self.parts(names):
             if part.reader:  # it may be removed next, and hands on what it would have read
@@ -84,7 +88,7 @@ class RemovalGraph:
         return Profile(layers)
 
     def readers(self, profile: Profile, names: Collection[str]) -> dict[str, bool]:
-        """Layer that reads what some gave, in the order in which they run -> whether it gets narrower."""
+        """Return layer that reads what some gave, in the order in which they run -> whether it gets narrower."""
         after = self.without(profile, names)
         found = {name for part in self.parts(names) for name in (part.reader, *part.readers)}
         return {

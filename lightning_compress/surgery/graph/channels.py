@@ -1,4 +1,4 @@
-"""Which channels are coupled, and removing them for real.
+"""Groups of coupled channels, and their removal.
 
 torch-pruning's dependency graph says which positions of which layers go together: through residual sums,
 concatenations, depthwise convolutions, squeeze-and-excite, flattening. Here that becomes plain data: groups of
@@ -74,11 +74,11 @@ class ChannelGraph:
     kept_whole: Mapping[str, str]
 
     def leader(self, layer: str) -> str | None:
-        """The leader of the group that owns the layer's output channels, if one does."""
+        """Return the leader of the group that owns the layer's output channels, if one does."""
         return next((g.name for g in self.groups.values() if any(m.layer == layer for m in g.producers)), None)
 
     def shrink(self, profile: Profile, kept: Mapping[str, int]) -> Profile:
-        """The profile after each group is reduced to ``kept`` units; groups not named stay whole."""
+        """Return the profile after each group is reduced to ``kept`` units; groups not named stay whole."""
         lost: dict[tuple[str, str], int] = {}
         extents: dict[str, int] = {}  # of raw parameters whose channels are not their first dimension
         for name, units in kept.items():
@@ -108,7 +108,7 @@ def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
 
 
 def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
-    """Layer, in the order in which they run -> the positions of one side that stay; only layers that lose some.
+    """Return layer, in the order in which they run -> the positions of one side that stay; only layers that lose some.
 
     Args:
         graph: the groups.

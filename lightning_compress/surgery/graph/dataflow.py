@@ -1,4 +1,4 @@
-"""Which operation reads which tensor, and where a hook on a module can change a tensor before all its readers.
+"""Dataflow of a network: which operation reads which tensor, and where a hook can change it first.
 
 One forward pass under a ``TorchFunctionMode`` records the operations, and hooks record the modules around them. Tensors
 are numbered as in SSA form: an operation that works in place makes a new number for the same tensor object.
@@ -61,7 +61,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a hook reaches a tensor: the input (``input_transform``) or output (``output_transform``) of a module."""
+    """Place where a hook reaches a tensor: the input or the output of a module."""
 
     module: str
     slot: str

@@ -18,7 +18,7 @@ from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, rem
 
 
 def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
-    """Mask channels of a network in place.
+    """Return mask channels of a network in place.
 
     Args:
         net: of the architecture that was traced.
@@ -54,7 +54,7 @@ def _dropped(group: ChannelGroup, keep: Mapping[str, Tensor]) -> Tensor:
 
 
 def _normalizes(module: nn.Module) -> bool:
-    """Whether a known norm computes its statistics over all channels."""
+    """Return whether a known norm computes its statistics over all channels."""
     return isinstance(module, nn.LayerNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1)
 
 
@@ -66,7 +66,7 @@ def _zero(module: nn.Module, lost: Tensor) -> None:
 
 
 def _lost_inputs(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layer -> positions of its inputs that are dropped."""
+    """Return layer -> positions of its inputs that are dropped."""
     found: dict[str, list[Tensor]] = {}
     for group in groups:
         dropped = _dropped(group, keep)

@@ -89,6 +89,9 @@ def failing_module(net: nn.Module, example: Any, mode: Mode) -> str:
     """Return the name of the innermost module in which a forward pass raises; "" for the network itself.
 
     Args:
+        example: one input batch.
+        mode: that the network runs in.
+        net: the network.
         net, example, mode: as for :func:`pads_channels`.
     """
     inside: list[str] = []

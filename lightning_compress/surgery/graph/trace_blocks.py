@@ -1,4 +1,4 @@
-"""Which layers and blocks can be removed: found in one forward pass, and each verified by execution.
+"""Find removable layers and blocks in one forward pass, and verify each by execution.
 
 The units of removal are the outermost blocks that keep their shape, except for containers of several such blocks, and
 single layers outside of them (N2N, arXiv 1709.06030, removes single leaves; larger units are ours). As there, the first
@@ -34,14 +34,14 @@ WEIGHTED = (*measure.CONV, *measure.LINEAR)
 
 @dataclass
 class _Seen:
-    """Of one module in a forward pass."""
+    """Record of one module in a forward pass."""
 
     calls: int = 0
     keeps_shape: bool = False
 
 
 def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGraph:
-    """What can be removed from a network, which is left as it is.
+    """Return what can be removed from a network, which is not changed.
 
     Args:
         net: any module.
@@ -95,7 +95,7 @@ def _run(net: nn.Module, example: Any) -> dict[str, _Seen]:
 
 
 def _units(module: nn.Module, prefix: str, seen: Mapping[str, _Seen]) -> Iterator[str]:
-    """Names of the blocks and layers that are removed as one, if they can be."""
+    """Return names of the blocks and layers that are removed as one, if they can be."""
     for key, child in module.named_children():
         name = f"{prefix}{key}"
         if isinstance(child, Removed) or name not in seen:  # a second name of a module
@@ -113,7 +113,7 @@ def _is_block(module: nn.Module, name: str, seen: Mapping[str, _Seen]) -> bool:
 
 
 def _holds_blocks(module: nn.Module, name: str, seen: Mapping[str, _Seen]) -> bool:
-    """Whether several blocks are in a list or chain of the module: then they, and not it, are removed."""
+    """Return whether a list or chain in the module holds several blocks: then they are removed, not it."""
     chains = [(n, m) for n, m in module.named_modules() if isinstance(m, (nn.Sequential, nn.ModuleList))]
     inner = [
         key for n, m in chains for k, c in m.named_children()
@@ -123,7 +123,7 @@ def _holds_blocks(module: nn.Module, name: str, seen: Mapping[str, _Seen]) -> bo
 
 
 def _reason(module: nn.Module, layers: Sequence[LayerProfile], ends: set[str], seen: _Seen) -> str | None:
-    """Why a block or layer must stay, as far as can be said without its neighbors; None if it need not."""
+    """Return why a block or layer must stay, judged without its neighbors; None if it need not."""
     if seen.calls != 1:
         return f"it runs {seen.calls} times in one forward pass"
     if ends & {layer.name for layer in layers}:
@@ -144,7 +144,7 @@ def _chained(
     net: nn.Module, profile: Profile, example: Any, parts: Sequence[Removable], seen: Mapping[str, _Seen],
     kept: dict[str, str],
 ) -> dict[str, Removable]:  # fmt: skip
-    """The parts, those in plain chains with their readers, without layers that widen anything but a plain chain."""
+    """Attach the reader to each removable layer in a sequential chain; drop widening layers elsewhere."""
     graph = ChannelGraph({}, {})
     if not all(seen[part.name].keeps_shape for part in parts):  # else all is known, and tracing takes time
         with suppress(CompressError):  # then nothing is known to be a plain chain
@@ -164,7 +164,7 @@ def _chained(
 
 
 def _reader(graph: ChannelGraph, part: Removable, profile: Profile) -> tuple[str, int] | None:
-    """The only layer that reads a layer's outputs, and how many of its inputs each gives; None if there are others."""
+    """Return the only reader of a layer's outputs, and how many inputs each gives; None if there are others."""
     group = graph.groups.get(part.name)
     if group is None or {member.layer for member in group.producers} - set(part.layers):
         return None
@@ -179,7 +179,7 @@ def _reader(graph: ChannelGraph, part: Removable, profile: Profile) -> tuple[str
 def _difference(
     graph: RemovalGraph, net: nn.Module, dense: Profile, example: Any, modes: Sequence[Mode], name: str
 ) -> str | None:
-    """Why removing one part does not leave a network that runs, of the profile that is expected; None if it does."""
+    """Return why removing one part does not leave a network with the expected profile; None if it does."""
     probe = copy.deepcopy(net)
     try:
         graph.remove(probe, dense, {name})

@@ -31,7 +31,7 @@ Atom = tuple[int, int]  # number of the torch-pruning group, channel of its root
 
 
 def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
-    """The channel groups of a network, which is left as it is.
+    """Return the channel groups of a network, which is left as it is.
 
     Args:
         net: dense.
@@ -72,7 +72,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
 
 
 def _runs_others(net: nn.Module, example: Any, mode: Mode) -> bool:
-    """Whether other layers run than in evaluation, or as often."""
+    """Return whether other layers run than in evaluation, or as often."""
     return layers_run(copy.deepcopy(net), example, mode) != layers_run(copy.deepcopy(net), example, evaluation)
 
 
@@ -82,7 +82,7 @@ def _why(layer: str, failures: Set[str]) -> str:
 
 
 def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str], mode: Mode) -> Iterator[list[Member]]:
-    """Members with ``index`` of shape (root channels, per channel), for each root; by parts where the whole fails."""
+    """Return members for each root, ``index`` of shape (root channels, per channel); by parts if the whole fails."""
     try:
         graph = _dependencies(net, example, mode)
     except Exception:  # torch-pruning raises anything that its index arithmetic runs into
@@ -128,7 +128,7 @@ def _dependencies(net: nn.Module, example: Any, mode: Mode) -> torch_pruning.Dep
 
 
 def _traceable(output: Any) -> list[Tensor]:
-    """The tensors of an output that autograd can follow back."""
+    """Return the tensors of an output that autograd can follow back."""
     return [tensor for tensor in tensors_in(output) if tensor.grad_fn is not None]
 
 
@@ -148,7 +148,7 @@ class _NotTooMany:
 
 
 def _inputs_of_children(net: nn.Module, example: Any, mode: Mode) -> dict[str, Any]:
-    """The first input of each child in a forward pass."""
+    """Return the first input of each child in a forward pass."""
     found: dict[str, Any] = {}
     handles = [child.register_forward_pre_hook(_remember(found, name)) for name, child in net.named_children()]
     try:
@@ -171,7 +171,7 @@ def _remember(found: dict[str, Any], name: str) -> Any:
 def _members(
     item: Any, width: int, graph: Any, modules: dict[nn.Module, str], parameters: dict[int, str], prefix: str
 ) -> list[Member]:
-    """One item of a torch-pruning group whose root has ``width`` channels."""
+    """Return one item of a torch-pruning group whose root has ``width`` channels."""
     target = item.dep.target.module
     name = parameters.get(id(target)) if isinstance(target, nn.Parameter) else modules.get(target)
     if name is None:  # an operation without parameters
@@ -218,7 +218,7 @@ def _norm_groups(net: nn.Module) -> dict[str, int]:
 def _merged(
     sets: list[list[Member]], profile: Profile, modes: bool, norm_groups: Mapping[str, int]
 ) -> list[list[Member]]:
-    """Sets joined where a grouped convolution or a group norm couples channels, as members over common units.
+    """Join sets whose channels a grouped convolution or a group norm couples, as members over common units.
 
     Union-find over single channels: all inputs and outputs of one group end in one unit. Where several modes were
     traced, all that reads an output channel in any of them ends in its unit.
@@ -248,7 +248,7 @@ def _merged(
 def _blocks(
     sets: list[list[Member]], grouped: Mapping[str, LayerProfile], norm_groups: Mapping[str, int]
 ) -> Iterator[tuple[Atom, str, int]]:
-    """Each channel of a grouped convolution or a group norm, with the layer and the group it is in."""
+    """Return each channel of a grouped convolution or a group norm, with the layer and the group it is in."""
     for s, part in enumerate(sets):
         for member in part:
             if member.side not in (IN, OUT):
@@ -265,7 +265,7 @@ def _blocks(
 
 
 def _outputs(sets: list[list[Member]], weighted: set[str]) -> Iterator[tuple[Atom, str, int]]:
-    """Each output channel of a conv or linear layer, under a name that no layer has."""
+    """Return each output channel of a conv or linear layer, under a name that no layer has."""
     for s, part in enumerate(sets):
         for member in part:
             if member.layer in weighted and member.side == OUT:
@@ -274,7 +274,7 @@ def _outputs(sets: list[list[Member]], weighted: set[str]) -> Iterator[tuple[Ato
 
 
 def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Member]:
-    """The members of the joined sets with one row of positions for each unit; ragged rows cannot be pruned."""
+    """Return the members of the joined sets with one row of positions for each unit; ragged rows cannot be pruned."""
     rows: dict[tuple[str, str], list[list[int]]] = {}
     places: dict[str, tuple[int, int]] = {}  # of raw parameters
     for number in sorted({s for s, _ in units[0]}):
@@ -294,14 +294,14 @@ def _over_units(sets: list[list[Member]], units: list[list[Atom]]) -> list[Membe
 
 
 def _beyond(member: Member, profile: Profile) -> bool:
-    """Whether a member names positions that its layer does not have: the tracer took a wrong turn."""
+    """Return whether a member names positions that its layer does not have: the tracer took a wrong turn."""
     layer = profile[member.layer]
     width = layer.in_channels if member.side == IN else layer.out_channels
     return layer.kind in ("conv", "linear") and int(member.index.max()) >= width
 
 
 def _group(members: list[Member], profile: Profile, reasons: dict[str, str], whole: bool) -> ChannelGroup | None:
-    """A group, or None after its producers' reasons are noted."""
+    """Return a group, or None after its producers' reasons are noted."""
     known = {layer.name: i for i, layer in enumerate(profile)}
     foreign = [m for m in members if m.side not in (IN, OUT) or m.layer not in known]
     weighted = {layer.name for layer in profile.weighted}

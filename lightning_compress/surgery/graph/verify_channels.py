@@ -30,7 +30,7 @@ TOLERANCE = 1e-3  # of the largest output, in fp32; where removing is wrong, the
 def verified(
     net: nn.Module, groups: list[ChannelGroup], example: Any, modes: Sequence[Mode] = (evaluation,)
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """The groups for which removing equals masking, and the reason for the producers of each other one.
+    """Return the groups for which removing equals masking, and the reason for the producers of each other one.
 
     Args:
         net: a copy, which is run.
@@ -61,7 +61,7 @@ def _bisect(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]) ->
 
 
 def _one_by_one(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]) -> list[ChannelGroup]:
-    """For groups that are right alone and wrong together: add while it stays right."""
+    """Add groups that are right alone while they stay right together."""
     kept: list[ChannelGroup] = []
     for group in groups:
         reason = probe.difference([*kept, group])
@@ -82,7 +82,7 @@ class _Probe:
             self._in_double_precision()
 
     def _in_double_precision(self) -> None:
-        """Batch statistics of few values magnify rounding errors, and random numbers may depend on the widths."""
+        """Fix batch statistics and dropout, which would hide or magnify differences."""
         self.net, example = self.net.double(), tree_map(_doubled, self.example)
         try:
             self.shapes_only = draws_numbers(copy.deepcopy(self.net), example, self.mode)
@@ -91,7 +91,7 @@ class _Probe:
             self.net, self.shapes_only = self.net.float(), True
 
     def difference(self, groups: list[ChannelGroup]) -> str | None:
-        """Why removing a random half of each group's units differs from masking them; None when it does not."""
+        """Return why removing a random half of each group's units differs from masking; None if it does not."""
         keep = {g.name: torch.randperm(g.units)[: max(1, g.units // 2)].sort().values for g in groups}
         masked, thin = copy.deepcopy(self.net), copy.deepcopy(self.net)
         try:
@@ -127,7 +127,7 @@ class _Probe:
 
 
 def _noise(leaf: Any) -> Any:
-    """Random numbers in place of a floating-point input: an all-zero example would hide differences."""
+    """Return random numbers in place of a floating-point input: an all-zero example would hide differences."""
     return torch.randn_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
@@ -136,7 +136,7 @@ def _doubled(leaf: Any) -> Any:
 
 
 def _randomized(net: nn.Module) -> nn.Module:
-    """A copy with random weights of sensible size and random statistics: zeros and ones would hide differences."""
+    """Return a copy with random weights and statistics, as zeros and ones would hide differences."""
     net = copy.deepcopy(net)
     with torch.no_grad():
         for module in net.modules():

@@ -1,4 +1,4 @@
-"""What every factorization is: a chain of smaller layers in the place of one, whose ranks are widths between them."""
+"""Base class of factorizations: a chain of smaller layers whose inner widths are the ranks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.profile import LayerProfile
 from lightning_compress.surgery import measure
@@ -30,10 +31,12 @@ class Factors(Replacement, nn.Sequential):
         # Without a hook nn.TransformerEncoderLayer, in eval mode, would not call it but read a weight that it has not.
         self.register_forward_pre_hook(_unchanged)
 
+    @override
     def config(self) -> dict[str, Any]:
         return dict(self.ranks)
 
     @classmethod
+    @override
     def like(cls, old: nn.Module, **arguments: Any) -> Self:
         new = cls(*cls.layers(old, **arguments)).to(old.weight.device, old.weight.dtype).train(old.training)
         new.requires_grad_(old.weight.requires_grad)
@@ -42,7 +45,7 @@ class Factors(Replacement, nn.Sequential):
 
     @classmethod
     def layers(cls, old: nn.Module, **ranks: int) -> list[nn.Module]:
-        """The layers in the place of ``old``.
+        """Return the layers in the place of ``old``.
 
         Raises:
             CompressError: ``old`` cannot be factorized like this.
@@ -51,24 +54,26 @@ class Factors(Replacement, nn.Sequential):
 
     @classmethod
     def full(cls, layer: LayerProfile) -> dict[str, int]:
-        """Knob -> the largest rank."""
+        """Return knob -> the largest rank."""
         raise NotImplementedError
 
     @classmethod
     def profiles(cls, layer: LayerProfile, **ranks: int) -> list[LayerProfile]:
-        """What the layers in the place of a dense one measure."""
+        """Return the profiles of the layers in the place of a dense one."""
         raise NotImplementedError
 
     @classmethod
     def decompose(cls, weight: Tensor) -> Basis:
-        """What the factors of all ranks are slices of."""
+        """Return the basis of which the factors of all ranks are slices."""
         raise NotImplementedError
 
     @classmethod
     def weights(cls, basis: Basis, weight: Tensor, refinements: int, **ranks: int) -> list[Tensor]:
-        """The weights of the layers, up to a reshape.
+        """Return the weights of the layers, up to a reshape.
 
         Args:
+            **ranks: knob -> rank.
+            weight: of the layer.
             basis: what :meth:`decompose` gave for ``weight``.
             refinements: sweeps of alternating least squares from there.
         """
@@ -84,16 +89,16 @@ class Factors(Replacement, nn.Sequential):
 
 
 def _unchanged(_factors: nn.Module, _args: tuple[Any, ...]) -> None:
-    """Leaves the input as it is."""
+    """Leave the input as it is."""
 
 
 def conv_class(module: nn.Module) -> type[nn.Module] | None:
-    """Which of torch's convolutions a module is; None for other layers."""
+    """Return which of torch's convolutions a module is; None for other layers."""
     return next((cls for cls in measure.CONV if isinstance(module, cls)), None)
 
 
 def top(gram: Tensor) -> Tensor:
-    """Orthonormal eigenvectors of a symmetric matrix as columns, the largest eigenvalue first, signs fixed."""
+    """Return the eigenvectors of a symmetric matrix as columns, largest eigenvalue first, signs fixed."""
     vectors = torch.linalg.eigh(gram).eigenvectors.flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return vectors * largest.sign()

@@ -15,6 +15,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile
@@ -29,6 +30,7 @@ class SVD(Factors):
     knobs: ClassVar[tuple[str, ...]] = ("rank_out",)
 
     @classmethod
+    @override
     def layers(cls, old: nn.Module, **ranks: int) -> list[nn.Module]:
         rank, conv = ranks["rank_out"], conv_class(old)
         bias = getattr(old, "bias", None) is not None
@@ -42,10 +44,12 @@ class SVD(Factors):
         ]
 
     @classmethod
+    @override
     def full(cls, layer: LayerProfile) -> dict[str, int]:
         return {"rank_out": min(layer.in_channels, layer.out_channels)}
 
     @classmethod
+    @override
     def profiles(cls, layer: LayerProfile, **ranks: int) -> list[LayerProfile]:
         rank = ranks["rank_out"]
         return [
@@ -54,12 +58,14 @@ class SVD(Factors):
         ]
 
     @classmethod
+    @override
     def decompose(cls, weight: Tensor) -> Basis:
         left, values, right = torch.linalg.svd(weight.detach().cpu().double().flatten(1), full_matrices=False)
         root = values.sqrt()
         return (root[:, None] * right).float(), (left * root).float()
 
     @classmethod
+    @override
     def weights(cls, basis: Basis, weight: Tensor, refinements: int, **ranks: int) -> list[Tensor]:
         rank = ranks["rank_out"]
         return [basis[0][:rank], basis[1][:, :rank]]  # the best there is: nothing to refine

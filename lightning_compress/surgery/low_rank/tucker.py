@@ -16,6 +16,7 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile
@@ -30,6 +31,7 @@ class Tucker2(Factors):
     knobs: ClassVar[tuple[str, ...]] = ("rank_in", "rank_out")
 
     @classmethod
+    @override
     def layers(cls, old: nn.Module, **ranks: int) -> list[nn.Module]:
         before, after, conv = ranks["rank_in"], ranks["rank_out"], conv_class(old)
         if conv is None or old.groups > 1:
@@ -42,10 +44,12 @@ class Tucker2(Factors):
         return [conv(old.in_channels, before, 1, bias=False), core, conv(after, old.out_channels, 1, bias=bias)]
 
     @classmethod
+    @override
     def full(cls, layer: LayerProfile) -> dict[str, int]:
         return {"rank_in": layer.in_channels, "rank_out": layer.out_channels}
 
     @classmethod
+    @override
     def profiles(cls, layer: LayerProfile, **ranks: int) -> list[LayerProfile]:
         before, after, point = ranks["rank_in"], ranks["rank_out"], (1,) * len(layer.kernel)
         outer = replace(layer, kernel=point, stride=1, in_positions=0)
@@ -57,12 +61,14 @@ class Tucker2(Factors):
         ]
 
     @classmethod
+    @override
     def decompose(cls, weight: Tensor) -> Basis:
         kernels = weight.detach().cpu().double().flatten(2)
         outputs, inputs = _output_basis(kernels), _input_basis(kernels)
         return inputs.float(), _core(kernels, inputs, outputs).float(), outputs.float()
 
     @classmethod
+    @override
     def weights(cls, basis: Basis, weight: Tensor, refinements: int, **ranks: int) -> list[Tensor]:
         before, after = ranks["rank_in"], ranks["rank_out"]
         inputs, core, outputs = basis[0][:, :before], basis[1][:after, :before], basis[2][:, :after]

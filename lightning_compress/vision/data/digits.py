@@ -9,6 +9,7 @@ from typing import final
 
 import numpy as np
 from sklearn.datasets import load_digits
+from typing_extensions import override
 
 from lightning_compress.vision.data.images import ImageDataModule, Split, carve
 
@@ -17,6 +18,7 @@ from lightning_compress.vision.data.images import ImageDataModule, Split, carve
 class Digits(ImageDataModule):
     """60 % train, 20 % validation, 20 % test, stratified; arguments as for :class:`ImageDataModule`."""
 
+    @override
     def splits(self) -> dict[str, Split]:
         digits = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)

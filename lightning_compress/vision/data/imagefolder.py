@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.vision.data.images import ImageDataModule, Split
@@ -29,6 +30,7 @@ class ImageFolder(ImageDataModule):
         super().__init__(num_classes, in_channels, image_size, batch_size, shift, flip, seed)
         self.root = Path(root)
 
+    @override
     def splits(self) -> dict[str, Split]:
         parts = [part for part in ("train", "val", "test") if part != "val" or (self.root / part).is_dir()]
         sources = {part: self._open(self.root / part) for part in parts}

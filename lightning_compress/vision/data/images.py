@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 
@@ -81,6 +82,9 @@ def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) 
     """Shift each image by up to ``shift`` pixels in each direction and mirror half of them.
 
     Args:
+        flip: whether to mirror half of the images.
+        generator: of the random numbers.
+        shift: largest shift in pixels.
         images: not normalized yet, shape ``(batch, channels, height, width)``; zeros come in at the border.
     """
     count, _, height, width = images.shape
@@ -160,14 +164,17 @@ class ImageDataModule(LightningDataModule):
     def _batches(self, part: str) -> _Batches:
         return _Batches(*self.parts[part], self.mean, self.std)
 
+    @override
     def train_dataloader(self) -> DataLoader:
         sampler = EpochBatches(len(self.parts["train"][1]), self.batch_size, self.seed)
         # batch_size=None: the sampler yields whole batches. Lightning calls set_epoch on samplers, not batch samplers.
         return DataLoader(self._batches("train").augmented(sampler, self.shift, self.flip), None, sampler=sampler)
 
+    @override
     def val_dataloader(self) -> DataLoader:
         return self._in_order("val")
 
+    @override
     def test_dataloader(self) -> DataLoader:
         return self._in_order("test")
 

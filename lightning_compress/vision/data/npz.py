@@ -7,6 +7,7 @@ from typing import final
 from zipfile import BadZipFile
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.vision.data.images import ImageDataModule, Split
@@ -30,6 +31,7 @@ class Npz(ImageDataModule):
         super().__init__(num_classes, in_channels, image_size, batch_size, shift, flip, seed)
         self.path = Path(path)
 
+    @override
     def splits(self) -> dict[str, Split]:
         if not self.path.is_file():
             raise CompressError(f"data: there is no file {str(self.path)!r}; set data.path")

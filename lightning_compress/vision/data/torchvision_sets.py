@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.vision.data.images import ImageDataModule, Split
@@ -30,6 +31,7 @@ class TorchvisionImages(ImageDataModule):
         super().__init__(num_classes, in_channels, image_size, batch_size, shift, flip, seed)
         self.make, self.root = make, Path(root)
 
+    @override
     def splits(self) -> dict[str, Split]:
         return {part: self._read(part) for part in ("train", "test")}
 

@@ -10,6 +10,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
 
 
 class ImageClassifier(LightningModule):
@@ -42,19 +43,23 @@ class ImageClassifier(LightningModule):
             {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("val", "test")}
         )
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         # The layout in which cuDNN computes: from another it copies back and forth around every convolution.
         return self.net(x.to(memory_format=torch.channels_last) if x.is_cuda else x)
 
+    @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         loss = F.cross_entropy(self(x), y, label_smoothing=self.label_smoothing)
         self.log("train_loss", loss)
         return loss
 
+    @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
 
+    @override
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("test", batch)
 
@@ -66,6 +71,7 @@ class ImageClassifier(LightningModule):
         self.log(f"{stage}_loss", F.cross_entropy(logits, y), batch_size=len(y), prog_bar=True)
         self.log(f"{stage}_acc", accuracy, batch_size=len(y), prog_bar=True)
 
+    @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.SGD(
             self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0

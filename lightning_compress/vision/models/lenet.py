@@ -7,6 +7,7 @@ and 580 biases on 28x28 images of one channel.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 class LeNet5(nn.Module):
@@ -20,5 +21,6 @@ class LeNet5(nn.Module):
         side = ((image_size - 4) // 2 - 4) // 2
         self.classifier = nn.Sequential(nn.Linear(50 * side**2, 500), nn.ReLU(), nn.Linear(500, num_classes))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))

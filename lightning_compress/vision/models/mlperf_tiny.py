@@ -7,6 +7,7 @@ repository (mlcommons/tiny), whose padding and biases are those of Keras. It tak
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 EPSILON = 1e-3  # of batch norms, Keras's default
 
@@ -24,6 +25,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride) if stride == 2 else nn.Identity()
         self.relu = nn.ReLU()
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(self.pad(x))))
         return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
@@ -41,6 +43,7 @@ class TinyResNet8(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, num_classes)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))

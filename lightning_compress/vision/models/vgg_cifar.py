@@ -7,6 +7,7 @@ Source: Simonyan and Zisserman 2015 (arXiv 1409.1556), in the CIFAR form of Netw
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 STAGES = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
@@ -29,6 +30,7 @@ class VGGCIFAR(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(before, num_classes)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.features(x)).flatten(1))
 

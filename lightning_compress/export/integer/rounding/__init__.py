@@ -1,1 +1,1 @@
-"""How each runtime rounds: one file each."""
+"""Rounding rules of the runtimes, one a file."""

@@ -14,6 +14,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.export.integer.graph import Grid
 from lightning_compress.export.integer.rounding.rounding import Rounding
@@ -26,10 +27,12 @@ ADD_SHIFT = 20
 class DoubleRounding(Rounding):
     """TFLite-Micro's arithmetic."""
 
+    @override
     def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
         factors = float(np.float32(unit.scale)) * weight_scale.astype(np.float64) / float(np.float32(out.scale))
         return _multiply(sums, factors.reshape(-1))
 
+    @override
     def add(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
         a_scale, b_scale, o_scale = (float(np.float32(grid.scale)) for grid in (a_grid, b_grid, out))
         largest = 2 * max(a_scale, b_scale)
@@ -37,6 +40,7 @@ class DoubleRounding(Rounding):
         total = total + _multiply(b << ADD_SHIFT, np.array([b_scale / largest]))
         return _multiply(total, np.array([largest / ((1 << ADD_SHIFT) * o_scale)]))
 
+    @override
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
         return half_away(sums, count, grid)
 

@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_compress.export.integer.graph import Grid
 from lightning_compress.export.integer.rounding.rounding import Rounding
@@ -25,16 +26,19 @@ ADD_BITS = 20
 class SingleRounding(Rounding):
     """XNNPACK's arithmetic."""
 
+    @override
     def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
         factor = np.float32(unit.scale) * weight_scale.astype(np.float32) / np.float32(out.scale)
         factor = torch.from_numpy(factor.reshape(1, -1, *[1] * (sums.dim() - 2)))
         return (sums.float() * factor).round().long()
 
+    @override
     def add(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
         ratios = [np.float32(grid.scale) / np.float32(out.scale) for grid in (a_grid, b_grid)]
         shift = ADD_BITS - int(np.floor(np.log2(max(ratios))))
         a_factor, b_factor = (int(np.rint(np.ldexp(float(ratio), shift))) for ratio in ratios)
         return ((1 << (shift - 1)) + a * a_factor + b * b_factor) >> shift
 
+    @override
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
         return half_away(sums, count, grid)
