@@ -1,53 +1,22 @@
 """Compress a trained LightningModule to a budget, and pack it into a file that is really that small.
 
 The names below load what they need at first use, so that ``import lightning_compress`` (which Hydra does at every start
-of every application, to read ``lightning_compress.conf``) imports neither torch nor lightning.
+of every application, to read ``lightning_compress.conf``) imports neither torch nor lightning. The methods are found by
+looking at the files of ``callbacks/``: a new one needs no line here. ``__init__.pyi`` tells type checkers the same;
+write it with ``python tests/test_public_names.py``.
 """
 
+import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightning_compress.callbacks.base.mixin import CompressibleMixin as CompressibleMixin
-    from lightning_compress.callbacks.channel_pruning import ChannelPruning as ChannelPruning
-    from lightning_compress.callbacks.distillation import KnowledgeDistillation as KnowledgeDistillation
-    from lightning_compress.callbacks.feature_distillation import FeatureDistillation as FeatureDistillation
-    from lightning_compress.callbacks.information_dropout import InformationDropout as InformationDropout
-    from lightning_compress.callbacks.joint import JointSparsityQuantization as JointSparsityQuantization
-    from lightning_compress.callbacks.layer_removal import LayerRemoval as LayerRemoval
-    from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout as LogNormalDropout
-    from lightning_compress.callbacks.low_rank import LowRank as LowRank
-    from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
-    from lightning_compress.callbacks.variational_dropout import VariationalDropout as VariationalDropout
-    from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
-    from lightning_compress.core.errors import CompressError as CompressError
-    from lightning_compress.core.plan import Plan as Plan
-    from lightning_compress.export.export_network import export as export
-    from lightning_compress.export.load import inspect as inspect
-    from lightning_compress.export.load import load as load
-    from lightning_compress.export.save import save as save
-    from lightning_compress.pipeline.compress import compress as compress
-    from lightning_compress.pipeline.environment import plan_env as plan_env
-    from lightning_compress.pipeline.layers import inspect_layers as inspect_layers
-    from lightning_compress.pipeline.layers import uniform_plan as uniform_plan
-    from lightning_compress.pipeline.result import Result as Result
-
+_METHOD = re.compile(r"^@final\nclass (\w+)\(", re.MULTILINE)
 _HOMES = {
-    "ChannelPruning": "callbacks.channel_pruning",
     "CompressError": "core.errors",
     "CompressibleMixin": "callbacks.base.mixin",
-    "FeatureDistillation": "callbacks.feature_distillation",
-    "InformationDropout": "callbacks.information_dropout",
-    "JointSparsityQuantization": "callbacks.joint",
-    "KnowledgeDistillation": "callbacks.distillation",
-    "LayerRemoval": "callbacks.layer_removal",
-    "LogNormalDropout": "callbacks.log_normal_dropout",
-    "LowRank": "callbacks.low_rank",
     "Plan": "core.plan",
-    "QuantizationAwareTraining": "callbacks.quantization",
     "Result": "pipeline.result",
-    "VariationalDropout": "callbacks.variational_dropout",
-    "WeightPruning": "callbacks.weight_pruning",
     "compress": "pipeline.compress",
     "export": "export.export_network",
     "inspect": "export.load",
@@ -56,9 +25,14 @@ _HOMES = {
     "plan_env": "pipeline.environment",
     "save": "export.save",
     "uniform_plan": "pipeline.layers",
+    **{
+        name: f"callbacks.{file.stem}"
+        for file in sorted((Path(__file__).parent / "callbacks").glob("*.py"))
+        for name in _METHOD.findall(file.read_text(encoding="utf-8"))
+    },
 }
 
-__all__ = list(_HOMES)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
