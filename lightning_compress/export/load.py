@@ -45,8 +45,11 @@ class PackedInfo:
     bytes: int
 
 
+NetT = TypeVar("NetT", bound=nn.Module)
+
+
 @torch.no_grad()
-def load(path: str | Path, net: nn.Module, dequantize: bool = False) -> nn.Module:
+def load(path: str | Path, net: NetT, dequantize: bool = False) -> NetT:
     """Give ``net`` the structure and weights of a packed file, in place, and return it.
 
     Args:

@@ -74,7 +74,7 @@ def as_data_module(
             f"compress: data is no LightningDataModule, and there is no {missing[0]} loader; pass "
             f"{', '.join(f'{name}=' for name in missing)} beside it, or a LightningDataModule with all loaders"
         )
-    return Loaders(**given)
+    return Loaders(**{name: loader for name, loader in given.items() if loader is not None})
 
 
 def selecting(module: LightningModule, name: str | None) -> LightningModule:

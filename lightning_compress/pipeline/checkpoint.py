@@ -24,7 +24,7 @@ from lightning_compress.core.file_digest import damage, is_sealed, seal
 from lightning_compress.surgery.structure import load_structure
 
 # Plain data that torch does not count as such, and whose constructors run no code of others.
-PLAIN = [
+PLAIN: list[Any] = [
     *(Path, PosixPath, PurePosixPath, PureWindowsPath, WindowsPath),
     *(np.dtype, np.ndarray, np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]),
     *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"),

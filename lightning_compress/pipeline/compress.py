@@ -114,8 +114,9 @@ def compress(
         _check_unused(lr=lr, overrides=list(overrides) or None, **usual)
         stages, exporters = method, {PACKED: Packed(), **(exporters or {})}
     folder = Path(_folder(method, stages, module, seed, plan) if folder is None else folder)
-    if plan is not None:
-        _check_plan(as_plan(plan), stages, module)
+    whole = as_plan(plan)
+    if plan is not None and whole is not None:
+        _check_plan(whole, stages, module)
         stages = {name: stage.with_plan(plan) for name, stage in stages.items()}
     _check_stages(stages)
     _check_exporters(exporters)

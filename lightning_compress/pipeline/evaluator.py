@@ -133,7 +133,8 @@ class Evaluator:
         def place(storage: torch.UntypedStorage, saved_from: str) -> torch.UntypedStorage | None:
             return None if saved_from == "cpu" else storage.to(device=device)  # states of generators stay on the CPU
 
-        self.__dict__.update(torch.load(BytesIO(state["saved"]), place, weights_only=False))
+        loaded = torch.load(BytesIO(state["saved"]), place, weights_only=False)  # type: ignore[arg-type]
+        self.__dict__.update(loaded)
 
     def __copy__(self) -> Evaluator:
         # Else by the two methods above, and all data would be held twice.

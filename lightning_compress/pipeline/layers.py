@@ -179,7 +179,7 @@ def uniform_plan(
         )
     if not knobs:
         return Plan({})
-    composition = Composition([c for c in made if c.knobs & knobs], network(module), _example(module, example))
+    composition = Composition([c for c in made if c.knobs.keys() & knobs], network(module), _example(module, example))
     layers: dict[str, list[str]] = {}
     for callback in composition.callbacks:
         for choice in callback.choices(composition.net, composition.profile, composition.example):

@@ -64,7 +64,7 @@ class TrainingForward(Callback):
             except Exception as error:
                 raise _NeedsTraining from error
 
-        pl_module.validation_step = forward_only
+        pl_module.__dict__["validation_step"] = forward_only
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -81,6 +81,7 @@ class Result:
         Raises:
             CompressError: the format is not known, or cannot hold the network.
         """
+        assert self.module is not None  # a result of a run has it
         return export(self.module, path, example_input=self.example, exporter=exporter)
 
     def to_dict(self) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Stage:
             renew(folder, run.origin(module, self.distillation, epochs=self.epochs, attributes=self.attributes))
             return self.fine_tune(student.module, run, folder)
         composition = Composition(list(self.callbacks.values()), network(module), run.example)
+        assert self.planner is not None  # check has said so
         planned = self.planner.make_plan(composition, student, run, folder)
         plan = composition.resolve(planned.plan)
         plan.save(folder / "plan.yaml")

@@ -71,7 +71,7 @@ class Knapsack(BudgetedPlanner):
             raised = [[*base[:i], index, *base[i + 1 :]] for index in range(len(space.choices[i].values))]
             # Costs are additive over layers, so each width has a price of its own.
             prices = [budget.cost(space.plan(point)) - least for point in raised]
-            costs[layer] = dict(zip(space.choices[i].values, prices, strict=True))
+            costs[layer] = dict(zip(map(int, space.choices[i].values), prices, strict=True))
         bits = project_bits(_errors(composition, budget, list(places)), costs, budget.limit - least)
         return space.plan(base).merge(Plan({layer: {KNOB: width} for layer, width in bits.items()}))
 

@@ -178,7 +178,7 @@ class _Search:
         """Run one searcher, with a journal of that name; what is known already is not scored again."""
         settings, prior = self.settings, None if name else self.prior
         problem = Problem(self.budget, self.composition.profile, self.composition.predict, prior)
-        executor = settings.executor
+        executor: Callable[[Any], Executor] = settings.executor
         if settings.halving is not None:
             executor = settings.halving.over(executor, settings.objective, settings.in_flight)
         with Journal(self.folder / journal_name(name), self._searching(make)) as journal:
@@ -208,6 +208,7 @@ class _Search:
         points = [
             (self.budget.cost(plan), self.settings.objective(entry.score))
             for plan, entry in zip(plans, networks, strict=True)
+            if entry.score is not None  # all have one
         ]
         for i in pareto_front(points):
             self.composition.resolve(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
@@ -233,7 +234,7 @@ class _Search:
             "trials": len(entries),
             "failed": sum(entry.score is None for entry in entries),
         }
-        if self.dear is not None:
+        if self.dear is not None and settings.correlation is not None:
             with Journal(self.folder / CORRELATION, {**self.fingerprint, **self._scoring(self.dear)}) as journal:
                 chosen = settings.correlation.score(
                     entries,

@@ -115,5 +115,6 @@ class Sensitivity(ScoringPlanner):
             }
             for i in order
         ]
+        top = None if whole.score is None else self.objective(whole.score)
         with atomic_write(folder / MEASURED) as part:
-            part.write_text(json.dumps({"whole": self.objective(whole.score), "layers": layers}))
+            part.write_text(json.dumps({"whole": top, "layers": layers}))
