@@ -144,6 +144,8 @@ SMALL = {
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "drl_quant"])
 def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
     """In this process, from the configuration on: starting another takes longer than the way itself."""
+    if way == "mcu":
+        pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
     given = [f"+compress={way}", "epochs=6", f"cache_dir={cache}", f"run_dir={tmp_path}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [*given, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
@@ -165,7 +167,8 @@ def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
         assert result["compressed"]["bytes"] <= 0.1 * 1.02 * result["dense"]["bytes"]
         assert lc.Plan.load(tmp_path / "plan.yaml").knobs == {"channels", "density", "weight_bits"}
     if "quantize" in cfg.compress.stages:
-        assert result["compressed"]["bytes"] < 0.2 * result["dense"]["bytes"]
+        share = 0.3 if way in ("int8", "mcu") else 0.2  # 8 bits are a quarter of 32
+        assert result["compressed"]["bytes"] < share * result["dense"]["bytes"]
 
 
 def test_how_well_scores_rank_plans_is_measured_and_said(cache, tmp_path):

@@ -166,7 +166,7 @@ def test_a_network_above_a_limit_is_not_written(limits, sentence, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("make", "least"), [(resnet8, 0.99), (resnet20, 0.99), (mobile, 0.6)])
+@pytest.mark.parametrize(("make", "least"), [(resnet8, 0.98), (resnet20, 0.98), (mobile, 0.6)])
 def test_the_predicted_file_is_an_upper_bound(make, least):
     net = make().eval()
     size = len(tflite_bytes(lower(complete(net, [images(2)]), images(2))))

@@ -13,7 +13,6 @@ from torch import fx
 from lightning_compress.export.integer.graph import (
     UNBOUNDED,
     Add,
-    AveragePool,
     Bounds,
     Clip,
     Concat,
@@ -23,27 +22,16 @@ from lightning_compress.export.integer.graph import (
     Linear,
     MaxPool,
     Multiply,
-    Operation,
     Pad,
     Reshape,
     Sigmoid,
     Weighted,
 )
-from lightning_compress.export.integer.marked import NoIntegerFormError
-from lightning_compress.export.integer.walker import Pending, Value, Walker, module_of, name_of, shape_of
+from lightning_compress.export.integer.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d, mean
+from lightning_compress.export.integer.walker import Pending, Value, Walker, module_of, pair, refuse, shape_of
 
 aten = torch.ops.aten
 SIGMOID_GRID = Grid(1 / 256, 0, 255)
-
-
-def _refuse(node: fx.Node, why: str) -> NoIntegerFormError:
-    place = f"operation {name_of(node)!r} in module {module_of(node)!r}"
-    return NoIntegerFormError(f"export: {place} has no kernel here: {why}")
-
-
-def _pair(values: int | Sequence[int]) -> tuple[int, int]:
-    values = [values] if isinstance(values, int) else list(values)
-    return (values[0], values[-1])
 
 
 def conv2d(
@@ -52,16 +40,16 @@ def conv2d(
 ) -> Value:  # fmt: skip
     """Return a pending convolution."""
     values, scale, bits = _weight(walker, node, weight)
-    kernel, dilation = values.shape[2:], _pair(dilation)
+    kernel, dilation = values.shape[2:], pair(dilation)
     if isinstance(padding, str):
         total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         padding = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
     else:
-        rows, columns = _pair(padding)
+        rows, columns = pair(padding)
         padding = (rows, rows, columns, columns)
     core = Conv(
         module_of(node), (walker.read(x, node),), "", values, scale, _bias(walker, bias, len(values)), bits,
-        UNBOUNDED, _pair(stride), padding, dilation, groups,
+        UNBOUNDED, pair(stride), padding, dilation, groups,
     )  # fmt: skip
     return walker.pend(core, shape_of(node))
 
@@ -69,7 +57,7 @@ def conv2d(
 def linear(walker: Walker, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None = None) -> Value:
     """Return a pending matrix product."""
     if len(shape_of(node)) != 1:
-        raise _refuse(node, "linear layers over more than (batch, features) are not supported")
+        raise refuse(node, "linear layers over more than (batch, features) are not supported")
     values, scale, bits = _weight(walker, node, weight)
     core = Linear(module_of(node), (walker.read(x, node),), "", values, scale, _bias(walker, bias, len(values)), bits)
     return walker.pend(core, shape_of(node))
@@ -77,12 +65,12 @@ def linear(walker: Walker, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.
 
 def _weight(walker: Walker, node: fx.Node, weight: fx.Node) -> tuple[np.ndarray, np.ndarray | None, int]:
     if weight not in walker.constants:
-        raise _refuse(node, "its weight is computed from activations")
+        raise refuse(node, "its weight is computed from activations")
     layer = walker.parameters[weight].removesuffix(".weight")
     if not walker.integer:
         return walker.constants[weight], None, 32
     if layer not in walker.levels:
-        raise _refuse(node, f"the weight of layer {layer!r} is not quantized")
+        raise refuse(node, f"the weight of layer {layer!r} is not quantized")
     found = walker.levels[layer]
     return found.values.astype(np.float64), found.scale, found.bits
 
@@ -105,7 +93,7 @@ def batch_norm(
     if alone and isinstance(value.core, Weighted) and value.core.bounds == UNBOUNDED:
         return replace(value, core=_scaled(value.core, factor, shift))
     if len(shape_of(node)) != 3:
-        raise _refuse(node, "a batch norm without a layer before it needs (channels, height, width)")
+        raise refuse(node, "a batch norm without a layer before it needs (channels, height, width)")
     width = len(factor)
     values, scale = factor.reshape(width, 1, 1, 1), None
     if walker.integer:
@@ -155,27 +143,27 @@ def hardtanh(walker: Walker, node: fx.Node, x: fx.Node, low: float = -1.0, high:
 def clamp(walker: Walker, node: fx.Node, x: fx.Node, low: Any = None, high: Any = None) -> Value:
     """Return what is clipped at both ends; kernels have 0, and 0 to 6."""
     if (low, high) not in ((0, 6), (0, None)):
-        raise _refuse(node, f"it clips at {low} and {high}, and kernels clip at 0, or at 0 and 6")
+        raise refuse(node, f"it clips at {low} and {high}, and kernels clip at 0, or at 0 and 6")
     return _clip(walker, node, x, (0.0, None if high is None else 6.0))
 
 
 def add(walker: Walker, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value:
     """Return a pending sum."""
     if alpha != 1 or not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or shape_of(a) != shape_of(b):
-        raise _refuse(node, "sums are of two activations of one shape")
+        raise refuse(node, "sums are of two activations of one shape")
     if a in walker.constants or b in walker.constants:
-        raise _refuse(node, "sums are of two activations, and one is a parameter")
+        raise refuse(node, "sums are of two activations, and one is a parameter")
     return walker.pend(Add(module_of(node), (walker.read(a, node), walker.read(b, node)), ""), shape_of(node))
 
 
 def mul(walker: Walker, node: fx.Node, a: Any, b: Any) -> Value:
     """Return a pending product; a factor of shape (channels, 1, 1) comes second."""
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or {a, b} & walker.constants.keys():
-        raise _refuse(node, "products are of two activations")
+        raise refuse(node, "products are of two activations")
     if shape_of(a) != shape_of(node):
         a, b = b, a
     if shape_of(a) != shape_of(node) or shape_of(b) not in (shape_of(a), (*shape_of(a)[:1], 1, 1)):
-        raise _refuse(node, "products are of one shape, or with one factor per channel")
+        raise refuse(node, "products are of one shape, or with one factor per channel")
     return walker.pend(Multiply(module_of(node), (walker.read(a, node), walker.read(b, node)), ""), shape_of(node))
 
 
@@ -203,7 +191,7 @@ def hardswish(walker: Walker, node: fx.Node, x: fx.Node) -> Value:
 def cat(walker: Walker, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0) -> Value:
     """Return a concatenation over channels: its parts get the grid that comes behind it."""
     if dim % (1 + len(shape_of(node))) != 1:
-        raise _refuse(node, "concatenations are over channels")
+        raise refuse(node, "concatenations are over channels")
     values = tuple(walker.values[tensor] for tensor in tensors)
     core = Concat(module_of(node), (), "")
     if not walker.integer:
@@ -214,67 +202,14 @@ def cat(walker: Walker, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0)
     return walker.pend(core, shape_of(node), values)
 
 
-def max_pool2d(
-    walker: Walker, node: fx.Node, x: fx.Node, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Value:  # fmt: skip
-    """Return a max pooling."""
-    if ceil_mode or _pair(dilation) != (1, 1):
-        raise _refuse(node, "ceil_mode and dilation are not supported")
-    (rows, columns), kernel = _pair(padding), _pair(kernel)
-    pool = MaxPool(module_of(node), (), "", kernel, _pair(stride) if stride else kernel, (rows, rows, columns, columns))
-    return walker.move(node, x, pool)
-
-
-def avg_pool2d(
-    walker: Walker, node: fx.Node, x: fx.Node, kernel: Any, stride: Any = (), padding: Any = 0,
-    ceil_mode: bool = False, count_include_pad: bool = True, divisor: Any = None,
-) -> Value:  # fmt: skip
-    """Return an average pooling."""
-    if ceil_mode or _pair(padding) != (0, 0) or divisor is not None:
-        raise _refuse(node, "average pooling with padding, ceil_mode or a divisor is not supported")
-    kernel = _pair(kernel)
-    return _average(walker, node, x, kernel, _pair(stride) if stride else kernel)
-
-
-def adaptive_avg_pool2d(walker: Walker, node: fx.Node, x: fx.Node, size: Any) -> Value:
-    """Return an average pooling with windows of one size."""
-    have, want = shape_of(x)[1:], shape_of(node)[1:]
-    if any(h % w for h, w in zip(have, want, strict=True)):
-        raise _refuse(node, f"a map of {have} does not divide into {want} windows of one size")
-    kernel = (have[0] // want[0], have[1] // want[1])
-    return _average(walker, node, x, kernel, kernel)
-
-
-def mean(walker: Walker, node: fx.Node, x: fx.Node, dims: Any = None, keepdim: bool = False, **_: Any) -> Value:
-    """Return a mean over height and width: an average pooling over the whole map."""
-    if len(shape_of(x)) != 3 or sorted(d % 4 for d in dims or ()) != [2, 3]:
-        raise _refuse(node, "means are over height and width")
-    name = walker.read(x, node)
-    tensor = walker.graph.tensors[name]
-    pool = AveragePool(module_of(node), (name,), "", tensor.shape[1:], tensor.shape[1:])
-    pooled = walker.emit(pool, (tensor.shape[0], 1, 1), tensor.grid)
-    if keepdim:
-        return pooled
-    return walker.emit(Reshape(module_of(node), (pooled,), ""), tensor.shape[:1], tensor.grid)
-
-
-def _average(walker: Walker, node: fx.Node, x: fx.Node, kernel: tuple[int, int], stride: tuple[int, int]) -> Value:
-    name = walker.read(x, node)  # not pending: rounding to a grid that was meant for means would clip
-    if kernel == (1, 1) == stride:
-        return walker.values[x]
-    pool: Operation = AveragePool(module_of(node), (name,), "", kernel, stride)
-    return walker.emit(pool, shape_of(node), walker.graph.tensors[name].grid)
-
-
 def reshape(walker: Walker, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
     """Return the values in another shape; the batch stays."""
     if node.meta["val"].shape[0] != x.meta["val"].shape[0]:
-        raise _refuse(node, "the batch must stay the first dimension")
+        raise refuse(node, "the batch must stay the first dimension")
     if shape_of(node) == shape_of(x):
         return walker.values[x]
     if len(shape_of(node)) != 1 and shape_of(node) != (*shape_of(x), 1, 1):
-        raise _refuse(node, f"it reshapes {shape_of(x)} to {shape_of(node)}, and only flattening is supported")
+        raise refuse(node, f"it reshapes {shape_of(x)} to {shape_of(node)}, and only flattening is supported")
     return walker.move(node, x, Reshape(module_of(node), (), ""))
 
 
@@ -283,7 +218,7 @@ def pad(
 ) -> Value:
     """Return what is padded with zeros."""
     if mode != "constant" or value or len(sizes) > 4 or any(n < 0 for n in sizes):
-        raise _refuse(node, "padding is with zeros, of height and width")
+        raise refuse(node, "padding is with zeros, of height and width")
     left, right, top, bottom = (*sizes, 0, 0, 0, 0)[:4]
     return walker.move(node, x, Pad(module_of(node), (), "", (top, bottom, left, right)))
 

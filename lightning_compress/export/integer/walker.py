@@ -7,7 +7,7 @@ beside it, and the marker of an activation quantizer ends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -222,3 +222,15 @@ def module_of(node: fx.Node) -> str:
 def name_of(node: fx.Node) -> str:
     """Return the name of a node's operation, such as ``conv2d``."""
     return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
+def refuse(node: fx.Node, why: str) -> NoIntegerFormError:
+    """Return the error for a node whose operation has a kernel, but not with these arguments."""
+    place = f"operation {name_of(node)!r} in module {module_of(node)!r}"
+    return NoIntegerFormError(f"export: {place} has no kernel here: {why}")
+
+
+def pair(values: int | Sequence[int]) -> tuple[int, int]:
+    """Return a value for height and one for width."""
+    values = [values] if isinstance(values, int) else list(values)
+    return (values[0], values[-1])
