@@ -99,7 +99,7 @@ def test_a_file_names_no_code_to_run(small, tmp_path):
     evil = copy.deepcopy(contents)
     evil["kinds"][0] = {"kind": "os.system", "command": "true"}
     container.write(tmp_path / "evil", tensors, evil)
-    with pytest.raises(CompressError, match=r"transform 'os\.system' is not known"):
+    with pytest.raises(CompressError, match=r"activation quantizer 'os\.system' is not known"):
         lc.load(tmp_path / "evil", ToyNet())
 
 

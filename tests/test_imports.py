@@ -11,6 +11,11 @@ from pathlib import Path
 
 import grimp
 import pytest
+import torch
+from torch import nn
+
+import lightning_compress as lc
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,3 +86,22 @@ def test_no_module_imports_itself_in_a_circle():
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     assert len(imports) > 200
     TopologicalSorter(imports).prepare()  # a CycleError names the circle
+
+
+LOAD = """
+import sys
+import lightning_compress as lc
+from torch import nn
+net = lc.load(sys.argv[1], nn.Sequential(nn.Conv2d(1, 2, 3)))
+slow = {"lightning", "torchmetrics", "torchvision", "scipy", "sklearn", "stable_baselines3", "hydra"}
+print(type(net).__name__, sorted(slow & sys.modules.keys()))
+"""
+
+
+def test_loading_a_file_imports_torch_alone(tmp_path):
+    net, x = nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(2, 1, 8, 8)
+    QuantizationAwareTraining({"0": {"weight_bits": 4, "act_bits": 8}}).apply(net, x)
+    net(x)
+    path = lc.save(net.eval(), tmp_path / "a", example_input=x)
+    done = subprocess.run([sys.executable, "-c", LOAD, path], capture_output=True, text=True)
+    assert done.stdout == "Sequential []\n", done.stdout + done.stderr

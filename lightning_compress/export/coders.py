@@ -34,7 +34,11 @@ class Coder(HasKind, ABC):
 
     @abstractmethod
     def read(self, stream: Bytes, bits: int, count: int) -> tuple[Bytes, int]:
-        """Return the first ``count`` codes of a stream, and how many of its bytes they took."""
+        """Return the first ``count`` codes of a stream, and how many of its bytes they took.
+
+        Raises:
+            ValueError: the stream is not what :meth:`write` made.
+        """
 
 
 @final
@@ -85,13 +89,20 @@ class RangeCoded(Coder):
         if not stream[0]:
             size = -(-count * bits // 8)
             return unpack_bits(stream[1 : 1 + size], bits, count), 1 + size
+        if stream[0] > 1 or not count:
+            raise ValueError("its codes are written in a way that is not known")
         table_end = 1 + COUNT.itemsize * 2**bits
         begin = table_end + LENGTH.itemsize
         table = np.ascontiguousarray(stream[1:table_end]).view(COUNT)
         end = begin + 4 * int(np.ascontiguousarray(stream[table_end:begin]).view(LENGTH)[0])
+        if end > len(stream) or not table.any():
+            raise ValueError("its codes end too early")
         words = np.ascontiguousarray(stream[begin:end]).view(np.uint32)
         decoder = constriction.stream.queue.RangeDecoder(words)
-        return decoder.decode(_model(table), count).astype(np.uint8), end
+        codes = decoder.decode(_model(table), count)
+        if not decoder.maybe_exhausted() or codes.max() >= 2**bits:
+            raise ValueError("its codes end early, or are none")
+        return codes.astype(np.uint8), end
 
 
 def _model(table: NDArray) -> constriction.stream.model.Categorical:

@@ -9,10 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_compress.core.errors import CompressError, PackedFileError, did_you_mean
 from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export import untrusted
 from lightning_compress.surgery import measure, replacement, resize
+
+DESCRIPTION_BYTES = 1 << 16
+ENTRY_BYTES = 1 << 10  # of a layer, parameter or buffer: some 30 numbers, and those of the plans that made it
 
 
 def replace(path: str | Path, net: nn.Module, replaced: Mapping[str, Mapping[str, Any]]) -> None:
@@ -20,7 +25,15 @@ def replace(path: str | Path, net: nn.Module, replaced: Mapping[str, Mapping[str
 
     Raises:
         PackedFileError: the network has no such layer.
+        ValueError: an argument of what stands in its place is larger than the layer.
     """
+    modules = dict(net.named_modules()) if replaced else {}
+    for name, spec in replaced.items():
+        if isinstance(modules.get(name), replacement.Replacement):
+            continue
+        own = {key: value for key, value in spec.items() if key != "kind"}
+        sizes = [size for p in modules.get(name, net).parameters() for size in p.shape]
+        untrusted.check_arguments(f"what stands in the place of {name!r}", own, max(sizes, default=1))
     try:
         replacement.rebuild(net, replaced)
     except CompressError as error:
@@ -51,6 +64,19 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
                 f"{foreign}: {type(net).__name__} has a layer {name!r}, the file has not"
                 f"{did_you_mean(name, profile.layers)}"
             )
+    _check_folded(foreign, net, profile)
+    _check_tables(foreign, net, profile, tables)
+
+
+def _check_folded(foreign: str, net: nn.Module, profile: Profile) -> None:
+    for layer in profile:
+        if (layer.follows or layer.kind == "folded") and not measure.can_be_folded(net.get_submodule(layer.name)):
+            raise PackedFileError(f"{foreign}: {layer.name!r} is folded there, and no batch norm here")
+
+
+def _check_tables(foreign: str, net: nn.Module, profile: Profile, tables: Mapping[str, Tensor]) -> None:
+    if tables.keys() != {layer.name for layer in profile if layer.kind == "table"}:
+        raise ValueError("it holds tensors that belong to no layer")
     for name, value in tables.items():
         own = net.get_buffer(name)
         if (value.shape, value.dtype) != (own.shape, own.dtype):
@@ -58,6 +84,34 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
                 f"{foreign}: buffer {name!r} is {value.dtype} of shape {tuple(value.shape)} there, and {own.dtype} of "
                 f"shape {tuple(own.shape)} in this {type(net).__name__}"
             )
+        if not torch.equal(value.isfinite(), own.cpu().isfinite()):  # infinity is usual in masks of attention
+            raise ValueError(f"buffer {name!r} holds values that are not finite")
+
+
+def check_receives(net: nn.Module) -> None:
+    """Raise unless the parameters and buffers of a network have shapes and memory.
+
+    Raises:
+        PackedFileError: naming the first that has not, and the remedy.
+    """
+    for name, value in (*net.named_parameters(), *net.named_buffers()):
+        layer = name.rpartition(".")[0]
+        if is_lazy(value):
+            raise PackedFileError(
+                f"load: layer {layer!r} of this {type(net).__name__} is lazy and has no shape yet; run the network "
+                f"once on a batch, and load then"
+            )
+        if value.is_meta:
+            raise PackedFileError(
+                f"load: {name!r} of this {type(net).__name__} is on the meta device and has no memory; make the "
+                f"network on a real one"
+            )
+
+
+def largest_description(net: nn.Module) -> int:
+    """Return how many bytes the description of a file for a network has at most."""
+    names = [name for name, _ in (*net.named_modules(), *net.named_parameters(), *net.named_buffers())]
+    return DESCRIPTION_BYTES + sum(ENTRY_BYTES + 8 * len(name) for name in names)
 
 
 def resize_to(net: nn.Module, profile: Profile) -> None:
@@ -72,7 +126,13 @@ def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile) -> bool:
         return False
     if stored.kind in ("norm", "table") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
         return False
+    if (present.groups > 1) != (stored.groups > 1) or _per_group(stored) > _per_group(present):
+        return False
     return present.out_channels >= stored.out_channels and present.in_channels >= stored.in_channels
+
+
+def _per_group(layer: LayerProfile) -> tuple[int, int]:
+    return layer.in_channels // layer.groups, layer.out_channels // layer.groups
 
 
 def _words(layer: LayerProfile) -> str:

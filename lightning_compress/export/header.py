@@ -7,6 +7,7 @@ from the profile is not said again: plans whose numbers it holds, and the bits o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -14,9 +15,11 @@ from typing import Any
 
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export import untrusted
 
 AS_PROFILED = "profile"
 USUAL_CODER = "fixed_width"
+FRACTION = re.compile(r"-?\d{1,20}/[1-9]\d{0,5}", re.ASCII)
 LARGEST_DENOMINATOR = 1 << 16  # more channels than any layer has
 
 
@@ -62,15 +65,24 @@ class Description:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Description:
-        """Build from plain types, the inverse of :meth:`to_dict`."""
+        """Build from plain types, the inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: the data, which may be hostile, breaks a rule; and whatever else a wrong type leads to.
+        """
+        needed = ("names", "layers", "applied", "weights", "formats", "kinds", "inputs")
+        untrusted.check_keys("the description", data, needed, ("coder", "replaced", "quantizers"))
         names, kinds, formats = data["names"], data["kinds"], data["formats"]
+        untrusted.check_names(names)
         profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
+        untrusted.check_profile(profile)
         inputs = zip(profile, data["inputs"], strict=True)
+        weights = zip(names, data["weights"], strict=True)
         return cls(
             profile,
             {name: _plan(profile, columns) for name, columns in data["applied"].items()},
-            {name: formats[i] for name, i in zip(names, data["weights"], strict=True) if i is not None},
-            {p.name: {"bits": p.act_bits, **kinds[i]} for p, i in inputs if i is not None},
+            {name: untrusted.pick(formats, i) for name, i in weights if i is not None},
+            {p.name: {"bits": p.act_bits, **untrusted.pick(kinds, i)} for p, i in inputs if i is not None},
             data.get("coder", USUAL_CODER),
             _specs(data.get("replaced", {})),
             data.get("quantizers", ()),
@@ -109,9 +121,17 @@ def _layers(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[
         back = values.pop("follows", 0)
         dropped = values.pop("density", 0)
         values["kernel"] = tuple(values.get("kernel", ()))
-        layer = LayerProfile(name, follows=names[i - back] if back else "", **values)
-        layers.append(replace(layer, density=(layer.weights - dropped) / layer.weights) if dropped else layer)
+        layer = LayerProfile(name, follows=untrusted.pick(names[:i], i - back) if back else "", **values)
+        layers.append(replace(layer, density=_density(layer, dropped)) if dropped else layer)
+    if any(len(column) != len(names) for column in columns.values()):
+        raise ValueError("columns must be as long as there are layers")
     return layers
+
+
+def _density(layer: LayerProfile, dropped: int) -> float:
+    if type(dropped) is not int or not 0 <= dropped <= layer.weights:
+        raise ValueError(f"layer {layer.name!r} drops {str(dropped)[:60]} of {layer.weights} weights")
+    return (layer.weights - dropped) / layer.weights
 
 
 def _spec_columns(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
@@ -148,13 +168,20 @@ def _plan_columns(plan: Plan, profile: Profile) -> dict[str, Any]:
 
 def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
     layers: dict[str, dict[str, Number]] = {}
+    untrusted.check_keys("a plan", data, ["knobs"], ["others"])
     for knob, column in data["knobs"].items():
         numbers = _profiled(knob, profile) if column == AS_PROFILED else column
         names = [*profile.layers, *data.get("others", ())][-len(numbers) :]
         for layer, value in zip(names, numbers, strict=True):
             if value is not None:
-                layers.setdefault(layer, {})[knob] = float(Fraction(value)) if isinstance(value, str) else value
+                layers.setdefault(layer, {})[knob] = _number(value) if isinstance(value, str) else value
     return Plan(layers)
+
+
+def _number(text: str) -> float:
+    if not FRACTION.fullmatch(text):  # Fraction reads exponents too, of any size
+        raise ValueError(f"{text[:60]!r} is no fraction")
+    return float(Fraction(text))
 
 
 def _profiled(knob: str, profile: Profile) -> list[Number | None] | None:

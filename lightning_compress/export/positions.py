@@ -28,13 +28,21 @@ def write_positions(kept: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
 
 
 def read_positions(stream: NDArray[np.uint8], units: int, kept: int) -> NDArray[np.bool_]:
-    """Invert :func:`write_positions`; the number of kept units may differ if the bytes were damaged."""
+    """Return the mask, the inverse of :func:`write_positions`.
+
+    Raises:
+        ValueError: the stream is not what that function made.
+    """
     if len(stream) < entropy_bytes(units, kept):
-        return np.unpackbits(stream, bitorder="little", count=units).astype(bool)
-    if kept in (0, units):
-        return np.full(units, bool(kept))
-    words = np.ascontiguousarray(stream).view(np.uint32)
-    return constriction.stream.queue.RangeDecoder(words).decode(_model(units, kept), units).astype(bool)
+        found = np.unpackbits(stream, bitorder="little", count=units).astype(bool)
+    elif kept in (0, units):
+        found = np.full(units, bool(kept))
+    else:
+        words = np.ascontiguousarray(stream).view(np.uint32)
+        found = constriction.stream.queue.RangeDecoder(words).decode(_model(units, kept), units).astype(bool)
+    if found.sum() != kept or not np.array_equal(write_positions(found, len(stream)), stream):
+        raise ValueError(f"its positions are not those of {kept} of {units} units")
+    return found
 
 
 def _model(units: int, kept: int) -> constriction.stream.model.Bernoulli:

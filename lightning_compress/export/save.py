@@ -24,6 +24,7 @@ from lightning_compress.export import container, shared_quantizers
 from lightning_compress.export.coders import Coder, FixedWidth
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import write_positions
+from lightning_compress.export.reproduced import check_outputs
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.weight_format import WeightFormat
@@ -41,11 +42,13 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     Args:
         module: a LightningModule or a network; it is not changed.
         path: of the file, usually ``*.safetensors``.
-        example_input: one input batch; needed only for a network that no callback was applied to.
+        example_input: one input batch: the outputs of what is packed are compared with those of the network on it.
+            Needed for a network that no callback was applied to.
         coder: of the quantized weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
 
     Raises:
-        CompressError: the profile is not known, learned noise is still on, or an input quantizer has seen no batch yet.
+        CompressError: the profile is not known, learned noise is still on, an input quantizer has seen no batch yet, a
+            parameter is of a type that a file cannot hold, or the outputs of what is packed differ.
         PackedFileError: the file cannot be written.
     """
     net = network(module)
@@ -77,6 +80,8 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     }
     shared = shared_quantizers.describe(net, profile.folded())
     described = Description(profile, record.applied, weights, inputs, coder.kind, replacement.describe(net), shared)
+    if example_input is not None:
+        check_outputs(net, example_input, Path(path), tensors, described)
     container.write(Path(path), tensors, described.to_dict())
     return Path(path)
 
@@ -105,7 +110,7 @@ def _check_noise(net: nn.Module) -> None:
 def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
     """Return the tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes``."""
     if layer.kind == "raw":
-        return {"extras": net.get_parameter(layer.name)}
+        return {"extras": _real(layer, net.get_parameter(layer.name))}
     if layer.kind in ("folded", "table"):
         return {}
     module = net.get_submodule(layer.name)
@@ -147,6 +152,16 @@ def _quantized(layer: LayerProfile, module: nn.Module) -> tuple[Tensor, Tensor, 
 def _format(module: nn.Module) -> WeightFormat:
     """Return the quantizer of a layer's weight."""
     return next(t for t in transforms.weight_transforms(module) if isinstance(t, WeightFormat))
+
+
+def _real(layer: LayerProfile, parameter: Tensor) -> Tensor:
+    """Return a parameter that is of floating point: files hold those as fp32."""
+    if not parameter.is_floating_point():
+        raise CompressError(
+            f"save: parameter {layer.name!r} is of type {parameter.dtype}, and a packed file holds parameters as "
+            f"fp32, which would change it; make it a buffer, which is stored as it is, or save with torch.save"
+        )
+    return parameter
 
 
 def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:

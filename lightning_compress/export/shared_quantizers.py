@@ -6,13 +6,15 @@ are no input of a layer. Each is described by its places, and by its state unles
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from lightning_compress.core.profile import Profile
+from lightning_compress.export import untrusted
+from lightning_compress.export.stored_layers import input_quantizer, set_scale
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.surgery import transforms
 
@@ -45,17 +47,23 @@ def describe(net: nn.Module, profile: Profile) -> list[dict[str, Any]]:
 
 
 def attach(net: nn.Module, described: Iterable[Mapping[str, Any]]) -> None:
-    """Attach the described quantizers to a network whose layers have those of their inputs."""
+    """Attach the described quantizers to a network whose layers have those of their inputs.
+
+    Raises:
+        ValueError: a description, which may be hostile, breaks a rule; and whatever else a wrong type leads to.
+    """
     for one in described:
+        untrusted.check_keys("a quantizer", one, ["modules", "sides"], ["layer", "spec", "state"])
+        if not all(side in (INPUT_SIDE, OUTPUT_SIDE) for side in one["sides"]):
+            raise ValueError(f"a quantizer has the sides {str(one['sides'])[:60]}")
         quantizer = transforms.input_transform(net.get_submodule(one["layer"])) if "layer" in one else _built(one)
         for name, side in zip(one["modules"], one["sides"], strict=True):
             _attach(net.get_submodule(name), side, quantizer)
 
 
 def _built(one: Mapping[str, Any]) -> ActivationQuantizer:
-    quantizer = transforms.Transform.build(one["spec"])
-    state: Sequence[float] = one["state"]
-    quantizer.unpack(torch.tensor(state))
+    quantizer, state = input_quantizer(one["spec"], str(one["modules"][:1]), 1), one["state"]
+    set_scale(quantizer, torch.tensor([float(state[0]), float(state[1])]))
     return quantizer
 
 

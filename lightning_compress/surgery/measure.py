@@ -38,7 +38,8 @@ class _Uses(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        # What gives nothing writes, as x[...] = v does, and may read others; what gives no tensor asks for a shape.
+        if result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             self.counts.update(read.keys())
             self.alive += read.values()
@@ -103,8 +104,8 @@ def measure(net: nn.Module, example: Any) -> Profile:
     calls: dict[str, int] = {}
     read: Counter[str] = Counter()
     times: Counter[str] = Counter()
-    producer: dict[int, str] = {}
-    reads: dict[str, int] = {}
+    producer: dict[tuple[int, int], str] = {}
+    reads: dict[str, tuple[int, int]] = {}
     uses = _Uses()
 
     def after(name: str, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
@@ -119,10 +120,10 @@ def measure(net: nn.Module, example: Any) -> Profile:
             if isinstance(module, CONV):
                 read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
             if _can_take_a_norm(module, out):
-                producer[id(out)] = name
+                producer[id(out), _writes(out)] = name
                 uses.alive.append(out)
-            if _can_be_folded(module):
-                reads[name] = id(args[0])
+            if can_be_folded(module):
+                reads[name] = id(args[0]), _writes(args[0])
 
         return hook
 
@@ -131,13 +132,13 @@ def measure(net: nn.Module, example: Any) -> Profile:
         _check_weight(name, module)
     handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
     try:
-        with evaluating(net), uses:
+        with torch.inference_mode(False), evaluating(net), uses:  # tensors of inference do not count writes
             output = forward(net, example)
     finally:
         for handle in handles:
             handle.remove()
     uses.counts.update(id(leaf) for leaf in tree_leaves(output))  # the caller reads them
-    pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t] == 1}
+    pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t[0]] == 1}
     # What runs twice has more than one neighbor, and folding serves only one of them.
     follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
@@ -190,7 +191,12 @@ def _can_take_a_norm(module: nn.Module, out: Tensor) -> bool:
     return isinstance(module, LINEAR) and type(module).forward is nn.Linear.forward and out.dim() == 2
 
 
-def _can_be_folded(module: nn.Module) -> bool:
+def _writes(value: Tensor) -> int:
+    """Return how often something was written into a tensor, which a view of it counts too."""
+    return -1 if value.is_inference() else value._version
+
+
+def can_be_folded(module: nn.Module) -> bool:
     """Return whether the module is a batch norm and nothing more: some sub-classes apply an activation too."""
     return (
         isinstance(module, BATCH_NORM)

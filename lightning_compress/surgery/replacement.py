@@ -89,8 +89,18 @@ def spread(plan: Plan, replaced: Collection[str], profile: Profile) -> Plan:
 
 def replace_module(net: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` where the sub-module ``name`` is, under each name that it has."""
-    old = net.get_submodule(name)
+    replace_modules(net, {name: new})
+
+
+def replace_modules(net: nn.Module, new: Mapping[str, nn.Module]) -> None:
+    """Put modules where the sub-modules of some names are, in one pass over the network.
+
+    Args:
+        net: is changed in place.
+        new: name -> module; no name is inside another.
+    """
+    by_old = {net.get_submodule(name): module for name, module in new.items()}
     for parent in list(net.modules()):
         for key, child in parent._modules.items():
-            if child is old:
-                parent._modules[key] = new
+            if child in by_old:
+                parent._modules[key] = by_old[child]

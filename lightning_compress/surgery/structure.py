@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning import LightningModule
 from torch import nn
 
 from lightning_compress.core.errors import CompressError, did_you_mean
@@ -18,6 +17,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import replacement, resize, transforms
 from lightning_compress.surgery.calibration import drop_calibration
+from lightning_compress.surgery.lightning_module import is_lightning_module
 
 KEY = "lightning_compress"
 FORMAT = 2
@@ -57,7 +57,7 @@ def network(module: nn.Module) -> nn.Module:
     Raises:
         CompressError: there is no sub-module of that name, or the module is one of ``pytorch_lightning``.
     """
-    if not isinstance(module, LightningModule):
+    if not is_lightning_module(module):
         check_library(module)
         return module
     selected = getattr(module, SELECTED, None)
@@ -68,7 +68,7 @@ def network(module: nn.Module) -> nn.Module:
     return children[0] if len(children) == 1 and not owns else module
 
 
-def _selected(module: LightningModule, name: str) -> nn.Module:
+def _selected(module: nn.Module, name: str) -> nn.Module:
     modules = dict(module.named_modules())
     if name not in modules or not name:
         raise CompressError(

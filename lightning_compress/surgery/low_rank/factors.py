@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.replacement import Replacement
@@ -38,6 +39,10 @@ class Factors(Replacement, nn.Sequential):
     @classmethod
     @override
     def like(cls, old: nn.Module, **arguments: Any) -> Self:
+        full = cls.full(measure.layer_profiles("", old)[0])
+        for knob, rank in arguments.items():
+            if knob in full and not (type(rank) is int and 1 <= rank <= full[knob]):
+                raise CompressError(f"{cls.__name__}: {knob} must be from 1 to {full[knob]}, got {rank!r}")
         new = cls(*cls.layers(old, **arguments)).to(old.weight.device, old.weight.dtype).train(old.training)
         new.requires_grad_(old.weight.requires_grad)
         new.ranks = dict(arguments)
