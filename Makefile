@@ -39,7 +39,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(BIN)/pip install --quiet --editable '.[dev,ray]'
+	$(BIN)/pip install --quiet --editable '.[dev,ray,tests]'
 	touch $@
 
 $(OLDEST)/ready: pyproject.toml
@@ -52,5 +52,5 @@ $(OLDEST)/ready: pyproject.toml
 
 $(NEWEST)/ready: pyproject.toml
 	python3 -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,ray]'
+	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,ray,tests]'
 	touch $@

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import lightning_compress as lc
+from lightning_compress.surgery.patience import told_when_slow
 
 X = torch.zeros(2, 4)
 
@@ -42,3 +43,21 @@ def test_a_network_that_caches_a_computed_tensor_is_pruned():
 def test_what_cannot_be_changed_is_told_at_once(net, message):
     with pytest.raises(lc.CompressError, match=message):
         lc.QuantizationAwareTraining({"0": {"weight_bits": 4}}).apply(net, X)
+
+
+def test_what_takes_long_is_told_and_what_does_not_is_not(caplog):
+    with told_when_slow("quick", seconds=3600) as timer:
+        assert timer.is_alive()
+    with told_when_slow("slow", seconds=0) as timer:
+        timer.join()
+    assert [record.message for record in caplog.records] == ["slow"]
+
+
+def test_a_lazy_network_is_to_be_run_before_a_file_is_loaded(tmp_path):
+    net = nn.Linear(4, 2)
+    lc.save(net, tmp_path / "a.safetensors", example_input=X)
+    lazy = nn.LazyLinear(2)
+    with pytest.raises(lc.CompressError, match=r"'weight' of LazyLinear is lazy.* run it once on a batch, then load"):
+        lc.load(tmp_path / "a.safetensors", lazy)
+    lazy(X)
+    torch.testing.assert_close(lc.load(tmp_path / "a.safetensors", lazy)(X), net(X))

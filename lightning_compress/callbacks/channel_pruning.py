@@ -43,6 +43,7 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, drop_calibration
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.patience import told_when_slow
 from lightning_compress.surgery.structure import network
 from lightning_compress.surgery.transforms import check_plain, drop_output, transformed
 
@@ -196,7 +197,11 @@ class ChannelPruning(CompressionCallback):
                 raise CompressError(
                     "pruning: another callback of this stage removes layers; prune channels in a stage after it"
                 )
-            graph = trace_channels(net, profile, example)
+            with told_when_slow(
+                f"ChannelPruning: following the channels of {type(net).__name__} ({len(profile.weighted)} layers) and "
+                f"verifying each group by execution; this is done once"
+            ):
+                graph = trace_channels(net, profile, example)
             names = [layer.name for layer in profile.weighted]
             fixed = {name for pattern in self.ignore for name in matching(pattern, names)}
             fixed |= {names[0]} if self.keep_first else set()

@@ -46,6 +46,12 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
     Raises:
         PackedFileError: naming the first layer or buffer that differs.
     """
+    lazy = next((name for name, parameter in net.named_parameters() if is_lazy(parameter)), None)
+    if lazy is not None:
+        raise PackedFileError(
+            f"{str(path)!r} cannot be loaded yet: {lazy!r} of {type(net).__name__} is lazy and has no shape before its "
+            f"first forward pass; run it once on a batch, then load"
+        )
     known, foreign = {p.name: p for p in measure.all_layers(net)}, f"{str(path)!r} was made for another network"
     for layer in profile:
         if layer.name not in known:
