@@ -134,7 +134,9 @@ def main(given: Sequence[str]) -> None:
         sys.exit(f"error: {error}")
     table = Table()  # of Text: a folder may be named [red]
     for name in rows[0]:
-        table.add_column(Text(name), justify="right" if name else "left", no_wrap=not name, overflow="fold")
+        table.add_column(
+            Text(name), justify="right" if name else "left", overflow="fold", max_width=None if name else 26
+        )  # labels break into lines before numbers do
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     Console().print(table)
