@@ -17,11 +17,14 @@ from torch import Tensor
 COARSE, COARSE_RATIO = 36, 1.16  # candidates, from the scale that clips nothing down to 1 / 180 of it
 CLIPPED = 8  # times the least error, from which on smaller scales are not tried
 FINE = 7  # candidates between the neighbors of the best coarse one
+WIDTHS = 12  # scales between the best and that of min-max
 POLISH = 3  # alternations at the end
 FEW = 12  # nonzero values of a row up to which it is solved exactly
 
 
-def best_scale(x: Tensor, low: float, high: float, offset: float = 0.0, counts: Tensor | None = None) -> Tensor:
+def best_scale(
+    x: Tensor, low: float, high: float, offset: float = 0.0, counts: Tensor | None = None, slack: float = 1.0
+) -> Tensor:
     """Return the scale of least squared error for each row.
 
     Args:
@@ -31,6 +34,7 @@ def best_scale(x: Tensor, low: float, high: float, offset: float = 0.0, counts: 
         low, high: the smallest and largest code.
         offset: what is added to a code before it is scaled, 0 or 1/2.
         counts: how often each value occurs, or their shares, shape of ``x``; None for once.
+        slack: above 1, the largest scale that clips something and whose error is at most so many times the least.
 
     Returns:
         Scales, shape ``(rows,)``, fp32; 0 for a row without a nonzero finite value, which says nothing about its scale.
@@ -50,6 +54,8 @@ def best_scale(x: Tensor, low: float, high: float, offset: float = 0.0, counts: 
         few = (x != 0).sum(1) <= FEW
         if offset == 0 and few.any():
             scale[few] = _exact(x[few], counts[few], -low, high)
+        if slack > 1:
+            scale = _widened(scale, x, counts, low + offset, high + offset, offset, slack)
     return torch.where(largest > 0, torch.ldexp(scale, exponent), 0.0)
 
 
@@ -85,6 +91,20 @@ def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: floa
         found = error(candidate)
         best, least_error = torch.where(found < least_error, candidate, best), torch.minimum(found, least_error)
     return best
+
+
+def _widened(
+    scale: Tensor, x: Tensor, counts: Tensor, least: float, most: float, offset: float, slack: float
+) -> Tensor:
+    """Return scales between the best and that of min-max, the largest of WIDTHS whose error is within the slack."""
+    ratio = (x.abs().amax(1) / most / scale).clamp_min(1)
+    allowed = slack**2 * _squared_error(x, counts, scale[:, None], least, most, offset)
+    found = scale
+    for step in range(1, WIDTHS + 1):
+        candidate = scale * ratio ** (step / WIDTHS)
+        within = _squared_error(x, counts, candidate[:, None], least, most, offset) <= allowed
+        found = torch.where(within, candidate, found)
+    return found
 
 
 def _levels(x: Tensor, scale: Tensor, least: float, most: float, offset: float) -> Tensor:

@@ -195,7 +195,7 @@ class UniformQuantizerContract(_Fixtures):
 
 
 class ActivationQuantizerContract(_Fixtures):
-    """The first batch sets the grid."""
+    """The first calls set the grid."""
 
     @pytest.mark.parametrize("signed", [True, False])
     def test_the_first_calls_set_sign_and_scale_of_activations(self, make, signed):

@@ -4,7 +4,7 @@
 
 Source: Esser et al. 2020, Learned Step Size Quantization (arXiv 1902.08153, eqs. 1-3 and section 2.2), with the scale
 as a learned share of the largest weight, as in OmniQuant's weight clipping (arXiv 2308.13137, section 3.2). Ours: ``r``
-is where the squared error of the given weight is least, so that a candidate can be scored before any training;
+clips as little as a squared error near the least allows, so that a candidate can be scored before any training;
 ``e^p``, within 1/64 and 64, is positive after any step, and neither its step nor weight decay depends on the unit of
 the weight; and there may be one scale per output channel. The gradient of p is that of LSQ for a filter of norm 1 whose
 scale is ``1 / sqrt(N high)``, N weights a scale. A channel of zeros has no best scale: it starts at min-max, and the
@@ -25,6 +25,9 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.quantization.scale_search import best_scale
 from lightning_compress.surgery.bounded import reflected
 
+# Clipping shrinks what a layer computes, rounding does not: on a trained ResNet-20 without training, 4-bit weights of
+# least error lose 4 points, these 1.7.
+SLACK = 1.2  # times the least error, that the start may have in order to clip less
 SPAN = 4.16  # of the logarithm of a learned scale to either side of its start: a factor of 64
 
 
@@ -56,7 +59,7 @@ class LSQ(WeightQuantizer):
     @override
     def initialize(self, x: Tensor) -> None:
         rows = x.detach().float().flatten(1) if self.shape else x.detach().float().reshape(1, -1)
-        found = best_scale(rows, float(self.low), float(self.high), float(self.shift)).view(self.shape)
+        found = best_scale(rows, float(self.low), float(self.high), float(self.shift), slack=SLACK).view(self.shape)
         self.largest.copy_(self._largest(x))
         minmax = 1 / self.high.clamp_min(1)
         self.start.copy_(torch.where(self.largest > 0, found / self.largest.clamp_min(SMALLEST_SCALE), minmax))
