@@ -117,6 +117,8 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path):
     line = [sys.executable, "-c", FULL, *line[1:]]
     done = subprocess.run(line, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("loading torch and lightning ...\n")
+    assert "No CUDA runtime" not in done.stderr
     assert "cannot be written" in done.stdout
     assert "Make room on the disk, and give the same command again" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     typed = sys.argv
 
     def task(cfg: DictConfig) -> dict[str, Any]:
+        _announce()
         from lightning_compress.app import main  # torch and lightning load only now
 
         sys.argv = typed  # what the report shows, and what Lightning starts more processes of a training with
@@ -43,6 +45,13 @@ def run(arguments: Sequence[str]) -> None:
         sys.exit(1)
     finally:
         sys.argv = typed
+
+
+def _announce() -> None:
+    """Say at once that a run has begun, for torch takes seconds to load, and let that load without a warning."""
+    if "torch" not in sys.modules:
+        print("loading torch and lightning ...", file=sys.stderr, flush=True)
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU is no news
 
 
 def report(arguments: Sequence[str]) -> None:
