@@ -57,6 +57,7 @@ def test_the_python_blocks_of_a_page_run_in_turn(page, tmp_path, monkeypatch):
     for block in blocks(page, "python"):
         if own is None:  # what a page calls yours: a trained module, its data, an input batch, the class of its network
             names |= {"module": Module(), "data": Data(), "example": torch.zeros(2, 1, 8, 8), "MyNet": ToyNet}
+            names["images"] = torch.rand(8, 1, 8, 8)
         exec(compile(block, str(page), "exec"), names)
 
 

@@ -275,7 +275,7 @@ def test_a_failed_trial_that_is_deleted_is_evaluated_again_and_what_depends_on_i
 
 @pytest.mark.parametrize("seconds", [14.0, 3600.0])
 def test_the_time_that_is_left_is_shown_however_long_a_trial_takes(seconds):
-    clock, bar = [0.0], loop.progress()
+    clock, bar = [0.0], loop.progress_bar()
     bar.get_time = lambda: clock[0]
     task = bar.add_task("Random", total=100, note="")
     for _ in range(10):
@@ -286,7 +286,7 @@ def test_the_time_that_is_left_is_shown_however_long_a_trial_takes(seconds):
 
 def test_the_bar_shows_the_best_what_was_cached_what_failed_and_the_time_that_is_left(tmp_path, monkeypatch):
     shown = io.StringIO()
-    columns = loop.progress().columns
+    columns = loop.progress_bar().columns
     console = Console(file=shown, width=160, force_terminal=False)
     monkeypatch.setattr(loop, "progress_bar", lambda: Progress(*columns, console=console))
 

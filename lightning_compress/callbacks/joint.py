@@ -1,7 +1,7 @@
 """Joint sparsity and quantization: one size limit for the network; each layer's density and bits come out of training.
 
     min loss(W)   s.t.   V = W,   sum_i b(V_i) nnz(W_i) <= S
-    W <- prox of rho/2 |W - V + Y|^2 after each optimizer step: (W + eta rho (V - Y)) / (1 + eta rho)
+    W <- prox of rho/2 sum (W - V + Y)^2 after each optimizer step: (W + eta rho (V - Y)) / (1 + eta rho)
     now and then: W <- project(W; b),  (V, b) <- project(W + Y; nnz(W)),  Y <- Y + W - V
 
 Source: Yang et al. 2020 (paper 5, arXiv 1910.05897), after the authors' released code. In the paper and there: global
