@@ -83,7 +83,7 @@ class State(Callback):
 
 def trained(folder: Path, module, epochs: int = 2, callbacks=()):
     make_trainer = partial(Trainer, accelerator="cpu", enable_progress_bar=False)
-    return fit(module, ToyData(), make_trainer, folder, epochs, 0, callbacks)
+    return fit(module, ToyData(), make_trainer, folder=folder, epochs=epochs, seed=0, callbacks=callbacks)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

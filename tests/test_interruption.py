@@ -87,7 +87,7 @@ def sentence(number: int) -> str:
 
 def train(folder: Path, callbacks: tuple[Callback, ...] = ()) -> None:
     make_trainer = partial(Trainer, accelerator="cpu", enable_progress_bar=False)
-    fit(PlainModule(), ToyData(), make_trainer, folder, LONG, 0, callbacks)
+    fit(PlainModule(), ToyData(), make_trainer, folder=folder, epochs=LONG, seed=0, callbacks=callbacks)
 
 
 @pytest.mark.parametrize("number", STATUS)

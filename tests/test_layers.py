@@ -38,7 +38,7 @@ def test_a_uniform_plan_is_accepted_at_the_first_try(name, knobs):
         return
     plan = lc.uniform_plan(net, example, **numbers)
     assert plan.knobs == set(knobs)
-    composition = Composition([m() for m in METHODS if m.knobs & plan.knobs], net, example)
+    composition = Composition([m() for m in METHODS if set(m.knobs) & plan.knobs], net, example)
     if name in ("toy", "chain", "parts"):  # applied for real where that is quick
         changed = copy.deepcopy(net)
         composition.apply(changed, plan)

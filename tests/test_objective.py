@@ -143,10 +143,6 @@ def test_scores_are_plain_data_there_and_back():
     assert Score.from_dict(score(0.5).to_dict()) == score(0.5)
 
 
-def test_a_score_of_an_older_journal_knows_no_costs_before():
-    assert Score.from_dict({"metrics": {"val_acc": 0.5}, "costs": {}}) == Score({"val_acc": 0.5}, {})
-
-
 def test_each_says_in_words_what_the_reward_is():
     meanings = {
         AccuracyUnderBudget(): "the validation accuracy, less 0.1 times the validation loss",

@@ -82,7 +82,7 @@ def test_a_recipe_of_the_current_folder_comes_before_a_shipped_one(tmp_path, mon
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("plan: {}\n", "has no list 'overrides'"), ("overrides: [", "has no list 'overrides'"), ("3\n", "has no list"),
+    ("plan: {}\n", "has no list 'overrides'"), ("overrides: [", "expected YAML"), ("3\n", "has no list"),
 ])  # fmt: skip
 def test_a_damaged_recipe_is_refused(text, message, tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()

@@ -62,7 +62,7 @@ def test_stages_have_the_same_settings_in_each_process():
     assert "lightning_compress" not in one  # of our classes their kinds, which stay when code moves
     found = json.loads(one)
     pruning = found["drl_prune"]["prune"]["callbacks"]["channels"]
-    assert pruning["criterion"] == {"kind": "l2"}
+    assert pruning["criterion"] == {"kind": "gram", "positions": 10}
     assert found["quant"]["quantize"]["distillation"]["loss"]["kind"] == "hinton"
 
 

@@ -182,7 +182,7 @@ def test_a_foreign_file_is_refused(tmp_path):
 
 def test_a_policy_of_another_searcher_or_agent_is_refused(tmp_path):
     learned(Reinforce).save(tmp_path)
-    with pytest.raises(CompressError, match="policy of Reinforce, this searcher is DDPG"):
+    with pytest.raises(CompressError, match="policy of reinforce, this searcher is ddpg"):
         warm(tmp_path, DDPG)
     learned(TD3).save(tmp_path)
     with pytest.raises(CompressError, match="policy of TD3, this searcher is SAC"):

@@ -5,21 +5,23 @@
 Costs need not be additive over choices: a layer's MACs are the product of two channel counts. So prices are asked of
 the real cost at the current point. Descend from the largest point by the step with the least error per cost saved (a
 step of the lower convex hull of each choice, as Lagrangian relaxation takes them), then repair what the discrete steps
-left: raise choices while something fits, and exchange one lowered choice for one raised while the error falls.
-Ours; for additive costs the exact answer is that of the knapsack in quantization/bit_allocation.py.
+left: raise choices while something fits, and exchange one lowered choice for one raised while the error falls. Where
+there are no more than ``ALL`` points, the best of all is taken. Ours; for additive costs the exact answer is that of
+the knapsack in quantization/bit_allocation.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
-from math import inf
+from itertools import permutations, product
+from math import inf, prod
 
 import numpy as np
 
 from lightning_compress.core.budget import Budget
 
 LEVELS = 16  # values of one choice that are tried; the errors are smooth, so more change little
+ALL = 256  # points up to which all are tried
 ROUNDS = 20  # of exchanges, at most
 
 
@@ -44,6 +46,8 @@ class _Descent:
         self._costs: dict[tuple[int, ...], float] = {}
 
     def solve(self) -> tuple[int, ...]:
+        if prod(len(levels) for levels in self.levels) <= ALL:
+            return self._best_of_all()
         point = [levels[-1] for levels in self.levels]
         while self._cost(point) > self.budget.limit:
             choice, index = self._cheapest_step(point)
@@ -53,6 +57,12 @@ class _Descent:
             if not self._exchange(point):
                 break
         return tuple(point)
+
+    def _best_of_all(self) -> tuple[int, ...]:
+        """Return the best of all points, which are few."""
+        points = product(*self.levels)
+        able = (point for point in points if self._cost(point) <= self.budget.limit)
+        return min(able, key=lambda point: (sum(e[i] for e, i in zip(self.errors, point, strict=True)), point))
 
     def _cost(self, point: Sequence[int]) -> float:
         key = tuple(point)

@@ -124,8 +124,7 @@ class ActivationQuantizer(UniformQuantizer):
             return  # calibrated, by calls outside of the graph
         if not self.calibrated or self._seen is not None:
             self._calibrate(args[0])
-        elif self.training or not (dist.is_available() and dist.is_initialized()):
-            # Validation may call it more often on one process than on another, and then nothing can be reduced.
+        elif self.training:  # a network gives the same outputs however often it is evaluated
             self._widen(args[0])
 
     def _calibrate(self, x: Tensor) -> None:

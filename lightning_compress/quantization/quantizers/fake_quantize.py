@@ -44,7 +44,7 @@ class FakeQuantize(torch.autograd.Function):
             step, ends = scale.item(), (low.item(), high.item())
             quantized = (x * (1 / step)).clamp_(*ends).round_().mul_(step)
             ctx.ends = _just_outside(ends[0] * step, -np.inf), _just_outside(ends[1] * step, np.inf)
-            ctx.save_for_backward(x, quantized, scale, low, high)
+            ctx.save_for_backward(x, quantized, scale, low.clone(), high.clone())
             return quantized
         grid = x * scale.reciprocal()
         if offset is not None:
@@ -54,7 +54,8 @@ class FakeQuantize(torch.autograd.Function):
             quantized = quantized.add_(offset)
             low, high = low + offset, high + offset
         quantized = quantized.mul_(scale)
-        ctx.save_for_backward(x, quantized, scale, low, high)
+        # The ends are buffers that a later call of a shared quantizer may set anew before the backward pass.
+        ctx.save_for_backward(x, quantized, scale, low.clone(), high.clone())
         return quantized
 
     @staticmethod
