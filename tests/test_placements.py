@@ -17,6 +17,7 @@ from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.placements.skips import Skips
 from lightning_compress.quantization.placements.tensors import Tensors
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.surgery import measure, transforms
 from lightning_compress.vision.models.resnet_cifar import resnet8
 
@@ -63,6 +64,9 @@ def test_a_checkpoint_describes_the_shared_quantizers_and_makes_them_again(file)
     placement = instantiate(OmegaConf.load(file))
     net = quantized(resnet8(), placement)
     net(example())
+    for module in net.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.settle()
     other = resnet8()
     transforms.rebuild(other, transforms.describe(net))
     other.load_state_dict(net.state_dict())

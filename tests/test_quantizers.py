@@ -79,7 +79,8 @@ def test_lsq_gradient_of_the_log_scale_is_equation_3_times_the_scale(bits):
     low, high = -(2 ** (bits - 1)) + z, 2 ** (bits - 1) - 1 + z
     v = w / s
     levels = torch.where(v <= low, low, torch.where(v >= high, high, (v - z).round() + z))
-    derivative = torch.where((v > low) & (v < high), levels - v, levels)
+    inside = (v > low - 1e-5) & (v < high + 1e-5)  # the largest weight may stand on the end of the grid
+    derivative = torch.where(inside, levels - v, levels)
     expected = (30 * max(2 ** (bits - 1) - 1, 1)) ** 0.5 * s * (upstream * derivative).sum(1, keepdim=True)
     torch.testing.assert_close(quantizer.log_share.grad.double(), expected, rtol=1e-4, atol=1e-5)
 

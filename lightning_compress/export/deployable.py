@@ -58,9 +58,9 @@ def deployable(module: nn.Module, example: Any, calibration: Iterable[Any] | Non
     try:
         try:
             graph = lower(module, example)
-            return Deployable(graph, copy.deepcopy(network(module)).cpu().eval(), tuple(graph.notes))
+            return Deployable(graph, _finished(module), tuple(graph.notes))
         except UnquantizedError:
-            reference = complete(module, [example])
+            reference = complete(_finished(module), [example])
             graph = lower(reference, example)
             note = (
                 "the network was not trained with the placement Tensors; grids that were missing are those of the "
@@ -69,6 +69,15 @@ def deployable(module: nn.Module, example: Any, calibration: Iterable[Any] | Non
             return Deployable(graph, reference, (note, *graph.notes))
     except NoIntegerFormError as error:
         return _in_float(module, example, (f"in floating point, for {str(error).removeprefix('export: ')}",))
+
+
+def _finished(module: nn.Module) -> nn.Module:
+    """Return a copy of the network whose grids stay as they are, however often it is called."""
+    net = copy.deepcopy(network(module)).cpu().eval()
+    for part in net.modules():
+        if isinstance(part, ActivationQuantizer):
+            part.settle()
+    return net
 
 
 def _quantized(net: nn.Module) -> tuple[bool, bool]:

@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_compress.app.report.html import comparison
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.figures import Figure, from_dicts
+
+if TYPE_CHECKING:
+    from lightning_compress.pipeline.figures import Figure
 
 KEYS = ("figures", "dense", "compressed", "seconds", "searches", "test_samples")
 
@@ -40,6 +41,8 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"
         )
     try:
+        from lightning_compress.pipeline.figures import from_dicts  # torch loads only now, so that --help is quick
+
         run["figures"] = from_dicts(run["figures"])
     except TypeError as error:
         raise CompressError(f"report: {str(file)!r} is damaged (figures: {error}); run that command again") from error
@@ -142,6 +145,8 @@ def main(given: Sequence[str]) -> None:
     Console().print(table)
     if arguments.html is not None:
         try:
+            from lightning_compress.app.report.html import comparison
+
             arguments.html.write_text(comparison(rows), encoding="utf-8")
         except OSError as error:
             sys.exit(f"error: report: cannot write {str(arguments.html)!r}: {error.strerror}; choose another --html")

@@ -41,6 +41,7 @@ class ActivationQuantizer(UniformQuantizer):
         self.register_buffer("calibrated", torch.tensor(False))
         self.set_sign(torch.tensor(False))
         self.widened = 0
+        self._own_grid = False  # rather than that of a checkpoint
         self.await_calls()
 
     @final
@@ -124,7 +125,9 @@ class ActivationQuantizer(UniformQuantizer):
             return  # calibrated, by calls outside of the graph
         if not self.calibrated or self._seen is not None:
             self._calibrate(args[0])
-        elif self.training:  # a network gives the same outputs however often it is evaluated
+        elif self.training or (self._own_grid and not (dist.is_available() and dist.is_initialized())):
+            # A grid from a checkpoint is that of the trained network, which evaluation must not change. Validation may
+            # call it more often on one process than on another, and then nothing can be reduced.
             self._widen(args[0])
 
     def _calibrate(self, x: Tensor) -> None:
@@ -135,6 +138,7 @@ class ActivationQuantizer(UniformQuantizer):
         self.set_sign(self._seen.least < 0)
         self.initialize(*self._seen.points())
         self.calibrated.fill_(True)
+        self._own_grid = True
         self._calls_left -= 1
         if self._calls_left < 1:
             self._seen = None
