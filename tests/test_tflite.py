@@ -108,7 +108,7 @@ def test_a_network_trained_on_tensors_keeps_its_grids(tmp_path):
     report = TFLite(header=True).export(net, tmp_path / "net.tflite", images())
     assert not any("example batch" in note for note in report.notes)
     step = lower(net, images()).tensors["fc"].grid.scale
-    assert report.parity.mean_error < 0.5 * step
+    assert report.parity.mean_error < step  # a step on average; grids start where they clip least
     codes, channels = sum(layer.weights for layer in layers), sum(layer.out_channels for layer in layers)
     operations = 15
     assert report.bytes <= codes + (4 + 30) * channels + 500 * operations

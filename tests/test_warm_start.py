@@ -185,7 +185,7 @@ def test_a_policy_of_another_searcher_or_agent_is_refused(tmp_path):
     with pytest.raises(CompressError, match="policy of reinforce, this searcher is ddpg"):
         warm(tmp_path, DDPG)
     learned(TD3).save(tmp_path)
-    with pytest.raises(CompressError, match="policy of TD3, this searcher is SAC"):
+    with pytest.raises(CompressError, match="policy of td3, this searcher is sac"):
         warm(tmp_path, SAC)
 
 
