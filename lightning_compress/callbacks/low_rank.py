@@ -23,7 +23,7 @@ from torch import nn
 from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
-from lightning_compress.callbacks.base.output_errors import noise_to_signal, record_calls, relative_error
+from lightning_compress.callbacks.base.output_errors import output_error, record_calls
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -145,7 +145,7 @@ class LowRank(CompressionCallback):
                 ranks = {**full, choice.knob: max(1, round(ratio * full[choice.knob]))}
                 new = kind.like(old, **ranks)
                 new.fill(kind.weights(basis, old.weight, self.refinements, **ranks), old.bias)
-                found.append(noise_to_signal(relative_error(new, calls[choice.layer])) if ratio < 1 else 0.0)
+                found.append(output_error(new, calls[choice.layer]) if ratio < 1 else 0.0)
             errors.append(found)
         return errors
 

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.space import Choice
+from lightning_compress.pruning.channel_errors import noise_to_signal
 from lightning_compress.surgery import measure
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments, keyword arguments, output
@@ -85,13 +86,13 @@ def layer_errors(
         with isolate_rng():  # a quantizer may draw its first values
             apply(changed, Plan({layer: {knob: value} for layer in able}))
             for layer in able:
-                found[layer, knob, value] = noise_to_signal(relative_error(changed.get_submodule(layer), calls[layer]))
+                found[layer, knob, value] = output_error(changed.get_submodule(layer), calls[layer])
     return [[found.get((c.layer, c.knob, value), 0.0) for value in c.values] for c in choices]
 
 
-def noise_to_signal(relative: float) -> float:
-    """Return ``r / (1 - r)`` of a relative squared error; at most a million, where no signal is left."""
-    return relative / max(1 - relative, 1e-6)
+def output_error(module: nn.Module, call: Call) -> float:
+    """Return the noise-to-signal ratio of a module's output against the recorded one."""
+    return float(noise_to_signal(torch.tensor(relative_error(module, call), dtype=torch.float64)))
 
 
 def _first_tensor(output: Any) -> Tensor | None:
