@@ -1,0 +1,270 @@
+"""Searches on well-trained networks: Uniform, the closed form, Random, and each searcher with and without the prior.
+
+    python benchmarks/real/search.py run NETS cifar10.npz --problem resnet20-macs --seeds 0 1 2
+    python benchmarks/real/search.py table
+
+NETS is a folder with the weights (see trained.py), the ``.npz`` holds ``train_images``, ``train_labels``, and the same
+for ``val`` and ``test``. One row is a plan that one way found with so many evaluations and one seed, and what
+the network is worth with it: validation accuracy as the search saw it, test accuracy with batch norms recalibrated, and
+test accuracy after the same short fine-tuning for all (SGD, cosine to zero, batch norms learn on, no distillation). The
+seed is that of the search and of the order of the fine-tuning's batches. A candidate's score is its accuracy, less a
+tenth of the loss, on 1,000 validation images, which the dense networks have seen in their training; the test images
+are opened for the rows alone. Each row is appended to ``FOLDER/rows.jsonl`` when it is done, and searches keep their
+journals there: a run that was killed goes on, and rows that are there are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import cos, pi
+from pathlib import Path
+from statistics import mean, stdev
+from time import process_time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from trained import NETWORKS, accuracy, augmented, images, load
+
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.configuration import shipped_method
+from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
+from lightning_compress.search.journal import Entry, Journal, read
+from lightning_compress.search.loop import search
+from lightning_compress.search.problem import Problem
+from lightning_compress.vision.models.classifier import ImageClassifier
+
+VALIDATION = 1_000  # images
+BATCH = 128
+CALIBRATION = 8  # batches for criteria, refits, errors and batch norms
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, a method of ``+compress=`` and a budget."""
+
+    network: str
+    method: str
+    budget: float
+    overrides: tuple[str, ...] = ()
+    lr: float = 0.02
+
+
+BITS = ("compress/cost=weight_bits", "compress.stages.quantize.callbacks.quantization.act_bits=[8]")
+PROBLEMS = {
+    "resnet20-macs": Case("bsq_resnet20", "drl_prune", 1 / 3),
+    "resnet20-bits": Case("bsq_resnet20", "drl_quant", 2.5 / 32, BITS),
+    "resnet8-macs": Case("mlperf_tiny_resnet8", "drl_prune", 1 / 2),
+    "resnet8-bytes": Case("mlperf_tiny_resnet8", "drl_prune", 0.3, ("compress/cost=packed_bytes",)),
+}
+SCORED_NONE = ("uniform", "planner")  # plans that need no evaluation
+WAYS = (
+    *SCORED_NONE, "random", "ddpg+prior", "ddpg", "genecai+prior", "nsga2+prior", "optuna+prior", "greedy+prior",
+    "reinforce+prior", "genecai", "nsga2", "optuna", "greedy", "reinforce",
+)  # fmt: skip
+
+
+class Bench:
+    """One problem: its data in memory, the evaluator, and the plan of the closed form."""
+
+    def __init__(self, name: str, nets: Path, npz: Path, folder: Path) -> None:
+        self.case, self.folder = PROBLEMS[name], folder / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.known = NETWORKS[self.case.network]
+        self.train, self.test = images(npz, "train"), images(npz, "test")
+        (x, y), (val_x, val_y) = self.train, images(npz, "val")
+        self.module = ImageClassifier(load(self.case.network, nets).to(memory_format=torch.channels_last), 10)
+        stage = self.method("ddpg")
+        callbacks = list(stage.callbacks.values())
+        calibration = self._loader(x[: CALIBRATION * BATCH], y[: CALIBRATION * BATCH])
+        for callback in callbacks:
+            callback.calibrate(self.module, calibration)
+        self.composition = Composition(callbacks, self.module.net, self.known.normalized(x[:2]))
+        planner = stage.planner
+        self.budget: Budget = planner.budget_for(self.composition, self.composition.profile, name)
+        self.prior = planner.prior.point(self.composition, self.budget, self.module, calibration)
+        self.evaluate = Evaluator(
+            partial(copy.deepcopy, self.module),
+            self.composition,
+            calibration,
+            validation=self._loader(val_x[:VALIDATION], val_y[:VALIDATION]),
+            recalibration_batches=CALIBRATION,
+            costs=[planner.cost],
+        )
+        self.calibration = calibration
+
+    def method(self, searcher: str) -> Any:
+        """Return the stage of the method with a searcher."""
+        given = [*self.case.overrides, f"compress/searcher={searcher}"]
+        (stage,) = shipped_method(self.case.method, given, budget=self.case.budget).stages.values()
+        assert isinstance(stage.planner, Search)
+        return stage
+
+    def _loader(self, x: Tensor, y: Tensor) -> DataLoader:
+        return DataLoader(TensorDataset(self.known.normalized(x), y), BATCH)
+
+    def found(self, way: str, evaluations: int, seed: int) -> tuple[Plan, float]:
+        """Return the plan of a way, and its validation accuracy."""
+        searcher, _, prior = way.partition("+")
+        if way in SCORED_NONE:
+            searcher, evaluations, seed, prior = "uniform", 1, 0, "prior" if way == "planner" else ""
+        planner = self.method(searcher).planner
+        problem = Problem(
+            self.budget, self.composition.profile, self.composition.predict, self.prior if prior else None
+        )
+        if way == "planner":
+            plan = self.budget.space.plan(self.prior)
+            return plan, self._score(plan)
+        made = planner.searcher(problem=problem, seed=seed, objective=planner.objective)
+        known = [entry for file in sorted(self.folder.glob("*.sqlite")) for entry in read(file)]
+        # Journals hold the scores of one evaluator: a folder of another's has another name.
+        with Journal(self.folder / f"{way}-{evaluations}-{seed}.sqlite", {"way": way, "seed": seed}) as journal:
+            best = search(made, self.evaluate, journal, evaluations, known=known)
+        return best.plan, 100 * best.score.metrics["val_acc"]
+
+    def _score(self, plan: Plan) -> float:
+        """Return the validation accuracy of a plan, from a journal of its own."""
+        with Journal(self.folder / "planner.sqlite", {"way": "planner", "seed": 0}) as journal:
+            found = list(journal)
+            if not found:
+                score = self.evaluate(plan)
+                journal.append(Entry(0, self.budget.space.indices(plan), self.evaluate.key(plan), score, None, 1.0))
+                found = list(journal)
+            assert found[0].score is not None
+            return 100 * found[0].score.metrics["val_acc"]
+
+    def worth(self, plan: Plan, seed: int, steps: int) -> dict[str, float]:
+        """Return the test accuracy of a plan, recalibrated and after the fine-tuning."""
+        module = copy.deepcopy(self.module)
+        self.composition.apply(module.net, plan)
+        recalibrate(module, self.evaluate.recalibration, self.evaluate._trainer([TrainingForward()]))
+        before = accuracy(module.net, self.known, *self.test)
+        fine_tune(module.net, self.known.normalized, self.train, lr=self.case.lr, steps=steps, seed=seed)
+        return {"before": before, "after": accuracy(module.net, self.known, *self.test)}
+
+
+def fine_tune(
+    net: nn.Module,
+    normalized: Callable[[Tensor], Tensor],
+    train: tuple[Tensor, Tensor],
+    *,
+    lr: float,
+    steps: int,
+    seed: int,
+) -> None:
+    """Train with SGD, the learning rate falling to zero as a cosine."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * step / steps)) / 2)
+    x, y = train
+    order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(steps * BATCH // len(x) + 1)])
+    net.train()
+    for chosen in order[: steps * BATCH].split(BATCH):
+        optimizer.zero_grad()
+        F.cross_entropy(net(normalized(augmented(x[chosen], generator))), y[chosen]).backward()
+        optimizer.step()
+        schedule.step()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Add the rows that are missing."""
+    torch.set_num_threads(1)
+    file = arguments.folder / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {key(row) for row in rows}
+    worth = {(r["problem"], r["plan"], r["seed"], r["steps"]): r for r in rows}
+    bench = Bench(arguments.problem, arguments.nets, arguments.npz, arguments.folder)
+    for seed in arguments.seeds:
+        for evaluations in arguments.evaluations:
+            for way in arguments.ways:
+                given = {
+                    "problem": arguments.problem,
+                    "way": way,
+                    "evaluations": 0 if way in SCORED_NONE else evaluations,
+                    "seed": seed,
+                    "steps": arguments.steps,
+                }
+                if key(given) in done:
+                    continue
+                began = process_time()
+                plan, validation = bench.found(way, evaluations, seed)
+                known = worth.get((arguments.problem, plan.digest, seed, arguments.steps))
+                values = (
+                    {k: known[k] for k in ("before", "after")} if known else bench.worth(plan, seed, arguments.steps)
+                )
+                cost = bench.budget.cost(bench.composition.resolve(plan)) / bench.budget.limit
+                row = {**given, "validation": validation, **values, "of_limit": round(cost, 4), "plan": plan.digest}
+                row["seconds"] = round(process_time() - began)
+                worth[arguments.problem, plan.digest, seed, arguments.steps] = row
+                done.add(key(given))
+                with file.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+
+
+def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what makes a row another one."""
+    return tuple(row[name] for name in ("problem", "way", "evaluations", "seed", "steps"))
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Print the rows, and their paired differences to Uniform."""
+    rows = [json.loads(line) for line in (arguments.folder / "rows.jsonl").read_text().splitlines()]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(key({**row, "seed": None}), []).append(row)
+    uniform = {(r["problem"], r["seed"], r["steps"]): r["after"] for r in rows if r["way"] == "uniform"}
+    head = f"{'':18}{'evals':>6}{'seeds':>6}{'validation':>16}{'recalibrated':>16}{'fine-tuned':>16}{'- Uniform':>16}"
+    last = None
+    for (problem, way, evaluations, _, steps), found in sorted(
+        groups.items(), key=lambda g: (g[0][0], g[0][4], -mean(r["after"] for r in g[1]))
+    ):
+        if last != (last := (problem, steps)):
+            print(f"\n{problem}, {steps} steps of {BATCH} images\n{head}")
+        pairs = [(r["problem"], r["seed"], r["steps"]) for r in found]
+        paired = [r["after"] - uniform[p] for r, p in zip(found, pairs, strict=True) if p in uniform]
+        cells = [spread([r[name] for r in found]) for name in ("validation", "before", "after")]
+        cells.append("-" if way == "uniform" else spread(paired, "+"))
+        print(f"{way:18}{evaluations:6}{len(found):6}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """Return mean and standard deviation."""
+    if not values:
+        return "-"
+    return f"{mean(values):{sign}.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    """Run rows or print them."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = asked.add_subparsers(required=True)
+    running = jobs.add_parser("run", help="add the rows that are missing")
+    running.add_argument("nets", type=Path)
+    running.add_argument("npz", type=Path)
+    running.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
+    running.add_argument("--ways", nargs="+", default=list(WAYS))
+    running.add_argument("--evaluations", type=int, nargs="+", default=[24])
+    running.add_argument("--seeds", type=int, nargs="+", default=[0])
+    running.add_argument("--steps", type=int, default=100, help=f"of the fine-tuning, {BATCH} images each")
+    running.set_defaults(job=run)
+    jobs.add_parser("table", help="print all rows").set_defaults(job=table)
+    for job in jobs.choices.values():
+        job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
+    arguments = asked.parse_args()
+    arguments.job(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Well-trained networks of others with their weights, and CIFAR-10 as they take it.
+
+Weights are ``NAME.safetensors`` files of state dicts: ``bsq_resnet20`` (github.com/yanghr/BSQ, Apache-2.0, 92.55 % of
+the test images), ``mlperf_tiny_resnet8`` (github.com/mlcommons/tiny, Apache-2.0, 87.19 %). Both were trained on all
+50,000 train images: accuracy on a split of these ranks plans and says nothing of unseen images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightning_compress.vision.models.resnet_cifar import resnet20
+
+
+class PaddedBlock(nn.Module):
+    """Basic block of the MLPerf Tiny ResNet-8: biased convs, no norm behind the shortcut, TensorFlow's padding."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if stride == 2 else nn.Identity()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=0 if stride == 2 else 1)
+        self.bn1 = nn.BatchNorm2d(out_channels, eps=1e-3)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(out_channels, eps=1e-3)
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(self.pad(x))))))
+        return torch.relu(out + self.shortcut(x))
+
+
+class TinyResNet8(nn.Module):
+    """The image classification reference of MLPerf Tiny, on raw 0..255 floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16, eps=1e-3)
+        self.layer1, self.layer2, self.layer3 = PaddedBlock(16, 16, 1), PaddedBlock(16, 32, 2), PaddedBlock(32, 64, 2)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and the normalization that its inputs need: ``(x - mean) / std`` with x in 0..255."""
+
+    make: Callable[[], nn.Module]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Return uint8 images as the network takes them."""
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+NETWORKS = {
+    "bsq_resnet20": Trained(
+        resnet20,
+        (0.4914 * 255, 0.4822 * 255, 0.4465 * 255),
+        (0.2023 * 255, 0.1994 * 255, 0.2010 * 255),
+    ),
+    "mlperf_tiny_resnet8": Trained(TinyResNet8),
+}
+
+
+def load(name: str, folder: Path) -> nn.Module:
+    """Return a network with its weights, in evaluation mode."""
+    net = NETWORKS[name].make()
+    net.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    return net.eval()
+
+
+def images(file: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Return the uint8 images (n x 3 x 32 x 32) and labels of ``train`` or ``test``, from an ``.npz``."""
+    with np.load(file) as found:
+        x = torch.from_numpy(found[f"{part}_images"]).permute(0, 3, 1, 2)
+        return x, torch.from_numpy(found[f"{part}_labels"]).flatten().long()
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return each image flipped or not and shifted by up to four pixels, zeros coming in."""
+    n = len(images)
+    flips = torch.rand(n, generator=generator) < 0.5
+    images = torch.where(flips.view(n, 1, 1, 1), images.flip(3), images)
+    padded = F.pad(images, (4, 4, 4, 4))
+    dx, dy = torch.randint(9, (2, n), generator=generator).tolist()
+    return torch.stack([padded[i, :, y : y + 32, x : x + 32] for i, (x, y) in enumerate(zip(dx, dy, strict=True))])
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, trained: Trained, x: Tensor, y: Tensor) -> float:
+    """Return the share of right answers in percent."""
+    net.eval()
+    batches = zip(x.split(500), y.split(500), strict=True)
+    return 100 * sum(int((net(trained.normalized(a)).argmax(1) == b).sum()) for a, b in batches) / len(y)
