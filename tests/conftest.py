@@ -15,6 +15,9 @@ hypothesis.settings.load_profile("suite")
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Small networks are slower with more, and much slower when tests run side by side."""
+    """Use one thread: small networks are slower with more, and much slower when tests run side by side."""
     torch.set_num_threads(1)
+    # The first backward of a process decides whether autograd has threads. After a FakeTensorMode (torch.export) torch
+    # counts devices that do not exist and starts one for each: children that the tests fork could not train then.
+    torch.ones(1, requires_grad=True).sum().backward()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
