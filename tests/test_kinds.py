@@ -115,7 +115,7 @@ def test_what_files_name_declares_its_kind():
     for module in pkgutil.walk_packages(lc.__path__, "lightning_compress."):
         import_module(module.name)
     for family in IN_FILES:
-        for cls in family._classes.values():
+        for cls in family.classes_by_kind.values():
             source = inspect.getsource(cls) if cls.__module__.startswith("lightning_compress.") else ""
             described = getattr(cls, "config", None) is not Transform.config
             if source.startswith("@final") and described:

@@ -25,7 +25,7 @@ from lightning_compress.core.errors import CompressError, NoEffectError, did_you
 from lightning_compress.distillation.attention_transfer import AttentionTransfer
 from lightning_compress.distillation.feature_loss import FeatureLoss
 from lightning_compress.distillation.outputs import FEATURES, Select, select_tensor
-from lightning_compress.surgery.compiled import is_compiled
+from lightning_compress.surgery._torch import is_compiled
 
 
 @final

@@ -38,7 +38,7 @@ from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
-from lightning_compress.surgery.compiled import is_compiled
+from lightning_compress.surgery._torch import is_compiled
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.mask import Mask, has_moving_mask
 from lightning_compress.surgery.structure import network, structure_of

@@ -34,23 +34,23 @@ class HasKind:
     """
 
     kind: ClassVar[str]
-    _classes: ClassVar[dict[str, type]]  # of the family, by kind
+    classes_by_kind: ClassVar[dict[str, type]]  # of the family, by kind
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if HasKind in cls.__bases__:
-            cls._classes = {}
+            cls.classes_by_kind = {}
             return
         if "kind" not in vars(cls):
             # A class inside a function cannot be imported, so no file outlives it, and its name may be common.
             cls.kind = _path(cls) if "<locals>" in cls.__qualname__ else snake_case(cls.__name__)
-        other = cls._classes.get(cls.kind)
+        other = cls.classes_by_kind.get(cls.kind)
         if other is not None and _path(other) != _path(cls):  # the same again: a reloaded module, a slotted dataclass
             raise CompressError(
                 f"{_path(cls)}: kind {cls.kind!r} is already that of {_path(other)}, and files name a class by its "
                 f'kind; declare another one in the class: kind: ClassVar[str] = "..."'
             )
-        cls._classes[cls.kind] = cls
+        cls.classes_by_kind[cls.kind] = cls
 
 
 def class_of(kind: Any, base: type[T]) -> type[T]:
@@ -65,10 +65,10 @@ def class_of(kind: Any, base: type[T]) -> type[T]:
     Raises:
         CompressError: there is none.
     """
-    if kind not in base._classes:
+    if kind not in base.classes_by_kind:
         for module in _shipped().get(kind, ()):
             import_module(module)
-    known = {name: cls for name, cls in base._classes.items() if issubclass(cls, base)}
+    known = {name: cls for name, cls in base.classes_by_kind.items() if issubclass(cls, base)}
     if kind not in known:
         raise CompressError(
             f"the {snake_case(base.__name__).replace('_', ' ')} {kind!r} is not known here{did_you_mean(kind, known)}; "
@@ -83,7 +83,7 @@ def classes_of(family: type[T]) -> list[type[T]]:
     for module in {module for modules in _shipped().values() for module in modules}:
         if module.startswith(f"{folder}."):
             import_module(module)
-    return list(family._classes.values())
+    return list(family.classes_by_kind.values())
 
 
 def snake_case(name: str) -> str:

@@ -17,6 +17,7 @@ from lightning_compress.export import untrusted
 from lightning_compress.export.stored_layers import input_quantizer, set_scale
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.surgery import transforms
+from lightning_compress.surgery._torch import own_children
 
 INPUT_SIDE, OUTPUT_SIDE = 0, 1
 SLOTS = (transforms.INPUT, transforms.OUTPUT)
@@ -32,7 +33,7 @@ def describe(net: nn.Module, profile: Profile) -> list[dict[str, Any]]:
     places: dict[ActivationQuantizer, list[tuple[str, int]]] = {}
     for name, layer in transforms.transformed(net).items():
         for side, slot in enumerate(SLOTS):
-            quantizer = layer._modules.get(slot)
+            quantizer = own_children(layer).get(slot)
             if isinstance(quantizer, ActivationQuantizer):
                 places.setdefault(quantizer, []).append((name, side))
     found = []

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.modes import without_dropout
 from lightning_compress.surgery.structure import network
@@ -82,7 +82,7 @@ class TrainingForward(Callback):
 @contextmanager
 def _averaging(module: LightningModule) -> Iterator[None]:
     """Set training mode, except for what compresses, with cumulative averages in all batch norms."""
-    norms = [(m, m.momentum) for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [(m, m.momentum) for m in module.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
     module.train()
     for part in module.modules():
         if isinstance(part, Transform):

@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery.inputs import on_device
+from lightning_compress.surgery._lightning import on_device
+from lightning_compress.surgery._torch import BatchNormBase
 
 
 def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
@@ -26,7 +26,7 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
             f"gradients: {type(module).__name__} optimizes manually, so which loss to take the gradients of is not "
             f"known; take a criterion without gradients, such as l2"
         )
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, BatchNormBase)]
     modes = {m: m.training for m in module.modules()}
     module.zero_grad()
     module.train()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.gram_masks import elimination_order
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import padding_of
 from lightning_compress.surgery.calibration import store_calibration
 from lightning_compress.surgery.transforms import weight_transforms
 
@@ -136,10 +137,10 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
         rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
     else:
         if layer.padding_mode != "zeros":
-            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+            x = F.pad(x, padding_of(layer), mode=layer.padding_mode)
         padding = layer.padding if layer.padding_mode == "zeros" else 0
         if isinstance(padding, str):
-            x, padding = F.pad(x, layer._reversed_padding_repeated_twice if padding == "same" else (0,)), 0
+            x, padding = F.pad(x, padding_of(layer) if padding == "same" else (0,)), 0
         rows = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
     count = min(positions, rows.shape[1])
     chosen = torch.rand(len(rows), rows.shape[1], generator=generator).argsort(1)[:, :count].to(rows.device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_compress.surgery.compiled import is_compiled
+from lightning_compress.surgery._torch import is_compiled
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._lightning import on_device
 from lightning_compress.surgery.dry_run import first_call
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.tensors import parts_of, tensors_in
@@ -53,11 +54,6 @@ def combined(loaders: Any, mode: Mode = "min_size") -> Iterable[Any]:
     if not isinstance(loaders, CombinedLoader):
         loaders = CombinedLoader(loaders, mode)
     return (batch for batch, *_ in loaders)
-
-
-def on_device(module: LightningModule, batch: Any) -> Any:
-    """Return a batch as the module's steps get it: on its device, through its hooks and those of its Trainer's data."""
-    return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch))
 
 
 def example_of(module: LightningModule, batches: Iterable[Any], step: str = "training_step") -> Any:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -120,10 +121,10 @@ def measure(net: nn.Module, example: Any) -> Profile:
             if isinstance(module, CONV):
                 read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
             if _can_take_a_norm(module, out):
-                producer[id(out), _writes(out)] = name
+                producer[id(out), writes(out)] = name
                 uses.alive.append(out)
             if can_be_folded(module):
-                reads[name] = id(args[0]), _writes(args[0])
+                reads[name] = id(args[0]), writes(args[0])
 
         return hook
 
@@ -173,7 +174,7 @@ def _check_weight(name: str, module: nn.Module) -> None:
     """Raise for a layer whose weight is not a parameter of its own: what is stored of it would not be what runs."""
     transforms = weight_transforms(module)
     foreign = next((type(t).__name__ for t in transforms if not isinstance(t, Transform)), None)
-    if isinstance(module, CONV + LINEAR) and (foreign or not (transforms or "weight" in module._parameters)):
+    if isinstance(module, CONV + LINEAR) and (foreign or not (transforms or "weight" in own_parameters(module))):
         raise CompressError(
             f"profile: the weight of layer {name!r} is computed from other parameters ({foreign or 'by a hook'}); take "
             f"that off first, with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') or, for the old "
@@ -189,11 +190,6 @@ def _can_take_a_norm(module: nn.Module, out: Tensor) -> bool:
     if isinstance(module, CONV):
         return any(type(module).forward is cls.forward for cls in CONV)
     return isinstance(module, LINEAR) and type(module).forward is nn.Linear.forward and out.dim() == 2
-
-
-def _writes(value: Tensor) -> int:
-    """Return how often something was written into a tensor, which a view of it counts too."""
-    return -1 if value.is_inference() else value._version
 
 
 def can_be_folded(module: nn.Module) -> bool:
@@ -223,7 +219,7 @@ def layer_profiles(
     taken = () if layer is None else ("weight", "bias")
     prefix = f"{name}." if name else ""
     rest = [_raw(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
-    passing = {*module._non_persistent_buffers_set, *(NORM_STATE if isinstance(module, NORM) else ())}
+    passing = {*unsaved_buffers(module), *(NORM_STATE if isinstance(module, NORM) else ())}
     rest += [_table(prefix + key, b) for key, b in module.named_buffers(recurse=False) if key not in passing]
     return rest if layer is None else [layer, *rest]
 

@@ -14,6 +14,7 @@ from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.kinds import HasKind, class_of
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.profile import Profile
+from lightning_compress.surgery._torch import own_children
 
 
 class Replacement(nn.Module, HasKind):
@@ -101,6 +102,6 @@ def replace_modules(net: nn.Module, new: Mapping[str, nn.Module]) -> None:
     """
     by_old = {net.get_submodule(name): module for name, module in new.items()}
     for parent in list(net.modules()):
-        for key, child in parent._modules.items():
+        for key, child in own_children(parent).items():
             if child in by_old:
-                parent._modules[key] = by_old[child]
+                own_children(parent)[key] = by_old[child]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
+
+from lightning_compress.surgery._torch import ConvBase, NormBase, own_buffers, own_parameters
 
 
 def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
@@ -22,13 +25,14 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
     for name, module in net.named_modules():
         prefix = f"{name}." if name else ""
         changed = False
-        for store in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (own_parameters(module), own_buffers(module))
+        for store in tables:
             for key, old in store.items():
                 shape = shapes.get(prefix + key)
                 if old is None or shape is None or old.shape == shape:
                     continue
                 new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-                store[key] = nn.Parameter(new, old.requires_grad) if store is module._parameters else new
+                store[key] = nn.Parameter(new, old.requires_grad) if store is own_parameters(module) else new
                 changed = True
         if changed:
             refresh_widths(module)
@@ -36,16 +40,16 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
 
 def refresh_widths(module: nn.Module) -> None:
     """Set ``in_channels`` and its kin from the shapes of the tensors, after they changed."""
-    weight = module._parameters.get("weight")
+    weight = own_parameters(module).get("weight")
     if weight is None:
         return
-    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+    if isinstance(module, ConvBase) and not module.transposed:
         if module.groups > 1:  # whole groups are removed, so the width of one group stays
             module.groups = weight.shape[0] // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
+    elif isinstance(module, NormBase):
         module.num_features = weight.shape[0]
     elif isinstance(module, nn.GroupNorm):
         if module.num_groups > 1:  # whole groups are removed

@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
+from lightning_compress.surgery._torch import own_parameters
+
 Place = tuple[nn.Module, str]
 
 
@@ -39,7 +41,7 @@ def untie(net: nn.Module, filled: Collection[str]) -> list[list[Place]]:
 def tie(groups: Sequence[Sequence[Place]]) -> None:
     """Let places share a parameter again, where they hold the same values and no transform stands before them."""
     for places in groups:
-        plain = [place for place in places if place[1] in place[0]._parameters]
+        plain = [place for place in places if place[1] in own_parameters(place[0])]
         for module, key in plain[1:]:
             first, other = plain[0][0].get_parameter(plain[0][1]), module.get_parameter(key)
             if torch.equal(first, other):

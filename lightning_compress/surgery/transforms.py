@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.kinds import HasKind, class_of
+from lightning_compress.surgery._torch import forward_hooks, forward_pre_hooks, own_children, own_parameters
 
 INPUT, OUTPUT = "input_transform", "output_transform"
 
@@ -90,8 +91,8 @@ def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -
 def _reduce(layer: nn.Module) -> tuple[Any, ...]:
     """Pickle a layer with weight transforms as the plain layer and the transforms to attach again."""
     state = dict(layer.__dict__)
-    state["_modules"] = {k: v for k, v in layer._modules.items() if k != "parametrizations"}
-    state["_parameters"] = {**layer._parameters, "weight": raw_weight(layer)}
+    state["_modules"] = {k: v for k, v in own_children(layer).items() if k != "parametrizations"}
+    state["_parameters"] = {**own_parameters(layer), "weight": raw_weight(layer)}
     return object.__new__, (type(layer).__bases__[0],), (state, weight_transforms(layer)), None, None, _restore
 
 
@@ -115,10 +116,10 @@ def attach_output(layer: nn.Module, transform: Transform) -> None:
     Raises:
         CompressError: there is one already.
     """
-    if OUTPUT in layer._modules:
+    if OUTPUT in own_children(layer):
         raise CompressError(
-            f"this {type(layer).__name__} already has a {type(layer._modules[OUTPUT]).__name__} on its output; one "
-            f"noise at a layer"
+            f"this {type(layer).__name__} already has a {type(own_children(layer)[OUTPUT]).__name__} on its output; "
+            f"one noise at a layer"
         )
     layer.add_module(OUTPUT, transform)
     layer.register_forward_hook(transform.after_forward)
@@ -131,12 +132,12 @@ def weight_transforms(layer: nn.Module) -> list[Transform]:
 
 def input_transform(layer: nn.Module) -> Transform | None:
     """Return the transform of the layer's input, if one is attached."""
-    return cast("Transform | None", layer._modules.get(INPUT))
+    return cast("Transform | None", own_children(layer).get(INPUT))
 
 
 def output_transform(layer: nn.Module) -> Transform | None:
     """Return the transform of the layer's output, if one is attached."""
-    return cast("Transform | None", layer._modules.get(OUTPUT))
+    return cast("Transform | None", own_children(layer).get(OUTPUT))
 
 
 def check_plain(name: str, layer: nn.Module, callback: str) -> None:
@@ -173,7 +174,7 @@ def transformed(net: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in net.named_modules()
-        if weight_transforms(module) or {INPUT, OUTPUT} & module._modules.keys()
+        if weight_transforms(module) or {INPUT, OUTPUT} & own_children(module).keys()
     }
 
 
@@ -187,7 +188,7 @@ def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
     for name, layer in transformed(net).items():
         found[name] = {"weight": [t.spec() for t in weight_transforms(layer)]}
         for slot in (INPUT, OUTPUT):
-            if slot in layer._modules:
+            if slot in own_children(layer):
                 transform = getattr(layer, slot)
                 found[name][slot] = first.get(id(transform)) or transform.spec()
                 first.setdefault(id(transform), {"module": name, "slot": slot})
@@ -251,23 +252,23 @@ def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
         return
     weight = (layer.weight if value is None else value).detach().clone()
     requires_grad = layer.parametrizations["weight"].original.requires_grad
-    _drop_hooks(layer._forward_hooks, weight_transforms(layer))
+    _drop_hooks(forward_hooks(layer), weight_transforms(layer))
     # torch's remove_parametrizations deletes the property from the dynamic class, which deepcopies share.
     layer.__class__ = type(layer).__bases__[0]
-    del layer._modules["parametrizations"]
+    del own_children(layer)["parametrizations"]
     layer.register_parameter("weight", nn.Parameter(weight, requires_grad=requires_grad))
 
 
 def drop_input(layer: nn.Module) -> None:
     """Take the input transform off a layer."""
-    _drop_hooks(layer._forward_pre_hooks, [input_transform(layer)])
-    layer._modules.pop(INPUT, None)
+    _drop_hooks(forward_pre_hooks(layer), [input_transform(layer)])
+    own_children(layer).pop(INPUT, None)
 
 
 def drop_output(layer: nn.Module) -> None:
     """Take the output transform off a layer."""
-    _drop_hooks(layer._forward_hooks, [output_transform(layer)])
-    layer._modules.pop(OUTPUT, None)
+    _drop_hooks(forward_hooks(layer), [output_transform(layer)])
+    own_children(layer).pop(OUTPUT, None)
 
 
 def _drop_hooks(hooks: dict[int, Any], owners: Sequence[Transform | None]) -> None:

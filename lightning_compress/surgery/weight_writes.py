@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import own_parameters, written_arguments
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 
 NAME = "layers that write into their weight"
@@ -27,11 +28,8 @@ class _Writes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
-            for place, argument in enumerate(func._schema.arguments):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    value = args[place] if place < len(args) else kwargs.get(argument.name)
-                    self.written |= {_memory(t) for t in tree_leaves(value) if isinstance(t, Tensor)}
+        leaves = tree_leaves(written_arguments(func, args, kwargs))
+        self.written |= {_memory(t) for t in leaves if isinstance(t, Tensor)}
         return func(*args, **kwargs)
 
 
@@ -55,14 +53,14 @@ def layers_that_write(net: nn.Module, example: Any) -> list[str]:
 
 def _found(net: nn.Module, example: Any) -> list[str]:
     before = {
-        name: (layer, layer.weight, _memory(layer.weight))
+        name: (layer, weight, _memory(weight))
         for name, layer in net.named_modules()
-        if isinstance(layer._parameters.get("weight"), nn.Parameter)
+        if isinstance(weight := own_parameters(layer).get("weight"), nn.Parameter)
     }
     with torch.compiler.set_stance("force_eager"), _Writes() as writes:
         measure.forward_hooked(net, example, [])
     return [
         name
         for name, (layer, weight, memory) in before.items()
-        if layer._parameters.get("weight") is not weight or _memory(weight) != memory or memory in writes.written
+        if own_parameters(layer).get("weight") is not weight or _memory(weight) != memory or memory in writes.written
     ]

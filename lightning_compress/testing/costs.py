@@ -22,28 +22,28 @@ class CostContract:
         """Return the cost under test."""
         raise NotImplementedError
 
-    def test_additive_over_layers(self, cost):
+    def test_additive_over_layers(self, cost) -> None:
         parts = [cost(profile(CONV, NORM)), cost(profile(LINEAR))]
         assert cost(profile(CONV, NORM, LINEAR)) == sum(parts) - cost(Profile({}))
 
     @pytest.mark.parametrize("change", [
         {"out_channels": 4}, {"in_channels": 2}, {"kernel": (1, 1)}, {"weight_bits": 4, "weight_scales": 8},
     ], ids=str)  # fmt: skip
-    def test_never_rises_when_a_layer_shrinks(self, cost, change):
+    def test_never_rises_when_a_layer_shrinks(self, cost, change) -> None:
         assert cost(profile(replace(CONV, **change), LINEAR)) <= cost(profile(CONV, LINEAR))
 
-    def test_fewer_bits_never_cost_more(self, cost):
+    def test_fewer_bits_never_cost_more(self, cost) -> None:
         found = [cost(profile(replace(CONV, weight_bits=b, weight_scales=8))) for b in range(1, 9)]
         assert found == sorted(found)
 
-    def test_the_same_again(self, cost):
+    def test_the_same_again(self, cost) -> None:
         assert cost(profile(CONV, NORM, LINEAR)) == cost(profile(CONV, NORM, LINEAR))
 
-    def test_it_says_what_it_is(self, cost):
+    def test_it_says_what_it_is(self, cost) -> None:
         assert cost.name.isidentifier()
         assert cost.text(1.0).endswith(cost.unit)
 
-    def test_a_rounded_limit_is_met(self, cost):
+    def test_a_rounded_limit_is_met(self, cost) -> None:
         value = cost(profile(CONV, NORM, LINEAR))
         assert value <= cost.round_up(value) <= 1.1 * value + 1
         assert cost.limit(cost.text(cost.round_up(value)), 1.0) == cost.round_up(value)

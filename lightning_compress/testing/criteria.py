@@ -43,24 +43,24 @@ class CriterionContract:
             noise.ended.fill_(True)
         return graph.groups["conv1"], net
 
-    def test_one_finite_score_of_zero_or_more_for_each_unit(self, criterion, scored):
+    def test_one_finite_score_of_zero_or_more_for_each_unit(self, criterion, scored) -> None:
         scores = criterion(*scored)
         assert scores.shape == (scored[0].units,)
         assert scores.isfinite().all()
         assert (scores >= 0).all()
         assert not scores.requires_grad
 
-    def test_network_and_random_numbers_stay_as_they_were(self, criterion, scored):
+    def test_network_and_random_numbers_stay_as_they_were(self, criterion, scored) -> None:
         group, net = scored
         before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
         criterion(group, net)
         assert torch.equal(state, torch.get_rng_state())
         assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
-    def test_the_same_scores_again(self, criterion, scored):
+    def test_the_same_scores_again(self, criterion, scored) -> None:
         assert torch.equal(criterion(*scored), criterion(*scored))
 
-    def test_frozen_picklable_and_equal_when_made_again(self, criterion):
+    def test_frozen_picklable_and_equal_when_made_again(self, criterion) -> None:
         assert pickle.loads(pickle.dumps(criterion)) == criterion
         for field in fields(criterion):
             with pytest.raises(FrozenInstanceError):

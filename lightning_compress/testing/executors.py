@@ -169,7 +169,7 @@ class ExecutorContract:
         """Return ``(evaluate) -> executor``."""
         raise NotImplementedError
 
-    def test_every_plan_is_scored_once(self, make, tmp_path):
+    def test_every_plan_is_scored_once(self, make, tmp_path) -> None:
         evaluate = Watched(tmp_path)
         with make(evaluate) as executor:
             assert failures(executor) == dict.fromkeys(PLANS)
@@ -179,11 +179,11 @@ class ExecutorContract:
         assert sorted(digests) == sorted(2 * [plan.digest for plan in PLANS.values()])
         assert len({process for _, process in evaluate.evaluations()}) <= executor.workers
 
-    def test_a_failed_trial_is_an_outcome(self, make, tmp_path):
+    def test_a_failed_trial_is_an_outcome(self, make, tmp_path) -> None:
         with make(Failing(tmp_path)) as executor:
             assert failures(executor) == nothing_but(1, "the training loss became nan")
 
-    def test_a_plan_without_memory_fails(self, make, tmp_path):
+    def test_a_plan_without_memory_fails(self, make, tmp_path) -> None:
         with make(AllocatorError(tmp_path)) as executor:
             found = failures(executor)
         assert {number for number, failure in found.items() if failure} == {1}
@@ -193,7 +193,7 @@ class ExecutorContract:
         ("evaluator", "kind", "words"),
         [(Broken, CompressError, "logs no accuracy"), (Unpicklable, RuntimeError, "a lock")],
     )
-    def test_other_errors_end_the_search(self, make, tmp_path, evaluator, kind, words):
+    def test_other_errors_end_the_search(self, make, tmp_path, evaluator, kind, words) -> None:
         with make(evaluator(tmp_path)) as executor, pytest.raises(kind, match=words):
             failures(executor)
 
@@ -202,13 +202,13 @@ class PoolContract(ExecutorContract):
     """Workers that are lost are replaced. ``make`` takes ``workers``, ``time_limit`` and ``retries`` too."""
 
     @pytest.mark.parametrize("evaluator", [DeadlyOnce, OutOfMemory])
-    def test_what_a_lost_worker_did_is_done_again(self, make, tmp_path, evaluator):
+    def test_what_a_lost_worker_did_is_done_again(self, make, tmp_path, evaluator) -> None:
         evaluate = evaluator(tmp_path)
         with make(evaluate, retries=1) as executor:
             assert failures(executor) == dict.fromkeys(PLANS)
         assert attempts(evaluate) == [1, 2, 1, 1, 1]
 
-    def test_a_plan_that_always_kills_its_worker_fails(self, make, tmp_path):
+    def test_a_plan_that_always_kills_its_worker_fails(self, make, tmp_path) -> None:
         evaluate = Deadly(tmp_path)
         with make(evaluate, retries=1) as executor:
             found = failures(executor)
@@ -217,24 +217,24 @@ class PoolContract(ExecutorContract):
         assert " died (" in found[1]
         assert attempts(evaluate) == [1, 2, 1, 1, 1]
 
-    def test_a_plan_that_hangs_meets_the_time_limit(self, make, tmp_path):
+    def test_a_plan_that_hangs_meets_the_time_limit(self, make, tmp_path) -> None:
         with make(Hanging(tmp_path), retries=0, time_limit=1.5) as executor:
             expected = nothing_but(1, "no score after 1 attempt: it ran longer than the time_limit of 1.5 s")
             assert failures(executor) == expected
 
-    def test_workers_that_cannot_start_end_the_search(self, make, tmp_path):
+    def test_workers_that_cannot_start_end_the_search(self, make, tmp_path) -> None:
         sentence = r"workers cannot be started: its .* died"
         with make(Stillborn(tmp_path), retries=1) as executor, pytest.raises(CompressError, match=sentence):
             failures(executor)
 
-    def test_an_evaluator_that_cannot_be_sent_is_named(self, make, tmp_path):
+    def test_an_evaluator_that_cannot_be_sent_is_named(self, make, tmp_path) -> None:
         evaluate = Watched(tmp_path)
         evaluate.lock = Lock()
         with make(evaluate) as executor, pytest.raises(CompressError, match=r"cannot be sent to workers .*lock"):
             failures(executor)
 
     @pytest.mark.parametrize("setting", [{"workers": 0}, {"retries": -1}, {"time_limit": 0.0}])
-    def test_settings_out_of_range_are_refused(self, make, tmp_path, setting):
+    def test_settings_out_of_range_are_refused(self, make, tmp_path, setting) -> None:
         with pytest.raises(CompressError, match="executor: needs workers of at least 1"):
             make(Watched(tmp_path), **setting)
 

@@ -24,24 +24,24 @@ class LossContract:
         generator = torch.Generator().manual_seed(0)
         return tuple(torch.randn(8, 5, generator=generator).requires_grad_() for _ in range(2))
 
-    def test_a_finite_scalar_above_zero(self, loss, outputs):
+    def test_a_finite_scalar_above_zero(self, loss, outputs) -> None:
         value = loss(*outputs)
         assert value.shape == ()
         assert value.isfinite()
         assert value > 0
 
-    def test_zero_when_student_and_teacher_agree(self, loss, outputs):
+    def test_zero_when_student_and_teacher_agree(self, loss, outputs) -> None:
         assert abs(loss(outputs[0], outputs[0]).item()) < 1e-6
 
-    def test_gradient_to_the_student_alone(self, loss, outputs):
+    def test_gradient_to_the_student_alone(self, loss, outputs) -> None:
         student, teacher = outputs
         loss(student, teacher).backward()
         assert student.grad.abs().sum() > 0
         assert teacher.grad is None
 
-    def test_the_batch_size_does_not_matter(self, loss, outputs):
+    def test_the_batch_size_does_not_matter(self, loss, outputs) -> None:
         student, teacher = outputs
         torch.testing.assert_close(loss(student, teacher), loss(student.repeat(3, 1), teacher.repeat(3, 1)))
 
-    def test_picklable_and_equal_when_made_again(self, loss):
+    def test_picklable_and_equal_when_made_again(self, loss) -> None:
         assert pickle.loads(pickle.dumps(loss)) == loss

@@ -72,17 +72,17 @@ class _Fixtures:
 class QuantizerContract(_Fixtures):
     """Levels, rounding, state."""
 
-    def test_at_most_two_to_the_bits_levels_for_each_scale(self, make, bits, x):
+    def test_at_most_two_to_the_bits_levels_for_each_scale(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         rows = quantizer(x).detach()
         rows = rows if quantizer.shape else rows.flatten()[None]
         assert max(len(row.unique()) for row in rows) <= 2**bits
 
-    def test_monotone(self, make, bits):
+    def test_monotone(self, make, bits) -> None:
         x = torch.linspace(-3, 3, 200)[None]
         assert (ready(make, bits, x)(x).detach().diff() >= 0).all()
 
-    def test_a_learned_scale_is_a_parameter_with_a_gradient(self, make, bits, x):
+    def test_a_learned_scale_is_a_parameter_with_a_gradient(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         quantizer(x.clone().requires_grad_()).square().sum().backward()
         gradients = [p.grad for p in quantizer.parameters()]
@@ -90,35 +90,35 @@ class QuantizerContract(_Fixtures):
         assert all(g is not None and g.isfinite().all() for g in gradients)
 
     @pytest.mark.parametrize("shape", [(3, 4), (1, 1), (2, 0), (1, 3, 2, 2)])
-    def test_zeros_single_and_no_elements_stay_finite(self, make, bits, shape):
+    def test_zeros_single_and_no_elements_stay_finite(self, make, bits, shape) -> None:
         x = torch.zeros(shape)
         found = ready(make, bits, x)(x)
         assert found.shape == shape
         assert found.isfinite().all()
 
-    def test_eight_bits_are_nearer_than_two(self, make, x):
+    def test_eight_bits_are_nearer_than_two(self, make, x) -> None:
         quantizers = [ready(make, bits, x) for bits in (2, 8)]
         errors = [(q(x) - reached(q, x)).detach().square().sum() for q in quantizers]
         assert errors[1] < errors[0]
 
     @pytest.mark.parametrize("bits", [0, 9, 2.5])
-    def test_widths_out_of_range_are_refused(self, make, bits):
+    def test_widths_out_of_range_are_refused(self, make, bits) -> None:
         with pytest.raises(CompressError, match=f"must be a whole number from .* got {bits}"):
             make(bits)
 
-    def test_half_precision_gives_the_same_codes(self, make, bits, x):
+    def test_half_precision_gives_the_same_codes(self, make, bits, x) -> None:
         x = x.bfloat16()
         quantizer = ready(make, bits, x.float())
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(quantizer(x), quantizer(x.float()))
 
-    def test_config_and_state_make_it_again(self, make, bits, x):
+    def test_config_and_state_make_it_again(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x).eval()
         again = Transform.build(quantizer.spec()).eval()
         again.load_state_dict(quantizer.state_dict())
         assert torch.equal(again(x), quantizer(x))
 
-    def test_a_copy_is_independent(self, make, bits, x):
+    def test_a_copy_is_independent(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x).eval()
         before = quantizer(x).detach().clone()
         other = copy.deepcopy(quantizer)
@@ -130,7 +130,7 @@ class QuantizerContract(_Fixtures):
 class WeightFormatContract(_Fixtures):
     """Codes, and what a packed file makes of them."""
 
-    def test_codes_decode_to_what_the_forward_pass_gives(self, make, bits, x):
+    def test_codes_decode_to_what_the_forward_pass_gives(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         codes, scale = quantizer.codes(x)
         assert codes.dtype == torch.uint8
@@ -138,21 +138,21 @@ class WeightFormatContract(_Fixtures):
         assert int(codes.max()) < 2**bits
         assert torch.equal(quantizer.decode(codes, scale), quantizer(x))
 
-    def test_levels_times_the_scale_are_what_codes_stand_for(self, make, bits, x):
+    def test_levels_times_the_scale_are_what_codes_stand_for(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         codes, scale = quantizer.codes(x)
         if len(quantizer.table):
             torch.testing.assert_close(quantizer.decode(codes, scale), quantizer.table[codes.long()] * scale)
         torch.testing.assert_close(quantizer.decode(codes, -2 * scale), -2 * quantizer.decode(codes, scale))
 
-    def test_the_profile_says_how_many_numbers_are_stored(self, make, bits, x):
+    def test_the_profile_says_how_many_numbers_are_stored(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         fields = quantizer.stored(bits, len(x))
         assert fields["weight_bits"] == bits
         assert fields.get("codebook", 0) == len(quantizer.table)
         assert fields.get("weight_scales", 0) in (0, quantizer.codes(x)[1].numel())
 
-    def test_what_is_stored_is_read_without_its_class(self, make, bits, x):
+    def test_what_is_stored_is_read_without_its_class(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         codes, scale = quantizer.codes(x)
         spec = dict(quantizer.reader())
@@ -170,12 +170,12 @@ class WeightFormatContract(_Fixtures):
 class UniformQuantizerContract(_Fixtures):
     """Rounding to the nearest level of a uniform grid, and the gradients of that."""
 
-    def test_quantizing_again_changes_nothing(self, make, bits, x):
+    def test_quantizing_again_changes_nothing(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x).eval()
         once = quantizer(x).detach()
         torch.testing.assert_close(quantizer.on_grid(once).detach(), once)
 
-    def test_error_within_half_a_step_inside_the_grid(self, make, bits, x):
+    def test_error_within_half_a_step_inside_the_grid(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         x = quantizer.precondition(x).detach()
         scale = quantizer.scale_for(x).detach()
@@ -183,7 +183,7 @@ class UniformQuantizerContract(_Fixtures):
         inside = within(quantizer, x)
         assert (error <= scale / 2 * (1 + 1e-4) + 1e-6)[inside].all()
 
-    def test_gradient_passes_inside_and_stops_outside(self, make, bits, x):
+    def test_gradient_passes_inside_and_stops_outside(self, make, bits, x) -> None:
         quantizer = ready(make, bits, x)
         upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
         x = x.clone().requires_grad_()
@@ -198,7 +198,7 @@ class ActivationQuantizerContract(_Fixtures):
     """The first calls set the grid."""
 
     @pytest.mark.parametrize("signed", [True, False])
-    def test_the_first_calls_set_sign_and_scale_of_activations(self, make, signed):
+    def test_the_first_calls_set_sign_and_scale_of_activations(self, make, signed) -> None:
         quantizer = make(4)
         x = torch.rand(64) - (0.5 if signed else 0.0)
         quantizer.eval()(x)

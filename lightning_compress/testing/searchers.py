@@ -37,7 +37,7 @@ class SearcherContract:
         raise NotImplementedError
 
     @pytest.mark.parametrize("surface", [problems.channels, problems.bits, problems.removal])
-    def test_every_proposal_is_on_the_grid_and_meets_the_budget(self, make, surface):
+    def test_every_proposal_is_on_the_grid_and_meets_the_budget(self, make, surface) -> None:
         problem = surface(layers=6)
         searcher = make(problem.problem, 0)
         for _ in range(30):
@@ -46,7 +46,7 @@ class SearcherContract:
             assert problem.problem.budget.meets(trial.plan)
             searcher.tell(trial, problem(trial.plan))
 
-    def test_the_same_seed_proposes_the_same_and_replay_goes_on_the_same(self, make):
+    def test_the_same_seed_proposes_the_same_and_replay_goes_on_the_same(self, make) -> None:
         problem = problems.bits(layers=5)
         whole = told(make(problem.problem, 3), problem, 45)
         again = make(problem.problem, 3)
@@ -55,7 +55,7 @@ class SearcherContract:
         torch.rand(1)
         assert told(again, problem, 15) == whole[30:]
 
-    def test_open_and_failed_trials_in_any_order(self, make):
+    def test_open_and_failed_trials_in_any_order(self, make) -> None:
         problem = problems.channels(layers=4)
         searcher = make(problem.problem, 0)
         trials = [searcher.ask() for _ in range(25)]
@@ -64,12 +64,12 @@ class SearcherContract:
         assert problem.problem.budget.meets(searcher.ask().plan)
 
     @pytest.mark.parametrize("layers", [0, 1])
-    def test_nothing_and_one_thing_to_choose(self, make, layers):
+    def test_nothing_and_one_thing_to_choose(self, make, layers) -> None:
         problem = problems.bits(layers=layers)
         assert all(len(point) == layers for point in told(make(problem.problem, 0), problem, 25))
 
     @pytest.mark.parametrize("surface", [problems.channels, problems.bits, problems.removal])
-    def test_a_prior_changes_no_rule(self, make, surface):
+    def test_a_prior_changes_no_rule(self, make, surface) -> None:
         problem = surface(layers=5)
         prior = problem.problem.budget.project(problem.problem.space.largest)
         informed = replace(problem.problem, prior=prior)
@@ -77,7 +77,7 @@ class SearcherContract:
         assert all(informed.budget.meets(informed.space.plan(point)) for point in points)
         assert told(make(informed, 1), problem, 20) == points
 
-    def test_global_random_numbers_stay_as_they_were(self, make):
+    def test_global_random_numbers_stay_as_they_were(self, make) -> None:
         problem = problems.bits(layers=3)
         random.seed(1)
         np.random.seed(1)

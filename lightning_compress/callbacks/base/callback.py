@@ -21,7 +21,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_compress.callbacks.base.compatibility import check_averaging
 from lightning_compress.callbacks.base.device import surgery_device
@@ -35,6 +34,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import example_of
 from lightning_compress.surgery.replacement import describe, spread
@@ -260,7 +260,7 @@ class CompressionCallback(Callback, HasKind, ABC):
 
 def warn_of_eval_mode(net: nn.Module) -> None:
     """Warn of a network in eval mode that is about to be trained: its batch norms will not follow its activations."""
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and not m.training]
+    norms = [m for m in net.modules() if isinstance(m, BatchNormBase) and m.track_running_stats and not m.training]
     if norms and not net.training:
         rank_zero_warn(
             f"{type(net).__name__} is in eval mode: its {len(norms)} batch norms keep their statistics while it is "

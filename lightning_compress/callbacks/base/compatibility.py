@@ -12,6 +12,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery._lightning import averages_buffers
 
 WeightAveraging: type[Callback] | None = getattr(lightning_callbacks, "WeightAveraging", None)
 
@@ -43,7 +44,7 @@ def check_averaging(callback: Callback, listed: Sequence[Callback], steady: bool
                 f"{mine}: {name} is listed before it and copies the network of before; list {name} after all callbacks "
                 f"that compress"
             )
-        if averages and other._use_buffers:  # Lightning has no public way to ask
+        if averages and averages_buffers(other):
             raise CompressError(
                 f"{mine}: {name} averages buffers too, and masks, codes and flags have no average; give it "
                 f"use_buffers=False"

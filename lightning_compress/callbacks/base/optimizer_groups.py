@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
+from lightning_compress.surgery._torch import own_children, own_parameters, set_tables
 from lightning_compress.surgery.transforms import (
     INPUT,
     OUTPUT,
@@ -36,17 +37,19 @@ OWN = "_own_configure_optimizers"  # in a module's __dict__: what it had there a
 def as_written(module: nn.Module) -> Iterator[None]:
     """Hide all that is attached to the layers of a module, and put it back afterwards."""
     layers = list(transformed(module).values())
-    before = [(layer, type(layer), layer._parameters, layer._modules) for layer in layers]
+    before = [(layer, type(layer), own_parameters(layer), own_children(layer)) for layer in layers]
     try:
         for layer, kind, parameters, modules in before:
+            written = parameters
             if weight_transforms(layer):
-                layer._parameters = {"weight": raw_weight(layer), **parameters}
+                written = {"weight": raw_weight(layer), **parameters}
                 layer.__class__ = kind.__bases__[0]
-            layer._modules = {key: child for key, child in modules.items() if key not in ATTACHED}
+            set_tables(layer, written, {key: child for key, child in modules.items() if key not in ATTACHED})
         yield
     finally:
         for layer, kind, parameters, modules in before:
-            layer.__class__, layer._parameters, layer._modules = kind, parameters, modules
+            layer.__class__ = kind
+            set_tables(layer, parameters, modules)
 
 
 def complete_groups(module: nn.Module, optimizers: list[Optimizer]) -> None:

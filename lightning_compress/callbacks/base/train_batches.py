@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_compress.surgery._lightning import loaders_of
 from lightning_compress.surgery.inputs import combined
 
 
@@ -19,9 +20,8 @@ def train_batches(trainer: Trainer) -> Iterator[Any]:
     """
     loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
     for loop in loops:
-        source = loop._data_source  # Lightning has no public way to the loaders before the loop starts
-        if source.instance is not None and source.is_defined():
+        if (loaders := loaders_of(loop)) is not None:
             with isolate_rng():
                 mode = "max_size_cycle" if loop is trainer.fit_loop else "sequential"  # Lightning's own
-                yield from combined(source.dataloader(), mode)
+                yield from combined(loaders, mode)
             return

@@ -29,6 +29,7 @@ from lightning_compress.export.integer.graph import (
 )
 from lightning_compress.export.integer.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d, mean
 from lightning_compress.export.integer.walker import Pending, Value, Walker, module_of, pair, refuse, shape_of
+from lightning_compress.surgery._torch import ASSERT_METADATA
 
 aten = torch.ops.aten
 SIGMOID_GRID = Grid(1 / 256, 0, 255)
@@ -267,5 +268,5 @@ KERNELS: dict[Any, Callable[..., Value]] = {
     aten.detach_.default: same,
     aten.alias.default: same,
     aten.to.dtype: same,
-    aten._assert_tensor_metadata.default: lambda walker, node, *_, **__: "",
+    ASSERT_METADATA: lambda walker, node, *_, **__: "",
 }

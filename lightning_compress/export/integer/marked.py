@@ -15,6 +15,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import transforms
+from lightning_compress.surgery._torch import own_children
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import network
 
@@ -97,7 +98,7 @@ def drop_markers(net: nn.Module) -> None:
 
 
 def _mark(name: str, layer: nn.Module, slot: str, drop: Any, attach: Any) -> None:
-    quantizer = layer._modules.get(slot)
+    quantizer = own_children(layer).get(slot)
     if quantizer is None:
         return
     drop(layer)

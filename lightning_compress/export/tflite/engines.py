@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.graph import Grid
 from lightning_compress.export.integer.rounding.zero_point import zero_point
+from lightning_compress.export.tflite._litert import operators_of
 
 
 def to_stored(levels: Tensor, grid: Grid) -> np.ndarray:
@@ -77,9 +78,9 @@ class LiteRT:
 
     def parts(self) -> tuple[int, list[str]]:
         """Return the number of XNNPACK's parts, and the operators outside of them."""
-        names = [details["op_name"] for details in self.interpreter._get_ops_details()]
+        names = [details["op_name"] for details in operators_of(self.interpreter)]
         count = names.count("DELEGATE")
-        return count, sorted(_outside(self.interpreter._get_ops_details())) if count else names
+        return count, sorted(_outside(operators_of(self.interpreter))) if count else names
 
 
 def _outside(operators: list[dict[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery._torch import BatchNormBase, ConvBase, own_children
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.transforms import output_transform
 
@@ -72,7 +73,7 @@ def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, Tensor]:
     modules = {
         member.layer: net.get_submodule(member.layer) for member in group.producers if _is_module(net, member.layer)
     }
-    return {name: m.weight for name, m in modules.items() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))}
+    return {name: m.weight for name, m in modules.items() if isinstance(m, (ConvBase, nn.Linear))}
 
 
 NoiseT = TypeVar("NoiseT", bound=Noise)
@@ -101,7 +102,7 @@ def norm_scales(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parameter]:
         CompressError: there is none.
     """
     modules = {m.layer: net.get_submodule(m.layer) for m in group.producers if _is_module(net, m.layer)}
-    found = {n: m.weight for n, m in modules.items() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine}
+    found = {n: m.weight for n, m in modules.items() if isinstance(m, BatchNormBase) and m.affine}
     if not found:
         raise CompressError(f"criterion: the channels of {group.name!r} go through no batch norm; use l2, or ignore it")
     return found
@@ -109,4 +110,4 @@ def norm_scales(group: ChannelGroup, net: nn.Module) -> dict[str, nn.Parameter]:
 
 def _is_module(net: nn.Module, name: str) -> bool:
     parent, _, key = name.rpartition(".")
-    return key in net.get_submodule(parent)._modules
+    return key in own_children(net.get_submodule(parent))

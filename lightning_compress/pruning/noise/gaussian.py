@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery._torch import convolve
 from lightning_compress.surgery.bounded import held
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.transforms import first_input, raw_weight
@@ -119,4 +120,4 @@ class GaussianNoise(Noise, Mask):
 def _without_bias(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight)
-    return layer._conv_forward(x, weight, None)
+    return convolve(layer, x, weight)

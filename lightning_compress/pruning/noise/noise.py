@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery._torch import is_backward
 from lightning_compress.surgery.transforms import Transform
 
 SPEED = 20.0
@@ -50,7 +51,7 @@ class Noise(Transform):
         Raises:
             CompressError: it is not known which: the layer ran several times before that backward pass.
         """
-        if torch._C._current_graph_task_id() == -1:  # what torch.utils.checkpoint asks too
+        if not is_backward():
             self.draws += 1
             self.ahead += 1
         elif self.ahead > 1:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import resize
+from lightning_compress.surgery._torch import own_buffers, own_parameters
 
 OUT, IN = "out", "in"
 
@@ -177,7 +178,7 @@ def remove_parameter(module: nn.Module, key: str, dim: int, lost: Tensor) -> Non
         dim: along which.
         lost: positions.
     """
-    _select(module._parameters, key, dim, lost)
+    _select(own_parameters(module), key, dim, lost)
     resize.refresh_widths(module)
 
 
@@ -192,11 +193,11 @@ def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
     """
     if side == OUT:
         for key in ("weight", "bias"):
-            _select(module._parameters, key, 0, lost)
+            _select(own_parameters(module), key, 0, lost)
         for key in ("running_mean", "running_var"):
-            _select(module._buffers, key, 0, lost)
+            _select(own_buffers(module), key, 0, lost)
     elif getattr(module, "groups", 1) == 1:  # a grouped convolution's inputs go with its outputs, group by group
-        _select(module._parameters, "weight", 1, lost)
+        _select(own_parameters(module), "weight", 1, lost)
     resize.refresh_widths(module)
 
 

@@ -1,0 +1,94 @@
+"""Hold what torch has no public name for: nothing else in the package reads a private attribute of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.batchnorm import _NormBase as NormBase  # of batch norms and instance norms
+from torch.nn.modules.conv import _ConvNd as ConvBase
+
+__all__ = ["BatchNormBase", "ConvBase", "NormBase"]
+
+ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default  # a check that torch.export leaves in a graph
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the table of a module's own parameters; changes of the table change the module."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the table of a module's own buffers; changes of the table change the module."""
+    return module._buffers
+
+
+def own_children(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the table of a module's children; changes of the table change the module."""
+    return module._modules
+
+
+def set_tables(
+    module: nn.Module, parameters: dict[str, nn.Parameter | None], children: dict[str, nn.Module | None]
+) -> None:
+    """Give a module other tables of parameters and children."""
+    module._parameters, module._modules = parameters, children
+
+
+def unsaved_buffers(module: nn.Module) -> set[str]:
+    """Return the names of a module's own buffers that are not in its ``state_dict()``."""
+    return module._non_persistent_buffers_set
+
+
+def forward_hooks(module: nn.Module) -> dict[int, Any]:
+    """Return the hooks that run after a module's forward; changes of the table change the module."""
+    return module._forward_hooks
+
+
+def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
+    """Return the hooks that run before a module's forward; changes of the table change the module."""
+    return module._forward_pre_hooks
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether ``torch.compile`` or ``Module.compile`` was applied to a module, or to a part of it.
+
+    A compiled module does not see hooks that come or go later.
+    """
+    return getattr(module, "_compiler_ctx", None) is not None or any(  # Lightning's, of a module that was unwrapped
+        part._compiled_call_impl is not None or hasattr(part, "_orig_mod") for part in module.modules()
+    )
+
+
+def writes(value: Tensor) -> int:
+    """Return how often something was written into a tensor, which a view of it counts too; -1 where nobody counts."""
+    return -1 if value.is_inference() else value._version
+
+
+def written_arguments(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Return the arguments that an operation of torch's dispatcher writes into."""
+    schema = operation._schema
+    if not schema.is_mutable:
+        return []
+    return [
+        args[place] if place < len(args) else kwargs.get(argument.name)
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+
+
+def is_backward() -> bool:
+    """Return whether a backward pass is running, as it is while ``torch.utils.checkpoint`` recomputes."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def padding_of(layer: Any) -> tuple[int, ...]:
+    """Return the padding of a convolution as ``F.pad`` takes it."""
+    return tuple(layer._reversed_padding_repeated_twice)
+
+
+def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Return the output of a convolution with another weight and without bias, padded in the layer's own mode."""
+    return layer._conv_forward(x, weight, None)
