@@ -213,6 +213,20 @@ def test_second_scores_of_networks_that_the_search_does_not_have_say_nothing_of_
     assert search_of("quantize", result.folder / "quantize", PLANNER).ranking.plans == 1
 
 
+def test_page_and_terminal_say_who_was_compared_in_the_end_and_that_validation_data_were_seen(result):
+    trials = [{"trial": n, "reward": 0.5 + n, "metrics": {"val_acc": 0.5}} for n in (2, 0)]
+    final = {"again": True, "finetune_steps": 8, "validation_samples": 400, "trials": trials}
+    written = {"limit": 1000.0, "dense": {"val_acc": 1.0}, "validation_samples": 4000, "final": final}
+    (result.folder / "quantize/search.json").write_text(json.dumps(written))
+    out = io.StringIO()
+    write_summary(
+        replace(result, dense=Figures({**result.dense, "accuracy": 0.9})), CONFIG, Console(file=out, width=600)
+    )
+    for text in (out.getvalue(), (result.folder / "report.html").read_text()):
+        assert "400 validation samples after 8 steps of fine-tuning: trial 2 with 2.5000, trial 0 with" in text
+        assert "scores 100.00 % on the 4,000 validation samples and 90.00 % on the 500 test samples" in text
+
+
 def test_the_budget_of_each_stage_is_said(result):
     write_summary(replace(result, limits={"quantize": "at most 9 bytes"}), CONFIG, Console(file=io.StringIO()))
     assert "quantize: at most 9 bytes" in (result.folder / "report.html").read_text()

@@ -13,7 +13,7 @@ without fine-tuning. It costs ``plans`` short trainings; few plans, or too few s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import final
 
@@ -23,11 +23,10 @@ from scipy.stats import kendalltau
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.space import Space
 from lightning_compress.search.executors.executor import Evaluate, Executor
-from lightning_compress.search.executors.scores import checked
 from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.objectives.objective import Objective
-from lightning_compress.search.progress_bar import progress_bar
+from lightning_compress.search.second_scores import score_again
 
 CORRELATION = "correlation.sqlite"  # journal of the second scores, beside that of the search
 
@@ -120,14 +119,6 @@ class Correlation:
         Returns:
             The numbers of the trials, from the lowest reward in the search to the highest.
         """
-        chosen = {entry.number: entry for entry in spread(entries, objective, self.plans)}
-        finished = {(entry.number, entry.key) for entry in journal}
-        missing = {n: space.plan(entry.indices) for n, entry in chosen.items() if (n, entry.key) not in finished}
-        if missing:
-            with executor(dear) as pool, progress_bar() as bar:
-                task = bar.add_task("Correlation", total=len(chosen), completed=len(chosen) - len(missing), note="")
-                for number, outcome in pool.run(missing):
-                    found, entry = checked(outcome, objective), chosen[number]
-                    journal.append(replace(entry, score=found.score, failure=found.failure, seconds=found.seconds))
-                    bar.update(task, advance=1)
-        return list(chosen)
+        chosen = spread(entries, objective, self.plans)
+        score_again(chosen, space, objective, dear, journal, executor, title="Correlation")
+        return [entry.number for entry in chosen]

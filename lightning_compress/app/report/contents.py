@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from lightning_compress.app.report.final_choice import Final
 from lightning_compress.app.report.verdict import noise
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.figures import Figure
@@ -111,6 +112,8 @@ class Search:
         meaning: what the reward is, in words.
         chance: by which two rewards may differ by chance alone; None where that is not known.
         samples: number of validation samples.
+        final: the comparison of its best few plans, if there was one.
+        seen: a warning that the dense network was trained on the validation data, or nothing.
     """
 
     name: str
@@ -122,6 +125,8 @@ class Search:
     meaning: str = ""
     chance: float | None = None
     samples: int = 0
+    final: Final | None = None
+    seen: str = ""
 
     @property
     def scored(self) -> list[Point]:
@@ -132,6 +137,15 @@ class Search:
     def best(self) -> Point | None:
         """The highest reward, the earliest of equals; None when every trial failed."""
         return best_of(self.points)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences on how far its scores can be trusted."""
+        return [
+            *([self.final.sentence] if self.final is not None else []),
+            *([self.seen] if self.seen else []),
+            *([self.ranking.sentence] if self.ranking is not None else []),
+        ]
 
     @property
     def tried(self) -> dict[str, tuple[Point, ...]]:

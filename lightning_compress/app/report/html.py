@@ -120,8 +120,7 @@ def _sentences(search: Search) -> list[str]:
     found += search.against_baselines
     if failed:
         found.append(_failures(search))
-    if search.ranking is not None:
-        found.append(search.ranking.sentence)
+    found += search.remarks
     if charts.thinned(search):
         found.append(
             f"The charts show a dot for some of the trials only: at most {charts.DOTS:,} evenly by number, at most "

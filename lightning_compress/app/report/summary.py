@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lightning_compress.app.report.contents import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
+from lightning_compress.app.report.final_choice import Final, Finalist, seen_sentence
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.search_table import lines
 from lightning_compress.app.report.verdict import noise, verdict
@@ -30,6 +31,7 @@ from lightning_compress.search.objectives.objective import AccuracyUnderBudget, 
 
 REPORT = "report.html"
 VALIDATION = "val_acc"  # the metric that is known to be a share of the validation samples
+TEST = "test_acc"  # and the same of the test samples
 
 
 def write_summary(result: Result, config: Mapping[str, Any], console: Console) -> None:
@@ -44,7 +46,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     searches = tuple(
         search
         for name, stage in config["compress"]["stages"].items()
-        if (search := search_of(name, result.folder / name, stage.get("planner") or {})) is not None
+        if (search := search_of(name, result.folder / name, stage.get("planner") or {}, result)) is not None
     )
     measured = [
         found for name in config["compress"]["stages"] if (found := sensitivities_of(name, result.folder / name))
@@ -59,8 +61,8 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     if searches:
         console.print(lines(searches))
     for search in searches:
-        if search.ranking is not None:
-            console.print(Text(f"{search.name}: {search.ranking.sentence}"))
+        for sentence in search.remarks:
+            console.print(Text(f"{search.name}: {sentence}"))
     for found in measured:
         console.print(Text(f"{found.name}: {found.sentence}"))
     for name, report in result.exports.items():
@@ -79,10 +81,11 @@ def rows(result: Result) -> list[Row]:
     ]
 
 
-def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | None:
+def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Result | None = None) -> Search | None:
     """Return what a stage's folder knows of its search; None if it did not search.
 
     Args:
+        result: of the run, whose test accuracy of the dense network is compared with that on the validation data.
         folder: to read from or write into.
         name: of the figure, layer or stage.
         planner: its configuration, with ``objective`` and ``cost``.
@@ -115,7 +118,28 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any]) -> Search | N
         objective.meaning,
         _chance(objective, trials, written.get("validation_samples", 0)),
         written.get("validation_samples", 0),
+        _final(written["final"], objective) if "final" in written else None,
+        _seen(written, result),
     )
+
+
+def _final(written: Mapping[str, Any], objective: Objective) -> Final:
+    """Return the final choice as ``search.json`` has it."""
+    is_accuracy = isinstance(objective, AccuracyUnderBudget) and objective.metric == VALIDATION
+    finalists = tuple(
+        Finalist(one["trial"], one["reward"], one["metrics"].get(VALIDATION) if is_accuracy else None)
+        for one in written["trials"]
+    )
+    return Final(finalists, written["validation_samples"], written["finetune_steps"], written["again"])
+
+
+def _seen(written: Mapping[str, Any], result: Result | None) -> str:
+    """Return a warning where the dense network's accuracies on validation and test data differ beyond chance."""
+    validation = written.get("dense", {}).get(VALIDATION)
+    if result is None or validation is None or result.metric != TEST:
+        return ""
+    test = result.dense[result.figures[0].name]
+    return seen_sentence(validation, written.get("validation_samples", 0), test, result.samples)
 
 
 def _chance(objective: Objective, trials: Sequence[Entry], samples: int) -> float | None:

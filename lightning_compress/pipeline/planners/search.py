@@ -1,7 +1,8 @@
 """Search: the best plan that a searcher finds under a budget, with baselines beside it.
 
 Everything is written into the stage's folder as it is found, so that a killed search goes on: the journals, the learned
-policy, ``front/TRIAL.yaml`` for each plan of the Pareto front, and ``search.json``, from which the report is made.
+policy, ``front/TRIAL.yaml`` for each plan of the Pareto front, and ``search.json``, from which the report is made. The
+plan is the winner of the final choice (search/final_choice.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.context import FOUND, RunContext, check_least
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
+from lightning_compress.pipeline.planners.finalists import Finalists
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.planners.scoring import ScoringPlanner
 from lightning_compress.pipeline.student import Student
@@ -31,12 +33,14 @@ from lightning_compress.pipeline.warm_start import keep_start, start_name, start
 from lightning_compress.search.correlation import CORRELATION, Correlation
 from lightning_compress.search.executors.executor import Evaluate, Executor
 from lightning_compress.search.executors.serial import Serial
+from lightning_compress.search.final_choice import FINAL_CHOICE, FinalChoice, ranking
 from lightning_compress.search.halving import Halving
 from lightning_compress.search.journal import Entry, Journal, journal_name
 from lightning_compress.search.loop import Best, search
 from lightning_compress.search.pareto import pareto_front
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searchers.searcher import Searcher
+from lightning_compress.search.second_scores import score_again
 
 PRIOR = "prior.yaml"  # the plan that the searcher starts from
 FRONT = "front"  # folder of the plans of the Pareto front
@@ -56,6 +60,7 @@ class Search(ScoringPlanner):
         in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
         halving: low-fidelity scores first, the full one for the best of those in flight; None scores all in full.
         correlation: how well the search's scores rank plans, measured after it; None does not.
+        final_choice: how the best few are compared in the end; None takes the highest score of the search.
         prior: makes the plan that the searcher starts from, with the cost and the budget of the search; None starts at
             the largest uniform plan. Baselines have no prior.
     """
@@ -67,6 +72,7 @@ class Search(ScoringPlanner):
     in_flight: int = 1
     halving: Halving | None = None
     correlation: Correlation | None = None
+    final_choice: FinalChoice | None = field(default_factory=FinalChoice)
     prior: BudgetedPlanner | None = None
 
     def check(self, stage: str) -> None:
@@ -91,10 +97,10 @@ class Search(ScoringPlanner):
         budget = self.budget_for(composition, run.dense_profile, folder.name)
         evaluator = self.evaluator(composition, student, run)
         prior = self._prior(composition, budget, student, run, folder)
-        best = _Search(self, composition, budget, prior, evaluator, student, run, folder).best()
+        plan = _Search(self, composition, budget, prior, evaluator, student, run, folder).best()
         baselines = ", ".join(self.baselines or {})
         beside = f"run beside it with as many trials: {baselines}" if baselines else "no baselines were run"
-        return Planned(best.plan, f"the best that {_class_name(self.searcher)} found; {beside}", limit=self.limit)
+        return Planned(plan, f"the best that {_class_name(self.searcher)} found; {beside}", limit=self.limit)
 
     def _prior(
         self, composition: Composition, budget: Budget, student: Student, run: RunContext, folder: Path
@@ -152,8 +158,8 @@ class _Search:
             "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
         }
 
-    def best(self) -> Best:
-        """Search with the searcher and its baselines; return the best trial of the searcher."""
+    def best(self) -> Plan:
+        """Search with the searcher and its baselines; return the best plan of the searcher."""
         logger = self.run.make_logger(save_dir=self.folder / "search")
         searcher, best, entries = self._search("", self.settings.searcher, [], [logger])
         rewards = {"this search": best.reward}
@@ -169,8 +175,36 @@ class _Search:
                 continue
             scored += more
             rewards[name] = other.reward
-        self._write(entries, rewards)
-        return best
+        final = self._final(entries)
+        self._write(entries, rewards, final)
+        return best.plan if final is None else self.budget.space.plan(final.best.indices)
+
+    def _final(self, entries: Sequence[Entry]) -> Finalists | None:
+        """Compare the best few once more; None where none of them can be scored again."""
+        settings, choice = self.settings, self.settings.final_choice
+        if choice is None:
+            return None
+        found = choice.finalists(entries, settings.objective, start=self.prior is not None)
+        own = settings.evaluation
+        steps = max(own.finetune_steps, choice.finetune_steps)
+        if own.validation_batches is None and steps == own.finetune_steps and settings.halving is None:
+            return Finalists(found, self.evaluator, again=False)
+        evaluation = replace(own, validation_batches=None, finetune_steps=steps)
+        evaluator = evaluation.evaluator(self.composition, self.student, self.run, settings.costs)
+        with Journal(self.folder / FINAL_CHOICE, {**self.fingerprint, **self._scoring(evaluator)}) as journal:
+            score_again(
+                found,
+                self.budget.space,
+                settings.objective,
+                evaluator,
+                journal,
+                settings.executor,
+                title="Final choice",
+            )
+            keys = {(entry.number, entry.key) for entry in found}
+            scored = [entry for entry in journal if (entry.number, entry.key) in keys]
+        ranked = ranking(scored, settings.objective)
+        return Finalists(ranked, evaluator, again=True) if ranked else None
 
     def _search(
         self, name: str, make: Callable[..., Searcher], known: Sequence[Entry], loggers: Sequence[Logger]
@@ -213,12 +247,13 @@ class _Search:
         for i in pareto_front(points):
             self.composition.resolve(plans[i]).save(folder / f"{networks[i].number:05d}.yaml")
 
-    def _write(self, entries: Sequence[Entry], rewards: Mapping[str, float]) -> None:
+    def _write(self, entries: Sequence[Entry], rewards: Mapping[str, float], final: Finalists | None) -> None:
         """Write what the report needs beside the journals, and score again after fine-tuning when that is asked for.
 
         Args:
             entries: of the search.
             rewards: the best of each.
+            final: the comparison of the best few.
         """
         settings = self.settings
         written = {
@@ -226,7 +261,10 @@ class _Search:
             "baselines": list(settings.baselines or {}),
             "trials": settings.trials,
             "validation_samples": self.evaluator.samples,
+            "dense": self.evaluator.before,
         }
+        if final is not None:
+            written["final"] = final.to_dict(settings.objective)
         written["found"] = {
             "searcher": _class_name(settings.searcher),
             "objective": settings.objective.meaning,
