@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lightning_compress.app.report import charts
 from lightning_compress.app.report.contents import Point, Search
 
 STYLE = (Path(charts.__file__).parent / "templates/style.css").read_text()
-SEARCH = Search("quantize", "bytes", 36.0, (Point(0, 30.0, 0.7), Point(1, None, None, "why")))
+SEARCH = Search("quantize", "bytes", 36.0, (Point(0, 30.0, 0.7), Point(1, nan, nan, "why")))
 
 
 @given(
@@ -62,7 +63,7 @@ def test_tick_labels(values, labels):
 
 def test_baselines_have_a_line_and_a_number_each():
     points = tuple(Point(i, 10.0 + i, 0.5 + 0.1 * i) for i in range(3))
-    others = {"random": (Point(0, 9.0, 0.4), Point(1, 9.0, 0.6)), "uniform": (Point(0, None, None, "failed"),)}
+    others = {"random": (Point(0, 9.0, 0.4), Point(1, 9.0, 0.6)), "uniform": (Point(0, nan, nan, "failed"),)}
     found = Search("quantize", "bytes", 20.0, points, others)
     drawn = charts.curve(found)
     assert drawn.count('class="baseline look') == 1

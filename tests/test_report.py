@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
+from math import nan
 
 import pytest
 from rich.console import Console
@@ -27,7 +28,7 @@ ROWS = (
 )
 POINTS = (
     Point(0, 30.0, 0.7),
-    Point(1, None, None, EVIL),
+    Point(1, nan, nan, EVIL),
     Point(2, 20.0, 0.6),
     Point(3, 35.0, 0.9),
     Point(4, 35.0, 0.5),
@@ -97,7 +98,7 @@ def test_what_may_be_chance_is_not_bold(write, row, noise):
     (0.85, 0.015, "baseline; with 360 validation samples, a difference of 0.0500 is not chance alone."),
 ])  # fmt: skip
 def test_a_search_says_how_it_did_against_its_baselines(best, chance, sentence):
-    others = {"uniform": (Point(0, 9.0, 0.1),), "random": (Point(0, 9.0, best),), "failed": (Point(0, None, None),)}
+    others = {"uniform": (Point(0, 9.0, 0.1),), "random": (Point(0, 9.0, best),), "failed": (Point(0, nan, nan),)}
     (told,) = replace(SEARCH, baselines=others, chance=chance, samples=360).against_baselines
     assert told.endswith(sentence)
 
@@ -216,7 +217,7 @@ def test_changes_are_ratios_and_of_shares_differences(row, change):
 
 def test_each_baseline_has_its_own_look_and_stands_in_the_key(write):
     others = {f"other{i}": (Point(0, 9.0, 0.1 * i),) for i in range(charts.LOOKS)}
-    others["fails"] = (Point(0, None, None, "why"),)
+    others["fails"] = (Point(0, nan, nan, "why"),)
     page = write(replace(REPORT, searches=[replace(SEARCH, baselines=others)])).page
     lines = [a["class"] for a in page.named("path") if "baseline" in a.get("class", "")]
     keys = [a["class"] for a in page.named("path") if a.get("class", "").startswith("look")]
@@ -228,7 +229,7 @@ def test_each_baseline_has_its_own_look_and_stands_in_the_key(write):
 
 def test_every_baseline_has_a_column_beside_the_search(write):
     points = tuple(Point(i, 10.0 + i, 0.1 * i) for i in range(8))
-    others = {"random": tuple(replace(p, reward=0.2) for p in points), "uniform": (Point(0, None, None, "nan"),)}
+    others = {"random": tuple(replace(p, reward=0.2) for p in points), "uniform": (Point(0, nan, nan, "nan"),)}
     search = replace(SEARCH, points=points, baselines=others)
     assert search_table.rows(search) == [
         ("best reward, first 2", "0.1000", "0.2000", "all failed"),
@@ -263,7 +264,7 @@ def test_names_in_a_terminal_may_look_like_markup():
 
 
 def test_reasons_of_failures_are_text_too(write):
-    points = (Point(0, 1.0, 0.5), *(Point(i, None, None, f"reason {i % 5}") for i in range(1, 12)))
+    points = (Point(0, 1.0, 0.5), *(Point(i, nan, nan, f"reason {i % 5}") for i in range(1, 12)))
     text = " ".join(write(replace(REPORT, searches=[replace(SEARCH, points=points)])).page.text)
     assert "Why trials failed: reason 1 (3x); reason 2 (2x); reason 3 (2x); 2 more reasons." in text
     assert "Why trials failed" not in " ".join(
@@ -275,7 +276,7 @@ def test_a_long_search_makes_a_small_page_with_all_that_matters(write):
     count = 20_000
     rewards = [((i * 7919) % 10007) / 10007 + i / count for i in range(count)]
     points = [Point(i, 1000.0 + (i * 104729) % 1009, reward) for i, reward in enumerate(rewards)]
-    points[::4] = [Point(point.number, None, None, "the loss is nan") for point in points[::4]]
+    points[::4] = [Point(point.number, nan, nan, "the loss is nan") for point in points[::4]]
     search = replace(SEARCH, limit=2010.0, points=tuple(points))
     written = write(replace(REPORT, searches=[search]))
     assert len(written.source) < 1_000_000

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -84,7 +84,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
         make_logger=instantiate(cfg.logger),
         exporters=method.exporters,
     )
-    write_summary(result, OmegaConf.to_container(cfg, resolve=True), console)
+    write_summary(result, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)), console)
     return result
 
 

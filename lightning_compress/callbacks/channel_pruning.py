@@ -142,7 +142,7 @@ class ChannelPruning(CompressionCallback):
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
         """Return the groups that were whole until now: their ratios mean the same on the pruned network."""
-        own, before = self.own(self.plan).layers, {*asked.layers, *applied.layers}
+        own, before = self.own(self.plan or Plan({})).layers, {*asked.layers, *applied.layers}
         if any(own.get(name) not in (asked.layers.get(name), applied.layers.get(name)) for name in before):
             return super().added(asked, applied)
         return Plan({name: knobs for name, knobs in own.items() if name not in before})

@@ -12,7 +12,7 @@ small strength: the KL is summed over units, and there are many, so a large one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 from lightning import LightningModule, Trainer
 from torch import nn
@@ -55,7 +55,7 @@ class InformationDropout(LearnedNoise):
     @override
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
         host = net.get_submodule(layer)
-        return output_transform(host), host
+        return cast(InformationNoise, output_transform(host)), host
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -41,8 +41,8 @@ from lightning_compress.quantization.admm_projections import (
 from lightning_compress.quantization.kmeans import SortedValues
 from lightning_compress.quantization.quantizers.joint_codebook import MOST_BITS, JointCodebook
 from lightning_compress.quantization.size_model import SizeAccount, WeightBitsAccount
-from lightning_compress.surgery.mask import Mask, mask_of
-from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
+from lightning_compress.surgery.mask import Mask
+from lightning_compress.surgery.structure import Structure, applied_structure, network, write_structure
 from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
 
@@ -197,7 +197,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     def _layers(self, net: nn.Module) -> dict[str, tuple[JointCodebook, nn.Parameter]]:
         """Return layer -> its state and its raw weight."""
         found = {}
-        for name in structure_of(net).applied[self.kind].layers:
+        for name in applied_structure(net).applied[self.kind].layers:
             layer = net.get_submodule(name)
             state = next(t for t in weight_transforms(layer) if isinstance(t, JointCodebook))
             found[name] = (state, raw_weight(layer))
@@ -247,13 +247,14 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     @torch.no_grad()
     def _freeze(self, net: nn.Module, limit: float) -> None:
         """Project the weights for the last time, freeze codes and values, and update the profile."""
-        layers, record = self._layers(net), structure_of(net)
+        layers, record = self._layers(net), applied_structure(net)
         bits, counts = self._sparsify(layers, limit)
         changed = []
         for name, (state, weight) in layers.items():
-            mask_of(net.get_submodule(name)).copy_(weight != 0)
+            (mask,) = (t for t in weight_transforms(net.get_submodule(name)) if isinstance(t, Mask))
+            mask.mask.copy_(weight != 0)
             state.freeze(weight, SortedValues(nonzero(weight)).codebook(2 ** bits[name]), bits[name])
             layer = record.profile[name]
-            fields = JointCodebook.stored(bits[name], 1)
+            fields: dict[str, Any] = JointCodebook.stored(bits[name], 1)
             changed.append(replace(layer, density=counts[name] / layer.weights, mask_unit=1, **fields))
         write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))

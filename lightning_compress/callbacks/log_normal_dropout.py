@@ -11,7 +11,7 @@ the noise of all summands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 from torch import nn
 from typing_extensions import override
@@ -53,7 +53,7 @@ class LogNormalDropout(LearnedNoise):
     @override
     def noise_of(self, net: nn.Module, layer: str, profile: Profile) -> tuple[Noise, nn.Module]:
         host = net.get_submodule(_end_of(layer, profile))
-        return output_transform(host), host
+        return cast(LogNormalNoise, output_transform(host)), host
 
 
 def _end_of(layer: str, profile: Profile) -> str:

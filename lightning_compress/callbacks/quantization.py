@@ -41,7 +41,7 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery._torch import is_compiled
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.mask import Mask, has_moving_mask
-from lightning_compress.surgery.structure import network, structure_of
+from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import (
     attach_weight,
     input_transform,
@@ -143,7 +143,8 @@ class QuantizationAwareTraining(CompressionCallback):
                     )
         kept = self.own(plan).layers.items()
         whole = {layer: {k: int(bits) for k, bits in values.items() if bits != 32} for layer, values in kept}
-        for layer, bits in self.placement.tie(Plan(whole).knob("act_bits"), net, example).items():
+        act_bits = {layer: bits["act_bits"] for layer, bits in whole.items() if "act_bits" in bits}
+        for layer, bits in self.placement.tie(act_bits, net, example).items():
             whole[layer]["act_bits"] = bits
         return Plan({layer: values for layer, values in whole.items() if values})
 
@@ -152,7 +153,7 @@ class QuantizationAwareTraining(CompressionCallback):
         changed = []
         for name, bits in plan.layers.items():
             layer = profile[name]
-            fields: dict[str, int] = {}
+            fields: dict[str, Any] = {}
             if bits.get("weight_bits", 32) != 32:
                 scales = layer.out_channels if self.per_channel else 1
                 fields.update(self._make("weight_bits").stored(int(bits["weight_bits"]), scales))
@@ -248,10 +249,10 @@ class QuantizationAwareTraining(CompressionCallback):
 
     def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
         """Return the layers whose weight has a codebook of this callback."""
-        layers = [net.get_submodule(n) for n in structure_of(net).applied[self.kind].knob("weight_bits")]
+        layers = [net.get_submodule(n) for n in applied_structure(net).applied[self.kind].knob("weight_bits")]
         return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
 
-    def _make(self, knob: str) -> type[Quantizer] | type[Codebook]:
+    def _make(self, knob: str) -> type[Any]:
         """Return the class behind a quantizer argument: Hydra gives a partial, jsonargparse a function."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         kind = getattr(make, "func", make)

@@ -36,7 +36,7 @@ from lightning_compress.pruning.schedules.schedule import Schedule
 from lightning_compress.pruning.scopes.per_layer import PerLayer
 from lightning_compress.pruning.scopes.scope import Scope
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.structure import network, structure_of
+from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
 
@@ -122,7 +122,7 @@ class WeightPruning(CompressionCallback):
         layers = {name: profile[name] for name in plan.layers}
         # Rounded as resolve does, so that a plan costs what is built of it.
         shares = {
-            n: self._share(layer, self.pattern.kept(layer, plan.get(n, "density"))) for n, layer in layers.items()
+            n: self._share(layer, self.pattern.kept(layer, plan.layers[n]["density"])) for n, layer in layers.items()
         }
         masked = {name: share for name, share in shares.items() if share < 1}
         return profile.update(
@@ -156,7 +156,7 @@ class WeightPruning(CompressionCallback):
 
     @torch.no_grad()
     def _prune(self, net: nn.Module, share: float) -> None:
-        record = structure_of(net)
+        record = applied_structure(net)
         for name, density in record.applied[self.kind].knob("density").items():
             module, layer = net.get_submodule(name), record.profile[name]
             (mask,) = (t for t in weight_transforms(module) if isinstance(t, Mask))

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
+from typing import overload
 
 import yaml
 
@@ -53,6 +54,12 @@ class Plan:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Plan, (self.to_dict(),)
+
+    @overload
+    def get(self, layer: str, knob: str) -> Number | None: ...
+
+    @overload
+    def get(self, layer: str, knob: str, default: Number) -> Number: ...
 
     def get(self, layer: str, knob: str, default: Number | None = None) -> Number | None:
         """Return the number for ``knob`` at ``layer``, or ``default`` when the plan says nothing about it."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning import LightningModule
-    from lightning.pytorch.callbacks import WeightAveraging
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the callbacks of a Trainer, in their order; Lightning declares no such attribute."""
+    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def loaders_of(loop: Any) -> Any | None:
@@ -24,6 +29,6 @@ def on_device(module: LightningModule, batch: Any) -> Any:
     return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch))
 
 
-def averages_buffers(callback: WeightAveraging) -> bool:
-    """Return whether a callback that averages weights averages buffers too."""
+def averages_buffers(callback: Any) -> bool:
+    """Return whether a ``WeightAveraging`` callback averages buffers too."""
     return callback._use_buffers

@@ -98,6 +98,18 @@ def structure_of(net: nn.Module) -> Structure | None:
     return net.__dict__.get("_" + KEY)
 
 
+def applied_structure(net: nn.Module) -> Structure:
+    """Return the record of a network that a callback has compressed.
+
+    Raises:
+        CompressError: no callback has touched it.
+    """
+    record = structure_of(net)
+    if record is None:
+        raise CompressError(f"{type(net).__name__}: no compression callback was applied to it")
+    return record
+
+
 def write_structure(net: nn.Module, record: Structure) -> None:
     """Keep the record on the network."""
     net.__dict__["_" + KEY] = record

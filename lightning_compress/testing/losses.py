@@ -22,7 +22,8 @@ class LossContract:
     def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits of student and teacher."""
         generator = torch.Generator().manual_seed(0)
-        return tuple(torch.randn(8, 5, generator=generator).requires_grad_() for _ in range(2))
+        student, teacher = torch.randn(2, 8, 5, generator=generator)
+        return student.requires_grad_(), teacher.requires_grad_()
 
     def test_a_finite_scalar_above_zero(self, loss, outputs) -> None:
         value = loss(*outputs)

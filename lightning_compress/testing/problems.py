@@ -37,7 +37,7 @@ class Synthetic:
     def __call__(self, plan: Plan) -> Score:
         damage = 0.0
         for choice, sensitivity in zip(self.problem.space.choices, self.sensitivity, strict=True):
-            value = plan.get(choice.layer, choice.knob)
+            value = plan.layers[choice.layer][choice.knob]
             damage += sensitivity * (4.0 ** (2 - value) if choice.knob == "weight_bits" else (1 - value) ** 2)
         space, cost = self.problem.space, self.problem.budget.cost
         before = {"cost": cost(space.plan(space.largest)), "val_acc": 1.0, "val_loss": 0.0}
@@ -70,7 +70,8 @@ def _synthetic(
     space = Space(tuple(Choice(layer.name, knob, values) for layer in dense))
 
     def predict(plan: Plan) -> Profile:
-        changed, before = [], 1.0
+        changed: list[LayerProfile] = []
+        before: float = 1.0
         for layer in dense:
             value = plan.get(layer.name, knob, values[-1])
             if knob == "weight_bits":

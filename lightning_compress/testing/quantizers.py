@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,10 +22,10 @@ from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
 from lightning_compress.quantization.quantizers.weight_format import StoredWeight, WeightFormat
 from lightning_compress.surgery.transforms import Transform
 
-Make = Callable[..., Quantizer]
+Make = type[Any] | partial[Any]  # of a quantizer
 
 
-def ready(make: Make, bits: int, x: Tensor) -> Quantizer:
+def ready(make: Make, bits: int, x: Tensor) -> Any:
     """Return a quantizer set for ``x``, per channel where it quantizes weights."""
     per_channel = issubclass(class_behind(make), WeightFormat)
     quantizer = make(bits, (x.shape[0], *[1] * (x.dim() - 1)) if per_channel else ())
@@ -34,7 +35,7 @@ def ready(make: Make, bits: int, x: Tensor) -> Quantizer:
 
 def class_behind(make: Make) -> type[Quantizer]:
     """Return the class that a partial makes."""
-    return getattr(make, "func", make)
+    return cast(type[Quantizer], make.func if isinstance(make, partial) else make)
 
 
 def reached(quantizer: Quantizer, x: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def curve(search: Search) -> str:
     own = _best_so_far(search.points)
     y = _rewards(search, [p.reward for line in lines.values() for p in line[-1:]])
     x = axis([0, max(trials, 2) - 1], _left(y), WIDTH - RIGHT, least=1)
-    failed = _evenly([point for point in search.points if point.reward is None], FAILURES)
+    failed = _evenly([point for point in search.points if point.failed], FAILURES)
     marks = [
         *(_mark("failed", x(point.number), y.start, f"trial {point.number}: {point.failure}") for point in failed),
         *(_trial(p, x(p.number), y, _label(p)) for p in _shown(search, own[:-1])),
@@ -121,7 +121,7 @@ def scatter(search: Search) -> str:
     """Draw cost against reward of every trial, the Pareto front, the chosen trial, and the limit."""
     y = _rewards(search, [])
     x = _costs(search, _left(y), WIDTH - RIGHT)
-    front, best = search.front, search.best
+    front, best = search.front, max(search.scored, key=lambda point: point.reward)
     limit = f'<line class="limit" x1="{x(search.limit)}" x2="{x(search.limit)}" y1="{y.start}" y2="{y.end}"/>'
     marks = [_trial(p, x(p.cost), y, _label_with_cost(p)) for p in _shown(search, front)]
     seen = [point for point in front if point.reward >= y.low]
@@ -188,7 +188,7 @@ def _best_so_far(points: Sequence[Point]) -> list[Point]:
     """Return the trials at which the best reward rose, and then the last trial, with that reward."""
     found: list[Point] = []
     for point in points:
-        if point.reward is not None and (not found or point.reward > found[-1].reward):
+        if not point.failed and (not found or point.reward > found[-1].reward):
             found.append(point)
     return [*found, Point(points[-1].number, found[-1].cost, found[-1].reward)] if found else []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 from rich.table import Table
 
@@ -42,23 +43,29 @@ class Row:
         >>> Row(Figure("bytes", "file", "bytes"), 8000, 1000).cells()
         ('file', '8,000 bytes', '1,000 bytes', '8.00x less')
         """
-        texts = map(self.figure.text, (self.dense, self.compressed))
-        return self.figure.label, *texts, self.figure.change(self.dense, self.compressed)
+        figure = self.figure
+        change = figure.change(self.dense, self.compressed)
+        return figure.label, figure.text(self.dense), figure.text(self.compressed), change
 
 
 @dataclass(frozen=True)
 class Point:
-    """One trial of a search; ``cost`` and ``reward`` are None when it failed, and ``failure`` says why."""
+    """One trial of a search; ``cost`` and ``reward`` are NaN when it failed, and ``failure`` says why."""
 
     number: int
-    cost: float | None
-    reward: float | None
+    cost: float
+    reward: float
     failure: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has no score."""
+        return isnan(self.reward)
 
 
 def best_of(points: Iterable[Point]) -> Point | None:
     """Return the highest reward, the earliest of equals; None when every trial failed."""
-    return max((p for p in points if p.reward is not None), key=lambda point: point.reward, default=None)
+    return max((p for p in points if not p.failed), key=lambda point: point.reward, default=None)
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class Search:
     @property
     def scored(self) -> list[Point]:
         """The trials that did not fail."""
-        return [point for point in self.points if point.reward is not None]
+        return [point for point in self.points if not point.failed]
 
     @property
     def best(self) -> Point | None:

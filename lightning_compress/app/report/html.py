@@ -112,7 +112,7 @@ def _view(search: Search) -> _View:
 
 def _sentences(search: Search) -> list[str]:
     failed = len(search.points) - len(search.scored)
-    best = search.best
+    best = max(search.scored, key=lambda point: point.reward)
     trials = f"{len(search.points):,} trial{'' if len(search.points) == 1 else 's'}"
     found = [f"{trials}, {failed:,} failed; trial {best.number:,} is the best, with a reward of {best.reward:.4f}."]
     if search.meaning:
@@ -132,7 +132,7 @@ def _sentences(search: Search) -> list[str]:
 
 def _failures(search: Search) -> str:
     """Return the most common reasons."""
-    reasons = Counter(point.failure for point in search.points if point.reward is None)
+    reasons = Counter(point.failure for point in search.points if point.failed)
     named = [f"{reason} ({count:,}x)" for reason, count in reasons.most_common(REASONS)]
     more = [f"{len(reasons) - REASONS} more reasons"] if len(reasons) > REASONS else []
     return f"Why trials failed: {'; '.join([*named, *more])}." if reasons else ""

@@ -49,4 +49,4 @@ def _reward(point: Point | None) -> str:
 
 
 def _failed(points: Sequence[Point]) -> int:
-    return sum(point.reward is None for point in points)
+    return sum(point.failed for point in points)

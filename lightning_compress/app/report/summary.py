@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
             console.print(Text(f"{search.name}: {sentence}"))
     for found in measured:
         console.print(Text(f"{found.name}: {found.sentence}"))
-    for name, report in result.exports.items():
-        if report.deployed is not None:
-            console.print(Text(f"{name}: {'. '.join((report.sentence, *report.notes))}"))
+    for name, exported in result.exports.items():
+        if exported.deployed is not None:
+            console.print(Text(f"{name}: {'. '.join((exported.sentence, *exported.notes))}"))
     console.print(f"{duration(result.seconds)} spent, dense training aside", highlight=False)
     for file in (*(report.path.name for report in result.exports.values()), "plan.yaml", REPORT):
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
@@ -99,7 +99,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
 
     def point(entry: Entry) -> Point:
         if entry.score is None:
-            return Point(entry.number, None, None, entry.failure or "")
+            return Point(entry.number, nan, nan, entry.failure or "")
         return Point(entry.number, entry.score.costs[cost.name], objective(entry.score))
 
     names = written.get("baselines", [])
@@ -144,10 +144,10 @@ def _seen(written: Mapping[str, Any], result: Result | None) -> str:
 
 def _chance(objective: Objective, trials: Sequence[Entry], samples: int) -> float | None:
     """Return how far two rewards may differ by chance; None unless the reward is an accuracy."""
-    scored = [entry for entry in trials if entry.score is not None]
+    scored = [entry.score for entry in trials if entry.score is not None]
     if not samples or not scored or not isinstance(objective, AccuracyUnderBudget) or objective.metric != VALIDATION:
         return None
-    accuracy = max(scored, key=lambda entry: objective(entry.score)).score.metrics[VALIDATION]
+    accuracy = max(scored, key=objective).metrics[VALIDATION]
     return noise(Figure(VALIDATION, VALIDATION, SHARE), accuracy, accuracy, samples)
 
 

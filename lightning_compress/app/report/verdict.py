@@ -57,5 +57,5 @@ def _kept(metric: Figure, result: Result) -> str:
     if not result.samples:
         return f"{change} of {metric.label}"
     told = f"{change} on {result.samples:,} test samples (one is {100 / result.samples:.2g})"
-    limit = 100 * noise(metric, before, after, result.samples)
+    limit = 100 * (noise(metric, before, after, result.samples) or 0.0)
     return f"{told}; a difference of up to {limit:.1f} may be chance" if 0 < abs(points) < limit else told

@@ -34,6 +34,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._lightning import callbacks_of
 from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import example_of
@@ -202,9 +203,9 @@ class CompressionCallback(Callback, HasKind, ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Apply the plan before Lightning makes the optimizers and restores a checkpoint."""
         check_library(pl_module)
-        mates = [c for c in trainer.callbacks if isinstance(c, CompressionCallback)]
+        mates = [c for c in callbacks_of(trainer) if isinstance(c, CompressionCallback)]
         check_order(mates)
-        check_averaging(self, trainer.callbacks, self.steady)
+        check_averaging(self, callbacks_of(trainer), self.steady)
         if stage == "fit" and mates[0] is self:
             warn_of_eval_mode(network(pl_module))
         pl_module.configure_model()  # Lightning does so only later, and again: layers may not be there yet
@@ -247,7 +248,7 @@ class CompressionCallback(Callback, HasKind, ABC):
         if self.kind not in record.applied:
             return self.plan
         asked, applied = record.asked.get(self.kind, Plan({})), record.applied[self.kind]
-        if self.plan == asked or self.own(self.plan) == applied:
+        if self.plan is None or self.plan == asked or self.own(self.plan) == applied:
             return None
         return self.added(self.own(asked), applied)
 
@@ -339,7 +340,7 @@ def _precedes(one: Any, other: Any) -> bool:
 
 
 def _kinds(callback: Any) -> set[str]:
-    return {cls.kind for cls in type(callback).__mro__ if "kind" in vars(cls)}
+    return {vars(cls)["kind"] for cls in type(callback).__mro__ if "kind" in vars(cls)}
 
 
 def _save(self: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -355,5 +356,5 @@ def _load(self: LightningModule, checkpoint: dict[str, Any]) -> None:
 def keep_structure_in_checkpoints(module: LightningModule) -> None:
     """Extend the module's own checkpoint hooks, so that every checkpoint carries the structure of its network."""
     # Bound methods, not closures: a deepcopy of the module then saves its own network.
-    module.on_save_checkpoint = MethodType(_save, module)
-    module.on_load_checkpoint = MethodType(_load, module)
+    module.__dict__["on_save_checkpoint"] = MethodType(_save, module)
+    module.__dict__["on_load_checkpoint"] = MethodType(_load, module)

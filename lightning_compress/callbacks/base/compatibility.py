@@ -7,6 +7,7 @@ it belongs to no network. ``WeightAveraging`` (also of sub-classes, as EMA) is n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery._lightning import averages_buffers
 
-WeightAveraging: type[Callback] | None = getattr(lightning_callbacks, "WeightAveraging", None)
+WeightAveraging: type[Any] | None = getattr(lightning_callbacks, "WeightAveraging", None)
 
 
 def check_averaging(callback: Callback, listed: Sequence[Callback], steady: bool) -> None:

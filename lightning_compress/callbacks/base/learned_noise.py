@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, final
 from zlib import crc32
@@ -32,7 +34,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery.mask import measured
-from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
+from lightning_compress.surgery.structure import Structure, applied_structure, network, write_structure
 from lightning_compress.surgery.transforms import raw_weight
 
 
@@ -124,7 +126,7 @@ class LearnedNoise(LearnedSparsityCallback):
         active = [(noise, weight) for noise, _, weight in self._noises(net).values() if not noise.ended]
         if not active:
             return None
-        kl = sum(noise.kl(weight) for noise, weight in active)
+        kl = reduce(add, (noise.kl(weight) for noise, weight in active))
         wanted = [
             p for noise, weight in active for p in (*noise.parameters(), weight) if id(p) in stepped and p.requires_grad
         ]
@@ -150,7 +152,7 @@ class LearnedNoise(LearnedSparsityCallback):
 
     def _noises(self, net: nn.Module) -> dict[str, tuple[Noise, nn.Module, nn.Parameter]]:
         """Return layer -> its noise, the module that carries it, and the layer's raw weight."""
-        record = structure_of(net)
+        record = applied_structure(net)
         names = record.applied[self.kind].layers
         return {n: (*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names}
 
@@ -164,7 +166,7 @@ class LearnedNoise(LearnedSparsityCallback):
                 )
             noise.end(host)
         if found:
-            record = structure_of(net)
+            record = applied_structure(net)
             write_structure(net, Structure(measured(net, record.profile), record.applied, record.asked))
 
 

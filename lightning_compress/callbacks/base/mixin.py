@@ -6,7 +6,7 @@ structure (Lightning calls no callback there), and loss terms of callbacks are a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,8 +16,14 @@ from lightning_compress.surgery.structure import load_structure, network, save_s
 
 TERMS = "_loss_terms"
 
+# For type checkers the mixin is a LightningModule, whose hooks it extends; at run time it must stay a plain class.
+if TYPE_CHECKING:
+    from lightning import LightningModule as Base
+else:
+    Base = object
 
-class CompressibleMixin:
+
+class CompressibleMixin(Base):
     """Put it before LightningModule: ``class MyModule(CompressibleMixin, LightningModule)``.
 
     A training step then sums the terms itself::

@@ -89,4 +89,4 @@ def extend_configure_optimizers(module: LightningModule) -> None:
     if OWN not in module.__dict__:
         module.__dict__[OWN] = module.__dict__.get("configure_optimizers")
         # A bound method, not a closure: a deepcopy of the module then makes the optimizers of its own network.
-        module.configure_optimizers = MethodType(_configure, module)
+        module.__dict__["configure_optimizers"] = MethodType(_configure, module)

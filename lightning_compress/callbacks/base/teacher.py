@@ -24,6 +24,7 @@ from lightning_compress.callbacks.base.mixin import CompressibleMixin
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
+from lightning_compress.surgery._lightning import callbacks_of
 from lightning_compress.surgery.forward_calls import seen_by_hooks
 from lightning_compress.surgery.structure import network
 
@@ -91,7 +92,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         """Extend ``training_step`` (or, with the mixin, watch the forward pass) until ``teardown``."""
         if stage != "fit":
             return
-        check_places([c for c in trainer.callbacks if isinstance(c, DistillationCallback)])
+        check_places([c for c in callbacks_of(trainer) if isinstance(c, DistillationCallback)])
         own, name, net = type(self).__name__, type(pl_module).__name__, network(pl_module)
         if self.teacher is net:
             raise CompressError(f"{own}: the teacher is the {name} that is trained; pass a deepcopy of it")
@@ -112,7 +113,7 @@ class DistillationCallback(Callback, HasKind, ABC):
 
     def _extend(self, pl_module: LightningModule, extended: Callable[..., Any]) -> None:
         pl_module.__dict__.setdefault(UNEXTENDED, pl_module.__dict__.get("training_step"))
-        pl_module.training_step = MethodType(extended(pl_module.training_step), pl_module)
+        pl_module.__dict__["training_step"] = MethodType(extended(pl_module.training_step), pl_module)
 
     @final
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,7 +148,7 @@ class DistillationCallback(Callback, HasKind, ABC):
             pl_module.__dict__.pop("training_step", None)
             own = pl_module.__dict__.pop(UNEXTENDED)
             if own is not None:
-                pl_module.training_step = own
+                pl_module.__dict__["training_step"] = own
         for handle in self._handles:
             handle.remove()
         self._handles, self._converted = [], None

@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.surgery._lightning import loaders_of
-from lightning_compress.surgery.inputs import combined
+from lightning_compress.surgery.inputs import Mode, combined
 
 
 def train_batches(trainer: Trainer) -> Iterator[Any]:
@@ -22,6 +22,6 @@ def train_batches(trainer: Trainer) -> Iterator[Any]:
     for loop in loops:
         if (loaders := loaders_of(loop)) is not None:
             with isolate_rng():
-                mode = "max_size_cycle" if loop is trainer.fit_loop else "sequential"  # Lightning's own
+                mode: Mode = "max_size_cycle" if loop is trainer.fit_loop else "sequential"  # Lightning's own
                 yield from combined(loaders, mode)
             return
