@@ -128,7 +128,7 @@ def uneven(x):
 
 @pytest.mark.parametrize(("net", "whole"), [
     (Tied(), {"b", "c", "d"}),
-    (Halves(gated, 8), {"a", "c"}), (Halves(lambda x: x[:, :8].relu(), 8), {"a", "c"}),
+    (Halves(lambda x: x[:, :8].relu(), 8), {"a", "c"}),
     (Halves(lambda x: nn.functional.pixel_shuffle(x, 2), 4), {"a", "c"}),
     (Halves(lambda x: x.softmax(1), 16), {"a", "c"}), (Halves(lambda x: x.view(2, 8, 2, 8, 8).amax(2), 8), {"a", "c"}),
     (around(nn.GroupNorm(2, 8, affine=False)), {"0", "3"}),
@@ -138,6 +138,12 @@ def test_what_cannot_be_removed_is_kept_whole_and_named(net, whole):
     graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert set(graph.kept_whole) == whole
     assert all(graph.kept_whole.values())
+
+
+def test_channels_of_two_halves_that_meet_go_together():
+    graph = check_removal(Halves(gated, 8), IMAGES)
+    assert {name: group.units for name, group in graph.groups.items()} == {"a": 8}
+    assert next(m for m in graph.groups["a"].members if m.layer == "a").index[3].tolist() == [3, 11]
 
 
 def test_both_ways_of_a_split_are_followed():

@@ -94,7 +94,7 @@ def test_training_runs_after_a_head_of_training_was_pruned(refit):
 
 
 @pytest.mark.parametrize(
-    ("net", "reason"), [(Contrastive(), "in training mode"), (FixedShape(), "'aux' through a reshape")]
+    ("net", "reason"), [(Contrastive(), "in training mode"), (FixedShape(), "reach 'aux', which is read through")]
 )
 def test_what_training_needs_whole_is_kept_whole_and_told(net, reason):
     kept = lc.ChannelPruning().kept_whole(net, IMAGES)

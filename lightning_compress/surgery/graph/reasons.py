@@ -85,25 +85,23 @@ def pads_channels(net: nn.Module, example: Any, mode: Mode) -> bool:
     return watched.pads
 
 
-def failing_module(net: nn.Module, example: Any, mode: Mode) -> str:
-    """Return the name of the innermost module in which a forward pass raises; "" for the network itself.
+def watch_calls(net: nn.Module) -> list[str]:
+    """Return a list that holds the names of the modules that are running, the innermost last.
+
+    After a forward pass that raised, its last entry is where; an empty list means the network itself.
 
     Args:
-        example: one input batch.
-        mode: that the network runs in.
-        net: the network.
-        net, example, mode: as for :func:`pads_channels`.
+        net: gets hooks: pass a copy.
     """
     inside: list[str] = []
+
+    def left(*_: Any) -> None:
+        inside.pop()
+
     for name, module in net.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: inside.append(name))
-        module.register_forward_hook(lambda *_: inside.pop() and None)
-    try:
-        with torch.no_grad():
-            mode(net, example)
-    except Exception:  # whatever the network's own forward raises
-        return inside[-1] if inside else ""
-    return ""
+        module.register_forward_hook(left)
+    return inside
 
 
 def breaks_in(module: nn.Module, name: str, where: str) -> str:

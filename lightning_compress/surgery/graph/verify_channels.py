@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_map
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup, remove
 from lightning_compress.surgery.graph.mask_channels import mask
-from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, failing_module, pads_channels
+from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, pads_channels, watch_calls
 from lightning_compress.surgery.modes import Mode, draws_numbers, evaluation, training
 from lightning_compress.surgery.tensors import tensors_in
 
@@ -93,32 +94,45 @@ class _Probe:
     def difference(self, groups: list[ChannelGroup]) -> str | None:
         """Return why removing a random half of each group's units differs from masking; None if it does not."""
         keep = {g.name: torch.randperm(g.units)[: max(1, g.units // 2)].sort().values for g in groups}
-        masked, thin = copy.deepcopy(self.net), copy.deepcopy(self.net)
+        thin = copy.deepcopy(self.net)
+        try:
+            remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
+        except Exception:  # a member is not what the tracer took it for
+            return breaks_in(thin, "", self.where)
+        found = self._run(thin)
+        if isinstance(found, str):
+            return SHORTCUT if self.pads else breaks_in(thin.get_submodule(found), found, self.where)
+        masked = copy.deepcopy(self.net)
         try:
             mask(masked, groups, keep)
-            remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
-            with torch.no_grad():
-                expected, found = (tensors_in(self.mode(net, self.example)) for net in (masked, thin))
-        except Exception:  # whatever the network's own forward raises on the wrong shapes
-            return self._broken(thin)
+        except Exception:  # as above
+            return breaks_in(thin, "", self.where)
+        expected = self._run(masked)
+        if isinstance(expected, str):
+            return breaks_in(masked.get_submodule(expected), expected, self.where)
         if len(expected) == len(found) and all(self._equal(a, b) for a, b in zip(expected, found, strict=True)):
             return None
         if [t.shape for t in expected] != [t.shape for t in found]:
             return f"{OUTPUT}{self.where}"
-        if self._pads():
+        if self.pads:
             return SHORTCUT
         return (
             f"removing its channels is not the same as masking them{self.where} (a reshape, shuffle or output that "
             f"depends on them)"
         )
 
-    def _broken(self, thin: nn.Module) -> str:
-        if self._pads():
-            return SHORTCUT
-        name = failing_module(thin, self.example, self.mode)
-        return breaks_in(thin.get_submodule(name), name, self.where)
+    def _run(self, net: nn.Module) -> list[Tensor] | str:
+        """Return the outputs of a copy; where its forward pass raises, the name of the innermost module that did."""
+        inside = watch_calls(net)
+        try:
+            with torch.no_grad():
+                return tensors_in(self.mode(net, self.example))
+        except Exception:  # whatever the network's own forward raises on the wrong shapes
+            return inside[-1] if inside else ""
 
-    def _pads(self) -> bool:
+    @cached_property
+    def pads(self) -> bool:
+        """Whether the network adds channels of zeros to a tensor."""
         return pads_channels(copy.deepcopy(self.net), self.example, self.mode)
 
     def _equal(self, a: Tensor, b: Tensor) -> bool:
