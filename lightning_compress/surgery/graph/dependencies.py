@@ -1,4 +1,4 @@
-"""Follow channels through torch-pruning's dependency graph: the only file that knows that library.
+"""Follow channels through torch-pruning's dependency graph.
 
 Its graph says which positions of a layer an operation hands on, and where to. Its own walk over a group keeps one
 object for each channel at each operation, and around a loop of reshapes it multiplies them. This walk keeps arrays of
@@ -10,7 +10,6 @@ Source: DepGraph (arXiv 2301.12900, section 3.1) for the graph.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,10 @@ import numpy as np
 import torch
 import torch_pruning
 from torch import Tensor, nn
-from torch_pruning.dependency import index_mapping as mappings
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph._torch_pruning import MAPPINGS
 from lightning_compress.surgery.modes import Mode
 from lightning_compress.surgery.tensors import tensors_in
 
@@ -164,48 +163,6 @@ def _mapped(edge: Any, pairs: np.ndarray) -> np.ndarray:
             roots, positions = MAPPINGS[type(mapping)](mapping, pairs >> SHIFT, pairs & POSITION)
             pairs = (roots << SHIFT) | positions
     return pairs
-
-
-Arrays = tuple[np.ndarray, np.ndarray]
-
-
-def _flatten(mapping: Any, roots: np.ndarray, positions: np.ndarray) -> Arrays:
-    stride = mapping._stride
-    if mapping.reverse:
-        return roots, positions // stride
-    inner = np.arange(stride, dtype=np.int64)
-    return roots.repeat(stride), (positions[:, None] * stride + inner).reshape(-1)
-
-
-def _concat(mapping: Any, roots: np.ndarray, positions: np.ndarray) -> Arrays:
-    start, end = mapping.offset
-    return _part(roots, positions, start, end) if mapping.reverse else (roots, positions + start)
-
-
-def _split(mapping: Any, roots: np.ndarray, positions: np.ndarray) -> Arrays:
-    start, end = mapping.offset
-    return (roots, positions + start) if mapping.reverse else _part(roots, positions, start, end)
-
-
-def _part(roots: np.ndarray, positions: np.ndarray, start: int, end: int) -> Arrays:
-    inside = (positions >= start) & (positions < end)
-    return roots[inside], positions[inside] - start
-
-
-def _slice(mapping: Any, roots: np.ndarray, positions: np.ndarray) -> Arrays:
-    if mapping.reverse:
-        return roots, positions * mapping.step + mapping.start
-    roots, positions = _part(roots, positions, mapping.start, mapping.end)
-    taken = positions % mapping.step == 0
-    return roots[taken], positions[taken] // mapping.step
-
-
-MAPPINGS: Mapping[type, Callable[[Any, np.ndarray, np.ndarray], Arrays]] = {
-    mappings._FlattenIndexMapping: _flatten,
-    mappings._ConcatIndexMapping: _concat,
-    mappings._SplitIndexMapping: _split,
-    mappings._SliceIndexMapping: _slice,
-}
 
 
 def _traceable(output: Any) -> list[Tensor]:
