@@ -144,13 +144,13 @@ class Bench:
             assert found[0].score is not None
             return 100 * found[0].score.metrics["val_acc"]
 
-    def worth(self, plan: Plan, seed: int, steps: int) -> dict[str, float]:
+    def worth(self, plan: Plan, seed: int, steps: int, lr: float) -> dict[str, float]:
         """Return the test accuracy of a plan, recalibrated and after the fine-tuning."""
         module = copy.deepcopy(self.module)
         self.composition.apply(module.net, plan)
         recalibrate(module, self.evaluate.recalibration, self.evaluate._trainer([TrainingForward()]))
         before = accuracy(module.net, self.known, *self.test)
-        fine_tune(module.net, self.known.normalized, self.train, lr=self.case.lr, steps=steps, seed=seed)
+        fine_tune(module.net, self.known.normalized, self.train, lr=lr, steps=steps, seed=seed)
         return {"before": before, "after": accuracy(module.net, self.known, *self.test)}
 
 
@@ -183,7 +183,8 @@ def run(arguments: argparse.Namespace) -> None:
     file = arguments.folder / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     done = {key(row) for row in rows}
-    worth = {(r["problem"], r["plan"], r["seed"], r["steps"]): r for r in rows}
+    worth = {(r["problem"], r["plan"], r["seed"], r["steps"], r["lr"]): r for r in rows}
+    lr = arguments.lr or PROBLEMS[arguments.problem].lr
     bench = Bench(arguments.problem, arguments.nets, arguments.npz, arguments.folder)
     for seed in arguments.seeds:
         for evaluations in arguments.evaluations:
@@ -194,19 +195,22 @@ def run(arguments: argparse.Namespace) -> None:
                     "evaluations": 0 if way in SCORED_NONE else evaluations,
                     "seed": seed,
                     "steps": arguments.steps,
+                    "lr": lr,
                 }
                 if key(given) in done:
                     continue
                 began = process_time()
                 plan, validation = bench.found(way, evaluations, seed)
-                known = worth.get((arguments.problem, plan.digest, seed, arguments.steps))
+                known = worth.get((arguments.problem, plan.digest, seed, arguments.steps, lr))
                 values = (
-                    {k: known[k] for k in ("before", "after")} if known else bench.worth(plan, seed, arguments.steps)
+                    {k: known[k] for k in ("before", "after")}
+                    if known
+                    else bench.worth(plan, seed, arguments.steps, lr)
                 )
                 cost = bench.budget.cost(bench.composition.resolve(plan)) / bench.budget.limit
                 row = {**given, "validation": validation, **values, "of_limit": round(cost, 4), "plan": plan.digest}
                 row["seconds"] = round(process_time() - began)
-                worth[arguments.problem, plan.digest, seed, arguments.steps] = row
+                worth[arguments.problem, plan.digest, seed, arguments.steps, lr] = row
                 done.add(key(given))
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
@@ -215,7 +219,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what makes a row another one."""
-    return tuple(row[name] for name in ("problem", "way", "evaluations", "seed", "steps"))
+    return tuple(row[name] for name in ("problem", "way", "evaluations", "seed", "steps", "lr"))
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -224,15 +228,15 @@ def table(arguments: argparse.Namespace) -> None:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(key({**row, "seed": None}), []).append(row)
-    uniform = {(r["problem"], r["seed"], r["steps"]): r["after"] for r in rows if r["way"] == "uniform"}
+    uniform = {(r["problem"], r["seed"], r["steps"], r["lr"]): r["after"] for r in rows if r["way"] == "uniform"}
     head = f"{'':18}{'evals':>6}{'seeds':>6}{'validation':>16}{'recalibrated':>16}{'fine-tuned':>16}{'- Uniform':>16}"
     last = None
-    for (problem, way, evaluations, _, steps), found in sorted(
-        groups.items(), key=lambda g: (g[0][0], g[0][4], -mean(r["after"] for r in g[1]))
+    for (problem, way, evaluations, _, steps, lr), found in sorted(
+        groups.items(), key=lambda g: (g[0][0], *g[0][4:], -mean(r["after"] for r in g[1]))
     ):
-        if last != (last := (problem, steps)):
-            print(f"\n{problem}, {steps} steps of {BATCH} images\n{head}")
-        pairs = [(r["problem"], r["seed"], r["steps"]) for r in found]
+        if last != (last := (problem, steps, lr)):
+            print(f"\n{problem}, {steps} steps of {BATCH} images, learning rate {lr:g}\n{head}")
+        pairs = [(r["problem"], r["seed"], r["steps"], r["lr"]) for r in found]
         paired = [r["after"] - uniform[p] for r, p in zip(found, pairs, strict=True) if p in uniform]
         cells = [spread([r[name] for r in found]) for name in ("validation", "before", "after")]
         cells.append("-" if way == "uniform" else spread(paired, "+"))
@@ -258,6 +262,7 @@ def main() -> None:
     running.add_argument("--evaluations", type=int, nargs="+", default=[24])
     running.add_argument("--seeds", type=int, nargs="+", default=[0])
     running.add_argument("--steps", type=int, default=100, help=f"of the fine-tuning, {BATCH} images each")
+    running.add_argument("--lr", type=float, help="peak learning rate of the fine-tuning; else that of the problem")
     running.set_defaults(job=run)
     jobs.add_parser("table", help="print all rows").set_defaults(job=table)
     for job in jobs.choices.values():

@@ -46,7 +46,7 @@ def compress(
     budget: float | str | None = None,
     trials: int | None = None,
     epochs: int | None = None,
-    lr: float | None = None,
+    lr: float | str | None = None,
     overrides: Sequence[str] = (),
     folder: str | Path | None = None,
     make_trainer: Callable[..., Trainer] = Trainer,
@@ -78,7 +78,8 @@ def compress(
         budget: of the one stage that plans under a budget: a share of the dense network's cost, or the limit itself.
         trials: of the one stage that searches: candidates to score.
         epochs: of the fine-tuning of the one stage.
-        lr: the module's attribute ``lr``, its learning rate, in the fine-tuning.
+        lr: the module's attribute ``lr``, its learning rate, in the fine-tuning; ``"auto"`` tries shares of what it is
+            (pipeline/lr_probe.py).
         overrides: all other settings of the method, as on the command line: ``["compress/searcher=greedy"]``.
         folder: of this run, made when missing; None takes ``runs/METHOD-DIGEST``, which is the same for the same call.
         make_trainer: ``lightning.Trainer`` with your settings, as a partial. Each training gets copies of its

@@ -41,14 +41,14 @@ class Method:
 
 
 def shipped_method(
-    name: str, overrides: Sequence[str] = (), lr: float | None = None, **usual: float | str | None
+    name: str, overrides: Sequence[str] = (), lr: float | str | None = None, **usual: float | str | None
 ) -> Method:
     """Compose the configuration of ``+compress=NAME``, also of a third party's on Hydra's search path.
 
     Args:
         name: of a file of the group ``compress``, such as ``drl_quant``.
         overrides: as on the command line.
-        lr: learning rate of the fine-tuning.
+        lr: learning rate of the fine-tuning, or ``auto``.
         usual: budget, trials and epochs, each of the one stage that has it; None leaves what the configuration says.
 
     Raises:

@@ -44,8 +44,8 @@ def plan_env(
             f"give it callbacks and a planner that scores candidates, such as Search"
         )
     run = RunContext.begun(module, data, Path(), seed=seed)
-    student = Student(copy.deepcopy(module), stage.distillation, stage.attributes)
-    set_attributes(student.module, stage.attributes, "environment")
+    student = Student(copy.deepcopy(module), stage.distillation, stage.given_attributes)
+    set_attributes(student.module, stage.given_attributes, "environment")
     composition = Composition(list(stage.callbacks.values()), network(module), run.example)
     budget = planner.budget_for(composition, run.dense_profile, "environment")
     evaluator = planner.evaluator(composition, student, run)

@@ -18,6 +18,7 @@ from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import PLANNED, RunContext, set_attributes
+from lightning_compress.pipeline.lr_probe import AUTO, LearningRateProbe
 from lightning_compress.pipeline.planners.from_file import FromFile
 from lightning_compress.pipeline.planners.planner import Planned, Planner
 from lightning_compress.pipeline.student import Student
@@ -35,7 +36,9 @@ class Stage:
         planner: makes the plan that the callbacks apply.
         distillation: ``(teacher) -> callback`` for all fine-tuning, of candidates too, or None.
         epochs: of fine-tuning.
-        attributes: set on the module for all fine-tuning, of candidates too, such as its learning rate ``lr``.
+        attributes: set on the module for all fine-tuning, of candidates too, such as its learning rate ``lr``. With
+            ``lr="auto"`` the fine-tuning has the rate that ``lr_probe`` finds, and candidates the module's own.
+        lr_probe: how that rate is found.
     """
 
     callbacks: Mapping[str, CompressionCallback] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Stage:
     distillation: Callable[..., Callback] | None = None
     epochs: int = 10
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    lr_probe: LearningRateProbe = field(default_factory=LearningRateProbe)
 
     @property
     def costs(self) -> tuple[Cost, ...]:
@@ -65,6 +69,7 @@ class Stage:
             )
         if self.planner is not None:
             self.planner.check(name)
+        self.lr_probe.check(name)
 
     def with_plan(self, plan: Plan | str | Path | Mapping[str, Any]) -> Self:
         """Return a copy that takes its part of a plan in place of its planner's.
@@ -90,18 +95,35 @@ class Stage:
         """
         self.check(name)
         folder = run.opened(name)
-        student = Student(copy.deepcopy(module), self.distillation, self.attributes)
-        set_attributes(student.module, self.attributes, name)
+        student = Student(copy.deepcopy(module), self.distillation, self.given_attributes)
+        set_attributes(student.module, self.given_attributes, name)
         if not self.callbacks:
-            renew(folder, run.origin(module, self.distillation, epochs=self.epochs, attributes=self.attributes))
-            return self.fine_tune(student.module, run, folder)
+            stage, _ = self._with_rate(student, Planned(Plan({}), ""), run, folder)
+            renew(folder, run.origin(module, self.distillation, epochs=self.epochs, attributes=stage.attributes))
+            return stage.fine_tune(student.module, run, folder)
         composition = Composition(list(self.callbacks.values()), network(module), run.example)
         assert self.planner is not None  # check has said so
         planned = self.planner.make_plan(composition, student, run, folder)
-        plan = composition.resolve(planned.plan)
-        plan.save(folder / "plan.yaml")
-        (folder / PLANNED).write_text(json.dumps({"origin": self.origin(planned), "limit": planned.limit}))
-        return self.train(module, student.module, replace(planned, plan=plan), composition, run, folder=folder)
+        planned = replace(planned, plan=composition.resolve(planned.plan))
+        planned.plan.save(folder / "plan.yaml")
+        stage, told = self._with_rate(student, planned, run, folder)
+        (folder / PLANNED).write_text(json.dumps({"origin": self.origin(planned) + told, "limit": planned.limit}))
+        return stage.train(module, student.module, planned, composition, run, folder=folder)
+
+    @property
+    def given_attributes(self) -> dict[str, Any]:
+        """The attributes but for a learning rate that is to be found."""
+        return {key: value for key, value in self.attributes.items() if (key, value) != ("lr", AUTO)}
+
+    def _with_rate(self, student: Student, planned: Planned, run: RunContext, folder: Path) -> tuple[Self, str]:
+        """Return the stage with a number for its learning rate, set on the student's module, and words on it."""
+        if self.given_attributes == dict(self.attributes):
+            return self, ""
+        composition = Composition(list(self.callbacks.values()), network(student.module), run.example)
+        rate, told = self.lr_probe.probe(student, planned.plan, composition, run, folder=folder)
+        attributes = {**self.attributes, "lr": rate}
+        set_attributes(student.module, attributes, folder.name)
+        return replace(self, attributes=attributes), f"; {told}"
 
     def origin(self, planned: Planned) -> str:
         """Return one sentence on how the plan came about and is applied."""
