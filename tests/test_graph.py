@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.core.costs.activation_bytes import ActivationBytes
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.surgery import measure
@@ -93,7 +94,9 @@ def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:
     thin = copy.deepcopy(net)
     callback.with_plan(plan).apply(thin, example)
     measured = measure.measure(thin, example)
-    assert callback.predict(plan, dense) == measured
+    predicted, memory = callback.predict(plan, dense), ActivationBytes()
+    assert predicted == measured
+    assert memory(predicted) == memory(measured) <= memory(dense)
     assert measured.macs < dense.macs
     assert min(min(layer.in_channels, layer.out_channels) for layer in measured) >= 1
     keep = {n: kept_units(graph, net, n, r["channels"], callback) for n, r in plan.layers.items()}

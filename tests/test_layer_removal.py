@@ -19,6 +19,7 @@ from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.activation_bytes import ActivationBytes
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import CompressError
@@ -100,7 +101,9 @@ def test_any_removal_gives_the_predicted_profile_a_forward_pass_and_the_predicte
         assert callback.resolve(plan, thin, dense, example) == plan
         callback.with_plan(plan).apply(thin, example)
         profile = structure_of(thin).profile
-        assert profile == callback.predict(plan, dense) == measure.measure(thin, example)
+        measured = measure.measure(thin, example)
+        assert profile == callback.predict(plan, dense) == measured
+        assert ActivationBytes()(profile) == ActivationBytes()(measured)
         with torch.no_grad():
             assert thin(example).shape == expected
         size = lc.save(thin, tmp_path / "a").stat().st_size

@@ -18,6 +18,7 @@ from lightning_compress.callbacks.low_rank import KEY, LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.core.budget import Budget
+from lightning_compress.core.costs.activation_bytes import ActivationBytes
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import CompressError, PackedFileError
@@ -86,8 +87,10 @@ def test_any_ranks_give_the_predicted_profile_a_forward_pass_and_the_predicted_b
         expected = net(example)
     callback.with_plan(plan).apply(net, example)
     profile = structure_of(net).profile
-    assert profile == measure.measure(net, example)
-    assert list(profile.layers) == list(measure.measure(net, example).layers)
+    measured = measure.measure(net, example)
+    assert profile == measured
+    assert list(profile.layers) == list(measured.layers)
+    assert ActivationBytes()(profile) == ActivationBytes()(measured)
     assert profile.macs < dense.macs
     with torch.no_grad():
         assert net(example).shape == expected.shape

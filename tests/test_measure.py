@@ -100,6 +100,8 @@ def test_a_network_without_weights_is_refused():
 
 def test_profiles_survive_plain_types():
     profile = measure.measure(torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64))
-    assert Profile.from_dict(profile.to_dict()) == profile
-    with pytest.raises(CompressError, match="expected a list of layers"):
+    again = Profile.from_dict(profile.to_dict())
+    assert again == profile
+    assert again.steps == profile.steps
+    with pytest.raises(CompressError, match="expected layers and steps"):
         Profile.from_dict([{"what": 1}])

@@ -18,12 +18,14 @@ from lightning_compress.app.report.summary import search_of
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
+from lightning_compress.core.costs.activation_bytes import ActivationBytes
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.planners.budgeted import Limit
 from lightning_compress.pipeline.planners.search import FRONT, Search
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import FINAL, LAST
@@ -286,6 +288,16 @@ def test_a_budget_that_no_plan_meets_is_told_with_the_smallest_that_one_does(tmp
     assert searched(tmp_path / "limit", budget=float(limit.replace(",", "")))
     with pytest.raises(InfeasibleBudgetError):
         searched(tmp_path, budget=float(share) - 1e-4)
+
+
+def test_a_plan_meets_every_limit(tmp_path):
+    dense, memory = run_in(tmp_path).dense_profile, ActivationBytes()
+    found = searched(tmp_path / "two", budget=0.75, limits={"memory": Limit(memory, 0.6)})
+    profile = structure_of(network(found)).profile
+    assert profile.macs <= 0.75 * dense.macs
+    assert memory(profile) <= 0.6 * memory(dense)
+    with pytest.raises(InfeasibleBudgetError, match=r"stage prune: the budget of 10 bytes cannot be met; the smallest"):
+        searched(tmp_path / "none", budget=0.75, limits={"memory": Limit(memory, 10)})
 
 
 class HookedData(ToyData):

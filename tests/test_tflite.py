@@ -10,15 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.costs.activation_bytes import ActivationBytes
+from lightning_compress.core.costs.arena_bytes import ArenaBytes
 from lightning_compress.core.costs.tflite_bytes import TFLiteBytes
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.lower import lower
+from lightning_compress.export.tflite.arena import arena_bytes
 from lightning_compress.export.tflite.c_array import c_array
 from lightning_compress.export.tflite.exporter import TFLite
 from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import measure
+from lightning_compress.vision.models.mlperf_tiny import tiny_resnet8
 from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 
 pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
@@ -172,6 +176,15 @@ def test_the_predicted_file_is_an_upper_bound(make, least):
     size = len(tflite_bytes(lower(complete(net, [images(2)]), images(2))))
     predicted = TFLiteBytes()(measure.measure(net, images(2)))
     assert least * predicted <= size <= predicted
+
+
+@pytest.mark.parametrize(("make", "size"), [(tiny_resnet8, 32), (resnet8, 16), (mobile, 16)])
+def test_the_predicted_arena_is_close_and_the_activations_are_a_lower_bound(make, size):
+    net, example = make().eval(), images(2, size)
+    arena = arena_bytes(tflite_bytes(lower(complete(net, [example]), example)))
+    profile = measure.measure(net, example)
+    assert ActivationBytes(integer=True)(profile) <= arena
+    assert ArenaBytes()(profile) == pytest.approx(arena, rel=0.1)
 
 
 def test_a_c_array_has_a_name_that_c_takes():

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.output_errors import output_error, record_calls
+from lightning_compress.core.activations import chained
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -119,7 +120,10 @@ class LowRank(CompressionCallback):
         parts = {name: _kind(profile[name]).profiles(profile[name], **ranks) for name, ranks in chosen.items()}
         found = [part for layer in profile for part in parts.get(layer.name, [layer])]
         last = {name: factors[-1].name for name, factors in parts.items()}
-        return Profile({p.name: replace(p, follows=last.get(p.follows, p.follows)) for p in found})
+        steps = profile.steps
+        for name, factors in parts.items():
+            steps = chained(steps, name, [(factor.name, factor.positions) for factor in factors])
+        return Profile({p.name: replace(p, follows=last.get(p.follows, p.follows)) for p in found}, steps)
 
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         """Decompose all layers before a search, for all candidates at once; no batch is read."""

@@ -7,11 +7,12 @@ into a number, so that neither knows the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from math import prod
 from typing import Any
 
+from lightning_compress.core.activations import Step, Steps
 from lightning_compress.core.errors import CompressError
 
 
@@ -100,9 +101,14 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """The layers of a network by name, in the order in which they first run."""
+    """The layers of a network by name, in the order in which they first run.
+
+    Attributes:
+        steps: that write and read activations; empty where no network was run. Profiles compare by their layers alone.
+    """
 
     layers: Mapping[str, LayerProfile]
+    steps: Steps = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> LayerProfile:
         return self.layers[name]
@@ -139,7 +145,7 @@ class Profile:
 
     def update(self, changed: Iterable[LayerProfile]) -> Profile:
         """Return the profile with some layers replaced."""
-        return Profile({**self.layers, **{layer.name: layer for layer in changed}})
+        return Profile({**self.layers, **{layer.name: layer for layer in changed}}, self.steps)
 
     def change(self, name: str, **fields_: Any) -> Profile:
         """Return the profile with some fields of one layer replaced.
@@ -159,20 +165,21 @@ class Profile:
         gone = [replace(p, kind="folded", extras=0, buffers=0, follows="") for p in self if p.follows]
         return self.update([*(p.with_norm() for p in self if p.name in pairs), *gone])
 
-    def to_dict(self) -> list[dict[str, Any]]:
-        """Return plain types for JSON, YAML and checkpoints; a list, to keep the order."""
-        return [layer.to_dict() for layer in self]
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON, YAML and checkpoints; layers are a list, to keep the order."""
+        return {"layers": [layer.to_dict() for layer in self], "steps": [step.to_list() for step in self.steps]}
 
     @classmethod
-    def from_dict(cls, data: Iterable[Mapping[str, Any]]) -> Profile:
+    def from_dict(cls, data: Mapping[str, Any]) -> Profile:
         """Build from plain types, the inverse of :meth:`to_dict`.
 
         Raises:
-            CompressError: the data is not a list of layers.
+            CompressError: the data holds no list of layers.
         """
         try:
-            return cls({layer.name: layer for layer in map(LayerProfile.from_dict, data)})
-        except (TypeError, AttributeError) as error:
+            layers = {layer.name: layer for layer in map(LayerProfile.from_dict, data["layers"])}
+            return cls(layers, tuple(map(Step.from_list, data["steps"])))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CompressError(
-                f"profile: expected a list of layers as LayerProfile.to_dict gives ({error})"
+                f"profile: expected layers and steps as Profile.to_dict gives them ({error!r})"
             ) from error

@@ -16,6 +16,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from lightning_compress.core.costs.activation_bytes import ActivationBytes
 from lightning_compress.core.costs.cost import Cost, number_text
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.packed_bytes import PackedBytes
@@ -143,7 +144,7 @@ def declare(metric: str, costs: Iterable[Cost]) -> dict[Figure, Callable[[Tested
     """
     # The packed file is there, so that a prediction of its size says nothing more.
     asked = {cost.name: cost for cost in costs if not isinstance(cost, PackedBytes)}
-    always = {cost.name: cost for cost in (WeightBits(), MACs(), Parameters())}
+    always = {cost.name: cost for cost in (WeightBits(), MACs(), Parameters(), ActivationBytes())}
     return {
         _metric(metric): lambda tested: tested.metrics[metric],
         Figure("bytes", "file on disk", "bytes", headline=True): lambda tested: tested.file.stat().st_size,

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
+from lightning_compress.surgery.activations import ActivationRecorder
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -107,7 +108,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     times: Counter[str] = Counter()
     producer: dict[tuple[int, int], str] = {}
     reads: dict[str, tuple[int, int]] = {}
-    uses = _Uses()
+    uses, recorder = _Uses(), ActivationRecorder(samples)
 
     def after(name: str, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
@@ -131,9 +132,12 @@ def measure(net: nn.Module, example: Any) -> Profile:
     owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
     for name, module in owners:
         _check_weight(name, module)
+    example = beside(net, example)
+    recorder.begin(example)
     handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
     try:
-        with torch.inference_mode(False), evaluating(net), uses:  # tensors of inference do not count writes
+        # Tensors of inference do not count writes.
+        with torch.inference_mode(False), evaluating(net), recorder.watching(net, _width), uses, recorder:
             output = forward(net, example)
     finally:
         for handle in handles:
@@ -151,7 +155,13 @@ def measure(net: nn.Module, example: Any) -> Profile:
     layers = [layer for part in parts for layer in part]
     if not any(layer.weights and layer.positions for layer in layers):
         raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
-    return Profile({layer.name: layer for layer in layers})
+    return Profile({layer.name: layer for layer in layers}, recorder.finish(output))
+
+
+def _width(module: nn.Module) -> int | None:
+    if isinstance(module, CONV):
+        return module.out_channels
+    return module.out_features if isinstance(module, LINEAR) else None
 
 
 def _check_kind(net: nn.Module) -> None:

@@ -20,7 +20,7 @@ from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.lightning_module import is_lightning_module
 
 KEY = "lightning_compress"
-FORMAT = 2
+FORMAT = 3
 SELECTED = "compressed_network"  # attribute of a LightningModule: the name of the sub-module to compress
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
@@ -283,7 +284,12 @@ def _check_constraints(callback: str, net: nn.Module, writing: Sequence[str]) ->
 
 def known_structure(net: nn.Module, example: Any) -> Structure:
     """Return the record of a network; of one that no callback has touched, its profile alone."""
-    return structure_of(net) or Structure(measure.measure(net, example))
+    record = structure_of(net)
+    if record is None:
+        return Structure(measure.measure(net, example))
+    if not record.profile.steps:  # it comes from a packed file, which holds no more than the layers
+        record.profile = replace(record.profile, steps=measure.measure(net, example).steps)
+    return record
 
 
 def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:

@@ -1,4 +1,4 @@
-"""Costs: profile -> number. Each is additive over layers and never rises when a layer gets smaller."""
+"""Costs: profile -> number, which never rises when a layer gets smaller."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class Cost(HasKind, ABC):
         unit: of the values, as it stands behind a number.
         label: of its row in tables; empty takes the name.
         digits: significant digits that are shown; None where all values are whole numbers.
+        additive: whether it is a sum over layers; a closed form for sums needs that, a projection does not.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str]
     label: ClassVar[str] = ""
     digits: ClassVar[int | None] = None
+    additive: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, profile: Profile) -> float:

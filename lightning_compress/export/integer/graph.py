@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lightning_compress.core.activations import Step, in_place, peak_values
+
 Array = np.ndarray
 Bounds = tuple[float | None, float | None]
 UNBOUNDED: Bounds = (None, None)
@@ -214,12 +216,14 @@ class Graph:
 
     def peak_bytes(self) -> int:
         """Return the bytes of one sample's tensors that are alive at once, at most, in the order of the operations."""
-        last = {self.output: len(self.operations)}
-        for i, operation in enumerate(self.operations):
-            last.update(dict.fromkeys(operation.inputs, i) if self.output not in operation.inputs else {})
-        alive, peak = {self.input}, 0
-        for i, operation in enumerate(self.operations):
-            alive.add(operation.output)
-            peak = max(peak, sum(self.tensors[name].bytes for name in alive))
-            alive = {name for name in alive if last.get(name, -1) > i}
-        return peak
+        number = {self.input: 0}
+        steps = [Step("", (), (("", self.tensors[self.input].bytes),))]
+        for operation in self.operations:
+            # A reshape gives no new values, and an activation function can work in place.
+            inputs = tuple(dict.fromkeys(number[name] for name in operation.inputs))
+            own = (("", self.tensors[operation.output].bytes),)
+            number[operation.output] = len(steps)
+            steps.append(
+                Step(operation.module, inputs, own, isinstance(operation, Reshape | Clip | Sigmoid | HardSwish))
+            )
+        return peak_values(in_place([*steps, Step("", (number[self.output],))]), {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 
 from lightning_compress.callbacks.base.composition import Composition
@@ -15,9 +16,9 @@ from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.planners.planner import Planner
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetedPlanner(Planner, ABC):
-    """Makes a plan that costs no more than a limit.
+@dataclass(frozen=True)
+class Limit:
+    """A budget beside the one that a planner spends.
 
     Attributes:
         cost: of a network, from its profile.
@@ -28,9 +29,34 @@ class BudgetedPlanner(Planner, ABC):
     budget: float | str
 
     @property
+    def text(self) -> str:
+        """The limit in words, for the report."""
+        if isinstance(self.budget, str):
+            return f"at most {self.budget}"
+        if self.budget > 1:
+            return f"at most {self.cost.text(self.budget)}"
+        return f"at most {100 * self.budget:.4g} % of the dense network's {self.cost.label or self.cost.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetedPlanner(Planner, ABC):
+    """Makes a plan that costs no more than a limit.
+
+    Attributes:
+        cost: of a network, from its profile.
+        budget: a share of the dense network's cost or the limit itself, see :meth:`Cost.limit`.
+        limits: name -> a limit of another cost that the plan must meet too.
+    """
+
+    cost: Cost
+    budget: float | str
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+
+    @property
     def costs(self) -> tuple[Cost, ...]:
-        """The cost of the budget."""
-        return () if self.cost is None else (self.cost,)
+        """The cost of the budget, and those of the other limits."""
+        own = () if self.cost is None else (self.cost,)
+        return (*own, *(limit.cost for limit in self.limits.values()))
 
     def check(self, stage: str) -> None:
         """Raise if there is no cost or budget, or the budget is none of what it may be.
@@ -58,36 +84,47 @@ class BudgetedPlanner(Planner, ABC):
             InfeasibleBudgetError: no plan meets the budget.
         """
         self.check(stage)
-        whole, space = self.cost(dense), composition.space()
+        space = composition.space()
+        all_ = [Limit(self.cost, self.budget), *self.limits.values()]
         try:
-            limit = self.cost.limit(self.budget, whole)
+            most = [limit.cost.limit(limit.budget, limit.cost(dense)) for limit in all_]
         except CompressError as error:
             raise CompressError(f"stage {stage}: {error}") from None
+        least = composition.predict(space.plan(space.smallest))
+        for limit, number in zip(all_, most, strict=True):
+            _check_feasible(limit, number, limit.cost(dense), limit.cost(least), stage)
 
         def spent(plan: Plan) -> float:
-            return self.cost(composition.predict(plan))
+            # What is taken of another limit is told as the same share of the first.
+            profile = composition.predict(plan)
+            others = zip(all_[1:], most[1:], strict=True)
+            return max(self.cost(profile), *(most[0] * limit.cost(profile) / number for limit, number in others), 0.0)
 
-        try:
-            return Budget(spent, limit, space)
-        except InfeasibleBudgetError as error:
-            least = spent(space.plan(space.smallest))
-            share = ceil(1e4 * least / whole) / 1e4  # rounded up, so that it can be met
-            given = f" (budget={self.budget:g} of the dense network)" if self._is_share else ""
-            raise InfeasibleBudgetError(
-                f"stage {stage}: the budget of {self.cost.text(limit)}{given} cannot be met; the smallest feasible one "
-                f"is {self.cost.text(self.cost.round_up(least))}{f' (budget={share:g})' if share <= 1 else ''}. Raise "
-                f"the budget, or allow smaller values in the search space"
-            ) from error
-
-    @property
-    def _is_share(self) -> bool:
-        return not isinstance(self.budget, str) and self.budget <= 1
+        return Budget(spent, most[0], space)
 
     @property
     def limit(self) -> str:
-        """The limit in words, for the report."""
-        if isinstance(self.budget, str):
-            return f"at most {self.budget}"
-        if not self._is_share:
-            return f"at most {self.cost.text(self.budget)}"
-        return f"at most {100 * self.budget:.4g} % of the dense network's {self.cost.label or self.cost.name}"
+        """The limits in words, for the report."""
+        return " and ".join(limit.text for limit in (Limit(self.cost, self.budget), *self.limits.values()))
+
+
+def _check_feasible(limit: Limit, most: float, dense: float, least: float, stage: str) -> None:
+    """Raise if even the smallest plan costs more.
+
+    Args:
+        limit: that was asked for.
+        most: what it allows, in the unit of the cost.
+        dense: what the dense network costs.
+        least: what the smallest plan costs.
+        stage: name of the stage.
+    """
+    if least <= most:
+        return
+    cost, share = limit.cost, ceil(1e4 * least / dense) / 1e4  # rounded up, so that it can be met
+    is_share = not isinstance(limit.budget, str) and limit.budget <= 1
+    given = f" (budget={limit.budget:g} of the dense network)" if is_share else ""
+    raise InfeasibleBudgetError(
+        f"stage {stage}: the budget of {cost.text(most)}{given} cannot be met; the smallest feasible one is "
+        f"{cost.text(cost.round_up(least))}{f' (budget={share:g})' if share <= 1 else ''}. Raise the budget, or allow "
+        f"smaller values in the search space"
+    )

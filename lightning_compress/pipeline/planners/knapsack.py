@@ -38,6 +38,20 @@ KNOB = "weight_bits"
 class Knapsack(BudgetedPlanner):
     """Choose bits by the squared error of the weights."""
 
+    def check(self, stage: str) -> None:
+        """Raise also if the cost is no sum over layers.
+
+        Raises:
+            CompressError: it is so.
+        """
+        super().check(stage)
+        if not self.cost.additive or self.limits:
+            which = f"{self.cost.name} is none" if not self.cost.additive else "there are two limits"
+            raise CompressError(
+                f"stage {stage}: Knapsack needs one cost that is a sum over layers, and {which}; choose another "
+                f"planner, such as output_error"
+            )
+
     def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
         """Return the plan of the least error that meets the budget.
 

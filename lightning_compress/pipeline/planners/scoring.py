@@ -34,10 +34,10 @@ class ScoringPlanner(BudgetedPlanner, ABC):
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """The costs of the budget and of the objective, which scores have too."""
+        """The costs of the budget, of the objective and of other limits, which scores have too."""
         if self.cost is None or self.objective is None:
             return super().costs
-        return needed_costs(self.cost, self.objective)
+        return (*needed_costs(self.cost, self.objective), *(limit.cost for limit in self.limits.values()))
 
     def check(self, stage: str) -> None:
         """Raise also if there is no objective, or a number of the evaluation is too small.

@@ -112,7 +112,7 @@ class Search(ScoringPlanner):
         if (folder / journal_name("")).is_file() and path.is_file():
             plan = Plan.load(path)
         else:
-            planner = replace(self.prior, cost=self.cost, budget=self.budget)
+            planner = replace(self.prior, cost=self.cost, budget=self.budget, limits=self.limits)
             plan = planner.make_plan(composition, student, run, folder).plan
             plan.save(path)
         return budget.project(budget.space.indices(plan))
@@ -154,6 +154,7 @@ class _Search:
             "in_flight": settings.in_flight,
             "halving": settings_of(settings.halving),
             "cost": settings_of(settings.cost),
+            "limits": settings_of(settings.limits),
             **self._scoring(evaluator),
             "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
         }

@@ -63,6 +63,7 @@ class Sensitivity(ScoringPlanner):
             "objective": settings_of(self.objective),
             "limit": budget.limit,
             "cost": settings_of(self.cost),
+            "limits": settings_of(self.limits),
             "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
             **evaluator.settings(),
         }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_compress.core import activations
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import resize, transforms
 from lightning_compress.surgery.replacement import Replacement, replace_module
@@ -78,14 +79,14 @@ class RemovalGraph:
 
     def without(self, profile: Profile, names: Collection[str]) -> Profile:
         """Return the profile after some are removed."""
-        layers = dict(profile.layers)
-        for part in self.parts(names):
+        layers, parts = dict(profile.layers), self.parts(names)
+        for part in parts:
             if part.reader:  # it may be removed next, and hands on what it would have read
                 width = layers[part.name].in_channels * part.per_channel
                 layers[part.reader] = replace(layers[part.reader], in_channels=width)
             for layer in part.layers:
                 del layers[layer]
-        return Profile(layers)
+        return Profile(layers, activations.without(profile.steps, {name for part in parts for name in part.modules}))
 
     def readers(self, profile: Profile, names: Collection[str]) -> dict[str, bool]:
         """Return layer that reads what some gave, in the order in which they run -> whether it gets narrower."""

@@ -1,0 +1,39 @@
+"""Memory of a microcontroller that TFLite-Micro takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from typing_extensions import override
+
+from lightning_compress.core.activations import peak_values
+from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.profile import Profile
+
+INTERPRETER_BYTES = 900
+STEP_BYTES = 240  # what the interpreter keeps of an operation and its tensors
+CHANNEL_BYTES = 8  # multiplier and shift of each output channel of a layer
+
+
+@dataclass(frozen=True)
+class ArenaBytes(Cost):
+    """Predicted arena of TFLite-Micro for the network in integers.
+
+    The activations that are alive at once, one byte each, and what the interpreter keeps of operations and channels.
+    Compared with tflite-micro on ResNet-8, ResNet-20, a MobileNet block and a plain chain: within 10 %, but for
+    networks whose activations do not pack without gaps (ResNet-20 takes 65,536 bytes for 49,152). The exporter checks
+    the arena itself.
+    """
+
+    name: ClassVar[str] = "arena_bytes"
+    unit: ClassVar[str] = "bytes"
+    label: ClassVar[str] = "predicted arena of TFLite-Micro"
+    additive: ClassVar[bool] = False
+
+    @override
+    def __call__(self, profile: Profile) -> float:
+        widths = {name: layer.out_channels for name, layer in profile.layers.items()}
+        channels = sum(layer.out_channels for layer in profile.weighted)
+        kept = INTERPRETER_BYTES + STEP_BYTES * len(profile.steps) + CHANNEL_BYTES * channels
+        return peak_values(profile.steps, widths) + kept

@@ -1,0 +1,168 @@
+"""Record which operations of a forward pass write activations, and which read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_compress.core.activations import Step, Steps, Values, in_place
+from lightning_compress.surgery.transforms import Transform
+
+aten = torch.ops.aten
+NORMS = (
+    aten.native_batch_norm,
+    aten.cudnn_batch_norm,
+    aten.miopen_batch_norm,
+    aten._native_batch_norm_legit_no_training,
+)
+PRODUCTS = (aten.bmm, aten.mm, aten.addmm, aten.baddbmm, aten.convolution, aten._convolution)
+JOINS = (aten.cat, aten.stack)
+
+
+class ActivationRecorder(TorchDispatchMode):
+    """Notes every operation on what a network computes from its inputs; parameters and constants do not count.
+
+    Args:
+        samples: in the batch.
+    """
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.samples = samples
+        self.modules: list[nn.Module] = []
+        self.names: list[str] = [""]
+        self.steps: list[Step] = []
+        self.order: dict[str, int] = {"": -1}  # of the layers, as they ran
+        self._number: dict[int, int] = {}
+        self._kept: list[Any] = []  # storages, so that their ids stay unique
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if self._known(leaf)]
+        if read:
+            self._note(func, read, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
+
+    @contextmanager
+    def watching(self, net: nn.Module, width: Callable[[nn.Module], int | None]) -> Iterator[None]:
+        """Know inside which module an operation runs, and which activations are outputs of layers.
+
+        Args:
+            net: that runs.
+            width: module -> output channels of a layer; None for other modules.
+        """
+        handles = []
+        for name, module in net.named_modules():
+            # First and last of all hooks, for transforms work in hooks of their layer.
+            handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
+            handles.append(module.register_forward_hook(self._leave(name, width(module))))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, _args: Any) -> None:
+            self.modules.append(module)
+            self.names.append(name)
+
+        return hook
+
+    def _leave(self, name: str, width: int | None) -> Any:
+        def hook(module: nn.Module, _args: Any, output: Any) -> None:
+            if self.modules and self.modules[-1] is module:  # a quantizer that is set drops hooks before its forward
+                self.modules.pop()
+                self.names.pop()
+            if width is not None and self._known(output):
+                self._name(name, output, width)
+
+        return hook
+
+    def _name(self, layer: str, out: Tensor, width: int) -> None:
+        """Note that an activation is the output of a layer with so many output channels."""
+        self.order.setdefault(layer, len(self.order))
+        number = self._number[id(out.untyped_storage())]
+        step, count = self.steps[number], out.numel() // (width * self.samples)
+        self.steps[number] = Step(step.module, step.inputs, ((layer, count),))
+
+    def begin(self, example: Any) -> None:
+        """Note the inputs of the network."""
+        for leaf in tree_leaves(example):
+            if isinstance(leaf, Tensor):
+                self._write(leaf, (), (("", self._per_sample(leaf)),))
+
+    def finish(self, output: Any) -> Steps:
+        """Note that the caller reads the outputs; return all steps."""
+        numbers = [self._number[id(leaf.untyped_storage())] for leaf in tree_leaves(output) if self._known(leaf)]
+        return in_place(_without_unread((*self.steps, Step("", tuple(dict.fromkeys(numbers))))))
+
+    def _known(self, leaf: Any) -> bool:
+        return type(leaf) is Tensor and leaf.layout is torch.strided and id(leaf.untyped_storage()) in self._number
+
+    def _note(self, func: Any, read: list[Tensor], written: list[Tensor]) -> None:
+        inputs = tuple(dict.fromkeys(self._number[id(leaf.untyped_storage())] for leaf in read))
+        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or func.overloadpacket in NORMS)
+        for out in written:
+            storage = out.untyped_storage()
+            before = self._number.get(id(storage))
+            hidden = any(isinstance(module, Transform) for module in self.modules)  # what it rounds stays where it is
+            same = func.overloadpacket is aten.clone and read[0].is_contiguous()
+            if hidden or same:
+                self._number[id(storage)] = inputs[0]
+                self._kept.append(storage)
+            elif before is None or (func._schema.is_mutable and not pointwise):
+                fits = pointwise and out.numel() == read[0].numel() and func.overloadpacket is not aten.clone
+                self._write(out, inputs, self._values(func, read, out), fits)
+
+    def _write(self, out: Tensor, inputs: tuple[int, ...], values: Values, pointwise: bool = False) -> None:
+        storage = out.untyped_storage()
+        self._number[id(storage)] = len(self.steps)
+        self._kept.append(storage)
+        self.steps.append(Step(self.names[-1], inputs, values, pointwise))
+
+    def _per_sample(self, value: Tensor) -> int:
+        return -(-value.numel() // self.samples)
+
+    def _values(self, func: Any, read: list[Tensor], out: Tensor) -> Values:
+        """Return the values of what an operation wrote, in terms of the layers that decide how many there are."""
+        constant = (("", self._per_sample(out)),)
+        if func.overloadpacket in PRODUCTS:
+            return constant
+        known = {id(leaf): self.steps[self._number[id(leaf.untyped_storage())]].values for leaf in read}
+        if func.overloadpacket in JOINS and sum(leaf.numel() for leaf in read) == out.numel():
+            joined: dict[str, int] = {}
+            for leaf in read:
+                for name, count in self._of_view(known[id(leaf)], leaf):
+                    joined[name] = joined.get(name, 0) + count
+            return tuple(joined.items())
+        # Of tensors of one shape the widths are equal: that of the layer that ran first stays when blocks are removed.
+        source = min(read, key=lambda leaf: (-leaf.numel(), [self.order[name] for name, _ in known[id(leaf)]]))
+        found = self._of_view(known[id(source)], source)
+        if any(count * out.numel() % source.numel() for _, count in found):
+            return constant
+        return tuple((name, count * out.numel() // source.numel()) for name, count in found)
+
+    def _of_view(self, values: Values, view: Tensor) -> Values:
+        """Return the values of a view: the share that it is of the whole."""
+        whole = view.untyped_storage().nbytes() // max(view.element_size(), 1)
+        if whole == view.numel() or any(count * view.numel() % whole for _, count in values):
+            return values if whole == view.numel() else (("", self._per_sample(view)),)
+        return tuple((name, count * view.numel() // whole) for name, count in values)
+
+
+def _without_unread(steps: Steps) -> Steps:
+    """Drop what nobody reads, such as the positions of maxima, where an operation wrote something else too."""
+    read = {i for step in steps for i in step.inputs} | {len(steps) - 1}
+    number = {old: new for new, old in enumerate(sorted(read))}
+    return tuple(
+        Step(step.module, tuple(number[i] for i in step.inputs), step.values, step.pointwise)
+        for old, step in enumerate(steps)
+        if old in read
+    )
