@@ -9,7 +9,7 @@ PYTEST := -m pytest --numprocesses auto --dist worksteal
 .PHONY: demo test coverage test-oldest test-newest docs lint
 
 demo: $(VENV)/ready
-	$(BIN)/python train.py +compress=drl_quant
+	$(BIN)/python train.py +compress=drl_quant $$($(BIN)/python tools/demo_exporter.py)
 
 test: $(VENV)/ready-dev
 	$(BIN)/ruff check .

@@ -9,9 +9,11 @@ import pytest
 
 from lightning_compress.app import cli
 from lightning_compress.app.report import compare
-from lightning_compress.pipeline.figures import declare, to_dicts
+from lightning_compress.pipeline.figures import Figure, declare, to_dicts
 
-FIGURES = {"bytes": 1000, "weight_bits": 8000, "macs": 500, "parameters": 250, "latency_ms": 0.5}
+FIGURES = {
+    "bytes": 1000, "weight_bits": 8000, "macs": 500, "parameters": 250, "activation_bytes": 4096, "onnx_int8_ms": 0.5,
+}  # fmt: skip
 
 
 FOUND = {
@@ -23,7 +25,7 @@ FOUND = {
 def write(folder, accuracy, dense=None, found=None, metric="test_acc"):
     folder.mkdir(parents=True)
     dense, small = {**FIGURES, "accuracy": 0.99, **(dense or {})}, {**FIGURES, "bytes": 100, "accuracy": accuracy}
-    figures = to_dicts(declare(metric, []))
+    figures = to_dicts([*declare(metric, []), Figure("onnx_int8_ms", "latency in int8", "ms", 3, measured=True)])
     run = {
         "figures": figures, "dense": dense, "compressed": small, "seconds": 12.3, "searches": found or {},
         "metric": metric, "test_samples": 100,
@@ -79,8 +81,8 @@ def test_runs_of_the_same_name_are_told_apart_by_the_shortest_paths(tmp_path):
 
 
 def test_dense_networks_that_differ_each_have_a_column_and_their_latencies_always_differ(tmp_path):
-    write(tmp_path / "a", 0.98, {"latency_ms": 1.0})
-    write(tmp_path / "b", 0.97, {"latency_ms": 2.0})
+    write(tmp_path / "a", 0.98, {"onnx_int8_ms": 1.0})
+    write(tmp_path / "b", 0.97, {"onnx_int8_ms": 2.0})
     write(tmp_path / "c", 0.96, {"bytes": 5000})
     assert list(table(tmp_path / "a", tmp_path / "b")["file on disk, bytes"]) == ["dense", "a", "b"]
     found = table(tmp_path / "a", tmp_path / "c")

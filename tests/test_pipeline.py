@@ -17,10 +17,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning_compress.app.report import compare
 from lightning_compress.app.report.summary import search_of
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.exporter import Exporter, ExportReport
+from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.pipeline.compress import compress
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.layerwise import LayerwiseStage
@@ -30,6 +32,7 @@ from lightning_compress.pipeline.planners.sensitivity import Sensitivity
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
+from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.random import Random
 from lightning_compress.testing.toys import PlainModule, ToyData
@@ -184,6 +187,22 @@ def test_each_exporter_writes_its_file_and_its_report_is_in_the_result(tmp_path)
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["exports"]["names"]["notes"] == ["names alone"]
     assert written["exports"]["packed"]["bytes"] == written["compressed"]["bytes"]
+
+
+def test_both_networks_have_figures_in_the_runtime(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+    callback = QuantizationAwareTraining(placement=Tensors())
+    stage = Stage({"quantization": callback}, Uniform({"weight_bits": 8, "act_bits": 8}), epochs=1)
+    make_trainer = partial(Trainer, accelerator="cpu")
+    result = compress(
+        Tested(), TestedData(), {"q": stage}, folder=tmp_path, make_trainer=make_trainer, exporters={"onnx": Onnx()}
+    )
+    last = [figure.name for figure in result.figures][-3:]
+    assert last == ["onnx_bytes", "onnx_int8_ms", "onnx_float32_ms"]
+    assert result.compressed.onnx_bytes == result.exports["onnx"].bytes == (tmp_path / "model.onnx").stat().st_size
+    assert result.dense.onnx_int8_ms == result.dense.onnx_float32_ms > 0 < result.compressed.onnx_int8_ms
+    assert all("ONNX Runtime" in figure.label and figure.measured for figure in result.figures[-2:])
+    assert json.loads((tmp_path / "result.json").read_text())["dense"].keys() == result.dense.keys()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def result(tmp_path) -> Result:
     figures = tuple(declare("test_acc", []))
     dense, compressed = (
         Figures(dict(zip((figure.name for figure in figures), values, strict=True)))
-        for values in ((0.99, 8000, 64000, 500, 2000, 0.3), (0.98, 1000, 8000, 500, 2000, 0.3))
+        for values in ((0.99, 8000, 64000, 500, 2000, 4096), (0.98, 1000, 8000, 500, 2000, 4096))
     )
     exports = {"packed": ExportReport(tmp_path / "model.safetensors", compressed.bytes)}
     return Result(

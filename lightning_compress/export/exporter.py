@@ -110,6 +110,10 @@ class Exporter(HasKind, ABC):
     file_name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
 
+    def for_float32(self) -> Exporter:
+        """Return the exporter that writes a network in float32 of the same format, to compare with: without limits."""
+        return self
+
     @abstractmethod
     def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
         """Write the file.

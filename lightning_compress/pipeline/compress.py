@@ -28,7 +28,8 @@ from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.arguments import Loader, as_data_module, selecting
 from lightning_compress.pipeline.configuration import PACKED, shipped_method
 from lightning_compress.pipeline.context import FOUND, PLANNED, RunContext
-from lightning_compress.pipeline.figures import declare, measure_figures
+from lightning_compress.pipeline.deployed_figures import deployed_figures
+from lightning_compress.pipeline.figures import Figures, declare, measure_figures
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
@@ -238,16 +239,17 @@ def _finish(
     dense, samples = measure_figures(declared, run.dense, run.dense_profile, dense_file, run, metric)
     profile = record.profile if record else run.dense_profile
     compressed, _ = measure_figures(declared, unpacked, profile, packed_file, run, metric)
+    deployed = deployed_figures(exporters, exports, packed_file, run)
     result = Result(
-        dense=dense,
-        compressed=compressed,
+        dense=Figures({**dense, **{figure.name: before for figure, (before, _) in deployed.items()}}),
+        compressed=Figures({**compressed, **{figure.name: after for figure, (_, after) in deployed.items()}}),
         plan=plan,
         seconds=round(perf_counter() - began, 1),
         folder=run.folder,
         searches={name: found["found"] for name, found in searched.items()},
         metric=metric,
         exports=exports,
-        figures=tuple(declared),
+        figures=(*declared, *deployed),
         samples=samples,
         origins={name: found["origin"] for name, found in planned.items()},
         limits={name: found["limit"] for name, found in planned.items() if found["limit"]},

@@ -6,7 +6,6 @@ the values, so that what reads it needs to know no figure. The costs under which
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import sqrt
@@ -24,13 +23,9 @@ from lightning_compress.core.costs.parameters import Parameters
 from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
-from lightning_compress.export.load import load
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.quiet import quiet
-from lightning_compress.surgery.inputs import small
-from lightning_compress.surgery.latency import latency
 from lightning_compress.surgery.measure import samples_in
-from lightning_compress.surgery.structure import network
 
 SHARE = "%"  # the unit of figures that are shares of one, and are shown in percent and compared by difference
 ACCURACY = "test_acc"  # the metric that is known to be a share of the test samples
@@ -149,7 +144,6 @@ def declare(metric: str, costs: Iterable[Cost]) -> dict[Figure, Callable[[Tested
         _metric(metric): lambda tested: tested.metrics[metric],
         Figure("bytes", "file on disk", "bytes", headline=True): lambda tested: tested.file.stat().st_size,
         **{_of_cost(cost, name in asked): _computed(cost) for name, cost in {**always, **asked}.items()},
-        Figure("latency_ms", "latency, one sample, one thread", "ms", digits=3, measured=True): _latency,
     }
 
 
@@ -168,11 +162,6 @@ def _of_cost(cost: Cost, asked: bool) -> Figure:
 
 def _computed(cost: Cost) -> Callable[[Tested], float]:
     return lambda tested: int(cost(tested.profile)) if cost.digits is None else float(cost(tested.profile))
-
-
-def _latency(tested: Tested) -> float:
-    net = network(load(tested.file, copy.deepcopy(tested.run.dense), dequantize=True))
-    return latency(net, small(tested.run.example, 1)).milliseconds
 
 
 def measure_figures(

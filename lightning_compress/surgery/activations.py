@@ -12,17 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.activations import Step, Steps, Values, in_place
+from lightning_compress.surgery._torch import written_arguments
 from lightning_compress.surgery.transforms import Transform
 
-aten = torch.ops.aten
-NORMS = (
-    aten.native_batch_norm,
-    aten.cudnn_batch_norm,
-    aten.miopen_batch_norm,
-    aten._native_batch_norm_legit_no_training,
-)
-PRODUCTS = (aten.bmm, aten.mm, aten.addmm, aten.baddbmm, aten.convolution, aten._convolution)
-JOINS = (aten.cat, aten.stack)
+NORMS = ("aten.native_batch_norm", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_no_training")
+PRODUCTS = ("aten.bmm", "aten.mm", "aten.addmm", "aten.baddbmm", "aten.convolution", "aten._convolution")
+JOINS = ("aten.cat", "aten.stack")
+COPY = "aten.clone"
 
 
 class ActivationRecorder(TorchDispatchMode):
@@ -46,7 +42,8 @@ class ActivationRecorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         read = [leaf for leaf in tree_leaves((args, kwargs)) if self._known(leaf)]
         if read:
-            self._note(func, read, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+            written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            self._note(func, read, written, bool(written_arguments(func, args, kwargs or {})))
         return result
 
     @contextmanager
@@ -106,20 +103,20 @@ class ActivationRecorder(TorchDispatchMode):
     def _known(self, leaf: Any) -> bool:
         return type(leaf) is Tensor and leaf.layout is torch.strided and id(leaf.untyped_storage()) in self._number
 
-    def _note(self, func: Any, read: list[Tensor], written: list[Tensor]) -> None:
+    def _note(self, func: Any, read: list[Tensor], written: list[Tensor], in_place: bool) -> None:
+        name = str(func.overloadpacket)
         inputs = tuple(dict.fromkeys(self._number[id(leaf.untyped_storage())] for leaf in read))
-        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or func.overloadpacket in NORMS)
+        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or name in NORMS)
+        # Nothing new: what a transform rounds stays where it is, and so does a copy that moves no value.
+        same = any(isinstance(m, Transform) for m in self.modules) or (name == COPY and read[0].is_contiguous())
         for out in written:
             storage = out.untyped_storage()
-            before = self._number.get(id(storage))
-            hidden = any(isinstance(module, Transform) for module in self.modules)  # what it rounds stays where it is
-            same = func.overloadpacket is aten.clone and read[0].is_contiguous()
-            if hidden or same:
+            if same:
                 self._number[id(storage)] = inputs[0]
                 self._kept.append(storage)
-            elif before is None or (func._schema.is_mutable and not pointwise):
-                fits = pointwise and out.numel() == read[0].numel() and func.overloadpacket is not aten.clone
-                self._write(out, inputs, self._values(func, read, out), fits)
+            elif id(storage) not in self._number or (in_place and not pointwise):
+                fits = pointwise and out.numel() == read[0].numel() and name != COPY
+                self._write(out, inputs, self._values(name, read, out), fits)
 
     def _write(self, out: Tensor, inputs: tuple[int, ...], values: Values, pointwise: bool = False) -> None:
         storage = out.untyped_storage()
@@ -130,13 +127,13 @@ class ActivationRecorder(TorchDispatchMode):
     def _per_sample(self, value: Tensor) -> int:
         return -(-value.numel() // self.samples)
 
-    def _values(self, func: Any, read: list[Tensor], out: Tensor) -> Values:
+    def _values(self, operation: str, read: list[Tensor], out: Tensor) -> Values:
         """Return the values of what an operation wrote, in terms of the layers that decide how many there are."""
         constant = (("", self._per_sample(out)),)
-        if func.overloadpacket in PRODUCTS:
+        if operation in PRODUCTS:
             return constant
         known = {id(leaf): self.steps[self._number[id(leaf.untyped_storage())]].values for leaf in read}
-        if func.overloadpacket in JOINS and sum(leaf.numel() for leaf in read) == out.numel():
+        if operation in JOINS and sum(leaf.numel() for leaf in read) == out.numel():
             joined: dict[str, int] = {}
             for leaf in read:
                 for name, count in self._of_view(known[id(leaf)], leaf):

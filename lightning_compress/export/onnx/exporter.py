@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export import compared
@@ -39,6 +40,10 @@ class Onnx(Exporter):
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript")
 
     calibration: Iterable[Any] | None = None
+
+    @override
+    def for_float32(self) -> Onnx:
+        return Onnx()
 
     def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
         """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`.

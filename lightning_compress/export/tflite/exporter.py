@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export import compared
@@ -50,6 +51,10 @@ class TFLite(Exporter):
     calibration: Iterable[Any] | None = None
     flash: float | None = None
     ram: float | None = None
+
+    @override
+    def for_float32(self) -> TFLite:
+        return TFLite()
 
     def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
         """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`.
