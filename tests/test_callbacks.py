@@ -1,19 +1,19 @@
-"""What every compression callback must do in a Lightning Trainer, for each alone and for all together."""
+"""The contracts of callbacks, for each of conf alone, for every two, and for all together."""
 
 from __future__ import annotations
 
 import copy
+from functools import partial
+from graphlib import TopologicalSorter
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import get_class
-from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import seed_everything
 from omegaconf import OmegaConf
 
-import lightning_compress as lc
 import lightning_compress.conf
 from lightning_compress.callbacks.base.callback import CompressionCallback, check_order, knob_titles
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
@@ -28,15 +28,24 @@ from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.distillation.feature_mse import FeatureMSE
 from lightning_compress.pruning.schedules.cubic import Cubic
 from lightning_compress.surgery import measure, transforms
-from lightning_compress.surgery.mask import measured
 from lightning_compress.surgery.structure import network, structure_of
-from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
+from lightning_compress.testing.callbacks import (
+    EXAMPLE,
+    CallbackContract,
+    CompressionContract,
+    TrainingContract,
+    assert_equal_states,
+    fitted,
+    fresh,
+    plan_of,
+    trainer,
+)
+from lightning_compress.testing.toys import PlainModule, toy_data
 
 
 class MixedModule(CompressibleMixin, PlainModule):
@@ -47,15 +56,14 @@ class MixedModule(CompressibleMixin, PlainModule):
 
 
 def quant_plan(module) -> Plan:
-    profile = measure.measure(network(module), torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape))
+    profile = measure.measure(network(module), EXAMPLE)
     plan = Plan({layer.name: {"weight_bits": 3, "act_bits": 4} for layer in profile.weighted})
     return Plan({**plan.layers, "conv2": {"act_bits": 4}})  # its weight is for the joint method
 
 
 def prune_plan(module) -> Plan:
     net = network(module)
-    example = torch.zeros(2, *toy_data(0)[0].dataset[0][0].shape)
-    choices = ChannelPruning().choices(net, measure.measure(net, example), example)
+    choices = ChannelPruning().choices(net, measure.measure(net, EXAMPLE), EXAMPLE)
     return Plan({choice.layer: {"channels": 0.5} for choice in choices})
 
 
@@ -71,19 +79,37 @@ def noise(knob: str, *layers: str) -> Plan:
     return Plan({layer: {knob: 1} for layer in layers})
 
 
-SINGLE = {
-    "remove": lambda m: LayerRemoval({"conv1": {"keep": 0}}),
-    "prune": lambda m: ChannelPruning(prune_plan(m)),
+PLANNED = {
+    "layer_removal": lambda m: LayerRemoval({"conv1": {"keep": 0}}),
+    "channel_pruning": lambda m: ChannelPruning(prune_plan(m)),
     "low_rank": lambda m: LowRank(rank_plan(m)),
-    "log_normal": lambda m: LogNormalDropout(noise("log_normal", "stem.0", "conv1")),
-    "information": lambda m: InformationDropout(noise("information", "stem.0", "conv1")),
-    "sparsify": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
-    "variational": lambda m: VariationalDropout(noise("variational", "stem.0")),
+    "log_normal_dropout": lambda m: LogNormalDropout(noise("log_normal", "stem.0", "conv1")),
+    "information_dropout": lambda m: InformationDropout(noise("information", "stem.0", "conv1")),
+    "weight_pruning": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
+    "variational_dropout": lambda m: VariationalDropout(noise("variational", "stem.0")),
     "joint": lambda m: JointSparsityQuantization(noise("joint", "conv2"), limits=(0.2, 0.1), every=3),
-    "distill": lambda m: KnowledgeDistillation(PlainModule()),
-    "features": lambda m: FeatureDistillation(PlainModule(), ["stem", "bn2"], FeatureMSE()),
-    "quantize": lambda m: QuantizationAwareTraining(quant_plan(m)),
-}  # in the order in which a Trainer must list them
+    "distillation": lambda m: KnowledgeDistillation(PlainModule()),
+    "feature_distillation": lambda m: FeatureDistillation(PlainModule(), ["stem", "bn2"], FeatureMSE()),
+    "quantization": lambda m: QuantizationAwareTraining(quant_plan(m)),
+}  # plans that go together; a callback without an entry gets one from its own choices
+
+
+def shipped() -> dict[str, type]:
+    """Every callback in conf, in an order in which a Trainer may list them."""
+    folder = Path(lightning_compress.conf.__file__).parent / "compress" / "callback"
+    found = {file.stem: get_class(OmegaConf.load(file)["_target_"]) for file in folder.glob("*.yaml")}
+    order = {
+        name: {n for n, c in found.items() if c.kind in cls.after or cls.kind in c.before}
+        for name, cls in found.items()
+    }
+    return {name: found[name] for name in TopologicalSorter(order).static_order()}
+
+
+def planned(cls: type, module):
+    return cls(plan_of(cls(), module))
+
+
+SINGLE = {name: PLANNED.get(name, partial(planned, cls)) for name, cls in shipped().items()}
 
 
 def everything(module) -> list:
@@ -99,64 +125,33 @@ MAKERS = {
     **{"+".join(pair): together(*pair) for pair in combinations(SINGLE, 2)},
     "all": everything,
 }
-TEACHING = ("distill", "features", "distill+features")
-CHANGING = [kind for kind in MAKERS if kind not in TEACHING]  # those that leave something else than the dense network
+TEACHING = [name for name, cls in shipped().items() if not issubclass(cls, CompressionCallback)]
+TEACHERS = [*TEACHING, *("+".join(pair) for pair in combinations(TEACHING, 2))]
 
 
-def trainer(epochs: int, callbacks: list, **settings) -> Trainer:
-    return Trainer(max_epochs=epochs, callbacks=callbacks, **{**QUIET, **settings})
+class TestTeachers(TrainingContract):
+    @pytest.fixture(params=TEACHERS)
+    def make(self, request):
+        return MAKERS[request.param]
 
 
-def fresh(cls=PlainModule):
-    seed_everything(1, verbose=False)
-    return cls()
+class TestEachAlone(CallbackContract):
+    @pytest.fixture(params=[name for name in SINGLE if name not in TEACHING])
+    def make(self, request):
+        return MAKERS[request.param]
 
 
-def fitted(kind: str, epochs: int, folder=None, ckpt=None, cls=PlainModule):
-    module = fresh(cls)
-    callbacks = MAKERS[kind](module)
-    seed_everything(2, verbose=False)
-    train, val = toy_data(0)
-    saving = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1) if folder is not None else None
-    run = trainer(epochs, callbacks if saving is None else [*callbacks, saving], enable_checkpointing=bool(saving))
-    run.fit(module, train, val, ckpt_path=ckpt)
-    if folder is not None:
-        run.save_checkpoint(folder / "a.ckpt")
-    return module
+class TestTogether(CompressionContract):
+    @pytest.fixture(params=[name for name in MAKERS if name not in SINGLE and name not in TEACHERS])
+    def make(self, request):
+        return MAKERS[request.param]
 
 
-def assert_equal_states(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
-
-
-@pytest.mark.parametrize(
-    ("kind", "cls"), [*((kind, PlainModule) for kind in MAKERS), ("distill", MixedModule), ("all", MixedModule)]
-)
-def test_resumed_training_equals_uninterrupted_training(kind, cls, tmp_path):
-    whole = fitted(kind, 4, tmp_path, cls=cls)
-    resumed = fitted(kind, 4, ckpt=tmp_path / "epoch=1.ckpt", cls=cls)
+@pytest.mark.parametrize("kind", ["distillation", "all"])
+def test_resumed_training_equals_uninterrupted_training_with_the_mixin(kind, tmp_path):
+    whole = fitted(MAKERS[kind], 4, tmp_path, cls=MixedModule)
+    resumed = fitted(MAKERS[kind], 4, ckpt=tmp_path / "epoch=1.ckpt", cls=MixedModule)
     assert_equal_states(whole.state_dict(), resumed.state_dict())
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_the_optimizer_holds_exactly_the_live_parameters(kind):
-    module = fresh()
-    run = trainer(1, MAKERS[kind](module), limit_train_batches=1)
-    run.fit(module, *toy_data(0))
-    held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
-    assert held == {id(p) for p in module.parameters()}
-
-
-@pytest.mark.parametrize("kind", CHANGING)
-def test_validate_with_a_checkpoint_gives_the_metrics_of_training(kind, tmp_path):
-    module = fitted(kind, 2, tmp_path)
-    _, val = toy_data(0)
-    expected = trainer(1, []).validate(module, val, verbose=False)[0]
-    other = fresh()
-    found = trainer(1, MAKERS[kind](other)).validate(other, val, ckpt_path=tmp_path / "a.ckpt", verbose=False)[0]
-    assert found == expected
 
 
 @pytest.mark.parametrize("weights_only", [False, True], ids=["full", "save_weights_only"])
@@ -173,32 +168,11 @@ def test_load_from_checkpoint_rebuilds_the_structure_with_the_mixin(weights_only
 
 
 def test_a_checkpoint_of_another_plan_is_refused_by_name(tmp_path):
-    fitted("quantize", 1, tmp_path)
+    fitted(MAKERS["quantization"], 1, tmp_path)
     module = fresh()
     other = Plan({layer: {**knobs, "weight_bits": 5} for layer, knobs in quant_plan(module).layers.items()})
     with pytest.raises(CompressError, match=r"quantization was saved with .*'weight_bits': 3"):
         trainer(2, [QuantizationAwareTraining(other)]).fit(module, *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
-
-
-@pytest.mark.parametrize("kind", CHANGING)
-def test_setup_again_changes_nothing(kind):
-    module = fitted(kind, 1)
-    before = copy.deepcopy(module.state_dict())
-    _, val = toy_data(0)
-    reference = fresh()
-    trainer(1, MAKERS[kind](reference)).validate(module, val, verbose=False)
-    assert_equal_states(before, module.state_dict())
-
-
-@pytest.mark.parametrize("kind", [k for k in SINGLE if k not in TEACHING])
-def test_another_plan_on_a_compressed_network_is_refused(kind):
-    module = fitted(kind, 1)
-    (callback,) = MAKERS[kind](fresh())
-    knob = next(iter(callback.plan.knobs))
-    other = {"weight_bits": 8, "channels": 1.0, "density": 1.0, "keep": 1}.get(knob, 0)
-    changed = Plan({layer: {knob: other} for layer in callback.plan.layers})
-    with pytest.raises(CompressError, match="already applied"):
-        trainer(1, [callback.with_plan(changed)]).validate(module, toy_data(0)[1], verbose=False)
 
 
 @pytest.mark.parametrize(("plan", "message"), [
@@ -240,7 +214,7 @@ def test_an_empty_plan_trains_bit_for_bit_like_no_callback():
 
 
 def test_copies_are_independent_of_the_original():
-    module = fitted("all", 1)
+    module = fitted(everything, 1)
     x = next(iter(toy_data(0)[1]))[0]
     before = module.eval()(x)
     other = copy.deepcopy(module)
@@ -253,7 +227,7 @@ def test_copies_are_independent_of_the_original():
 
 
 def test_predicted_profile_is_measured_on_the_pruned_network():
-    module = fitted("prune", 1)
+    module = fitted(MAKERS["channel_pruning"], 1)
     net = network(module)
     assert structure_of(net).profile == measure.measure(net, next(iter(toy_data(0)[1]))[0][:2])
 
@@ -283,21 +257,3 @@ def test_a_callback_that_others_do_not_know_says_where_it_belongs():
         check_order([ChannelPruning(), Early()])
     with pytest.raises(CompressError, match="Early and Late must each be listed before the other"):
         check_order([Early(), Late()])
-
-
-@pytest.mark.parametrize("kind", CHANGING)
-def test_what_was_trained_packs_and_loads(kind, tmp_path):
-    module = fitted(kind, 1).eval()
-    file = lc.save(module, tmp_path / "a.safetensors")
-    loaded = lc.load(file, fresh())
-    x = next(iter(toy_data(0)[1]))[0]
-    torch.testing.assert_close(loaded(x), module(x), rtol=1e-3, atol=1e-3)
-    profile = structure_of(network(module)).profile
-    assert lc.inspect(file).profile == measured(network(module), profile)
-    assert PackedBytes()(profile) >= file.stat().st_size
-
-
-def test_every_callback_in_conf_is_among_those_tested_here():
-    folder = Path(lightning_compress.conf.__file__).parent / "compress" / "callback"
-    listed = {get_class(OmegaConf.load(file)["_target_"]) for file in folder.glob("*.yaml")}
-    assert listed == {type(callback) for callback in everything(fresh())}

@@ -48,7 +48,8 @@ def test_the_contracts_are_kept(copy):
     ("pruning/criteria/new.py", "from lightning_compress.quantization import kmeans", "who may import whom"),
     ("callbacks/new.py", "from lightning_compress.callbacks.low_rank import LowRank", "the methods do not import each"),
     ("callbacks/new.py", "from lightning_compress.export.save import save", "who may import whom"),
-    ("testing/new.py", "from lightning_compress.callbacks.low_rank import LowRank", "who may import whom"),
+    ("testing/new.py", "from lightning_compress.pipeline.stage import Stage", "who may import whom"),
+    ("callbacks/new.py", "from lightning_compress.testing.toys import ToyNet", "who may import whom"),
     ("new_folder/__init__.py", "from lightning_compress.app import main", "who may import whom"),
 ])  # fmt: skip
 def test_a_planted_import_breaks_a_contract(copy, file, line, broken):

@@ -26,6 +26,7 @@ from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.mask import measured
 from lightning_compress.surgery.structure import structure_of
+from lightning_compress.testing.callbacks import CallbackContract, plan_of
 from lightning_compress.testing.costs import CostContract
 from lightning_compress.testing.exporters import ExporterContract
 from lightning_compress.testing.planners import PlannerContract
@@ -78,6 +79,13 @@ class TestExporter(ExporterContract):
     @pytest.fixture
     def exporter(self):
         return made("exporter", "acme_state_dict")
+
+
+class TestCallback(CallbackContract):
+    @pytest.fixture
+    def make(self):
+        small = made("callback", "acme_small_weights")
+        return lambda module: [small.with_plan(plan_of(small, module))]
 
 
 class TestPlanner(PlannerContract):
