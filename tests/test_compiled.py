@@ -12,19 +12,11 @@ from lightning_compress.surgery.transforms import input_transform
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
 
-def in_place(module: PlainModule) -> tuple[PlainModule, str]:
+@pytest.fixture
+def compiled():
+    module = PlainModule()
     module.model.compile(backend="eager")
-    return module, ""
-
-
-def wrapped(module: PlainModule) -> tuple[PlainModule, str]:
-    module.model = torch.compile(module.model, backend="eager")
-    return module, "_orig_mod."
-
-
-@pytest.fixture(params=[in_place, wrapped])
-def compiled(request):
-    yield request.param(PlainModule())
+    yield module
     torch.compiler.reset()
 
 
@@ -33,14 +25,25 @@ def fit(module: PlainModule, callback) -> None:
 
 
 def test_inputs_get_their_scales(compiled):
-    module, prefix = compiled
-    fit(module, lc.QuantizationAwareTraining({f"{prefix}conv1": {"weight_bits": 4, "act_bits": 4}}))
-    quantizer = input_transform(network(module).get_submodule(f"{prefix}conv1"))
+    fit(compiled, lc.QuantizationAwareTraining({"conv1": {"weight_bits": 4, "act_bits": 4}}))
+    quantizer = input_transform(network(compiled).get_submodule("conv1"))
     assert quantizer.calibrated
     assert quantizer.low == 0  # behind a ReLU
 
 
 def test_features_inside_cannot_be_seen(compiled):
-    module, prefix = compiled
     with pytest.raises(lc.CompressError, match="is compiled, and gives no features of layers inside"):
-        fit(module, lc.FeatureDistillation(PlainModule().model, {f"{prefix}conv1": "conv1"}))
+        fit(compiled, lc.FeatureDistillation(PlainModule().model, {"conv1": "conv1"}))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_wrapper_that_changes_names_is_told(inside):
+    module = PlainModule()
+    if inside:
+        module.model.conv1 = torch.compile(module.model.conv1, backend="eager")
+    else:
+        module.model = torch.compile(module.model, backend="eager")
+    with pytest.raises(
+        lc.CompressError, match=r"is wrapped by torch.compile, .*'_orig_mod'.* write self.net.compile\(\)"
+    ):
+        fit(module, lc.QuantizationAwareTraining({"conv1": {"weight_bits": 4}}))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import lightning_compress as lc
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.patience import told_when_slow
 
 X = torch.zeros(2, 4)
@@ -26,9 +27,15 @@ class Caches(nn.Module):
         return self.b(self.a(x).relu()) + self.cache["bias"]
 
 
-def test_a_network_that_caches_a_computed_tensor_is_pruned():
-    net = Caches()
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_network_that_caches_a_computed_tensor_is_pruned_and_saved(ran, tmp_path):
+    net = Caches().eval()
+    if ran:
+        net(X)
+        assert not net.cache["bias"].is_leaf
+        assert torch.equal(clone(net)(X), net(X))
     lc.ChannelPruning({"a": {"channels": 0.5}}).apply(net, X)
+    lc.save(net, tmp_path / "a.safetensors", example_input=X)
     assert net.a.out_features == 4
 
 

@@ -30,6 +30,7 @@ from lightning_compress.pruning.initializers.least_squares import LeastSquares
 from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.graph.blocks import RemovalGraph
 from lightning_compress.surgery.graph.trace_blocks import find_removable
+from lightning_compress.surgery.patience import told_when_slow
 from lightning_compress.surgery.structure import network
 
 
@@ -121,7 +122,11 @@ class LayerRemoval(CompressionCallback):
 
     def _graph(self, net: nn.Module, profile: Profile, example: Any) -> RemovalGraph:
         if profile.architecture not in self._graphs:
-            self._graphs[profile.architecture] = find_removable(net, profile, example)
+            with told_when_slow(
+                f"LayerRemoval: following the blocks of {type(net).__name__} ({len(profile.weighted)} layers) and "
+                f"removing each once on a copy; this is done once"
+            ):
+                self._graphs[profile.architecture] = find_removable(net, profile, example)
         return self._graphs[profile.architecture]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.exporter import Parity
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.measure import evaluating, forward
 from lightning_compress.surgery.structure import network
@@ -58,7 +58,7 @@ def check_accepts(module: nn.Module, x: Tensor) -> None:
     Raises:
         CompressError: naming the shape.
     """
-    outputs_of(copy.deepcopy(network(module)).cpu(), x)
+    outputs_of(clone(network(module)).cpu(), x)
 
 
 def parity(expected: Tensor, found: Tensor) -> Parity:

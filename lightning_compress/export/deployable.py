@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.integer.marked import NoIntegerFormError, UnquantizedError
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.surgery import transforms
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import network
 
@@ -73,7 +73,7 @@ def deployable(module: nn.Module, example: Any, calibration: Iterable[Any] | Non
 
 def _finished(module: nn.Module) -> nn.Module:
     """Return a copy of the network whose grids stay as they are, however often it is called."""
-    net = copy.deepcopy(network(module)).cpu().eval()
+    net = clone(network(module)).cpu().eval()
     for part in net.modules():
         if isinstance(part, ActivationQuantizer):
             part.settle()
@@ -89,7 +89,7 @@ def _quantized(net: nn.Module) -> tuple[bool, bool]:
 
 
 def _in_float(module: nn.Module, example: Any, notes: tuple[str, ...]) -> Deployable:
-    reference = transforms.bake(copy.deepcopy(network(module)).cpu().eval())
+    reference = transforms.bake(clone(network(module)).cpu().eval())
     try:
         return Deployable(lower(reference, example, integer=False), reference, notes)
     except NoIntegerFormError as error:

@@ -14,6 +14,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export.header import Description
 from lightning_compress.export.load import receive
 from lightning_compress.surgery import measure, transforms
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.structure import KEY
 from lightning_compress.surgery.tensors import tensors_in
@@ -38,7 +39,7 @@ def check_outputs(
     Raises:
         CompressError: an output differs.
     """
-    original = transforms.bake(copy.deepcopy(net))
+    original = transforms.bake(clone(net))
     original.__dict__.pop(f"_{KEY}", None)
     received, example = copy.deepcopy(original), small(example)
     receive(path, received, tensors, described, dequantize=True)

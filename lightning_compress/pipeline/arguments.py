@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from lightning import LightningDataModule, LightningModule
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.structure import SELECTED, network
 
 Loader = Iterable[Any]
@@ -85,7 +85,7 @@ def selecting(module: LightningModule, name: str | None) -> LightningModule:
     """
     if name is None:
         return module
-    module = copy.deepcopy(module)
+    module = clone(module)
     setattr(module, SELECTED, name)
     network(module)
     return module

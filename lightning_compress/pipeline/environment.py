@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from lightning import LightningDataModule, LightningModule
@@ -15,6 +14,7 @@ from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.student import Student
 from lightning_compress.search.environment import PlanEnv
 from lightning_compress.search.problem import Problem
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.structure import network
 
 
@@ -44,7 +44,7 @@ def plan_env(
             f"give it callbacks and a planner that scores candidates, such as Search"
         )
     run = RunContext.begun(module, data, Path(), seed=seed)
-    student = Student(copy.deepcopy(module), stage.distillation, stage.given_attributes)
+    student = Student(clone(module), stage.distillation, stage.given_attributes)
     set_attributes(student.module, stage.given_attributes, "environment")
     composition = Composition(list(stage.callbacks.values()), network(module), run.example)
     budget = planner.budget_for(composition, run.dense_profile, "environment")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from lightning_compress.pipeline.planners.from_file import FromFile
 from lightning_compress.pipeline.planners.planner import Planned, Planner
 from lightning_compress.pipeline.student import Student
 from lightning_compress.pipeline.training import fit, renew
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.structure import network
 
 
@@ -95,7 +95,7 @@ class Stage:
         """
         self.check(name)
         folder = run.opened(name)
-        student = Student(copy.deepcopy(module), self.distillation, self.given_attributes)
+        student = Student(clone(module), self.distillation, self.given_attributes)
         set_attributes(student.module, self.given_attributes, name)
         if not self.callbacks:
             stage, _ = self._with_rate(student, Planned(Plan({}), ""), run, folder)

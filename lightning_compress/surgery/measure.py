@@ -98,10 +98,10 @@ def measure(net: nn.Module, example: Any) -> Profile:
         example: one input batch (tensor, tuple or dict), of which the first dimension counts the samples.
 
     Raises:
-        CompressError: the network is scripted or wrapped, has no conv or linear layer that runs, or one with a weight
-            that is no parameter.
+        CompressError: see :func:`check_kind`; or the network has no conv or linear layer that runs, or one with a
+            weight that is no parameter.
     """
-    _check_kind(net)
+    check_kind(net)
     samples = samples_in(example)
     calls: dict[str, int] = {}
     read: Counter[str] = Counter()
@@ -164,14 +164,24 @@ def _width(module: nn.Module) -> int | None:
     return module.out_features if isinstance(module, LINEAR) else None
 
 
-def _check_kind(net: nn.Module) -> None:
-    """Raise for a network whose layers cannot be changed."""
+def check_kind(net: nn.Module) -> None:
+    """Raise for a network whose layers cannot be changed.
+
+    Raises:
+        CompressError: a part of it is scripted, or wrapped to be compiled or distributed.
+    """
     for name, module in net.named_modules():
         where = f"layer {name!r}" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
             raise CompressError(
                 f"profile: {where} is a ScriptModule, whose layers cannot be changed; compress the module from which "
                 f"torch.jit made it, and script the result"
+            )
+        if hasattr(module, "_orig_mod"):
+            raise CompressError(
+                f"profile: {where} is wrapped by torch.compile, which puts '_orig_mod' into the names of its layers "
+                f"and into every file; write self.net.compile() in place of self.net = torch.compile(self.net): it "
+                f"keeps the names"
             )
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise CompressError(

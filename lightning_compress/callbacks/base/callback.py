@@ -211,6 +211,7 @@ class CompressionCallback(Callback, HasKind, ABC):
             warn_of_eval_mode(network(pl_module))
         pl_module.configure_model()  # Lightning does so only later, and again: layers may not be there yet
         net = network(pl_module)
+        measure.check_kind(net)
         if self.plan is not None:
             known = frozenset().union(*(c.knobs for c in mates))
             record = structure_of(net)

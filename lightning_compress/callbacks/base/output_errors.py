@@ -10,7 +10,6 @@ values, not as there are layers and values.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.space import Choice
 from lightning_compress.pruning.channel_errors import noise_to_signal
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.copies import clone
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments, keyword arguments, output
 
@@ -82,7 +82,7 @@ def layer_errors(
     found: dict[tuple[str, str, Number], float] = {}
     for knob, value in sorted({(c.knob, value) for c in choices if len(c.values) > 1 for value in c.values}):
         able = [c.layer for c in choices if c.knob == knob and value in c.values and c.layer in calls]
-        changed = copy.deepcopy(net)
+        changed = clone(net)
         with isolate_rng():  # a quantizer may draw its first values
             apply(changed, Plan({layer: {knob: value} for layer in able}))
             for layer in able:

@@ -7,7 +7,6 @@ is outside the module tree: it is in no checkpoint, no optimizer and no DDP buck
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import MethodType
@@ -25,6 +24,7 @@ from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.surgery._lightning import callbacks_of
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.forward_calls import seen_by_hooks
 from lightning_compress.surgery.structure import network
 
@@ -158,7 +158,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         mine, theirs = _first_float(self.asked), _first_float(student)
         if mine is not None and theirs is not None:
             if mine.dtype != theirs.dtype:  # a copy, for the user's own keeps its digits
-                self._converted = copy.deepcopy(self.teacher).requires_grad_(False).to(theirs.device, theirs.dtype)
+                self._converted = clone(self.teacher).requires_grad_(False).to(theirs.device, theirs.dtype)
             elif mine.device != theirs.device:
                 self.asked.to(theirs.device)
         self.asked.eval()

@@ -8,7 +8,6 @@ accuracy at fewer, where training is needed.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any, final
 
@@ -21,6 +20,7 @@ from lightning_compress.quantization.quantizers.activation import ActivationQuan
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.quantization.quantizers.min_max_activation import MinMaxActivation
 from lightning_compress.surgery import transforms
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.measure import CONV, LINEAR, evaluating, forward
 from lightning_compress.surgery.structure import network
@@ -62,7 +62,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS) -> nn.
     batches = list(batches)
     if not batches:
         raise CompressError("export: calibration holds no batch; pass some inputs, a few hundred samples in all")
-    net = copy.deepcopy(network(module)).cpu().eval()
+    net = clone(network(module)).cpu().eval()
     trained: dict[str, ActivationQuantizer] = {}
     for name, layer in net.named_modules():
         if isinstance(layer, CONV + LINEAR):

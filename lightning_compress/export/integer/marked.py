@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,6 +15,7 @@ from lightning_compress.quantization.quantizers.activation import ActivationQuan
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import transforms
 from lightning_compress.surgery._torch import own_children
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import network
 
@@ -78,7 +78,7 @@ def marked(module: nn.Module) -> tuple[nn.Module, dict[str, Levels]]:
         NoIntegerFormError: a weight has no integer levels that 8 bits hold.
         CompressError: an activation quantizer has seen no batch yet.
     """
-    net = copy.deepcopy(network(module)).cpu().eval()
+    net = clone(network(module)).cpu().eval()
     levels: dict[str, Levels] = {}
     for name, layer in transforms.transformed(net).items():
         chain = transforms.weight_transforms(layer)

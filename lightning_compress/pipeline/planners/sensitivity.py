@@ -7,7 +7,6 @@ knows nothing of how layers act together; use Search where that counts.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from lightning_compress.pipeline.planners.scoring import ScoringPlanner
 from lightning_compress.pipeline.student import Student
 from lightning_compress.search.journal import Entry, Journal
 from lightning_compress.search.sensitivity import JOURNAL, allocate, measure
+from lightning_compress.surgery.copies import clone
 
 
 @final
@@ -56,7 +56,7 @@ class Sensitivity(ScoringPlanner):
         budget = self.budget_for(composition, run.dense_profile, folder.name)
         space = budget.space
         # What is gathered on it must not reach the network that is trained, which changes layer by layer.
-        probe = replace(student, module=copy.deepcopy(student.module))
+        probe = replace(student, module=clone(student.module))
         evaluator = self.evaluator(composition, probe, run)
         fingerprint = {
             "values": self.values,

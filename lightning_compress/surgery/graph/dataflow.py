@@ -6,7 +6,6 @@ are numbered as in SSA form: an operation that works in place makes a new number
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery import transforms
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.measure import evaluating, forward
 
 KEY = "dataflow"
@@ -115,7 +115,7 @@ def dataflow(net: nn.Module, example: Any) -> Dataflow:
     """
     found = calibration_of(net, KEY)
     if found is None:
-        found = _traced(transforms.bake(copy.deepcopy(net)), example)
+        found = _traced(transforms.bake(clone(net)), example)
         store_calibration(net, KEY, found)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.modes import Mode, layers_run, modes_of
 
 OUTPUT = "its output channels are the output of the network"
@@ -38,7 +38,7 @@ def not_called(net: nn.Module, name: str, example: Any) -> str:
         name: of the layer.
         example: one input batch.
     """
-    probe = copy.deepcopy(net)
+    probe = clone(net)
     modes = modes_of(probe, example)
     if any(layers_run(probe, example, mode)[name] for mode in modes[1:]):
         return "it runs in training mode alone"

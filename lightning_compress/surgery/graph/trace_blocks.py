@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.graph.block_readers import find_readers
 from lightning_compress.surgery.graph.blocks import Removable, RemovalGraph, Removed
 from lightning_compress.surgery.graph.channels import IN, ChannelGraph
@@ -48,7 +49,7 @@ def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGra
         profile: of ``net``.
         example: one input batch.
     """
-    net = bake(copy.deepcopy(net))
+    net = bake(clone(net))
     seen, kept, parts = _run(net, example), {}, []
     running = [layer.name for layer in profile.weighted if layer.positions]
     for name in _units(net, "", seen):

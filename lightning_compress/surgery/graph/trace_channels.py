@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
 from lightning_compress.surgery.graph.dependencies import RAGGED, Dependencies, Reached, StrayError
 from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
@@ -58,7 +59,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     Raises:
         CompressError: torch-pruning can trace no part of the network.
     """
-    net = bake(copy.deepcopy(net)).requires_grad_(True)  # torch-pruning follows autograd
+    net = bake(clone(net)).requires_grad_(True)  # torch-pruning follows autograd
     failures: set[str] = set()  # parts that torch-pruning cannot trace
     example = measure.beside(net, example)
     modes = modes_of(copy.deepcopy(net), example)

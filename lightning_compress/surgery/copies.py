@@ -1,0 +1,23 @@
+"""Copy networks that keep tensors which they have computed."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def clone(module: ModuleT) -> ModuleT:
+    """Return a deep copy of a module, also of one that keeps a computed tensor, which ``deepcopy`` alone refuses.
+
+    LeViT and EfficientFormer keep their attention biases of the last pass in eval mode; a copy gets the values.
+
+    Args:
+        module: any.
+    """
+    kept = [leaf for part in module.modules() for leaf in tree_leaves(part.__dict__) if isinstance(leaf, Tensor)]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
