@@ -15,7 +15,7 @@ from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.surgery.graph.blocks import Removed
 from lightning_compress.surgery.low_rank.svd import SVD
 from lightning_compress.surgery.low_rank.tucker import Tucker2
-from lightning_compress.surgery.structure import network, structure_of
+from lightning_compress.surgery.structure import NOTICE, network, structure_of
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 RANKS = {"conv1": {"rank_in": 0.5, "rank_out": 0.25}, "fc": {"rank_out": 0.5}}
@@ -96,3 +96,14 @@ def test_a_network_that_is_made_late_is_compressed_saved_and_loaded(tmp_path, ma
     x = torch.randn(2, 1, 8, 8)
     loaded = lc.load(tmp_path / "net.safetensors", MadeLate())
     torch.testing.assert_close(loaded.model(x), module.eval().model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_who_loads_without_callbacks_or_mixin_is_told_what_is_missing(tmp_path):
+    train(lambda: LowRank(RANKS), 1, tmp_path)
+    message = r"\[lightning_compress: .* give the Trainer the same compression callbacks, or, .*CompressibleMixin"
+    with pytest.raises(RuntimeError, match=message):
+        PlainModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    with pytest.raises(RuntimeError, match=message):
+        Trainer(max_epochs=2, **QUIET).fit(PlainModule(), *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert next(iter(state)) == NOTICE

@@ -6,10 +6,12 @@ plain data, so it survives ``deepcopy`` and loads with ``weights_only=True``.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from lightning_compress.core.errors import CompressError, did_you_mean
@@ -21,6 +23,13 @@ from lightning_compress.surgery.lightning_module import is_lightning_module
 
 KEY = "lightning_compress"
 FORMAT = 3
+# Name of an empty tensor in the state_dict of a checkpoint. It comes first in the error of a load that knows nothing of
+# the structure, perhaps in a program that has not imported this package.
+NOTICE = (
+    "[lightning_compress: this checkpoint is of a compressed network, whose shapes are others than those of the dense "
+    "one; give the Trainer the same compression callbacks, or, for load_from_checkpoint, write class MyModule("
+    "lightning_compress.CompressibleMixin, LightningModule)]"
+)
 SELECTED = "compressed_network"  # attribute of a LightningModule: the name of the sub-module to compress
 
 
@@ -127,12 +136,22 @@ def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
             "replaced": replacement.describe(net),
             "transforms": transforms.describe(net),
         }
+        if any(plan.layers for plan in record.applied.values()):
+            _add_notice(checkpoint)
+
+
+def _add_notice(checkpoint: dict[str, Any]) -> None:
+    state = checkpoint.get("state_dict")
+    if isinstance(state, OrderedDict):
+        state[NOTICE] = torch.empty(0)
+        state.move_to_end(NOTICE, last=False)
 
 
 def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Give the network inside ``module`` the structure that a checkpoint was saved with, before its weights load.
 
-    Does nothing for a checkpoint of an uncompressed network, and for a network that has that structure already.
+    Does nothing for a checkpoint of an uncompressed network, and for a network that has that structure already. The
+    notice for others is taken out of its ``state_dict``.
 
     Raises:
         CompressError: the network already has another structure, or the checkpoint is of another format.
@@ -140,6 +159,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     saved = checkpoint.get(KEY)
     if saved is None:
         return
+    checkpoint.get("state_dict", {}).pop(NOTICE, None)
     if saved["format"] != FORMAT:
         raise CompressError(
             f"checkpoint: it has format {saved['format']!r}, and this version reads {FORMAT}; use the version of "
