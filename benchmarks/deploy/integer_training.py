@@ -9,6 +9,8 @@ these training images, so only accuracy on test images says anything.
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -22,7 +24,8 @@ from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import measure
 from lightning_compress.vision.models.mlperf_tiny import tiny_resnet8
 
-BATCH, RATE, SEEDS = 64, 1e-3, (0, 1, 2)
+BATCH, RATE, SEEDS, BITS = 64, 1e-3, (0, 1, 2), (8, 4)
+PLACEMENTS = (LayerInputs(), Tensors())
 
 
 def trained(state, placement, weight_bits, x, y, steps, seed):
@@ -55,25 +58,37 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("state")
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--rows", type=Path, default=Path("integer_training.jsonl"), help="what is measured; resumable")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data, state = np.load(arguments.data), load_file(arguments.state)
     x, test = (torch.from_numpy(data[f"{n}_images"]).permute(0, 3, 1, 2).float() for n in ("train", "test"))
     y, labels = (torch.from_numpy(data[f"{n}_labels"].ravel()).long() for n in ("train", "test"))
+    lines = arguments.rows.read_text().splitlines() if arguments.rows.is_file() else []
+    rows = {tuple(key): accuracy for key, accuracy in map(json.loads, lines)}
     print(f"{arguments.steps} steps of {BATCH}, learning rate {RATE} to 0, {len(test)} test images, seeds {SEEDS}")
-    for weight_bits in (8, 4):
-        for placement in (LayerInputs(), Tensors()):
-            found = []
-            for seed in SEEDS:
+    for seed in SEEDS:
+        for weight_bits in BITS:
+            for placement in PLACEMENTS:
+                key = (arguments.steps, weight_bits, type(placement).__name__, seed)
+                if key in rows:
+                    continue
                 net = trained(state, placement, weight_bits, x, y, arguments.steps, seed)
-                with torch.no_grad():
-                    right = sum(
-                        int((net(a).argmax(1) == b).sum())
-                        for a, b in zip(test.split(500), labels.split(500), strict=True)
-                    )
-                found.append(100 * right / len(test))
-            each = ", ".join(f"{accuracy:.2f}" for accuracy in found)
-            print(f"w{weight_bits}a8 {type(placement).__name__}: {mean(found):.2f} % ({each})", flush=True)
+                rows[key] = accuracy(net, test, labels)
+                with arguments.rows.open("a") as file:
+                    file.write(json.dumps([key, rows[key]]) + "\n")
+    for weight_bits in BITS:
+        for placement in PLACEMENTS:
+            name = type(placement).__name__
+            found = [rows[arguments.steps, weight_bits, name, seed] for seed in SEEDS]
+            print(f"w{weight_bits}a8 {name}: {mean(found):.2f} % ({', '.join(f'{share:.2f}' for share in found)})")
+
+
+@torch.no_grad()
+def accuracy(net, test, labels) -> float:
+    """Percent of the test images."""
+    batches = zip(test.split(500), labels.split(500), strict=True)
+    return 100 * sum(int((net(a).argmax(1) == b).sum()) for a, b in batches) / len(test)
 
 
 if __name__ == "__main__":
