@@ -1,59 +1,132 @@
-"""Latency is measured, not asserted: only what surrounds the clock is tested."""
+"""Latency as a cost: what surrounds the clock. The clock itself is replaced by one that counts."""
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
+from lightning import Trainer
 
-from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery.latency import latency
-from lightning_compress.testing.toys import ToyNet
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export.onnx import latency as latency_module
+from lightning_compress.export.onnx.int8_latency import Int8Latency
+from lightning_compress.export.onnx.latency import FILE, Latency
+from lightning_compress.export.onnx.layer_time import layer_milliseconds
+from lightning_compress.pipeline.context import PLANNED, RunContext
+from lightning_compress.pipeline.planners.output_error import OutputError
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.stage import Stage
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.structure import network, structure_of
+from lightning_compress.testing.toys import PlainModule, ToyData, ToyNet
 
-
-class Adder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 2)
-        self.threads: set[int] = set()
-
-    def forward(self, a, b):
-        self.threads.add(torch.get_num_threads())
-        return self.fc(a + b)
-
-
-def test_a_positive_median_and_a_spread_over_many_runs():
-    found = latency(ToyNet(), torch.zeros(1, 1, 8, 8), seconds=0.02)
-    assert found.milliseconds > 0
-    assert found.spread >= 0
-    assert found.runs > 1
+pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 
-def test_modes_statistics_and_the_number_of_threads_are_left_as_they_were():
-    net = ToyNet()
-    net.bn1.eval()
-    before, threads = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_num_threads()
-    latency(net, torch.ones(1, 1, 8, 8), seconds=0.01)
-    assert net.training
-    assert not net.bn1.training
-    assert torch.get_num_threads() == threads
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+@pytest.fixture
+def clock(monkeypatch) -> list[str]:
+    """Layers take their MACs, networks the bytes of their file; every measurement is noted."""
+    seen: list[str] = []
+
+    def of_layer(layer: LayerProfile, integer: bool) -> float:
+        seen.append("layer")
+        return layer.macs / 1e3
+
+    class Counting:
+        """In place of a session: bytes of the file, which grow with the channels."""
+
+        def __init__(self, content: bytes) -> None:
+            self.content = content
+
+        def milliseconds(self, x: torch.Tensor) -> float:
+            seen.append("network")
+            return 1e-3 * len(self.content)
+
+    monkeypatch.setattr(latency_module, "layer_milliseconds", of_layer)
+    monkeypatch.setattr(latency_module, "Session", Counting)
+    return seen
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_network_runs_with_the_threads_asked_for(threads):
-    net = Adder()
-    latency(net, (torch.ones(1, 3), torch.ones(1, 3)), threads=threads, seconds=0.01)
-    assert threads in net.threads
+def run_in(folder) -> RunContext:
+    torch.manual_seed(0)
+    dense = PlainModule()
+    profile = measure.measure(dense.model, EXAMPLE)
+    return RunContext(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0)
 
 
-def test_inputs_may_be_a_tuple_or_a_dict():
-    a, b = torch.ones(1, 3), torch.ones(1, 3)
-    assert latency(Adder(), (a, b), seconds=0.01).runs > 0
-    assert latency(Adder(), {"b": b, "a": a}, seconds=0.01).runs > 0
+def planned(folder, planner) -> tuple[PlainModule, str]:
+    run = run_in(folder)
+    stage = Stage({"channels": ChannelPruning()}, planner, epochs=0)
+    module = stage.run("prune", run.dense, run)
+    return module, json.loads((folder / "prune" / PLANNED).read_text())["origin"]
 
 
-@pytest.mark.parametrize("arguments", [{"threads": 0}, {"seconds": 0}])
-def test_settings_out_of_range_are_refused(arguments):
-    with pytest.raises(CompressError, match="must be positive"):
-        latency(ToyNet(), torch.zeros(1, 1, 8, 8), **arguments)
+@pytest.mark.parametrize("cost", [Latency(), Int8Latency()])
+def test_what_is_measured_is_kept_by_structure_machine_and_version(cost, clock, tmp_path, monkeypatch):
+    net, again = ToyNet(), type(cost)()
+    cost.keep_in(tmp_path)
+    found = cost.measure(net, EXAMPLE), cost(measure.measure(net, EXAMPLE))
+    count = len(clock)
+    other = copy.deepcopy(net)
+    other.conv1.weight.data.add_(1)  # weights do not matter
+    assert cost.measure(other, EXAMPLE) == found[0]
+    again.keep_in(tmp_path)
+    assert (again.measure(net, EXAMPLE), again(measure.measure(net, EXAMPLE))) == found
+    assert len(clock) == count
+    monkeypatch.setattr(latency_module, "runtime_version", lambda: "another")
+    newer = type(cost)()
+    newer.keep_in(tmp_path)
+    newer.measure(net, EXAMPLE)
+    assert len(clock) == count + 1
+    assert set(json.loads((tmp_path / FILE).read_text())) == {cost.name}
+
+
+def test_layers_are_estimated_at_multiples_of_what_the_runtime_computes_at_once(clock):
+    layer = LayerProfile("conv", "conv", 32, 64, kernel=(3, 3), positions=4)
+    cost = Latency()
+    dense = cost(Profile({"conv": layer}))
+    assert dense == layer.macs / 1e3
+    assert cost(Profile({"conv": layer}).change("conv", out_channels=33)) == pytest.approx(0.75 * dense)  # as 48
+    assert cost(Profile({"conv": layer}).change("conv", out_channels=16, in_channels=16)) == pytest.approx(dense / 8)
+
+
+@pytest.mark.parametrize("planner", [
+    partial(OutputError, batches=1),
+    partial(Search, searcher=Random, trials=3, baselines={}, objective=AccuracyUnderBudget()),
+])  # fmt: skip
+def test_a_plan_is_made_smaller_until_it_was_measured_to_fit(planner, clock, tmp_path):
+    cost = Latency(round_to=1)
+    module, origin = planned(tmp_path, planner(cost=cost, budget=0.8))
+    run, net = run_in(tmp_path), network(module)
+    dense = cost.measure(run.dense.model, EXAMPLE)
+    assert structure_of(net).profile.macs < run.dense_profile.macs
+    assert cost.measure(net, EXAMPLE) <= 0.8 * dense
+    assert "measured to take" in origin
+    count = len(clock)
+    planned(tmp_path, planner(cost=Latency(round_to=1), budget=0.8))
+    assert len(clock) == count
+
+
+def test_a_limit_that_no_plan_meets_is_an_error(clock, tmp_path):
+    with pytest.raises(InfeasibleBudgetError, match=r"the smallest .* takes .* ms, and the limit is|cannot be met"):
+        planned(tmp_path, OutputError(cost=Latency(), budget="0.01 ms", batches=1))
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_layers_run_in_the_runtime(integer):
+    conv = LayerProfile("conv", "conv", 4, 8, kernel=(3, 3), stride=2, positions=16)
+    for layer in (conv, LayerProfile("dw", "conv", 8, 8, 8, (3, 3), positions=16), LayerProfile("fc", "linear", 8, 4)):
+        assert layer_milliseconds(layer, integer) > 0
+
+
+def test_a_convolution_of_one_dimension_is_refused():
+    with pytest.raises(CompressError, match=r"layer 'conv' is a convolution of 1 dimensions.*latency_table"):
+        layer_milliseconds(LayerProfile("conv", "conv", 4, 8, kernel=(3,)), False)

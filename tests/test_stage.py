@@ -25,7 +25,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.evaluator import Evaluator
-from lightning_compress.pipeline.planners.budgeted import Limit
+from lightning_compress.pipeline.planners.limit import Limit
 from lightning_compress.pipeline.planners.search import FRONT, Search
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import FINAL, LAST

@@ -47,7 +47,7 @@ def plan_env(
     student = Student(clone(module), stage.distillation, stage.given_attributes)
     set_attributes(student.module, stage.given_attributes, "environment")
     composition = Composition(list(stage.callbacks.values()), network(module), run.example)
-    budget = planner.budget_for(composition, run.dense_profile, "environment")
+    budget = planner.budget_for(composition, run, "environment")
     evaluator = planner.evaluator(composition, student, run)
     problem = Problem(budget, composition.profile, composition.predict)
     return PlanEnv(problem, evaluator, planner.objective, failed)

@@ -104,6 +104,7 @@ class Stage:
         composition = Composition(list(self.callbacks.values()), network(module), run.example)
         assert self.planner is not None  # check has said so
         planned = self.planner.make_plan(composition, student, run, folder)
+        planned = self.planner.measured(planned, composition, student, run, folder)
         planned = replace(planned, plan=composition.resolve(planned.plan))
         planned.plan.save(folder / "plan.yaml")
         stage, told = self._with_rate(student, planned, run, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -54,9 +54,9 @@ class LatencyTable(Cost):
     a layer gets smaller. Masked weights save no time here. A sum over layers ranks floating-point networks well and
     networks of 8-bit integers poorly, whose time depends on what the runtime fuses; measure the result too.
 
-    A search projects plans onto a limit of milliseconds by it (``compress/cost=latency_table``).
-    :func:`lightning_compress.surgery.latency_table.measure_layers` makes a table, with torch on this machine; a table
-    of another runtime is the same YAML file::
+    A search projects plans onto a limit of milliseconds by it (``compress/cost=latency_table``), such as one of layers
+    that were measured on a board; ``compress/cost=latency`` measures in ONNX Runtime on this machine. It is a YAML
+    file::
 
         overhead: 0.02        # milliseconds of a sample beside its layers
         layers:
@@ -80,14 +80,39 @@ class LatencyTable(Cost):
         table = _read(Path(file))
         self.overhead = float(table.get("overhead", 0.0))
         self.entries = table["layers"]
-        self._entries = [_entry(entry, file) for entry in self.entries]
-        self._known: dict[_Entry, float] = {}
+        self._layers = LayerTimes(self.entries, str(file))
 
     @override
     def __call__(self, profile: Profile) -> float:
-        return self.overhead + sum(self._layer(layer) for layer in profile.weighted)
+        return self.overhead + sum(self._layers(layer) for layer in profile.weighted)
 
-    def _layer(self, layer: LayerProfile) -> float:
+
+class LayerTimes:
+    """Milliseconds of single layers: the time of the fastest entry that is like a layer and nowhere smaller.
+
+    Args:
+        entries: plain types, fields of :class:`LayerProfile` and ``milliseconds``.
+        source: where they are from, for messages.
+
+    Raises:
+        CompressError: an entry is wrong.
+    """
+
+    def __init__(self, entries: Sequence[Mapping[str, Any]], source: str) -> None:
+        self._entries = [_entry(entry, source) for entry in entries]
+        self._known: dict[_Entry, float] = {}
+
+    def covers(self, layer: LayerProfile) -> bool:
+        """Return whether an entry is like the layer and nowhere smaller."""
+        asked = _Entry.of(layer, 0.0)
+        return asked in self._known or any(entry.covers(asked) for entry in self._entries)
+
+    def __call__(self, layer: LayerProfile) -> float:
+        """Return the time of a layer.
+
+        Raises:
+            CompressError: no entry covers it.
+        """
         asked = _Entry.of(layer, 0.0)
         if asked not in self._known:
             found = [entry.milliseconds for entry in self._entries if entry.covers(asked)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -18,6 +19,20 @@ from lightning_compress.export.onnx.builder import onnx_package
 INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 ERRORS_ONLY = 3
+
+
+def runtime_version() -> str:
+    """Return the name of the runtime with its version.
+
+    Raises:
+        CompressError: it is not installed.
+    """
+    try:
+        return f"ONNX Runtime {metadata.version('onnxruntime')}"
+    except metadata.PackageNotFoundError as error:
+        raise CompressError(
+            'ONNX Runtime is needed to measure latency; pip install "lightning-compress[onnx]"'
+        ) from error
 
 
 class Session:

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.cost import Cost
-from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.core.profile import Profile
-from lightning_compress.pipeline.planners.planner import Planner
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A budget beside the one that a planner spends.
-
-    Attributes:
-        cost: of a network, from its profile.
-        budget: a share of the dense network's cost or the limit itself, see :meth:`Cost.limit`.
-    """
-
-    cost: Cost
-    budget: float | str
-
-    @property
-    def text(self) -> str:
-        """The limit in words, for the report."""
-        if isinstance(self.budget, str):
-            return f"at most {self.budget}"
-        if self.budget > 1:
-            return f"at most {self.cost.text(self.budget)}"
-        return f"at most {100 * self.budget:.4g} % of the dense network's {self.cost.label or self.cost.name}"
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.planners.limit import Limit, Resolved
+from lightning_compress.pipeline.planners.measured_plan import met
+from lightning_compress.pipeline.planners.planner import Planned, Planner
+from lightning_compress.pipeline.student import Student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +52,12 @@ class BudgetedPlanner(Planner, ABC):
                 f"to a share of what the dense network costs (1.0 sets no limit) or above 1 to the limit itself"
             )
 
-    def budget_for(self, composition: Composition, dense: Profile, stage: str) -> Budget:
-        """Return the budget over all choices of a stage.
+    def budget_for(self, composition: Composition, run: RunContext, stage: str) -> Budget:
+        """Return the budget over all choices of a stage, in the unit of the cost.
 
         Args:
             composition: the callbacks of the stage.
-            dense: profile of the dense network, of whose cost the budget is a share.
+            run: with the dense network, of whose cost the budget is a share.
             stage: name of the stage, for the message.
 
         Raises:
@@ -85,46 +66,38 @@ class BudgetedPlanner(Planner, ABC):
         """
         self.check(stage)
         space = composition.space()
-        all_ = [Limit(self.cost, self.budget), *self.limits.values()]
         try:
-            most = [limit.cost.limit(limit.budget, limit.cost(dense)) for limit in all_]
+            own, *others = (Resolved.of(limit, run) for limit in (Limit(self.cost, self.budget), *self.limits.values()))
         except CompressError as error:
             raise CompressError(f"stage {stage}: {error}") from None
         least = composition.predict(space.plan(space.smallest))
-        for limit, number in zip(all_, most, strict=True):
-            _check_feasible(limit, number, limit.cost(dense), limit.cost(least), stage)
+        for limit in (own, *others):
+            limit.check_feasible(least, stage)
 
         def spent(plan: Plan) -> float:
             # What is taken of another limit is told as the same share of the first.
             profile = composition.predict(plan)
-            others = zip(all_[1:], most[1:], strict=True)
-            return max(self.cost(profile), *(most[0] * limit.cost(profile) / number for limit, number in others), 0.0)
+            return max(own.estimate(profile), *(own.most * o.estimate(profile) / o.most for o in others), 0.0)
 
-        return Budget(spent, most[0], space)
+        return Budget(spent, own.most, space)
+
+    def measured(
+        self, planned: Planned, composition: Composition, student: Student, run: RunContext, folder: Path
+    ) -> Planned:
+        """Return the plan, made smaller until the network that it gives meets the limits that are measured.
+
+        Raises:
+            CompressError: no plan of the space does.
+        """
+        limits = [limit for limit in (Limit(self.cost, self.budget), *self.limits.values()) if limit.is_measured]
+        if not limits:
+            return planned
+        budget = self.budget_for(composition, run, folder.name)
+        found = met(planned.plan, budget, [Resolved.of(limit, run) for limit in limits], composition, student, run)
+        told = " and ".join(f"{limit.cost.text(value)}" for limit, value in zip(limits, found.values, strict=True))
+        return replace(planned, plan=found.plan, origin=f"{planned.origin}; measured to take {told}")
 
     @property
     def limit(self) -> str:
         """The limits in words, for the report."""
         return " and ".join(limit.text for limit in (Limit(self.cost, self.budget), *self.limits.values()))
-
-
-def _check_feasible(limit: Limit, most: float, dense: float, least: float, stage: str) -> None:
-    """Raise if even the smallest plan costs more.
-
-    Args:
-        limit: that was asked for.
-        most: what it allows, in the unit of the cost.
-        dense: what the dense network costs.
-        least: what the smallest plan costs.
-        stage: name of the stage.
-    """
-    if least <= most:
-        return
-    cost, share = limit.cost, ceil(1e4 * least / dense) / 1e4  # rounded up, so that it can be met
-    is_share = not isinstance(limit.budget, str) and limit.budget <= 1
-    given = f" (budget={limit.budget:g} of the dense network)" if is_share else ""
-    raise InfeasibleBudgetError(
-        f"stage {stage}: the budget of {cost.text(most)}{given} cannot be met; the smallest feasible one is "
-        f"{cost.text(cost.round_up(least))}{f' (budget={share:g})' if share <= 1 else ''}. Raise the budget, or allow "
-        f"smaller values in the search space"
-    )

@@ -59,7 +59,7 @@ class Knapsack(BudgetedPlanner):
             CompressError: no layer has weight bits to choose.
             InfeasibleBudgetError: the fewest bits everywhere are too many.
         """
-        plan = self.allocate(composition, self.budget_for(composition, run.dense_profile, folder.name))
+        plan = self.allocate(composition, self.budget_for(composition, run, folder.name))
         return Planned(plan, f"made in closed form by {type(self).__name__}; no candidate was scored", limit=self.limit)
 
     @staticmethod

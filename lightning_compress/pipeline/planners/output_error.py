@@ -52,7 +52,7 @@ class OutputError(BudgetedPlanner):
             CompressError: there is nothing to choose, or there is no train batch.
             InfeasibleBudgetError: no plan meets the budget.
         """
-        budget = self.budget_for(composition, run.dense_profile, folder.name)
+        budget = self.budget_for(composition, run, folder.name)
         student.module.to(run.device)
         for callback in composition.callbacks:
             callback.calibrate(student.module, run.data.train_dataloader())

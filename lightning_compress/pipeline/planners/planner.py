@@ -60,6 +60,23 @@ class Planner(HasKind, ABC):
             CompressError: the planner cannot make a plan for these callbacks and this network.
         """
 
+    def measured(
+        self, planned: Planned, composition: Composition, student: Student, run: RunContext, folder: Path
+    ) -> Planned:
+        """Return a plan that was measured to meet its limits, where some are measured: by default the plan itself.
+
+        Args:
+            planned: what :meth:`make_plan` returned.
+            composition: the callbacks of the stage, bound to the network before it.
+            student: a copy of that network's module.
+            run: what the stages of the run share.
+            folder: of the stage.
+
+        Raises:
+            CompressError: no plan meets a limit.
+        """
+        return planned
+
     def check(self, stage: str) -> None:
         """Raise if a setting cannot be, before anything is trained.
 

@@ -94,7 +94,7 @@ class Search(ScoringPlanner):
             InfeasibleBudgetError: no plan meets the budget.
             NoEffectError: halving with so few in flight that every plan would be scored in full.
         """
-        budget = self.budget_for(composition, run.dense_profile, folder.name)
+        budget = self.budget_for(composition, run, folder.name)
         evaluator = self.evaluator(composition, student, run)
         prior = self._prior(composition, budget, student, run, folder)
         plan = _Search(self, composition, budget, prior, evaluator, student, run, folder).best()

@@ -53,7 +53,7 @@ class Sensitivity(ScoringPlanner):
             CompressError: there is nothing to choose, or the network cannot be scored without compression.
             InfeasibleBudgetError: no plan meets the budget.
         """
-        budget = self.budget_for(composition, run.dense_profile, folder.name)
+        budget = self.budget_for(composition, run, folder.name)
         space = budget.space
         # What is gathered on it must not reach the network that is trained, which changes layer by layer.
         probe = replace(student, module=clone(student.module))
