@@ -19,7 +19,7 @@ import argparse
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import cos, pi
 from pathlib import Path
@@ -35,6 +35,7 @@ from trained import NETWORKS, accuracy, augmented, images, load
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
+from lightning_compress.core.least_error import least_error
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.configuration import shipped_method
 from lightning_compress.pipeline.evaluator import Evaluator
@@ -71,7 +72,7 @@ PROBLEMS = {
 SCORED_NONE = ("uniform", "planner")  # plans that need no evaluation
 WAYS = (
     *SCORED_NONE, "random", "ddpg+prior", "ddpg", "genecai+prior", "nsga2+prior", "optuna+prior", "greedy+prior",
-    "reinforce+prior", "genecai", "nsga2", "optuna", "greedy", "reinforce",
+    "surrogate+prior", "reinforce+prior", "genecai", "nsga2", "optuna", "greedy", "reinforce", "surrogate",
 )  # fmt: skip
 
 
@@ -93,7 +94,8 @@ class Bench:
         self.composition = Composition(callbacks, self.module.net, self.known.normalized(x[:2]))
         planner = stage.planner
         self.budget: Budget = planner.budget_for(self.composition, self.composition.profile, name)
-        self.prior = planner.prior.point(self.composition, self.budget, self.module, calibration)
+        self.errors = planner.prior.errors(self.composition, self.budget.space, self.module, calibration)
+        self.prior = least_error(self.errors, self.budget)
         self.evaluate = Evaluator(
             partial(copy.deepcopy, self.module),
             self.composition,
@@ -120,9 +122,9 @@ class Bench:
         if way in SCORED_NONE:
             searcher, evaluations, seed, prior = "uniform", 1, 0, "prior" if way == "planner" else ""
         planner = self.method(searcher).planner
-        problem = Problem(
-            self.budget, self.composition.profile, self.composition.predict, self.prior if prior else None
-        )
+        problem = Problem(self.budget, self.composition.profile, self.composition.predict)
+        if prior:
+            problem = replace(problem, prior=self.prior, errors=self.errors)
         if way == "planner":
             plan = self.budget.space.plan(self.prior)
             return plan, self._score(plan)

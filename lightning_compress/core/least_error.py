@@ -13,6 +13,7 @@ the knapsack in quantization/bit_allocation.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from itertools import permutations, product
 from math import inf, prod
 
@@ -38,6 +39,9 @@ def least_error(errors: Sequence[Sequence[float]], budget: Budget) -> tuple[int,
     return _Descent(errors, budget).solve()
 
 
+_Step = tuple[float, float, int, int]  # price, less what is saved, choice, index
+
+
 class _Descent:
     def __init__(self, errors: Sequence[Sequence[float]], budget: Budget) -> None:
         self.budget = budget
@@ -49,9 +53,7 @@ class _Descent:
         if prod(len(levels) for levels in self.levels) <= ALL:
             return self._best_of_all()
         point = [levels[-1] for levels in self.levels]
-        while self._cost(point) > self.budget.limit:
-            choice, index = self._cheapest_step(point)
-            point[choice] = index
+        self._descend(point)
         self._raise(point)
         for _ in range(ROUNDS):
             if not self._exchange(point):
@@ -70,21 +72,51 @@ class _Descent:
             self._costs[key] = self.budget.cost(self.budget.space.plan(key))
         return self._costs[key]
 
-    def _cheapest_step(self, point: list[int]) -> tuple[int, int]:
-        """Return the choice and its lower index with the least error per cost saved; a step that ends it costs less."""
+    def _descend(self, point: list[int]) -> None:
+        """Take the step with the least error per cost saved until the limit is met.
+
+        Prices are asked again only of the step that looks cheapest (lazy greedy, Minoux 1978): as other choices get
+        smaller a step saves less, so prices that were asked before are lower bounds.
+        """
+        steps: list[_Step] = []
+        while self._cost(point) > self.budget.limit:
+            if not steps:
+                steps = [step for i in range(len(point)) for step in self._steps(point, i)]
+                heapify(steps)
+            if not steps:  # no single step saves anything: all go to their least
+                i, index = self._any_lower(point)
+            else:
+                *_, i, index = self._cheapest(point, steps)
+                steps = [step for step in steps if step[2] != i]
+            point[i] = index
+            if self._cost(point) > self.budget.limit:
+                steps += self._steps(point, i)
+                heapify(steps)
+
+    def _cheapest(self, point: list[int], steps: list[_Step]) -> _Step:
+        """Return the step with the least error per cost saved at the point."""
+        while True:
+            _, _, i, index = heappop(steps)
+            now = self._step(point, i, index)
+            if not steps or now <= steps[0]:
+                return now
+            heappush(steps, now)
+
+    def _steps(self, point: list[int], i: int) -> list[_Step]:
+        """Return the steps of one choice that save something."""
+        lower = self.levels[i][: self.levels[i].index(point[i])]
+        found = [self._step(point, i, index) for index in lower]
+        return [step for step in found if step[0] < inf]
+
+    def _step(self, point: list[int], i: int, index: int) -> _Step:
+        """Return what a step to a lower index costs: error per cost saved, then the more the better."""
         here = self._cost(point)
-        over = here - self.budget.limit
-        best = (inf, 0.0, 0, 0)
-        for i, levels in enumerate(self.levels):
-            for level in levels[: levels.index(point[i])]:
-                saved = here - self._cost([*point[:i], level, *point[i + 1 :]])
-                if saved > 0:
-                    # Beyond what is still over the limit nothing more is won.
-                    price = (self.errors[i][level] - self.errors[i][point[i]]) / min(saved, over)
-                    best = min(best, (price, -saved, i, level))
-        if best[0] == inf:  # no single step saves anything: all go to their least
-            return self._any_lower(point)
-        return best[2], best[3]
+        saved = here - self._cost([*point[:i], index, *point[i + 1 :]])
+        if saved <= 0:
+            return inf, 0.0, i, index
+        # Beyond what is still over the limit nothing more is won.
+        price = (self.errors[i][index] - self.errors[i][point[i]]) / min(saved, here - self.budget.limit)
+        return float(price), -saved, i, index
 
     def _any_lower(self, point: list[int]) -> tuple[int, int]:
         return next((i, self.levels[i][0]) for i in range(len(point)) if point[i] != self.levels[i][0])

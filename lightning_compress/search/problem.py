@@ -20,12 +20,14 @@ class Problem:
         dense: profile of the network before the search.
         predict: plan -> profile of the network that it makes.
         prior: the point that a closed-form planner found, where searches start; None starts at the uniform plan.
+        errors: of each choice's values, in the order of the space, from which the planner found it; None if not known.
     """
 
     budget: Budget
     dense: Profile
     predict: Callable[[Plan], Profile]
     prior: tuple[int, ...] | None = None
+    errors: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def space(self) -> Space:

@@ -23,9 +23,9 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.least_error import least_error
+from lightning_compress.core.space import Space
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.planner import Planned
@@ -57,18 +57,18 @@ class OutputError(BudgetedPlanner):
         for callback in composition.callbacks:
             callback.calibrate(student.module, run.data.train_dataloader())
         with isolate_rng():  # loaders, and steps that find a network's inputs, may draw
-            point = self.point(composition, budget, student.module, run.data.train_dataloader())
+            errors = self.errors(composition, budget.space, student.module, run.data.train_dataloader())
         origin = f"made in closed form by {type(self).__name__}; no candidate was scored"
-        return Planned(budget.space.plan(point), origin, limit=self.limit)
+        return Planned(budget.space.plan(least_error(errors, budget)), origin, limit=self.limit, errors=errors)
 
-    def point(
-        self, composition: Composition, budget: Budget, module: LightningModule, batches: Iterable[Any]
-    ) -> tuple[int, ...]:
-        """Return the point of the budget's space with the least error.
+    def errors(
+        self, composition: Composition, space: Space, module: LightningModule, batches: Iterable[Any]
+    ) -> tuple[tuple[float, ...], ...]:
+        """Return the error of each value of each choice.
 
         Args:
             composition: the callbacks, calibrated on the module.
-            budget: over the composition's space.
+            space: of the composition.
             module: of the network before it is compressed; it is not changed.
             batches: of train data.
 
@@ -78,11 +78,11 @@ class OutputError(BudgetedPlanner):
         inputs = list(islice(network_inputs(module, batches, finite=True), self.batches))
         if not inputs:
             raise CompressError("OutputError: there is no train batch to measure errors on; check the train dataloader")
-        net, space = network(module), budget.space
+        net = network(module)
         errors: dict[int, list[float]] = {}
         for callback in composition.callbacks:
             own = [i for i, choice in enumerate(space.choices) if choice.knob in callback.knobs]
             choices = [space.choices[i] for i in own]
             found = callback.output_errors(choices, net, composition.profile, composition.example, inputs)
             errors.update(zip(own, found, strict=True))
-        return least_error([errors[i] for i in range(len(space))], budget)
+        return tuple(tuple(errors[i]) for i in range(len(space)))

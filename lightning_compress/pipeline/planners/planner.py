@@ -25,12 +25,15 @@ class Planned:
         origin: one sentence for the report, without a capital and a full stop.
         order: layers in the order in which a layer-by-layer stage compresses them; empty for that of the network.
         limit: the budget that the plan meets, in words; empty where there is none.
+        errors: of each value of each choice, in the order of the stage's space, which the plan was made of; None where
+            it was not made so.
     """
 
     plan: Plan
     origin: str
     order: tuple[str, ...] = ()
     limit: str = ""
+    errors: tuple[tuple[float, ...], ...] | None = None
 
 
 class Planner(HasKind, ABC):

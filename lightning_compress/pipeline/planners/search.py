@@ -43,6 +43,7 @@ from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.second_scores import score_again
 
 PRIOR = "prior.yaml"  # the plan that the searcher starts from
+ERRORS = "prior_errors.json"  # of each value of each choice, from which it was made
 FRONT = "front"  # folder of the plans of the Pareto front
 
 
@@ -104,18 +105,30 @@ class Search(ScoringPlanner):
 
     def _prior(
         self, composition: Composition, budget: Budget, student: Student, run: RunContext, folder: Path
-    ) -> tuple[int, ...] | None:
-        """Return the point of the prior, which a search that goes on reads from its folder."""
+    ) -> _Prior | None:
+        """Return the prior, which a search that goes on reads from its folder."""
         if self.prior is None or not len(budget.space):
             return None
-        path = folder / PRIOR
+        path, table = folder / PRIOR, folder / ERRORS
         if (folder / journal_name("")).is_file() and path.is_file():
             plan = Plan.load(path)
+            errors = json.loads(table.read_text()) if table.is_file() else None
         else:
             planner = replace(self.prior, cost=self.cost, budget=self.budget, limits=self.limits)
-            plan = planner.make_plan(composition, student, run, folder).plan
+            planned = planner.make_plan(composition, student, run, folder)
+            plan, errors = planned.plan, planned.errors
+            table.write_text(json.dumps(errors))
             plan.save(path)
-        return budget.project(budget.space.indices(plan))
+        point = budget.project(budget.space.indices(plan))
+        return _Prior(point, None if errors is None else tuple(map(tuple, errors)))
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """What a searcher starts from: a point, and the errors of all values from which it was found."""
+
+    point: tuple[int, ...]
+    errors: tuple[tuple[float, ...], ...] | None
 
 
 class _Search:
@@ -125,7 +138,7 @@ class _Search:
         settings: of the search.
         composition: the callbacks that candidates get.
         budget: over the composition's space.
-        prior: the point that the searcher starts from, or None.
+        prior: what the searcher starts from, or None.
         evaluator: scores candidates.
         student: what candidates are copies of, and how they are fine-tuned.
         run: what the stages share.
@@ -137,7 +150,7 @@ class _Search:
         settings: Search,
         composition: Composition,
         budget: Budget,
-        prior: tuple[int, ...] | None,
+        prior: _Prior | None,
         evaluator: Evaluator,
         student: Student,
         run: RunContext,
@@ -211,8 +224,10 @@ class _Search:
         self, name: str, make: Callable[..., Searcher], known: Sequence[Entry], loggers: Sequence[Logger]
     ) -> tuple[Searcher, Best, list[Entry]]:
         """Run one searcher, with a journal of that name; what is known already is not scored again."""
-        settings, prior = self.settings, None if name else self.prior
-        problem = Problem(self.budget, self.composition.profile, self.composition.predict, prior)
+        settings = self.settings
+        problem = Problem(self.budget, self.composition.profile, self.composition.predict)
+        if not name and self.prior is not None:
+            problem = replace(problem, prior=self.prior.point, errors=self.prior.errors)
         executor: Callable[[Any], Executor] = settings.executor
         if settings.halving is not None:
             executor = settings.halving.over(executor, settings.objective, settings.in_flight)
@@ -288,7 +303,7 @@ class _Search:
 
     def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
         """Return what a search depends on, with a searcher."""
-        prior = {} if make is not self.settings.searcher or self.prior is None else {"prior": list(self.prior)}
+        prior = {} if make is not self.settings.searcher or self.prior is None else {"prior": list(self.prior.point)}
         return {"searcher": settings_of(partial(make)), **prior, **self.fingerprint}
 
     def _scoring(self, evaluator: Evaluator) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""The surrogate: its posterior against the normal equations, its first plan, and what it makes of few evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.core.least_error import least_error
+from lightning_compress.search.objectives.n2n_reward import N2NReward
+from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.surrogate import NOISES, SPREADS, Surrogate, _Fit, _tables
+from lightning_compress.testing import problems
+from lightning_compress.testing.searchers import told
+
+OBJECTIVE = AccuracyUnderBudget()
+VALUE_ERRORS = {"channels": lambda value: (1 - value) ** 2, "weight_bits": lambda value: 4.0 ** (2 - value)}
+
+
+def informed(surface, **settings):
+    """A problem with the prior and the error tables of layers that all count alike, which they do not."""
+    problem = surface(**settings)
+    space, budget = problem.problem.space, problem.problem.budget
+    errors = tuple(tuple(VALUE_ERRORS[c.knob](value) for value in c.values) for c in space.choices)
+    return replace(problem, problem=replace(problem.problem, prior=least_error(errors, budget), errors=errors))
+
+
+def accuracy(problem, point):
+    return problem(problem.problem.space.plan(point)).metrics["val_acc"]
+
+
+@pytest.mark.parametrize("surface", [problems.channels, problems.bits])
+def test_twenty_evaluations_take_most_of_what_the_prior_leaves(surface):
+    gained = []
+    for seed in range(2):
+        problem = informed(surface, layers=6, seed=seed)
+        damages = [
+            [weight * error for error in table]
+            for weight, table in zip(problem.sensitivity, problem.problem.errors, strict=True)
+        ]
+        least = accuracy(problem, least_error(damages, problem.problem.budget))
+        prior = accuracy(problem, problem.problem.prior)
+        found = max(accuracy(problem, point) for point in told(Surrogate(problem.problem, 0, OBJECTIVE), problem, 20))
+        gained.append((found - prior) / (least - prior))
+    assert np.mean(gained) > 0.6
+
+
+def test_the_posterior_is_that_of_the_normal_equations():
+    rng = np.random.default_rng(0)
+    tables = [np.linspace(1, 0, 6) ** 2 * scale for scale in (1.0, 2.0, 0.5)]
+    heard = {tuple(int(i) for i in rng.integers(0, 6, 3)): float(rng.normal()) for _ in range(12)}
+    fit = _Fit.of(heard, tables)
+    points, rewards = zip(*sorted(heard.items()), strict=True)
+    y = -np.array(rewards)
+    f = np.array([[table[i] for table, i in zip(tables, point, strict=True)] for point in points])
+    pairs = np.column_stack([np.sqrt(f[:, 0] * f[:, 1]), np.sqrt(f[:, 1] * f[:, 2])])
+    design = np.column_stack([np.ones(len(y)), f.sum(1), f, pairs])
+    scale, slope = y.std(), y.std() / f.sum(1).std()
+    start = np.array([y.mean() - slope * f.sum(1).mean(), slope, 0, 0, 0, 0, 0])
+    candidates = []
+    for spread in SPREADS:
+        for noise in NOISES:
+            prior = np.diag([10 * scale, slope, *[spread * slope] * 3, *[spread * slope / 2] * 2]) ** 2
+            covariance = np.linalg.inv(design.T @ design / (noise * scale) ** 2 + np.linalg.inv(prior))
+            mean = start + covariance @ design.T @ (y - design @ start) / (noise * scale) ** 2
+            candidates.append((mean, covariance))
+    assert any(
+        np.allclose(fit.mean, mean, atol=1e-6) and np.allclose(fit.root @ fit.root.T, covariance, atol=1e-6)
+        for mean, covariance in candidates
+    )
+
+
+def test_tables_fall_to_zero_at_the_largest_value_and_never_rise():
+    problem = problems.channels(layers=2)
+    wavy = ((5.0, 1.0, 2.0, *[0.5] * 6, 0.25), (1e6, *[0.0] * 9))
+    first, second = _tables(replace(problem.problem, errors=wavy))
+    assert first.tolist() == [4.75, 1.75, 1.75, *[0.25] * 6, 0.0]
+    assert second.tolist() == [10.0, *[0.0] * 9]
+    assert all((np.diff(table) <= 0).all() for table in _tables(problem.problem))
+
+
+def test_open_proposals_differ():
+    problem = informed(problems.channels, layers=8)
+    searcher = Surrogate(problem.problem, 0, OBJECTIVE)
+    points = [searcher.ask().indices for _ in range(8)]
+    assert points[0] == problem.problem.prior
+    assert len(set(points)) == 8
+
+
+def test_cheaper_plans_are_tried_where_the_objective_weighs_the_cost():
+    problem = informed(problems.bits, layers=6)
+    budget, space = problem.problem.budget, problem.problem.space
+    points = told(Surrogate(problem.problem, 0, N2NReward(cost="cost")), problem, 12)
+    shares = [budget.cost(space.plan(point)) / budget.limit for point in points[1:]]
+    assert min(shares) < 0.9
+    assert max(shares) <= 1
+
+
+def test_a_warmup_of_nothing_is_refused():
+    with pytest.raises(CompressError, match="warmup must be at least 1"):
+        Surrogate(problems.bits(layers=2).problem, 0, OBJECTIVE, warmup=0)
