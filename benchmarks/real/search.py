@@ -93,7 +93,12 @@ class Bench:
             callback.calibrate(self.module, calibration)
         self.composition = Composition(callbacks, self.module.net, self.known.normalized(x[:2]))
         planner = stage.planner
-        self.budget: Budget = planner.budget_for(self.composition, self.composition.profile, name)
+        cost, profile = planner.cost, self.composition.profile
+        self.budget = Budget(
+            lambda plan: cost(self.composition.predict(plan)),
+            cost.limit(self.case.budget, cost(profile)),
+            self.composition.space(),
+        )
         self.errors = planner.prior.errors(self.composition, self.budget.space, self.module, calibration)
         self.prior = least_error(self.errors, self.budget)
         self.evaluate = Evaluator(
