@@ -2,16 +2,22 @@
 
     python benchmarks/networks.py                      # all networks, each in a process of its own
     python benchmarks/networks.py convnext_tiny        # some
+    python benchmarks/networks.py --table              # what was measured so far
 
-Columns: groups that can be pruned, layers kept whole, MACs left at keep 0.5 everywhere (ours, Torch-Pruning's), CPU
-seconds of each, and whether the pruned network runs in evaluation and in training. Results: results/networks.txt.
+Each network is one line of results/networks.jsonl; those that have one are not measured again. Columns: groups that can
+be pruned, layers kept whole, MACs left at keep 0.5 everywhere (ours, Torch-Pruning's), CPU seconds of each, and the
+modes in which the pruned network runs. Results: results/networks.txt.
 """
 
 from __future__ import annotations
 
+import json
+import resource
+import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -35,8 +41,13 @@ TIMM = (
     "edgenext_xx_small", "pvt_v2_b0", "gmlp_s16_224",
 )  # fmt: skip
 SMP = ("Unet", "UnetPlusPlus", "FPN", "Linknet", "PSPNet", "DeepLabV3Plus")
-SIZES = {"inception_v3": 128, "vit_b_16": 224, "swin_t": 224, "maxvit_t": 224}
-SECONDS = 600  # for one network
+WHOLE = (  # those of fixed input size, and those that divide it many times
+    "vit_b_16", "swin_t", "maxvit_t", "deit_tiny_patch16_224", "vit_tiny_patch16_224", "mixer_s16_224",
+    "coatnet_0_rw_224", "levit_128s", "efficientformer_l1", "gmlp_s16_224",
+)  # fmt: skip
+SIZES = {"inception_v3": 128, "mobilevit_xxs": 128, **dict.fromkeys(WHOLE, 224)}
+SECONDS = 120  # of CPU time, for one network and one of the two tools
+FILE = Path(__file__).parent / "results" / "networks.jsonl"
 
 
 def made(name: str) -> nn.Module:
@@ -83,42 +94,67 @@ def theirs(net: nn.Module, example: Any) -> float:
     return measure.measure(net, example).macs / before
 
 
-def row(name: str) -> str:
-    """Return the line of one network."""
-    size = SIZES.get(name, 224 if name in TIMM else 96)
+def measured(name: str, tool: str) -> dict[str, Any]:
+    """Return what one tool makes of one network; CPU time is limited."""
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     torch.manual_seed(0)
-    example, cells = torch.randn(2, 3, size, size), [f"{name:24s}"]
+    size = SIZES.get(name, 96)
+    net, example = made(name).eval(), torch.randn(2, 3, size, size)
     began = process_time()
-    try:
-        groups, kept, share, runs = ours(made(name).eval(), example)
-        cells.append(f"{groups:5d} {kept:5d}  {share:6.3f}  {process_time() - began:6.1f} s  {runs:10s}")
-    except Exception as error:  # the row says which
-        cells.append(f"{type(error).__name__}: {str(error)[:60]}")
-    began = process_time()
-    try:
-        share = theirs(made(name).eval(), example)
-        cells.append(f"{share:6.3f}  {process_time() - began:6.1f} s")
-    except Exception as error:
-        cells.append(f"{type(error).__name__}")
-    return "  ".join(cells)
+    if tool == "ours":
+        groups, whole, share, runs = ours(net, example)
+        found: dict[str, Any] = {"groups": groups, "whole": whole, "macs": share, "runs": runs}
+    else:
+        found = {"macs": theirs(net, example)}
+    return {**found, "seconds": process_time() - began}
+
+
+def in_process(name: str, tool: str) -> dict[str, Any]:
+    """Return the result of :func:`measured` in a process of its own."""
+    command = [sys.executable, __file__, "--one", name, tool]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode == 0 and last:
+        return json.loads(last)
+    if done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
+        return {"error": f"no answer in {SECONDS} s"}
+    return {"error": (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:80]}
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Return network -> what was measured, as the file has it."""
+    lines = FILE.read_text().splitlines() if FILE.exists() else []
+    return {entry["network"]: entry for entry in map(json.loads, lines)}
+
+
+def row(entry: dict[str, Any]) -> str:
+    """Return the line of one network."""
+    own, other = entry["ours"], entry["torch_pruning"]
+    cells = (
+        f"{'':14s}{own['error'][:42]:42s}"
+        if "error" in own
+        else f"{own['groups']:6d} {own['whole']:6d} {own['macs']:8.3f} {own['seconds']:8.1f}  {own['runs']:22s}"
+    )
+    beside = other["error"][:40] if "error" in other else f"{other['macs']:6.3f} {other['seconds']:8.1f}"
+    return f"{entry['network']:24s}{cells}  {beside}".rstrip()
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure what has no result yet, then print the table."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["--one"]:
-        print(row(sys.argv[2]), flush=True)
+        print(json.dumps(measured(*sys.argv[2:4])), flush=True)
         return
-    print(f"{'network':24s}  groups whole  MACs    CPU       runs        Torch-Pruning: MACs, CPU")
-    for name in sys.argv[1:] or (*TORCHVISION, *TIMM, *SMP):
-        try:
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", name], capture_output=True, text=True, timeout=SECONDS
-            )
-            print(done.stdout.strip().rpartition("\n")[2] or f"{name:24s}  ended with {done.returncode}", flush=True)
-        except subprocess.TimeoutExpired:
-            print(f"{name:24s}  no answer in {SECONDS} s", flush=True)
+    wanted = () if sys.argv[1:] == ["--table"] else sys.argv[1:] or (*TORCHVISION, *TIMM, *SMP)
+    for name in wanted:
+        if name not in results():
+            entry = {"network": name, "ours": in_process(name, "ours"), "torch_pruning": in_process(name, "theirs")}
+            with FILE.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+    print(f"{'':24s}{'groups':>6s} {'whole':>6s} {'MACs':>8s} {'CPU s':>8s}  {'runs':22s}  Torch-Pruning: MACs, CPU s")
+    for entry in results().values():
+        print(row(entry))
 
 
 if __name__ == "__main__":
