@@ -71,3 +71,23 @@ def test_the_walk_ends_where_a_layer_has_no_such_position():
         Dependencies(net, torch.zeros(2, 3, 4, 4), evaluation).reached(net.first)
     assert caught.value.target is net.over
     assert caught.value.reason == OVER_CHANNELS
+
+
+class Frozen(nn.Module):
+    """A backbone that is run without gradients, and whose features are detached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.backbone(x)
+        return self.head(self.neck(x).detach())
+
+
+def test_channels_are_followed_through_what_has_no_gradients():
+    net = Frozen()
+    graph = Dependencies(net, torch.zeros(2, 3, 4, 4), evaluation)
+    assert {side.target for side in graph.reached(net.backbone)} >= {net.backbone, net.neck}
+    assert {side.target for side in graph.reached(net.neck)} >= {net.neck, net.head}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -68,3 +70,28 @@ def test_a_lazy_network_is_to_be_run_before_a_file_is_loaded(tmp_path):
         lc.load(tmp_path / "a.safetensors", lazy)
     lazy(X)
     torch.testing.assert_close(lc.load(tmp_path / "a.safetensors", lazy)(X), net(X))
+
+
+class HandsOn(nn.Module):
+    """Has the attributes of the layer inside, as wrappers of PEFT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["inner"], name)
+
+    def forward(self, x):
+        return self.last(self.inner(x))
+
+
+def test_a_wrapper_that_hands_on_attributes_is_copied_whole(tmp_path):
+    net = nn.Sequential(HandsOn())
+    lc.QuantizationAwareTraining({"0.inner": {"weight_bits": 4}}).apply(net, X)
+    assert torch.equal(copy.deepcopy(net)(X), net(X))
+    lc.save(net, tmp_path / "a.safetensors", example_input=X)
+    torch.testing.assert_close(lc.load(tmp_path / "a.safetensors", nn.Sequential(HandsOn()))(X), net(X))

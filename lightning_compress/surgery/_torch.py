@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as NormBase  # of batch norms and instance norms
 from torch.nn.modules.conv import _ConvNd as ConvBase
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["BatchNormBase", "ConvBase", "NormBase"]
 
@@ -92,3 +93,14 @@ def padding_of(layer: Any) -> tuple[int, ...]:
 def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """Return the output of a convolution with another weight and without bias, padded in the layer's own mode."""
     return layer._conv_forward(x, weight, None)
+
+
+class always_with_gradients(TorchFunctionMode):
+    """Let autograd follow what a network computes under ``no_grad`` or detaches, as frozen backbones are run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        if func in (torch.detach, Tensor.detach):
+            return args[0]
+        return func(*args, **(kwargs or {}))

@@ -19,6 +19,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import replacement, resize, transforms
 from lightning_compress.surgery.calibration import drop_calibration
+from lightning_compress.surgery.copies import keep_copyable
 from lightning_compress.surgery.lightning_module import is_lightning_module
 
 KEY = "lightning_compress"
@@ -122,6 +123,7 @@ def applied_structure(net: nn.Module) -> Structure:
 def write_structure(net: nn.Module, record: Structure) -> None:
     """Keep the record on the network."""
     net.__dict__["_" + KEY] = record
+    keep_copyable(net)
 
 
 def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:

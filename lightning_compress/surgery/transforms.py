@@ -127,7 +127,8 @@ def attach_output(layer: nn.Module, transform: Transform) -> None:
 
 def weight_transforms(layer: nn.Module) -> list[Transform]:
     """Return the transforms of ``layer.weight``, in the order in which they apply."""
-    return list(layer.parametrizations["weight"]) if parametrize.is_parametrized(layer, "weight") else []
+    chains = own_children(layer).get("parametrizations")  # wrappers, as PEFT's, hand on those of a layer inside
+    return list(chains["weight"]) if isinstance(chains, nn.ModuleDict) and "weight" in chains else []
 
 
 def input_transform(layer: nn.Module) -> Transform | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import always_with_gradients
 from lightning_compress.surgery.graph._torch_pruning import MAPPINGS
 from lightning_compress.surgery.modes import Mode
 from lightning_compress.surgery.tensors import tensors_in
@@ -84,7 +85,7 @@ class Dependencies:
             # After this warning (Swin's shifted windows) it takes all memory there is.
             warnings.filterwarnings("error", message="Maximum recursive depth")
             self._graph = torch_pruning.DependencyGraph().build_dependency(
-                net, example, forward_fn=mode, output_transform=_traceable, verbose=False
+                net, example, forward_fn=_followed(mode), output_transform=_traceable, verbose=False
             )
         self._widest = max(max(p.shape) for p in net.parameters() if p.dim())
 
@@ -133,6 +134,14 @@ class Dependencies:
             raise StrayError(target, RAGGED)
         if width == 1 and len(pairs) > 1:
             raise StrayError(target, OVER_CHANNELS)
+
+
+def _followed(mode: Mode) -> Mode:
+    def run(net: nn.Module, example: Any) -> Any:
+        with always_with_gradients():
+            return mode(net, example)
+
+    return run
 
 
 def _width(target: Any, inputs: bool) -> int:
