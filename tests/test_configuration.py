@@ -70,7 +70,7 @@ def test_a_result_has_the_module_and_saves_and_shows_itself(result, tmp_path):
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded.eval()(x), result.module.eval()(x))
     page = result._repr_html_()
-    for text in ("test accuracy", "file on disk", "the best that Random found", str(result.folder)):
+    for text in (result.verdict, "test accuracy", "file on disk", "the best that Random found", str(result.folder)):
         assert text in page
     assert "<b>quantize</b>" in page
 

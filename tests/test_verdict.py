@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lightning_compress.app.report.verdict import verdict
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.compress import Result
 from lightning_compress.pipeline.figures import Figures, declare
@@ -31,4 +30,4 @@ def test_sizes_first_then_what_it_did_to_the_metric(metric, changed, samples, se
     result = Result(
         Figures(DENSE), Figures({**DENSE, **changed}), Plan({}), 1.0, Path(), figures=figures, samples=samples
     )  # fmt: skip
-    assert verdict(result) == sentence
+    assert result.verdict == sentence

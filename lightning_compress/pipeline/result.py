@@ -17,6 +17,7 @@ from lightning_compress.export.export_network import export
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.pipeline.configuration import PACKED
 from lightning_compress.pipeline.figures import Figure, Figures, to_dicts
+from lightning_compress.pipeline.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Result:
     layers: Sequence[str] = ()
     module: LightningModule | None = field(default=None, repr=False)
     example: Any = field(default=None, repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        return verdict(self.figures, self.dense, self.compressed, self.samples)
 
     def save(self, path: str | Path) -> Path:
         """Copy the packed file, which :func:`lightning_compress.load` reads.
@@ -101,7 +107,7 @@ class Result:
         }
 
     def _repr_html_(self) -> str:
-        """Return the figures of both networks as a table, and how the plan came about, for notebooks."""
+        """Return the verdict, the figures of both networks as a table, and how the plan came about, for notebooks."""
         rows = "".join(
             f"<tr><th>{escape(figure.label)}</th>"
             + "".join(f"<td>{escape(text)}</td>" for text in self._texts(figure))
@@ -110,7 +116,7 @@ class Result:
         )
         told = "".join(f"<li><b>{escape(stage)}</b>: {escape(origin)}</li>" for stage, origin in self.origins.items())
         return (
-            f"<table><thead><tr><th></th><th>dense</th><th>compressed</th><th>change</th></tr></thead>"
+            f"<p>{escape(self.verdict)}</p><table><thead><tr><th></th><th>dense</th><th>compressed</th><th>change</th></tr></thead>"
             f"<tbody>{rows}</tbody></table><ul>{told}</ul><p>{escape(str(self.folder))}</p>"
         )
 

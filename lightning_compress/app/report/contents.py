@@ -9,9 +9,9 @@ from math import isnan
 from rich.table import Table
 
 from lightning_compress.app.report.final_choice import Final
-from lightning_compress.app.report.verdict import noise
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.figures import Figure
+from lightning_compress.pipeline.verdict import noise
 from lightning_compress.search.pareto import pareto_front
 
 

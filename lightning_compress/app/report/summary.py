@@ -19,12 +19,12 @@ from lightning_compress.app.report.contents import Layer, Point, Ranking, Report
 from lightning_compress.app.report.final_choice import Final, Finalist, seen_sentence
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.search_table import lines
-from lightning_compress.app.report.verdict import noise, verdict
 from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.context import FOUND, MEASURED
 from lightning_compress.pipeline.figures import SHARE, Figure
 from lightning_compress.pipeline.result import Result
+from lightning_compress.pipeline.verdict import noise
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget, Objective
@@ -42,7 +42,7 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
         result: of the run.
         config: the whole configuration, resolved.
     """
-    made, told = rows(result), verdict(result)
+    made, told = rows(result), result.verdict
     searches = tuple(
         search
         for name, stage in config["compress"]["stages"].items()

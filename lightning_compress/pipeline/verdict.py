@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import hypot
 
-from lightning_compress.pipeline.compress import Result
-from lightning_compress.pipeline.figures import SHARE, Figure, standard_error
+from lightning_compress.pipeline.figures import SHARE, Figure, Figures, standard_error
 
 NOTABLE = 1.05  # a ratio of figures that is worth a word
 MEASURED = 0.2  # share by which two measurements on a machine with other work easily differ
 
 
-def verdict(result: Result) -> str:
-    """Return how much smaller the network got, and what that did to its metric."""
-    metric, *others = result.figures
-    smaller = [text for figure in others if figure.headline and (text := _saved(figure, result))]
+def verdict(figures: Sequence[Figure], dense: Figures, compressed: Figures, samples: int) -> str:
+    """Return how much smaller the network got, and what that did to its metric.
+
+    Args:
+        figures: the metric, then the others, in the order of tables.
+        dense: figures of the network before compression.
+        compressed: figures of the network after it.
+        samples: number of test samples.
+    """
+    metric, *others = figures
+    ratios = [_saved(figure, dense[figure.name], compressed[figure.name]) for figure in others if figure.headline]
+    smaller = [text for text in ratios if text]
     saved = " and ".join(smaller) if smaller else "No smaller"
-    return f"{saved[0].upper()}{saved[1:]}; {_kept(metric, result)}."
+    kept = _kept(metric, dense[metric.name], compressed[metric.name], samples)
+    return f"{saved[0].upper()}{saved[1:]}; {kept}."
 
 
 def noise(figure: Figure, dense: float, compressed: float, samples: int) -> float | None:
@@ -38,9 +47,8 @@ def noise(figure: Figure, dense: float, compressed: float, samples: int) -> floa
     return MEASURED * abs(dense) if figure.measured else None
 
 
-def _saved(figure: Figure, result: Result) -> str:
+def _saved(figure: Figure, before: float, after: float) -> str:
     """Return what a figure gained: ``8.4x smaller file on disk``."""
-    before, after = result.dense[figure.name], result.compressed[figure.name]
     if not after or before / after < NOTABLE or figure.higher_is_better:
         return ""
     if figure.name == "bytes":
@@ -48,14 +56,13 @@ def _saved(figure: Figure, result: Result) -> str:
     return f"{before / after:.1f}x {'fewer' if figure.digits is None else 'less'} {figure.label}"
 
 
-def _kept(metric: Figure, result: Result) -> str:
-    before, after = result.dense[metric.name], result.compressed[metric.name]
+def _kept(metric: Figure, before: float, after: float, samples: int) -> str:
     if metric.unit != SHARE:
         return f"{metric.label} {metric.text(after)}, from {metric.text(before)}"
     points = 100 * (before - after)
     change = f"{abs(points):.1f} points {'lost' if points >= 0 else 'gained'}"
-    if not result.samples:
+    if not samples:
         return f"{change} of {metric.label}"
-    told = f"{change} on {result.samples:,} test samples (one is {100 / result.samples:.2g})"
-    limit = 100 * (noise(metric, before, after, result.samples) or 0.0)
+    told = f"{change} on {samples:,} test samples (one is {100 / samples:.2g})"
+    limit = 100 * (noise(metric, before, after, samples) or 0.0)
     return f"{told}; a difference of up to {limit:.1f} may be chance" if 0 < abs(points) < limit else told
