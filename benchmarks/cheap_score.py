@@ -1,4 +1,4 @@
-"""How well cheap scores rank pruned networks.
+"""How well low scores rank pruned networks.
 
     python benchmarks/cheap_score.py digits
     python benchmarks/cheap_score.py cifar --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt
@@ -106,13 +106,13 @@ def case(arguments: argparse.Namespace) -> Case:
     )  # fmt: skip
 
 
-def spread_of_tau(cheap: list[float], dear: list[float]) -> float:
+def spread_of_tau(low: list[float], high: list[float]) -> float:
     generator = torch.Generator().manual_seed(0)
     taus = []
     for _ in range(SUBSETS):
-        picks = torch.randint(len(cheap), (len(cheap),), generator=generator).tolist()
-        if len({cheap[i] for i in picks}) > 1 and len({dear[i] for i in picks}) > 1:
-            taus.append(rank_correlation([cheap[i] for i in picks], [dear[i] for i in picks]))
+        picks = torch.randint(len(low), (len(low),), generator=generator).tolist()
+        if len({low[i] for i in picks}) > 1 and len({high[i] for i in picks}) > 1:
+            taus.append(rank_correlation([low[i] for i in picks], [high[i] for i in picks]))
     return stdev(taus)
 
 
@@ -170,8 +170,8 @@ def main() -> None:
         began = perf_counter()
         found = [evaluate(plan).metrics for plan in plans]
         seconds = (perf_counter() - began) / given.plans
-        cheap, dear = ([-metrics["val_loss"] for metrics in scores] for scores in (found, targets[target]))
-        tau = f"{rank_correlation(cheap, dear):.2f} +- {spread_of_tau(cheap, dear):.2f}"
+        low, high = ([-metrics["val_loss"] for metrics in scores] for scores in (found, targets[target]))
+        tau = f"{rank_correlation(low, high):.2f} +- {spread_of_tau(low, high):.2f}"
         print(f"{name:38}{mean(s['val_acc'] for s in found):10.4f}{tau:>24}{seconds:16.2f}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The wall: every projected plan meets the budget."""
+"""Projection: every projected plan meets the budget."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ def test_the_first_choices_get_what_they_ask_for():
     space = Space((Choice("a", "x", (1, 2, 3, 4)), Choice("b", "x", (1, 2, 3, 4))))
     budget = Budget(lambda plan: sum(plan.knob("x").values()), 6, space)
     assert budget.project((3, 3)) == (3, 1)
-    assert budget.wall((0,), 3) == 3
+    assert budget.clip((0,), 3) == 3

@@ -1,4 +1,4 @@
-"""Rank correlation of cheap with dear scores: against the pairs counted by hand, and on a finished search."""
+"""Rank correlation of two kinds of scores: against the pairs counted by hand, and on a finished search."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ SYNTHETIC = channels(6)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))
 def test_tau_is_that_of_the_pairs(pairs):
-    cheap, dear = zip(*pairs, strict=True)
-    assume(len(set(cheap)) > 1 and len(set(dear)) > 1)
+    low_fidelity, high_fidelity = zip(*pairs, strict=True)
+    assume(len(set(low_fidelity)) > 1 and len(set(high_fidelity)) > 1)
     signs = [(np.sign(a[0] - b[0]), np.sign(a[1] - b[1])) for a, b in combinations(pairs, 2)]
     untied = [sum(sign[side] != 0 for sign in signs) for side in (0, 1)]
     expected = sum(a * b for a, b in signs) / np.sqrt(untied[0] * untied[1])
-    assert rank_correlation(cheap, dear) == pytest.approx(expected)
+    assert rank_correlation(low_fidelity, high_fidelity) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("cheap", "dear", "message"), [
+@pytest.mark.parametrize(("low_fidelity", "high_fidelity", "message"), [
     ([1.0], [1.0], "at least two plans, got 1 and 1"),
     ([1.0, 2.0], [1.0], "got 2 and 1"),
     ([1.0, 1.0], [1.0, 2.0], "all plans have the same reward"),
 ])  # fmt: skip
-def test_what_cannot_be_ranked_is_an_error(cheap, dear, message):
+def test_what_cannot_be_ranked_is_an_error(low_fidelity, high_fidelity, message):
     with pytest.raises(CompressError, match=message):
-        rank_correlation(cheap, dear)
+        rank_correlation(low_fidelity, high_fidelity)
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +87,15 @@ class Opposite:
         return Score({"val_acc": -score.metrics["val_acc"]}, score.costs)
 
 
-def measured(entries, path, dear, plans=8):
+def measured(entries, path, high_fidelity, plans=8):
     with Journal(path, {}) as journal:
-        return Correlation(plans).score(entries, SYNTHETIC.problem.space, OBJECTIVE, dear, journal)
+        return Correlation(plans).score(entries, SYNTHETIC.problem.space, OBJECTIVE, high_fidelity, journal)
 
 
 def test_a_search_against_itself_and_its_opposite(entries, tmp_path):
-    for dear, tau in ((SYNTHETIC, 1), (Opposite(), -1)):
+    for high_fidelity, tau in ((SYNTHETIC, 1), (Opposite(), -1)):
         path = tmp_path / f"{tau}.sqlite"
-        numbers = measured(entries, path, dear)
+        numbers = measured(entries, path, high_fidelity)
         found = pairs(entries, read(path), OBJECTIVE)
         assert sorted(entry.number for entry in read(path)) == sorted(numbers)
         assert len(set(numbers)) == len(found) == 8
@@ -124,9 +124,9 @@ def test_networks_of_another_search_are_scored_anew_under_their_numbers(entries,
     ]
     assert [entry.indices for entry in other] == points[::-1]
     assert pairs(other, read(tmp_path / "j"), OBJECTIVE) == []
-    dear = Opposite()
-    numbers = measured(other, tmp_path / "j", dear)
-    assert len(dear.calls) == 8
+    high_fidelity = Opposite()
+    numbers = measured(other, tmp_path / "j", high_fidelity)
+    assert len(high_fidelity.calls) == 8
     found = pairs(other, [entry for entry in read(tmp_path / "j") if entry.number in numbers], OBJECTIVE)
     assert len(found) == 8
     assert all(again == -first for first, again in found)
@@ -134,8 +134,8 @@ def test_networks_of_another_search_are_scored_anew_under_their_numbers(entries,
 
 def test_a_plan_that_fails_is_left_out(entries, tmp_path):
     worst = spread(entries, OBJECTIVE, 8)[0]
-    dear = Opposite([SYNTHETIC.problem.space.plan(worst.indices)])
-    numbers = measured(entries, tmp_path / "j", dear)
+    high_fidelity = Opposite([SYNTHETIC.problem.space.plan(worst.indices)])
+    numbers = measured(entries, tmp_path / "j", high_fidelity)
     assert worst.number in numbers
     assert len(pairs(entries, read(tmp_path / "j"), OBJECTIVE)) == 7
 

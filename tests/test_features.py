@@ -36,7 +36,7 @@ def test_every_observation_lies_in_the_unit_box(data):
         assert observation.dtype == np.float32
         assert ((observation >= 0) & (observation <= 1)).all()
         proposal = data.draw(st.integers(0, len(choice.values) - 1))
-        decided = (*decided, problem.budget.wall(decided, proposal))
+        decided = (*decided, problem.budget.clip(decided, proposal))
 
 
 @pytest.mark.parametrize("make", [problems.channels, problems.bits])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_compress.core.space import Choice, Space
-from lightning_compress.search.genetic.boundary import Boundary
+from lightning_compress.search.genetic.bisection import Bisections
 from lightning_compress.search.genetic.operators import Gene, crossover, directed, gene, moved, mutate, roulette
 
 seeds = st.integers(0, 2**32 - 1)
@@ -101,7 +101,7 @@ def test_roulette_follows_the_ranks():
 def test_bisections_end_at_the_cheapest_harmless_level(choices):
     """Each choice is harmless from its own level up; level 13 is above all starts."""
     start, harmless = tuple(s for s, _ in choices), [min(h, s) for s, h in choices]
-    boundary = Boundary(start, range(len(start)), probes=4, most=1000, tolerance=0.5, reference=1.0)
+    boundary = Bisections(start, range(len(start)), probes=4, most=1000, tolerance=0.5, reference=1.0)
     asked = 0
     while (probe := boundary.ask()) is not None:
         i, point = probe
@@ -113,7 +113,7 @@ def test_bisections_end_at_the_cheapest_harmless_level(choices):
 
 
 def test_probes_wait_for_the_start_and_end_at_their_number():
-    boundary = Boundary((8, 8, 8), (2, 0, 1), probes=2, most=5, tolerance=0.1)
+    boundary = Bisections((8, 8, 8), (2, 0, 1), probes=2, most=5, tolerance=0.1)
     assert boundary.ask() is None
     boundary.reference = 1.0
     probes = [boundary.ask() for _ in range(4)]

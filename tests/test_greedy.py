@@ -64,7 +64,7 @@ def test_slopes_are_what_one_step_down_loses():
         trial = searcher.ask()
         searcher.tell(trial, Score({"val_acc": sum(worth[k] * v for k, v in trial.plan.knob("x").items())}, {}))
     assert searcher.slopes == pytest.approx({0: 0.5, 1: 0.1, 2: 0.3})
-    # The next proposal takes from the cheapest and gives to the dearest.
+    # The next proposal takes from the least sensitive and gives to the most sensitive.
     start = searcher.point
     assert [b - a for a, b in zip(start, searcher.ask().indices, strict=True)] == [1, -1, 0]
 

@@ -81,9 +81,9 @@ def test_every_layer_has_its_knobs_and_ranges_couplings_and_reasons():
     assert "channels" not in table["fc"].knobs
     assert table["fc"].kept["ChannelPruning"] == "its output channels are the output of the network"
     assert table["fc"].weights == ToyNet().fc.weight.numel()
-    leaders = {layer.leader for layer in table.values() if layer.leader}
-    for name in leaders:
-        assert all(table[follower].leader == name for follower in table[name].coupled if follower in table)
+    roots = {layer.root for layer in table.values() if layer.root}
+    for name in roots:
+        assert all(table[follower].root == name for follower in table[name].coupled if follower in table)
 
 
 @pytest.mark.parametrize("net", [OptionA(), Parts(), Rolls(), ToyNet()], ids=lambda net: type(net).__name__)
@@ -94,7 +94,7 @@ def test_each_layer_has_a_choice_or_a_leader_or_a_reason_of_every_callback(net):
             assert (
                 method.knobs & layer.knobs.keys()
                 or method.__name__ in layer.kept
-                or (method is lc.ChannelPruning and layer.leader)
+                or (method is lc.ChannelPruning and layer.root)
             )
 
 

@@ -194,7 +194,7 @@ def test_a_network_with_more_layers_or_other_buffers_is_refused(tmp_path):
     file = saved(net(), tmp_path, torch.zeros(2, 1, 8, 8))
     with pytest.raises(PackedFileError, match="Sequential has a layer '1', the file has not"):
         lc.load(file, net(3, nn.Conv2d(2, 2, 1)))
-    with pytest.raises(PackedFileError, match="layer 'table' is table"):
+    with pytest.raises(PackedFileError, match="layer 'table' is buffer"):
         lc.load(file, net(1))
     other = net()
     other[0] = nn.PReLU(2)

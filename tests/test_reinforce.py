@@ -50,7 +50,7 @@ def likelihoods(searcher: Reinforce, trials: int) -> dict[tuple[int, ...], float
 
 
 @pytest.mark.parametrize("budget", [0.45, 0.7, 1.0])
-def test_the_likelihoods_of_all_plans_sum_to_one_also_behind_the_wall(budget):
+def test_the_likelihoods_of_all_plans_sum_to_one_also_where_the_budget_clips(budget):
     searcher = Reinforce(mixed(budget), 0, OBJECTIVE, width=1.0, keep=0.5)
     found = likelihoods(searcher, 400)
     points = product(*(range(len(choice.values)) for choice in searcher.problem.space.choices))

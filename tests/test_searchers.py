@@ -77,7 +77,7 @@ def test_ddpg_stores_the_actions_that_were_carried_out():
     for number in range(10):
         trial = searcher.ask()
         actions = searcher._open[number].actions
-        units = [searcher.course.unit(i, float(a)) for i, a in enumerate(actions)]
+        units = [searcher.mapping.unit(i, float(a)) for i, a in enumerate(actions)]
         assert tuple(c.index(u) for c, u in zip(problem.problem.space.choices, units, strict=True)) == trial.indices
         searcher.tell(trial, problem(trial.plan))
         stored = (searcher.agent.replay_buffer.actions[6 * number : 6 * number + 6, 0, 0] + 1) / 2

@@ -50,12 +50,12 @@ from lightning_compress.surgery.transforms import check_plain, drop_output, tran
 
 @final
 class ChannelPruning(CompressionCallback):
-    """Removes channels; the knob ``channels`` is the keep-ratio, in (0, 1], at the leader of each group.
+    """Removes channels; the knob ``channels`` is the keep-ratio, in (0, 1], at the root of each group.
 
     Args:
         plan: see :class:`CompressionCallback`.
         criterion: scores channels.
-        round_to: the leader's kept channels are rounded up to a multiple of this, where there are as many.
+        round_to: the root's kept channels are rounded up to a multiple of this, where there are as many.
         ignore: globs of layers whose output channels stay.
         keep_first: also keep the output channels of the first layer.
         lowest: smallest keep-ratio that a search may choose (AMC: 0.2).
@@ -63,7 +63,7 @@ class ChannelPruning(CompressionCallback):
         batches: train batches that a criterion or a refit which needs data sees.
 
     Raises:
-        CompressError: a layer of the plan cannot be pruned, or is not the leader of its group.
+        CompressError: a layer of the plan cannot be pruned, or is not the root of its group.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -101,11 +101,11 @@ class ChannelPruning(CompressionCallback):
         return dict(self._graph(net, known_structure(net, example).profile, example).kept_whole)
 
     def coupled(self, module: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
-        """Return leader of a group -> the other layers whose output channels go with its own."""
+        """Return root of a group -> the other layers whose output channels go with its own."""
         net = network(module)
         groups = self._graph(net, known_structure(net, example).profile, example).groups.values()
         names = {group.name: dict.fromkeys(member.layer for member in group.producers) for group in groups}
-        return {leader: tuple(name for name in layers if name != leader) for leader, layers in names.items()}
+        return {root: tuple(name for name in layers if name != root) for root, layers in names.items()}
 
     @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
@@ -243,9 +243,9 @@ def _commonest(graph: ChannelGraph) -> str:
 
 
 def _refusal(layer: str, graph: ChannelGraph) -> str:
-    leader = graph.leader(layer)
-    if leader is not None:
-        return f"pruning: the channels of layer {layer!r} are coupled with those of {leader!r}; name {leader!r} instead"
+    root = graph.root(layer)
+    if root is not None:
+        return f"pruning: the channels of layer {layer!r} are coupled with those of {root!r}; name {root!r} instead"
     if layer in graph.kept_whole:
         return f"pruning: layer {layer!r} cannot be pruned: {graph.kept_whole[layer]}"
     return f"pruning: layer {layer!r} has no channels to remove{did_you_mean(layer, graph.groups)}"

@@ -2,7 +2,7 @@
 
 The projection is AMC's *action wall* (He et al. 2018, arXiv 1802.03494, algorithm 1): decisions are taken in order,
 and each is clipped to the largest value with which the plan still fits when every later decision is at its minimum.
-Unlike the released code, which rounds channels after the wall and can overshoot, the wall here works on the values
+Unlike the released code, which rounds channels after clipping and can overshoot, the projection works on the values
 that can really be taken and asks the real cost, so a projected plan always meets the limit.
 """
 
@@ -60,11 +60,11 @@ class Budget:
         """Return whether the plan costs at most the limit."""
         return self.cost(plan) <= self.limit
 
-    def wall(self, decided: Sequence[int], index: int) -> int:
+    def clip(self, decided: Sequence[int], index: int) -> int:
         """Return the largest index up to ``index`` for the next choice that leaves the rest feasible at its minimum.
 
         Args:
-            decided: indices of the choices before this one, already behind the wall.
+            decided: indices of the choices before this one, already clipped.
             index: the proposal for choice number ``len(decided)``.
         """
         rest = self.space.smallest[len(decided) + 1 :]
@@ -81,7 +81,7 @@ class Budget:
         return low
 
     def project(self, indices: Sequence[int]) -> tuple[int, ...]:
-        """Return the proposal behind the wall: a point of the space that meets the budget.
+        """Return the proposal clipped to the budget, choice by choice: a point of the space that meets it.
 
         Feasible proposals come back unchanged.
         """
@@ -89,5 +89,5 @@ class Budget:
             return tuple(indices)
         decided: tuple[int, ...] = ()
         for index in indices:
-            decided = (*decided, self.wall(decided, index))
+            decided = (*decided, self.clip(decided, index))
         return decided

@@ -75,7 +75,7 @@ def float_counts(layer: LayerProfile) -> dict[str, int]:
         "codebook": layer.codebook,
         "act_scale": layer.act_scales,
         "extras": layer.extras * layer.out_channels,
-        "buffers": layer.buffers * layer.out_channels if layer.kind != "table" else 0,
+        "buffers": layer.buffers * layer.out_channels if layer.kind != "buffer" else 0,
     }
 
 
@@ -84,7 +84,7 @@ def entry_bytes(layer: LayerProfile) -> int:
     if layer.kind in ("conv", "linear"):
         masked = MASK_ENTRY_BYTES if layer.mask_unit else 0
         return WEIGHT_ENTRY_BYTES + (INPUT_ENTRY_BYTES if layer.act_scales else 0) + masked
-    return OTHER_ENTRY_BYTES if layer.kind != "table" else TENSOR_ENTRY_BYTES + FLOAT_BYTES * layer.buffers
+    return OTHER_ENTRY_BYTES if layer.kind != "buffer" else TENSOR_ENTRY_BYTES + FLOAT_BYTES * layer.buffers
 
 
 def packed_bytes(profile: Profile) -> int:

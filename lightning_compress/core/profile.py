@@ -21,11 +21,11 @@ class LayerProfile:
     """One layer that owns parameters.
 
     Attributes:
-        name: its name in ``network.named_modules()``; of a ``raw`` or ``table`` entry, the name of the tensor.
-        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel), ``raw`` (any other
-            parameter), ``table`` (any other buffer that checkpoints hold), or ``folded`` (a batch norm that the layer
+        name: its name in ``network.named_modules()``; of a ``parameter`` or ``buffer`` entry, the name of the tensor.
+        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel), ``parameter`` (any other
+            parameter), ``buffer`` (any other buffer that checkpoints hold), or ``folded`` (a batch norm that the layer
             before it has taken over).
-        in_channels, out_channels, groups, kernel, stride: as in torch; ``raw`` and ``norm`` have in == out.
+        in_channels, out_channels, groups, kernel, stride: as in torch; ``parameter`` and ``norm`` have in == out.
         positions: output positions per sample (height x width of a conv, tokens of a linear layer).
         in_positions: of the input of a convolution, where they are not as many; else 0.
         extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).

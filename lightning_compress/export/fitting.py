@@ -81,7 +81,7 @@ def _check_folded(foreign: str, net: nn.Module, profile: Profile) -> None:
 
 
 def _check_tables(foreign: str, net: nn.Module, profile: Profile, tables: Mapping[str, Tensor]) -> None:
-    if tables.keys() != {layer.name for layer in profile if layer.kind == "table"}:
+    if tables.keys() != {layer.name for layer in profile if layer.kind == "buffer"}:
         raise ValueError("it holds tensors that belong to no layer")
     for name, value in tables.items():
         own = net.get_buffer(name)
@@ -128,9 +128,9 @@ def resize_to(net: nn.Module, profile: Profile) -> None:
 def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile) -> bool:
     if (present.kind, present.kernel) != (stored.kind.replace("folded", "norm"), stored.kernel):
         return False
-    if stored.kind == "raw" and _raw_shape(net, stored).numel() != stored.parameters:
+    if stored.kind == "parameter" and _parameter_shape(net, stored).numel() != stored.parameters:
         return False
-    if stored.kind in ("norm", "table") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
+    if stored.kind in ("norm", "buffer") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
         return False
     if (present.groups > 1) != (stored.groups > 1) or _per_group(stored) > _per_group(present):
         return False
@@ -143,7 +143,7 @@ def _per_group(layer: LayerProfile) -> tuple[int, int]:
 
 def _words(layer: LayerProfile) -> str:
     kernel = f" kernel {layer.kernel}" if layer.kernel else ""
-    each = f", {layer.extras + layer.buffers} values for each" if layer.kind in ("norm", "raw", "table") else ""
+    each = f", {layer.extras + layer.buffers} values for each" if layer.kind in ("norm", "parameter", "buffer") else ""
     return f"{layer.kind} {layer.in_channels}->{layer.out_channels}{kernel}{each}"
 
 
@@ -156,11 +156,11 @@ def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]
         elif layer.kind == "norm":
             for key in ("weight", "bias", "running_mean", "running_var"):
                 yield f"{layer.name}.{key}", torch.Size([layer.out_channels])
-        elif layer.kind == "raw":
-            yield layer.name, _raw_shape(net, layer)
+        elif layer.kind == "parameter":
+            yield layer.name, _parameter_shape(net, layer)
 
 
-def _raw_shape(net: nn.Module, layer: LayerProfile) -> torch.Size:
+def _parameter_shape(net: nn.Module, layer: LayerProfile) -> torch.Size:
     """Return the shape in the file of a parameter that may have lost channels."""
     shape = list(net.get_parameter(layer.name).shape)
     if not shape:

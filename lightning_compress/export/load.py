@@ -97,7 +97,7 @@ def receive(
     tied = untie(net, {f"{layer.name}.weight" for layer in kept.weighted} | {layer.name for layer in kept})
     for layer in kept:
         weight, stored = layers.next(layer, described.weights.get(layer.name))
-        if layer.kind not in ("folded", "table"):
+        if layer.kind not in ("folded", "buffer"):
             _fill(net, layer, weight, stored)
         if not dequantize:
             _attach(net, layer, stored, inputs.get(layer.name))
@@ -124,7 +124,7 @@ def inspect(path: str | Path) -> PackedInfo:
 
 def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Mapping[str, Any]) -> None:
     """Put the stored values into the parameters and buffers of one layer."""
-    if layer.kind == "raw":
+    if layer.kind == "parameter":
         parameter = net.get_parameter(layer.name)
         parameter.copy_(stored["extras"].view(parameter.shape))
         return

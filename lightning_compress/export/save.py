@@ -76,7 +76,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     tensors = {
         "codes": torch.from_numpy(np.concatenate(codes)),
         "floats": torch.cat(floats),
-        **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "table"},
+        **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "buffer"},
     }
     shared = shared_quantizers.describe(net, profile.folded())
     described = Description(profile, record.applied, weights, inputs, coder.kind, replacement.describe(net), shared)
@@ -109,9 +109,9 @@ def _check_noise(net: nn.Module) -> None:
 
 def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, Tensor]:
     """Return the tensors of one layer as they are stored, by the names of ``float_counts``, and ``codes``."""
-    if layer.kind == "raw":
+    if layer.kind == "parameter":
         return {"extras": _real(layer, net.get_parameter(layer.name))}
-    if layer.kind in ("folded", "table"):
+    if layer.kind in ("folded", "buffer"):
         return {}
     module = net.get_submodule(layer.name)
     if layer.kind == "norm":

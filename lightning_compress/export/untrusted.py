@@ -16,7 +16,7 @@ from lightning_compress.core.profile import LayerProfile, Profile
 T = TypeVar("T")
 
 COUNTS = [f.name for f in fields(LayerProfile) if f.type == "int"]
-STORED = {"conv", "linear", "norm", "raw", "table", "folded"}
+STORED = {"conv", "linear", "norm", "parameter", "buffer", "folded"}
 WEIGHT_BITS = {*range(1, 9), 32}
 ACT_BITS = {*range(2, 9), 32}
 

@@ -97,7 +97,7 @@ class Evaluator:
                 combined(validation, "sequential"), validation_batches
             )  # seeded too: a loader may shuffle
             self._make_trainers()
-            # Measured here and once: the cheaper and dearer evaluators and all workers have the same.
+            # Measured here and once: evaluators of every fidelity and all workers have the same.
             self.before = {**self._validated(make_module()), **self._costs(composition.profile)}
         self._first = self._digest_of_train()
 

@@ -45,7 +45,7 @@ class LayerInfo:
         weights: number of its weights, those of all layers inside for a block.
         knobs: knob -> the values that a search chooses from, from the cheapest on.
         coupled: layers that are pruned together with this one, under its name in a plan.
-        leader: the layer under whose name in a plan this one is pruned; empty where there is none.
+        root: the layer under whose name in a plan this one is pruned; empty where there is none.
         kept: name of a callback -> why it leaves the layer as it is.
     """
 
@@ -54,13 +54,13 @@ class LayerInfo:
     weights: int
     knobs: Mapping[str, tuple[Number, ...]]
     coupled: tuple[str, ...]
-    leader: str
+    root: str
     kept: Mapping[str, str]
 
     def cells(self) -> tuple[str, ...]:
         """Return its row of a table."""
         knobs = ", ".join(f"{knob} {_range(values)}" for knob, values in self.knobs.items())
-        coupled = ", ".join(self.coupled) or (f"goes with {self.leader}" if self.leader else "")
+        coupled = ", ".join(self.coupled) or (f"goes with {self.root}" if self.root else "")
         kept = "; ".join(f"{callback}: {reason}" for callback, reason in self.kept.items())
         return self.name, self.type, f"{self.weights:,}", knobs, coupled, kept
 
@@ -119,11 +119,11 @@ def inspect_layers(
     kept = {type(callback).__name__: callback.kept_whole(net, example) for callback in made}
     weighted = {layer.name for layer in profile.weighted}
     coupled = {
-        leader: tuple(layer for layer in layers if layer in weighted)  # norms go with their layers anyway
+        root: tuple(layer for layer in layers if layer in weighted)  # norms go with their layers anyway
         for callback in made
-        for leader, layers in callback.coupled(net, example).items()
+        for root, layers in callback.coupled(net, example).items()
     }
-    leaders = {layer: leader for leader, layers in coupled.items() for layer in layers}
+    roots = {layer: root for root, layers in coupled.items() for layer in layers}
     names = dict.fromkeys([*found, *(layer.name for layer in profile.weighted)])
     place = {name: i for i, name in enumerate(profile.layers)}
     order = sorted(names, key=lambda name: (place[profile.inside(name)[0].name], -len(profile.inside(name))))
@@ -135,7 +135,7 @@ def inspect_layers(
                 sum(layer.weights for layer in profile.inside(name)),
                 {choice.knob: choice.values for choice in found.get(name, ())},
                 coupled.get(name, ()),
-                leaders.get(name, ""),
+                roots.get(name, ""),
                 {callback: reasons[name] for callback, reasons in kept.items() if name in reasons},
             )
             for name in order

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Options:
-    """The widths of one layer that are worth having, from cheap to dear, with falling distortion."""
+    """The widths of one layer that are worth having, from the fewest bits to the most, with falling distortion."""
 
     bits: list[int]
     costs: Floats

@@ -3,11 +3,12 @@
     tau_b = (concordant - discordant pairs) / sqrt((pairs not tied in one)(pairs not tied in the other))
     sigma_n = sqrt(2 (2 n + 5) / (9 n (n - 1)))
 
-Source: Kendall 1938, with ties 1945; EagleEye (arXiv 2007.02491, section 3.2) compares cheap scores by it. 1: the cheap
-score ranks as the dear one does; 0: no better than chance. ``sigma_n`` is the standard deviation of tau of n plans with
-unrelated rewards: 0.25 for ten. Taking the plans evenly from the worst reward to the best is ours: it says how well the
-search tells good plans from bad ones, and little of those near the best. Use it before trusting a search that scores
-without fine-tuning. It costs ``plans`` short trainings; few plans, or too few steps, make tau mean little.
+Source: Kendall 1938, with ties 1945; EagleEye (arXiv 2007.02491, section 3.2) compares low-fidelity scores by it. 1:
+the low-fidelity score ranks as the high-fidelity one does; 0: no better than chance. ``sigma_n`` is the standard
+deviation of tau of n plans with unrelated rewards: 0.25 for ten. Taking the plans evenly from the worst reward to the
+best is ours: it says how well the search tells good plans from bad ones, and little of those near the best. Use it
+before trusting a search that scores without fine-tuning. It costs ``plans`` short trainings; few plans, or too few
+steps, make tau mean little.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ from lightning_compress.search.second_scores import score_again
 CORRELATION = "correlation.sqlite"  # journal of the second scores, beside that of the search
 
 
-def rank_correlation(cheap: Sequence[float], dear: Sequence[float]) -> float:
+def rank_correlation(low_fidelity: Sequence[float], high_fidelity: Sequence[float]) -> float:
     """Return Kendall's tau-b.
 
     Args:
-        cheap: low-fidelity rewards.
-        dear: high-fidelity rewards.
-        cheap, dear: rewards of the same plans, in the same order.
+        low_fidelity: low-fidelity rewards.
+        high_fidelity: high-fidelity rewards of the same plans, in the same order.
 
     Raises:
         CompressError: there are fewer than two plans, or all have the same reward, so there is nothing to rank.
     """
-    if len(cheap) != len(dear) or len(cheap) < 2:
+    if len(low_fidelity) != len(high_fidelity) or len(low_fidelity) < 2:
         raise CompressError(
-            f"rank correlation: needs two rewards each of at least two plans, got {len(cheap)} and {len(dear)}"
+            f"rank correlation: needs two rewards each of at least two plans, got {len(low_fidelity)} and "
+            f"{len(high_fidelity)}"
         )
-    if len(set(cheap)) == 1 or len(set(dear)) == 1:
+    if len(set(low_fidelity)) == 1 or len(set(high_fidelity)) == 1:
         raise CompressError("rank correlation: all plans have the same reward; score them on more images, or by loss")
-    return float(kendalltau(cheap, dear).statistic)
+    return float(kendalltau(low_fidelity, high_fidelity).statistic)
 
 
 def deviation_of_unrelated(count: int) -> float:
@@ -102,7 +103,7 @@ class Correlation:
         entries: Sequence[Entry],
         space: Space,
         objective: Objective,
-        dear: Evaluate,
+        high_fidelity: Evaluate,
         journal: Journal,
         executor: Callable[[Evaluate], Executor] = Serial,
     ) -> list[int]:
@@ -112,7 +113,7 @@ class Correlation:
             entries: of the search.
             space: that was searched.
             objective: score -> reward.
-            dear: the evaluator with :attr:`finetune_steps`.
+            high_fidelity: the evaluator with :attr:`finetune_steps`.
             journal: of these scores, under the numbers that the trials have in the search.
             executor: ``(evaluate) -> Executor``: where plans are scored.
 
@@ -120,5 +121,5 @@ class Correlation:
             The numbers of the trials, from the lowest reward in the search to the highest.
         """
         chosen = spread(entries, objective, self.plans)
-        score_again(chosen, space, objective, dear, journal, executor, title="Correlation")
+        score_again(chosen, space, objective, high_fidelity, journal, executor, title="Correlation")
         return [entry.number for entry in chosen]

@@ -1,7 +1,7 @@
 """The search as a gymnasium environment, for those who bring their own reinforcement-learning library.
 
 One episode is one pass over the choices: the observation is that of ``features.py``, the action in [-1, 1] picks a
-value (0 is the uniform policy that just meets the budget) and is held behind the budget's wall, and the reward comes
+value (0 is the uniform policy that just meets the budget) and is clipped to the budget, and the reward comes
 with the last step. After AMC (arXiv 1802.03494, section 3). The spaces are the same for every network, so that a policy
 can be moved. Plain one-step temporal differences learn little from a reward that comes last: give the return to every
 step, as :class:`~lightning_compress.search.searchers.ddpg.DDPG` does, or use a method of whole episodes.
@@ -24,8 +24,8 @@ from lightning_compress.search.executors.scores import checked
 from lightning_compress.search.loop import Best
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.rl.episode import ActionMapping, Episode
 from lightning_compress.search.rl.features import COLUMNS
-from lightning_compress.search.rl.walk import Course, Walk
 
 
 class PlanEnv(gymnasium.Env):
@@ -54,8 +54,8 @@ class PlanEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(COLUMNS),), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.best: Best | None = None
-        self._course = Course(problem)
-        self._walk: Walk | None = None
+        self._mapping = ActionMapping(problem)
+        self._episode: Episode | None = None
         self._episodes = 0
         self._known: dict[str, Outcome] = {}
 
@@ -64,8 +64,8 @@ class PlanEnv(gymnasium.Env):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode: the observation of the first choice."""
         super().reset(seed=seed)
-        self._walk = Walk(self._course)
-        self._seen = self._walk.observe()
+        self._episode = Episode(self._mapping)
+        self._seen = self._episode.observe()
         return self._seen.copy(), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -82,17 +82,17 @@ class PlanEnv(gymnasium.Env):
         Raises:
             CompressError: no episode is going on, or the action is no number.
         """
-        if self._walk is None or self._walk.done:
+        if self._episode is None or self._episode.done:
             raise CompressError("environment: no episode is going on; call reset() first, and after each end")
         wanted = float(action[0])
         if np.isnan(wanted):
             raise CompressError("environment: the action is nan, expected a number in [-1, 1]; has the agent diverged?")
-        carried = self._walk.step((float(np.clip(wanted, -1, 1)) + 1) / 2)
+        carried = self._episode.step((float(np.clip(wanted, -1, 1)) + 1) / 2)
         info: dict[str, Any] = {"action": np.array([2 * carried - 1], dtype=np.float32)}
-        if self._walk.done:
-            reward, found = self._scored(self._walk.decided)
+        if self._episode.done:
+            reward, found = self._scored(self._episode.decided)
             return self._seen.copy(), reward, True, False, {**info, **found}
-        self._seen = self._walk.observe()
+        self._seen = self._episode.observe()
         return self._seen.copy(), 0.0, False, False, info
 
     def _scored(self, decided: tuple[int, ...]) -> tuple[float, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Successive halving: all plans of a batch get a cheap score, the best of them a dearer one, few the full one.
+"""Successive halving: score a batch at low fidelity, the best of it at higher ones, few in full.
 
     rung i:  the evaluator with a share s_i of its batches and steps;  the best share ``keep`` of a rung climbs on
     a plan that stays behind scores  what it scored there + mean over those that climbed of (their final - theirs there)
@@ -186,10 +186,9 @@ def _later(found: Mapping[int, Outcome], above: Mapping[int, Outcome]) -> dict[i
 
 def _lifts(pairs: Mapping[int, tuple[Score, Score]]) -> dict[str, float]:
     """Return each metric's mean change from a low-fidelity to a high-fidelity score."""
-    names = {name for cheap, dear in pairs.values() for name in cheap.metrics.keys() & dear.metrics.keys()}
+    names = {name for low, high in pairs.values() for name in low.metrics.keys() & high.metrics.keys()}
     return {
-        name: fmean(dear.metrics[name] - cheap.metrics[name] for cheap, dear in pairs.values())
-        for name in sorted(names)
+        name: fmean(high.metrics[name] - low.metrics[name] for low, high in pairs.values()) for name in sorted(names)
     }
 
 

@@ -238,9 +238,9 @@ def layer_profiles(
     layer = _known_layer(name, module, positions, follows, in_positions)
     taken = () if layer is None else ("weight", "bias")
     prefix = f"{name}." if name else ""
-    rest = [_raw(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
+    rest = [_parameter_entry(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
     passing = {*unsaved_buffers(module), *(NORM_STATE if isinstance(module, NORM) else ())}
-    rest += [_table(prefix + key, b) for key, b in module.named_buffers(recurse=False) if key not in passing]
+    rest += [_buffer_entry(prefix + key, b) for key, b in module.named_buffers(recurse=False) if key not in passing]
     return rest if layer is None else [layer, *rest]
 
 
@@ -270,10 +270,10 @@ def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_
     return None
 
 
-def _table(name: str, buffer: Tensor) -> LayerProfile:
-    return LayerProfile(name, "table", 1, 1, buffers=-(-buffer.nbytes // 4))
+def _buffer_entry(name: str, buffer: Tensor) -> LayerProfile:
+    return LayerProfile(name, "buffer", 1, 1, buffers=-(-buffer.nbytes // 4))
 
 
-def _raw(name: str, parameter: Tensor) -> LayerProfile:
+def _parameter_entry(name: str, parameter: Tensor) -> LayerProfile:
     channels = parameter.shape[0] if parameter.dim() else 1
-    return LayerProfile(name, "raw", channels, channels, extras=parameter.numel() // max(channels, 1))
+    return LayerProfile(name, "parameter", channels, channels, extras=parameter.numel() // max(channels, 1))

@@ -179,7 +179,7 @@ def _ranking(settings: Mapping[str, Any], trials: list[Entry], folder: Path, obj
     found, steps = pairs(trials, again, objective), settings["finetune_steps"]
     failed = len(settings["trials"]) - len(found)
     try:
-        tau = rank_correlation([cheap for cheap, _ in found], [dear for _, dear in found])
+        tau = rank_correlation([low for low, _ in found], [high for _, high in found])
     except CompressError as error:
         return Ranking(None, len(found), None, steps, failed, str(error).removeprefix("rank correlation: "))
     return Ranking(tau, len(found), deviation_of_unrelated(len(found)), steps, failed)

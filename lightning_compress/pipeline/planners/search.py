@@ -159,7 +159,7 @@ class _Search:
         self.settings, self.composition, self.budget, self.evaluator = settings, composition, budget, evaluator
         self.student, self.run, self.folder, self.prior = student, run, folder, prior
         correlation = settings.correlation
-        self.dear = None if correlation is None else evaluator.finetuned(correlation.finetune_steps)
+        self.high_fidelity = None if correlation is None else evaluator.finetuned(correlation.finetune_steps)
         self.fingerprint = {
             "objective": settings_of(settings.objective),
             "limit": budget.limit,
@@ -288,17 +288,19 @@ class _Search:
             "trials": len(entries),
             "failed": sum(entry.score is None for entry in entries),
         }
-        if self.dear is not None and settings.correlation is not None:
-            with Journal(self.folder / CORRELATION, {**self.fingerprint, **self._scoring(self.dear)}) as journal:
+        if self.high_fidelity is not None and settings.correlation is not None:
+            with Journal(
+                self.folder / CORRELATION, {**self.fingerprint, **self._scoring(self.high_fidelity)}
+            ) as journal:
                 chosen = settings.correlation.score(
                     entries,
                     self.budget.space,
                     settings.objective,
-                    dear=self.dear,
+                    high_fidelity=self.high_fidelity,
                     journal=journal,
                     executor=settings.executor,
                 )
-            written["correlation"] = {"finetune_steps": self.dear.finetune_steps, "trials": chosen}
+            written["correlation"] = {"finetune_steps": self.high_fidelity.finetune_steps, "trials": chosen}
         (self.folder / FOUND).write_text(json.dumps(written))
 
     def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:

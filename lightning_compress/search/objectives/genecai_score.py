@@ -6,8 +6,8 @@
 Source: GeneCAI (arXiv 2004.04249) as its authors' code has it (docs/papers.md), in log space: with coeff 100 the
 score itself spans 40 orders of magnitude. One point of saving is worth a factor e; the first point of accuracy lost is
 worth 0.7 points of saving, and each point under the threshold about one. Two changes: the code also penalizes a *gain*
-of accuracy (an absolute value), here a gain costs nothing; and a plan dearer than the dense network goes on along the
-formula, where the code gives it a score of 0, whose logarithm no searcher can work with.
+of accuracy (an absolute value), here a gain costs nothing; and a plan that costs more than the dense network goes on
+along the formula, where the code gives it a score of 0, whose logarithm no searcher can work with.
 
 For a search with a budget that does not bind (1.0). The threshold is a soft one: a point of accuracy under it is worth
 a point of saving, so where a point of accuracy buys several of cost, the best score lies far below. Look at the

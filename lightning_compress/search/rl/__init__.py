@@ -1,1 +1,1 @@
-"""Parts of the reinforcement-learning searchers: features, walks, replay buffer, policies."""
+"""Parts of the reinforcement-learning searchers: features, episodes, replay buffer, policies."""

@@ -3,8 +3,8 @@
     h_t = LSTM(x_t, h_(t-1));     log P(action k)_t = log softmax(W h_t + start)_k,     actions 1/22, 3/22 .. 21/22
 
 Source: N2N learning (arXiv 1709.06030), stage 2; sizes (2 layers, 30 units, 11 actions) from the authors' code. There
-the actions are a table of factors of a width; here they are positions around the uniform policy (see ``walk.py``), so
-that one policy fits grids of any length. The last action is among the features. The start is ours too: a bell around
+the actions are a table of factors of a width; here they are positions around the uniform policy (see ``episode.py``),
+so that one policy fits grids of any length. The last action is among the features. The start is ours too: a bell around
 the middle action.
 """
 

@@ -7,8 +7,8 @@ and HAQ (arXiv 1811.08886): a reconstruction. Agent, replay buffer and gradient 
 reward, less its moving average, is given to every step of an episode; the actions that are stored are those of the plan
 as it was carried out (AMC's code stores the raw ones, and so teaches the critic about actions that were not taken).
 gamma is 0: each step then regresses the outcome. Exploration is a truncated normal whose width decays. As in HAQ, the
-budget is seen to after the walk, and asks the same sacrifice of all choices (``repair.py: scale``); AMC's wall during
-the walk starves the last ones.
+budget is enforced after the episode, and takes the same share from all choices (``repair.py: scale``); clipping each
+action within the episode, as AMC does, leaves too little for the last layers.
 
 Ours, in no paper: action 1/2 stands for the plan that the search starts from, where an untrained actor starts too (the
 prior of a closed-form planner, without warm-up then, or the uniform plan that just meets the budget);
@@ -40,10 +40,10 @@ from lightning_compress.core.kinds import snake_case
 from lightning_compress.search.budget_repair import scale
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.rl.episode import FIRST, ActionMapping
 from lightning_compress.search.rl.features import COLUMNS
 from lightning_compress.search.rl.policy_file import load_policy, save_policy
 from lightning_compress.search.rl.replay import BaselineReplay
-from lightning_compress.search.rl.walk import FIRST, Course
 from lightning_compress.search.searchers.searcher import START, Searcher, at_least_one, own_randomness
 from lightning_compress.search.trial import Trial
 
@@ -124,7 +124,7 @@ class DDPG(Searcher):
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
         self.redecided = redecided
         self.baseline_step, self.batch_size = baseline, batch_size
-        self.course = Course(problem)
+        self.mapping = ActionMapping(problem)
         self.imitation, self.elite = imitation, elite
         self._best: list[_Episode] = []
         self._open: dict[int, _Draft] = {}
@@ -152,7 +152,7 @@ class DDPG(Searcher):
                 break
             point = self._drawn(number, rng, self.redecided * (1 + i))
         self._tried.add(point)
-        self._open[number] = _Draft(*self.course.along(point))
+        self._open[number] = _Draft(*self.mapping.along(point))
         return point
 
     def _drawn(self, number: int, rng: np.random.Generator, redecided: float) -> tuple[int, ...]:
@@ -167,10 +167,10 @@ class DDPG(Searcher):
         action = FIRST
         for i, choice in enumerate(choices):
             if afresh[i]:
-                action = self._act(self.course.features.at(wanted, action), number)
+                action = self._act(self.mapping.features.at(wanted, action), number)
             else:
                 action = float(self._best[0].draft.actions[i])
-            wanted = (*wanted, choice.index(self.course.unit(i, action)))
+            wanted = (*wanted, choice.index(self.mapping.unit(i, action)))
         return scale(budget, wanted) if self._untouched(number) else self.fitted(wanted, rng)
 
     @override

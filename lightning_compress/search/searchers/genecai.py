@@ -22,7 +22,7 @@ from typing import ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from lightning_compress.search.genetic.boundary import Boundary
+from lightning_compress.search.genetic.bisection import Bisections
 from lightning_compress.search.genetic.operators import Gene, Genome, crossover, directed, gene, mutate, roulette
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -84,7 +84,7 @@ class GeneCAI(Searcher):
         left = [budget.cost(problem.space.plan(point)) for point in without]
         order = sorted(range(len(left)), key=lambda i: left[i])
         # A prior comes from errors of single layers, which is what probes would measure.
-        self.boundary = Boundary(self.start, order, 0 if problem.prior else probes, most_probes, tolerance)
+        self.boundary = Bisections(self.start, order, 0 if problem.prior else probes, most_probes, tolerance)
         self.known: dict[Genome, float] = {}
         self.parents: list[Genome] = []  # best first; empty before the first generation
         self.children: dict[Genome, float] = {}

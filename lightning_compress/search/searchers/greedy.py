@@ -1,4 +1,4 @@
-"""Greedy: take where accuracy is cheapest, give where it is dearest, one exchange at a time.
+"""Greedy: move budget from the least to the most sensitive choice, one exchange at a time.
 
     g_i   = reward lost by one step down of choice i        (one trial per choice, around the current point)
     next  = the pair (i down until one step of j up fits) with the largest  g_j - steps_i g_i > 0

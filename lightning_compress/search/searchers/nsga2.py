@@ -53,7 +53,7 @@ class NSGA2(Searcher):
         eta_crossover, eta_mutation: the larger, the nearer are children to their parents.
         p_mutate: probability that a child is mutated (polynomial mutation, one gene on average).
         p_spend: probability that an individual spends what it leaves of a budget that binds: these search the front's
-            dear end, where the best plan within the budget lies.
+            expensive end, where the best plan within the budget lies.
 
     Raises:
         CompressError: the population is empty.

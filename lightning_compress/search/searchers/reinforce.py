@@ -4,14 +4,14 @@
 
 Source: N2N learning (arXiv 1709.06030): a removal policy for choices of two values, a shrinkage policy for the others,
 Adam, a few rollouts per update. Its released code gives every rollout of a batch the same advantage (batch mean less
-baseline), with which nothing is learned; here each has its own. Reconstructions: the budget's wall (N2N punishes plans
-that are too large instead), the entropy bonus that fades, gradient clipping, and rewards in units of their spread. The
-steps towards the best trials after each update are ours, as in ``ddpg.py`` (self-imitation, Oh et al. 2018, arXiv
-1806.05635): 100 trials are only 20 updates. Use it from about 50 trials on.
+baseline), with which nothing is learned; here each has its own. Reconstructions: actions clipped to the budget (N2N
+punishes plans that are too large instead), the entropy bonus that fades, gradient clipping, and rewards in units of
+their spread. The steps towards the best trials after each update are ours, as in ``ddpg.py`` (self-imitation, Oh et al.
+2018, arXiv 1806.05635): 100 trials are only 20 updates. Use it from about 50 trials on.
 
-What the wall cuts down counts with the probability of everything that would have been cut to it, so that the gradient
-is that of what was carried out. Rollouts drawn before an update and told after it count as if drawn after it. Trials
-that failed are left out.
+An action that the budget clips counts with the probability of all actions that it would have clipped to the same value,
+so that the gradient is that of what was carried out. Rollouts drawn before an update and told after it count as if
+drawn after it. Trials that failed are left out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from typing_extensions import override
 
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.rl.episode import ActionMapping, Episode
 from lightning_compress.search.rl.policy_file import load_policy, save_policy
 from lightning_compress.search.rl.removal_policy import Removal
 from lightning_compress.search.rl.shrinkage_policy import Shrinkage
-from lightning_compress.search.rl.walk import Course, Walk
 from lightning_compress.search.searchers.searcher import START, Searcher, at_least_one, own_randomness
 from lightning_compress.search.trial import Trial
 
@@ -95,11 +95,11 @@ class Reinforce(Searcher):
         at_least_one("Reinforce", rollouts=rollouts, anneal=anneal, elite=elite)
         self.rollouts, self.entropy, self.anneal, self.baseline_step = rollouts, entropy, anneal, baseline
         self.imitation, self.elite = imitation, elite
-        self.course = Course(problem)
-        self.keep = min(keep, max(self.course.features.affordable, 0.05))
+        self.mapping = ActionMapping(problem)
+        self.keep = min(keep, max(self.mapping.features.affordable, 0.05))
         choices = problem.space.choices
         self._binary = [i for i, choice in enumerate(choices) if len(choice.values) == 2]
-        self._static = torch.from_numpy(self.course.features.static[self._binary])
+        self._static = torch.from_numpy(self.mapping.features.static[self._binary])
         with own_randomness(seed, START):
             self.removal, self.shrinkage = Removal(hidden, depth), Shrinkage(hidden, depth, width)
         if warm_start is not None:
@@ -118,35 +118,35 @@ class Reinforce(Searcher):
     @torch.no_grad()
     @override
     def propose(self, number: int) -> tuple[int, ...]:
-        walk, state = Walk(self.course), None
+        episode, state = Episode(self.mapping), None
         kept = iter(self.removal(self._static, self.keep) if self._binary else ())
         removed: list[Tensor] = []
         observations: list[Tensor] = []
         shrunk: list[Tensor] = []
-        while not walk.done:
-            if len(walk.choice.values) == 2:
-                actions = [self.course.action(len(walk.decided), walk.choice.unit(index)) for index in (0, 1)]
-                removed.append(self._carry_out(walk, next(kept), actions, number))
+        while not episode.done:
+            if len(episode.choice.values) == 2:
+                actions = [self.mapping.action(len(episode.decided), episode.choice.unit(index)) for index in (0, 1)]
+                removed.append(self._carry_out(episode, next(kept), actions, number))
             else:
-                observations.append(torch.from_numpy(walk.observe()))
+                observations.append(torch.from_numpy(episode.observe()))
                 log_probs, state = self.shrinkage(observations[-1][None, None], state)
-                shrunk.append(self._carry_out(walk, log_probs[0, 0], self.shrinkage.actions.tolist(), number))
+                shrunk.append(self._carry_out(episode, log_probs[0, 0], self.shrinkage.actions.tolist(), number))
         self._open[number] = _Rollout(
             *(torch.stack(rows) if rows else torch.empty(0) for rows in (removed, observations, shrunk))
         )
-        return walk.decided
+        return episode.decided
 
-    def _carry_out(self, walk: Walk, log_probs: Tensor, actions: list[float], number: int) -> Tensor:
+    def _carry_out(self, episode: Episode, log_probs: Tensor, actions: list[float], number: int) -> Tensor:
         """Draw an action and decide by it; which of the actions would have led to the same, as a mask.
 
         The first trial takes the likeliest actions: of a new policy the uniform plan, of one from elsewhere its best.
         """
         k = int(log_probs.argmax()) if number == 0 else int(log_probs.exp().multinomial(1))
-        number_of = len(walk.decided)
-        wanted = [walk.choice.index(self.course.unit(number_of, action)) for action in actions]
-        most = walk.most()
-        walk.step(actions[k])
-        return torch.tensor([min(index, most) == walk.decided[-1] for index in wanted])
+        number_of = len(episode.decided)
+        wanted = [episode.choice.index(self.mapping.unit(number_of, action)) for action in actions]
+        most = episode.most()
+        episode.step(actions[k])
+        return torch.tensor([min(index, most) == episode.decided[-1] for index in wanted])
 
     @override
     def learn(self, trial: Trial, reward: float | None) -> None:

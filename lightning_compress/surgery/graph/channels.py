@@ -47,7 +47,7 @@ class ChannelGroup:
     """Channels that can only be removed together.
 
     Attributes:
-        name: the leader: the first layer, as they run, whose output channels these are.
+        name: the root: the first layer, as they run, whose output channels these are.
         units: how many can be removed one by one.
         members: all tensors that they reach.
     """
@@ -63,19 +63,19 @@ class ChannelGroup:
 
     @property
     def width(self) -> int:
-        """Output channels of the leader in one unit."""
+        """Output channels of the root in one unit."""
         return next(m.index.shape[1] for m in self.members if m.layer == self.name and m.side == OUT)
 
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """All groups of a network by leader, and what is kept whole, with the reason."""
+    """All groups of a network by root, and what is kept whole, with the reason."""
 
     groups: Mapping[str, ChannelGroup]
     kept_whole: Mapping[str, str]
 
-    def leader(self, layer: str) -> str | None:
-        """Return the leader of the group that owns the layer's output channels, if one does."""
+    def root(self, layer: str) -> str | None:
+        """Return the root of the group that owns the layer's output channels, if one does."""
         return next((g.name for g in self.groups.values() if any(m.layer == layer for m in g.producers)), None)
 
     def shrink(self, profile: Profile, kept: Mapping[str, int]) -> Profile:
@@ -114,7 +114,7 @@ def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Ten
     Args:
         graph: the groups.
         profile: of the network before the removal.
-        keep: leader -> indices of the kept units.
+        keep: root -> indices of the kept units.
         side: ``in`` or ``out``.
     """
     gone: dict[str, list[Tensor]] = {}
@@ -140,7 +140,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
     Args:
         net: of the architecture that was traced.
         graph: its groups.
-        keep: leader -> indices of the kept units, at least one; groups not named stay whole.
+        keep: root -> indices of the kept units, at least one; groups not named stay whole.
 
     Raises:
         CompressError: a group would be left with nothing.

@@ -23,7 +23,7 @@ def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tens
     Args:
         net: of the architecture that was traced.
         groups: of channels.
-        keep: leader -> indices of the units that stay.
+        keep: root -> indices of the units that stay.
     """
     modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
     norms: dict[str, list[tuple[str, int, Tensor]]] = {}  # what normalizes over channels -> parameter, dim, positions

@@ -289,7 +289,7 @@ def _group(members: list[Member], profile: Profile, reasons: dict[str, str], who
     elif members[0].index.shape[0] < 2:
         reason = "it has only one channel to remove"
     else:
-        leader = min(producers, key=known.__getitem__)
-        return ChannelGroup(leader, members[0].index.shape[0], tuple(members))
+        root = min(producers, key=known.__getitem__)
+        return ChannelGroup(root, members[0].index.shape[0], tuple(members))
     reasons.update(dict.fromkeys(producers, reason))
     return None

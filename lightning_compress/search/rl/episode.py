@@ -1,9 +1,9 @@
-"""One pass over the choices of a problem: observe, act in [0, 1], and be held behind the budget's wall.
+"""Roll out a policy over the choices of a problem: observe, act in [0, 1], be clipped to the budget.
 
 What a policy decides is an action; action 1/2 stands for the plan that the search starts from (the prior of a
 closed-form planner, or the uniform plan that just meets the budget), so that a policy that knows nothing yet starts
-there, rather than where the wall starves the last layers. Shared by every searcher that walks, and by the gymnasium
-environment.
+there, rather than where clipping leaves nothing for the last layers. Shared by the reinforcement-learning searchers and
+the gymnasium environment.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lightning_compress.search.rl.features import Features
 FIRST = 1.0  # stands for the action before the first
 
 
-class Course:
-    """Observations and the mapping of actions, shared by all walks over one problem."""
+class ActionMapping:
+    """Observations and the mapping of actions, shared by all episodes of one problem."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -51,7 +51,7 @@ class Course:
         return unit / level / 2 if unit < level else 0.5 + (unit - level) / (1 - level) / 2
 
     def along(self, point: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return observations ``(choices, len(COLUMNS))`` and actions ``(choices,)`` of a walk to ``point``.
+        """Return observations ``(choices, len(COLUMNS))`` and actions ``(choices,)`` of an episode to ``point``.
 
         Each action is the middle of its bin.
         """
@@ -62,42 +62,42 @@ class Course:
         return np.array(seen, dtype=np.float32), np.array(actions, dtype=np.float32)
 
 
-class Walk:
-    """A walk that has decided the first choices.
+class Episode:
+    """An episode that has decided the first choices.
 
     Attributes:
-        decided: their indices, behind the wall.
+        decided: their indices, clipped to the budget.
         last: the action before this one as it was carried out; 1 at the start.
     """
 
-    def __init__(self, course: Course) -> None:
-        self.course = course
+    def __init__(self, mapping: ActionMapping) -> None:
+        self.mapping = mapping
         self.decided: tuple[int, ...] = ()
         self.last = FIRST
 
     @property
     def done(self) -> bool:
         """Whether every choice is decided."""
-        return len(self.decided) == len(self.course.problem.space)
+        return len(self.decided) == len(self.mapping.problem.space)
 
     @property
     def choice(self) -> Choice:
         """The choice to decide now."""
-        return self.course.problem.space.choices[len(self.decided)]
+        return self.mapping.problem.space.choices[len(self.decided)]
 
     def observe(self) -> NDArray[np.float32]:
         """Return the observation of the choice, shape ``(len(COLUMNS),)``."""
-        return self.course.features.at(self.decided, self.last)
+        return self.mapping.features.at(self.decided, self.last)
 
     def step(self, action: float) -> float:
-        """Decide by an action in [0, 1]; the action as it was carried out: the middle of the bin behind the wall."""
+        """Decide by an action in [0, 1]; return the action as it was carried out: the middle of the clipped bin."""
         number = len(self.decided)
-        wanted = self.choice.index(self.course.unit(number, action))
-        index = self.course.problem.budget.wall(self.decided, wanted)
-        self.last = action if index == wanted else self.course.action(number, self.choice.unit(index))
+        wanted = self.choice.index(self.mapping.unit(number, action))
+        index = self.mapping.problem.budget.clip(self.decided, wanted)
+        self.last = action if index == wanted else self.mapping.action(number, self.choice.unit(index))
         self.decided = (*self.decided, index)
         return self.last
 
     def most(self) -> int:
-        """Return the largest index that the wall lets through."""
-        return self.course.problem.budget.wall(self.decided, len(self.choice.values) - 1)
+        """Return the largest index that the budget allows."""
+        return self.mapping.problem.budget.clip(self.decided, len(self.choice.values) - 1)

@@ -1,4 +1,4 @@
-"""Boundary extraction of GeneCAI: how far down each choice alone may go before the reward falls by a tolerance.
+"""Bisect how far down each choice alone may go before the reward falls by a tolerance: GeneCAI's boundary extraction.
 
 The paper lowers a layer's rate step by step from 1.00 and keeps the last that loses at most one point; here a bisection
 of a few probes a choice finds it, since a reward that falls with compression (nearly) always is what both assume. A
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Boundary:
+class Bisections:
     """The bisections of all choices.
 
     Args:
