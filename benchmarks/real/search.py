@@ -100,7 +100,7 @@ class Bench:
             self.composition.space(),
         )
         self.errors = planner.prior.errors(self.composition, self.budget.space, self.module, calibration)
-        self.prior = least_error(self.errors, self.budget)
+        self.prior = self.closed_form(self.budget)
         self.evaluate = Evaluator(
             partial(copy.deepcopy, self.module),
             self.composition,
@@ -110,6 +110,10 @@ class Bench:
             costs=[planner.cost],
         )
         self.calibration = calibration
+
+    def closed_form(self, budget: Budget) -> tuple[int, ...]:
+        """Return the point of the least error under a budget."""
+        return least_error(self.errors, budget)
 
     def method(self, searcher: str) -> Any:
         """Return the stage of the method with a searcher."""

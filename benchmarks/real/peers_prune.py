@@ -1,0 +1,174 @@
+"""Channels of a well-trained ResNet-20 by our free plans and by Torch-Pruning, after the same fine-tuning.
+
+    python benchmarks/real/peers_prune.py run NETS cifar10.npz --shares 0.5 0.73 0.33 --seeds 0 1
+    python benchmarks/real/peers_prune.py table
+
+All sides prune the same network (bsq_resnet20, see trained.py) to the same share of its MACs, coupled channels of the
+residual stream included, and then get the same batches: 8 of 128 for batch norms (ours: for the closed form and the
+refit too; Torch-Pruning's Taylor: for gradients), and a fine-tuning with SGD whose learning rate falls to zero as a
+cosine. Ours: Gram criterion and symmetric refit, the same ratio in every layer or the closed form's plan; no candidate
+is scored. Torch-Pruning: its README's recipe, one step, the ratio bisected to the MACs; ``local`` has the same ratio
+everywhere, the others rank over all layers. The seed is that of the fine-tuning. Rows are appended to
+``FOLDER/peers.jsonl``; those that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from time import process_time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch_pruning as tp
+from search import PROBLEMS, Bench, fine_tune, spread
+from torch import nn
+from trained import accuracy
+
+from lightning_compress.core.costs.macs import MACs
+from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
+from lightning_compress.search.problem import Problem
+from lightning_compress.surgery import measure
+
+PROBLEM = "resnet20-macs"
+HALVINGS = 9  # of the interval that Torch-Pruning's ratio is searched in
+
+
+def ours(bench: Bench, share: float, way: str) -> nn.Module:
+    """Return the network under our uniform plan or the closed form's."""
+    whole = MACs()(bench.composition.profile)
+    budget = replace(bench.budget, limit=share * whole)
+    if way == "ours, uniform":
+        point = Problem(budget, bench.composition.profile, bench.composition.predict).start
+    else:
+        point = bench.closed_form(budget)
+    net = copy.deepcopy(bench.module.net)
+    bench.composition.apply(net, budget.space.plan(point))
+    return net
+
+
+def theirs(bench: Bench, share: float, way: str) -> nn.Module:
+    """Return the network that Torch-Pruning makes, with the most channels that fit."""
+    whole, example = MACs()(bench.composition.profile), bench.composition.example
+    low, high, best = 0.0, 0.95, None
+    for _ in range(HALVINGS):
+        ratio = (low + high) / 2
+        net = copy.deepcopy(bench.module.net)
+        TORCH_PRUNING[way](bench, net, ratio)
+        if MACs()(measure.measure(net, example)) <= share * whole:
+            high, best = ratio, net
+        else:
+            low = ratio
+    assert best is not None
+    return best
+
+
+def magnitude(bench: Bench, net: nn.Module, ratio: float, *, everywhere: bool) -> None:
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    _prune(bench, net, ratio, importance, everywhere=everywhere)
+
+
+def taylor(bench: Bench, net: nn.Module, ratio: float) -> None:
+    net.train()
+    for x, y in bench.calibration:
+        F.cross_entropy(net(x), y).backward()
+    net.eval()
+    _prune(bench, net, ratio, tp.importance.GroupTaylorImportance(), everywhere=True)
+    net.zero_grad(set_to_none=True)
+
+
+def scale(bench: Bench, net: nn.Module, ratio: float) -> None:
+    _prune(bench, net, ratio, tp.importance.BNScaleImportance(), everywhere=True)
+
+
+def _prune(bench: Bench, net: nn.Module, ratio: float, importance: Any, *, everywhere: bool) -> None:
+    pruner = tp.pruner.MetaPruner(
+        net, bench.composition.example, importance=importance, pruning_ratio=ratio, ignored_layers=[net.fc],
+        global_pruning=everywhere, max_pruning_ratio=0.9,
+    )  # fmt: skip
+    pruner.step()
+
+
+TORCH_PRUNING: dict[str, Callable[[Bench, nn.Module, float], None]] = {
+    "Torch-Pruning, local": partial(magnitude, everywhere=False),
+    "Torch-Pruning, global": partial(magnitude, everywhere=True),
+    "Torch-Pruning, Taylor": taylor,
+    "Torch-Pruning, BN scale": scale,
+}
+OURS = ("ours, uniform", "ours, closed form")
+WAYS = (*OURS, *TORCH_PRUNING)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Add the rows that are missing, the sides taking turns."""
+    torch.set_num_threads(1)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    file = arguments.folder / "peers.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {(row["share"], row["seed"], row["way"], row["steps"]) for row in rows}
+    bench = Bench(PROBLEM, arguments.nets, arguments.npz, arguments.folder)
+    for seed in arguments.seeds:
+        for share in arguments.shares:
+            for way in arguments.ways:
+                if (share, seed, way, arguments.steps) in done:
+                    continue
+                began = process_time()
+                net = (ours if way in OURS else theirs)(bench, share, way)
+                taken = MACs()(measure.measure(net, bench.composition.example)) / MACs()(bench.composition.profile)
+                module = copy.deepcopy(bench.module)
+                module.net = net
+                recalibrate(module, bench.evaluate.recalibration, bench.evaluate._trainer([TrainingForward()]))
+                before = accuracy(net, bench.known, *bench.test)
+                lr = PROBLEMS[PROBLEM].lr
+                fine_tune(net, bench.known.normalized, bench.train, lr=lr, steps=arguments.steps, seed=seed)
+                row = {"share": share, "seed": seed, "way": way, "steps": arguments.steps, "taken": round(taken, 4)}
+                row |= {"parameters": sum(p.numel() for p in net.parameters()), "before": before}
+                row |= {"after": accuracy(net, bench.known, *bench.test), "seconds": round(process_time() - began)}
+                with file.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Print the rows by share of the MACs."""
+    rows = [json.loads(line) for line in (arguments.folder / "peers.jsonl").read_text().splitlines()]
+    for share, steps in sorted({(row["share"], row["steps"]) for row in rows}, reverse=True):
+        of = [row for row in rows if (row["share"], row["steps"]) == (share, steps)]
+        print(f"\n{100 * share:.0f} % of the MACs ({1 / share:.2f}x), {steps} steps")
+        print(f"{'':26}{'seeds':>6}{'MACs':>8}{'parameters':>12}{'recalibrated':>16}{'fine-tuned':>16}")
+        groups = {way: [row for row in of if row["way"] == way] for way in WAYS}
+        for way, found in sorted(groups.items(), key=lambda g: -mean([r["after"] for r in g[1]] or [0])):
+            if found:
+                cells = [spread([row[name] for row in found]) for name in ("before", "after")]
+                size = f"{found[0]['taken']:8.4f}{found[0]['parameters']:12,}"
+                print(f"{way:26}{len(found):6}{size}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def main() -> None:
+    """Run rows or print them."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = asked.add_subparsers(required=True)
+    running = jobs.add_parser("run", help="add the rows that are missing")
+    running.add_argument("nets", type=Path)
+    running.add_argument("npz", type=Path)
+    running.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.73, 1 / 3], help="of the dense MACs")
+    running.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    running.add_argument("--seeds", type=int, nargs="+", default=[0])
+    running.add_argument("--steps", type=int, default=100, help="of the fine-tuning, 128 images each")
+    running.set_defaults(job=run)
+    jobs.add_parser("table", help="print all rows").set_defaults(job=table)
+    for job in jobs.choices.values():
+        job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
+    arguments = asked.parse_args()
+    arguments.job(arguments)
+
+
+if __name__ == "__main__":
+    main()
