@@ -170,7 +170,7 @@ def _plan(profile: Profile, data: Mapping[str, Any]) -> Plan:
     layers: dict[str, dict[str, Number]] = {}
     untrusted.check_keys("a plan", data, ["knobs"], ["others"])
     for knob, column in data["knobs"].items():
-        numbers = _profiled(knob, profile) if column == AS_PROFILED else column
+        numbers: Any = _profiled(knob, profile) if column == AS_PROFILED else column
         names = [*profile.layers, *data.get("others", ())][-len(numbers) :]
         for layer, value in zip(names, numbers, strict=True):
             if value is not None:

@@ -140,11 +140,11 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
             module.running_var.copy_(stored["buffers"][layer.out_channels :])
         return
     module.weight.copy_(weight)
-    module.bias = nn.Parameter(stored["extras"].to(module.weight)) if layer.extras else None
+    module.register_parameter("bias", nn.Parameter(stored["extras"].to(module.weight)) if layer.extras else None)
 
 
 def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
-    module = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
+    module: Any = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
     if "format" in stored:
         transforms.attach_weight(module, stored["format"].to(module.weight.device))
     if "mask" in stored:
@@ -159,6 +159,6 @@ def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quan
 
 def _plain(profile: Profile) -> Profile:
     """Return the profile without quantization and masks."""
-    blank = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
+    blank: dict[str, Any] = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
     blank |= {"density": 1.0, "mask_unit": 0, "codebook": 0}
     return profile.update([replace(layer, **blank) for layer in profile.weighted])

@@ -10,7 +10,7 @@ is run.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
             codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits))
             weights[layer.name] = _format(net.get_submodule(layer.name)).reader()
         if layer.act_scales:
-            inputs[layer.name] = transforms.input_transform(net.get_submodule(layer.name)).spec()
+            inputs[layer.name] = _input(net.get_submodule(layer.name), layer).spec()
         for part, count in float_counts(layer).items():
             value = stored.get(part, torch.empty(0)).flatten().float().cpu()
             assert value.numel() == count, (layer.name, part, value.numel(), count)
@@ -177,7 +177,7 @@ def _check_finite(layer: LayerProfile, values: Tensor) -> None:
 
 
 def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
-    quantizer = transforms.input_transform(module)
+    quantizer = cast(ActivationQuantizer, transforms.input_transform(module))
     if not quantizer.calibrated:
         raise CompressError(
             f"save: the input quantizer of layer {layer.name!r} has seen no batch, so it has no scale; train or "

@@ -37,12 +37,12 @@ Levels = Mapping[str, Tensor]
 
 def to_levels(x: Tensor, grid: Grid) -> Tensor:
     """Return the levels (int64) that stand for float values."""
-    return (x.float() / np.float32(grid.scale)).round().clamp(grid.low, grid.high).long()
+    return (x.float() / float(np.float32(grid.scale))).round().clamp(grid.low, grid.high).long()
 
 
 def to_values(levels: Tensor, grid: Grid) -> Tensor:
     """Return the float32 values that levels stand for."""
-    return levels.float() * np.float32(grid.scale)
+    return levels.float() * float(np.float32(grid.scale))
 
 
 @torch.no_grad()
@@ -54,11 +54,10 @@ def emulate(graph: Graph, x: Tensor, rounding: Rounding) -> Tensor:
         x: input values, float, or levels, int64; ``(batch, ...)``.
         rounding: of the runtime.
     """
-    first = graph.tensors[graph.input].grid
-    found = {graph.input: to_levels(x, first) if x.is_floating_point() else x}
+    found = {graph.input: to_levels(x, graph.grid(graph.input)) if x.is_floating_point() else x}
     for operation in graph.operations:
         levels = run(operation, graph, found, rounding)
-        low, high = graph.tensors[operation.output].grid.limits(getattr(operation, "bounds", (None, None)))
+        low, high = graph.grid(operation.output).limits(getattr(operation, "bounds", (None, None)))
         found[operation.output] = levels.clamp(low, high)
     return found[graph.output]
 
@@ -87,21 +86,20 @@ def _(operation: Linear, graph: Graph, found: Levels, rounding: Rounding) -> Ten
 
 
 def _rescaled(operation: Weighted, sums: Tensor, graph: Graph, rounding: Rounding) -> Tensor:
-    unit, out = graph.tensors[operation.inputs[0]].grid, graph.tensors[operation.output].grid
-    return rounding.rescale(sums.round().long(), unit, operation.scale, out)
+    unit, out = graph.grid(operation.inputs[0]), graph.grid(operation.output)
+    return rounding.rescale(sums.round().long(), unit, operation.scales, out)
 
 
 @run.register
 def _(operation: Add, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
     a, b = operation.inputs
-    out = graph.tensors[operation.output].grid
-    return rounding.add(found[a], graph.tensors[a].grid, found[b], graph.tensors[b].grid, out)
+    return rounding.add(found[a], graph.grid(a), found[b], graph.grid(b), graph.grid(operation.output))
 
 
 @run.register
 def _(operation: Requantize, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
     (name,) = operation.inputs
-    return rounding.requantize(found[name], graph.tensors[name].grid, graph.tensors[operation.output].grid)
+    return rounding.requantize(found[name], graph.grid(name), graph.grid(operation.output))
 
 
 @run.register
@@ -113,7 +111,7 @@ def _(operation: Concat, graph: Graph, found: Levels, rounding: Rounding) -> Ten
 def _(operation: AveragePool, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
     (name,), count = operation.inputs, operation.kernel[0] * operation.kernel[1]
     sums = F.avg_pool2d(found[name].double(), operation.kernel, operation.stride, divisor_override=1)
-    return rounding.average(sums.round().long(), count, graph.tensors[name].grid)
+    return rounding.average(sums.round().long(), count, graph.grid(name))
 
 
 @run.register

@@ -27,9 +27,9 @@ def integer_weights(core: Weighted, input_scale: float) -> tuple[Weighted, list[
         input_scale: of the tensor that it reads.
     """
     notes = []
-    sign = np.where(core.scale < 0, -1, 1)
+    sign = np.where(core.scales < 0, -1, 1)
     levels = core.weight * _columns(sign, core.weight)
-    scale = np.abs(core.scale)
+    scale = np.abs(core.scales)
     least = np.maximum(np.abs(core.bias) / (BIAS_LIMIT * input_scale), SMALLEST_SCALE)
     small = scale < least
     if small.any():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_compress.core.activations import Step, in_place, peak_values
+from lightning_compress.core.errors import CompressError
 
 Array = np.ndarray
 Bounds = tuple[float | None, float | None]
@@ -93,6 +94,17 @@ class Weighted(Operation):
     bias: Array
     bits: int = 32
     bounds: Bounds = UNBOUNDED
+
+    @property
+    def scales(self) -> Array:
+        """The scales of an integer weight.
+
+        Raises:
+            CompressError: the weight is float32.
+        """
+        if self.scale is None:
+            raise CompressError(f"export: the weight of {self.module!r} is float32; this is a fault, please report it")
+        return self.scale
 
 
 @dataclass(frozen=True)
@@ -199,6 +211,19 @@ class Graph:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def grid(self, name: str) -> Grid:
+        """Return the grid of a tensor that is on one.
+
+        Raises:
+            CompressError: it is float32.
+        """
+        grid = self.tensors[name].grid
+        if grid is None:
+            raise CompressError(
+                f"export: tensor {name!r} is float32, and has no grid; this is a fault, please report it"
+            )
+        return grid
 
     @property
     def integer(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,18 +90,19 @@ def batch_norm(
     factor = factor if weight is None else factor * constants[weight]
     shift = -constants[mean] * factor + (0 if bias is None else constants[bias])
     value = walker.values[x]
-    alone = len(x.users) == 1 and isinstance(value, Pending) and not value.after
-    if alone and isinstance(value.core, Weighted) and value.core.bounds == UNBOUNDED:
-        return replace(value, core=_scaled(value.core, factor, shift))
+    if len(x.users) == 1 and isinstance(value, Pending) and not value.after:
+        core = value.core
+        if isinstance(core, Weighted) and core.bounds == UNBOUNDED:
+            return replace(value, core=_scaled(core, factor, shift))
     if len(shape_of(node)) != 3:
         raise refuse(node, "a batch norm without a layer before it needs (channels, height, width)")
     width = len(factor)
     values, scale = factor.reshape(width, 1, 1, 1), None
     if walker.integer:
         values, scale = 127 * np.sign(values), np.abs(factor) / 127
-    core = Conv(module_of(node), (walker.read(x, node),), "", values, scale, shift, 8 if walker.integer else 32,
-                groups=width)  # fmt: skip
-    return walker.pend(core, shape_of(node))
+    bits = 8 if walker.integer else 32
+    conv = Conv(module_of(node), (walker.read(x, node),), "", values, scale, shift, bits, groups=width)
+    return walker.pend(conv, shape_of(node))
 
 
 def _scaled(core: Weighted, factor: np.ndarray, shift: np.ndarray) -> Weighted:
@@ -113,12 +114,11 @@ def _scaled(core: Weighted, factor: np.ndarray, shift: np.ndarray) -> Weighted:
 
 def _clip(walker: Walker, node: fx.Node, x: fx.Node, bounds: Bounds) -> Value:
     value = walker.values[x]
-    moves = isinstance(value, Pending) and all(isinstance(op, MaxPool | Reshape) for op, _ in value.after)
-    if moves and value.bounds is not None:  # clipping first gives the same
+    if isinstance(value, Pending) and value.bounds is not None and (walker.integer or len(x.users) == 1):
         low, high = value.bounds
         both = (_tighter(low, bounds[0], max), _tighter(high, bounds[1], min))
-        if walker.integer or len(x.users) == 1:
-            return replace(value, core=replace(value.core, bounds=both))
+        if all(isinstance(op, MaxPool | Reshape) for op, _ in value.after):  # clipping first gives the same
+            return replace(value, core=replace(cast(Weighted, value.core), bounds=both))
     return walker.move(node, x, Clip(module_of(node), (), "", bounds))
 
 
@@ -199,7 +199,7 @@ def cat(walker: Walker, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0)
         return walker.emit(replace(core, inputs=tuple(walker.read(t, node) for t in tensors)), shape_of(node), None)
     grids = {None if isinstance(value, Pending) else walker.graph.tensors[value].grid for value in values}
     if len(grids) == 1 and None not in grids:
-        return walker.emit(replace(core, inputs=values), shape_of(node), grids.pop())
+        return walker.emit(replace(core, inputs=cast(tuple[str, ...], values)), shape_of(node), grids.pop())
     return walker.pend(core, shape_of(node), values)
 
 

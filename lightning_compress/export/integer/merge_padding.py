@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from lightning_compress.export.integer.graph import Conv, Graph, Operation, Pad
 
@@ -25,5 +26,5 @@ def _merged(operation: Operation, pads: dict[str, Pad]) -> Operation:
     while isinstance(operation, Conv) and operation.inputs[0] in pads:
         pad = pads[operation.inputs[0]]
         padding = tuple(a + b for a, b in zip(operation.padding, pad.padding, strict=True))
-        operation = replace(operation, inputs=pad.inputs, padding=padding)
+        operation = replace(operation, inputs=pad.inputs, padding=cast(tuple[int, int, int, int], padding))
     return operation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import fx
 
@@ -48,7 +48,8 @@ def mean(walker: Walker, node: fx.Node, x: fx.Node, dims: Any = None, keepdim: b
         raise refuse(node, "means are over height and width")
     name = walker.read(x, node)
     tensor = walker.graph.tensors[name]
-    pool = AveragePool(module_of(node), (name,), "", tensor.shape[1:], tensor.shape[1:])
+    size = cast(tuple[int, int], tensor.shape[1:])
+    pool = AveragePool(module_of(node), (name,), "", size, size)
     pooled = walker.emit(pool, (tensor.shape[0], 1, 1), tensor.grid)
     if keepdim:
         return pooled

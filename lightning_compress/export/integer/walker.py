@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -162,7 +162,7 @@ class Walker:
         )
 
     def _mark(self, node: fx.Node) -> Value:
-        source, scale, low, high = node.args
+        source, scale, low, high = cast(tuple[fx.Node, float, int, int], node.args)
         value, grid = self.values[source], Grid(scale, low, high)
         if isinstance(value, Pending):
             return self._end(value, grid)
@@ -197,7 +197,7 @@ class Walker:
         return self._end(part, grid) if isinstance(part, Pending) else self.requantize(part, grid, module)
 
     def _with_integers(self, core: Weighted) -> Weighted:
-        input_scale = self.graph.tensors[core.inputs[0]].grid.scale
+        input_scale = self.graph.grid(core.inputs[0]).scale
         core, notes = integer_weights(core, input_scale)
         self.graph.notes += notes
         return core

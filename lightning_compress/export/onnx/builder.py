@@ -51,7 +51,7 @@ class Builder:
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def constant(self, name: str, value: np.ndarray) -> str:
+    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
         """Add a constant once, and return its name."""
         if name not in self.constants:
             self.constants[name] = self.onnx.numpy_helper.from_array(np.array(value, order="C"), name)
@@ -60,7 +60,11 @@ class Builder:
     def dequantized(self, name: str, levels: np.ndarray, scale: np.ndarray) -> str:
         """Add a weight or bias as integers with a scale per output channel, and return its float name."""
         zeros = self.constant(f"{name}/zero", np.zeros(len(scale), levels.dtype))
-        inputs = [self.constant(f"{name}/levels", levels), self.constant(f"{name}/scale", np.float32(scale)), zeros]
+        inputs = [
+            self.constant(f"{name}/levels", levels),
+            self.constant(f"{name}/scale", scale.astype(np.float32)),
+            zeros,
+        ]
         return self.node("DequantizeLinear", inputs, name, axis=0)
 
     def put(self, tensor: str, value: str, bounds: Bounds = UNBOUNDED) -> None:

@@ -70,9 +70,10 @@ class Onnx(Exporter):
                 f"integers: {list(session.floating)}; this is a fault of the file, please report it"
             )
         floating = tuple(op.module for op in found.graph.weighted) if found.graph and not integer else session.floating
+        off = _off(found.graph, x, outputs) if found.graph is not None and integer else None
         deployed = Deployed(
             session.version, compared.machine(), len(gzip.compress(content, mtime=0)), session.integer,
-            floating, _off(found.graph, x, outputs) if integer else None, compared.slope(expected, outputs),
+            floating, off, compared.slope(expected, outputs),
             session.milliseconds(x[:1]), found.graph.peak_bytes() if found.graph else None,
         )  # fmt: skip
         return ExportReport(report.path, report.bytes, compared.parity(expected, outputs), report.notes, deployed)
@@ -80,7 +81,7 @@ class Onnx(Exporter):
 
 def _off(graph: Graph, x: Tensor, outputs: Tensor) -> float | None:
     """Return the share of output values that are more than a rounding error from the emulation."""
-    grid = graph.tensors[graph.output].grid
+    grid = graph.grid(graph.output)
     try:
         emulated = to_values(emulate(graph, x, FloatRounding()), grid)
     except NoIntegerFormError:

@@ -49,7 +49,7 @@ def _weights(operation: Weighted, b: Builder) -> list[str]:
     name = operation.output
     if operation.scale is None:
         return [b.constant(f"{name}/weight", operation.weight), b.constant(f"{name}/bias", operation.bias)]
-    unit = np.float32(b.graph.tensors[operation.inputs[0]].grid.scale) * operation.scale
+    unit = np.float32(b.graph.grid(operation.inputs[0]).scale) * operation.scales
     return [
         b.dequantized(f"{name}/weight", operation.weight, operation.scale),
         b.dequantized(f"{name}/bias", operation.bias, unit),
@@ -116,7 +116,7 @@ def _(operation: Clip, b: Builder) -> str:
 def _(operation: Reshape, b: Builder) -> str:
     if len(b.graph.tensors[operation.output].shape) == 1:
         return _simple(operation, b, "Flatten", axis=1)
-    shape = b.constant(f"{operation.output}/shape", np.int64([0, *b.graph.tensors[operation.output].shape]))
+    shape = b.constant(f"{operation.output}/shape", np.array([0, *b.graph.tensors[operation.output].shape], np.int64))
     return b.node("Reshape", [b.read(operation.inputs[0]), shape], f"{operation.output}/float")
 
 
@@ -138,5 +138,5 @@ def _(operation: MaxPool, b: Builder) -> str:
 @add.register
 def _(operation: Pad, b: Builder) -> str:
     top, bottom, left, right = operation.padding
-    pads = b.constant(f"{operation.output}/pads", np.int64([0, 0, top, left, 0, 0, bottom, right]))
+    pads = b.constant(f"{operation.output}/pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
     return b.node("Pad", [b.read(operation.inputs[0]), pads], f"{operation.output}/float")

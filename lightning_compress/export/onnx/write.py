@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def torch_onnx_bytes(net: nn.Module, x: Tensor) -> bytes:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 net, (x[:2],), dynamo=True, opset_version=OPSET, verbose=False,
                 dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["x"], output_names=["output"],
             )  # fmt: skip

@@ -24,7 +24,8 @@ def arena_bytes(content: bytes) -> int:
         file = Path(folder) / "allocations"
         with _standard_streams_in(file):
             interpreter.print_allocations()
-        return int(re.search(r"Arena allocation total (\d+) bytes", file.read_text())[1])
+        (total,) = re.findall(r"Arena allocation total (\d+) bytes", file.read_text())
+        return int(total)
 
 
 @contextmanager

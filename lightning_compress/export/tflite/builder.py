@@ -104,7 +104,7 @@ class Builder:
     def _quantization(self, grid: Grid | None) -> Any:
         found = self.s.QuantizationParametersT()
         if grid is not None:
-            found.scale, found.zeroPoint = np.float32([grid.scale]), np.int64([zero_point(grid)])
+            found.scale, found.zeroPoint = np.array([grid.scale], np.float32), np.array([zero_point(grid)], np.int64)
         return found
 
     def _add(

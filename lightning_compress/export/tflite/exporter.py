@@ -68,7 +68,7 @@ class TFLite(Exporter):
         if found.graph is None:
             raise NoIntegerFormError(f"export: .tflite files cannot hold this network: {found.notes[-1]}")
         content = tflite_bytes(found.graph, self.int4)
-        report = self._report(found, content, path, x)
+        report = self._report(found, found.graph, content, path, x)
         self._check_limits(report)
         write_whole(path, content)
         if self.header:
@@ -76,24 +76,25 @@ class TFLite(Exporter):
         return report
 
     def _check_limits(self, report: ExportReport) -> None:
+        assert report.deployed is not None
         arena = report.deployed.arena_bytes or report.deployed.activation_bytes
         for what, taken, limit, remedy in (
             ("flash", report.bytes, self.flash, "fewer channels"),
             ("ram", arena, self.ram, "fewer channels where maps are large"),
         ):
-            if limit is not None and taken > limit:
+            if limit is not None and taken is not None and taken > limit:
                 raise CompressError(
                     f"export: the .tflite network takes {taken:,} bytes of {what}, and the limit is {limit:,.0f}; "
                     f"prune to {remedy}, or raise the limit"
                 )
 
-    def _report(self, found: Deployable, content: bytes, path: Path, x: Tensor) -> ExportReport:
-        graph, notes = found.graph, list(found.notes)
+    def _report(self, found: Deployable, graph: Graph, content: bytes, path: Path, x: Tensor) -> ExportReport:
+        notes = list(found.notes)
         nibbles = self.int4 and any(operation.bits <= INT4_BITS for operation in graph.weighted)
         if nibbles:
             notes.append("weights of 4 bits run in TFLite's own kernels, not in XNNPACK: slower than int8 on phones")
         if graph.integer:
-            grid = graph.tensors[graph.input].grid
+            grid = graph.grid(graph.input)
             notes.append(f"input: int8 round(x / {grid.scale:.9g}) {'- 128' if grid.low == 0 else '+ 0'}, NHWC")
         micro = graph.integer and find_spec("tflite_micro") is not None
         engine: LiteRT | TFLiteMicro = TFLiteMicro(content) if micro and nibbles else LiteRT(content)

@@ -50,8 +50,9 @@ def to_bytes(model: Any) -> bytes:
 def buffer_of(data: np.ndarray | None) -> Any:
     """Return a ``BufferT`` whose data starts on a multiple of 16 bytes."""
     s = schema()
+    base: Any = s.BufferT
 
-    class Aligned(s.BufferT):
+    class Aligned(base):
         def Pack(self, builder: Any) -> int:
             if self.data is not None:
                 raw = self.data.tobytes()

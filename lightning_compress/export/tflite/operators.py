@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,13 +31,14 @@ from lightning_compress.export.tflite.padding import Four, placed
 
 INT4_BITS = 4
 LEAST_INT8 = -128
+CLIPS: dict[Bounds, str] = {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}
 
 
 def write(operation: Operation, b: Builder) -> None:
     """Add the operators of one operation; activations of fewer than 8 bits are clipped behind it."""
     grid = b.graph.tensors[operation.output].grid
     full = grid is None or (grid.low, grid.high) in ((0, 255), (-128, 127), (-127, 127))
-    if full or isinstance(operation, Reshape | AveragePool | MaxPool | Concat | Pad):
+    if grid is None or full or isinstance(operation, Reshape | AveragePool | MaxPool | Concat | Pad):
         add(operation, b)
         return
     index = b.activation(operation.output)
@@ -76,7 +77,7 @@ def _weight(operation: Weighted, b: Builder, weight: np.ndarray, dim: int) -> tu
     if isinstance(operation, Linear):  # TFLite-Micro has no kernel for 4 bits with a scale per channel there
         scale = scale[:1] if (scale == scale[0]).all() else scale
         int4 = int4 and len(scale) == 1
-    unit = np.float32(b.graph.tensors[operation.inputs[0]].grid.scale) * scale
+    unit = np.float32(b.graph.grid(operation.inputs[0]).scale) * scale
     found = b.constant(f"{name}/weight", weight, scale, dim, int4)
     return [found, b.constant(f"{name}/bias", operation.bias, unit)], int4
 
@@ -146,7 +147,7 @@ def _(operation: Requantize, b: Builder) -> None:
 
 @add.register
 def _(operation: Clip, b: Builder) -> None:
-    _simple(operation, b, {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}[operation.bounds], 2)
+    _simple(operation, b, CLIPS[operation.bounds], 2)
 
 
 @add.register
@@ -163,7 +164,7 @@ def _simple(operation: Operation, b: Builder, code: str, version: int, options: 
     if len(layouts) > 1:
         raise NoIntegerFormError(f"export: module {operation.module!r} joins a flattened map with another tensor")
     if layouts != {None}:
-        b.flattened[operation.output] = layouts.pop()
+        b.flattened[operation.output] = cast(tuple[int, int, int], layouts.pop())
     inputs = [b.activation(name) for name in operation.inputs]
     b.operator(code, _version(b, operation, version), inputs, b.activation(operation.output), options)
 
@@ -210,7 +211,8 @@ def _padded(
     """Return the kind of padding, and the number of the tensor to read: a padded copy where torch pads its own way."""
     (name,) = operation.inputs
     before, after = b.graph.tensors[name], b.graph.tensors[operation.output]
-    kind, sides = placed(before.shape[1:], after.shape[1:], kernel, operation.stride, dilation, operation.padding)
+    sizes = cast(tuple[tuple[int, int], tuple[int, int]], (before.shape[1:], after.shape[1:]))
+    kind, sides = placed(*sizes, kernel, operation.stride, dilation, operation.padding)
     if not any(sides):
         return kind, b.activation(name)
     channels, height, width = before.shape

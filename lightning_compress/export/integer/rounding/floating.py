@@ -25,8 +25,8 @@ class FloatRounding(Rounding):
     @override
     def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
         factor = np.float32(unit.scale) * weight_scale.astype(np.float32) / np.float32(out.scale)
-        factor = torch.from_numpy(factor.reshape(1, -1, *[1] * (sums.dim() - 2)))
-        return (sums.float() * factor).round().long()
+        factors = torch.from_numpy(factor.reshape(1, -1, *[1] * (sums.dim() - 2)))
+        return (sums.float() * factors).round().long()
 
     @override
     def add(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
