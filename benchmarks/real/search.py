@@ -2,6 +2,7 @@
 
     python benchmarks/real/search.py run NETS cifar10.npz --problem resnet20-macs --seeds 0 1 2
     python benchmarks/real/search.py table
+    python benchmarks/real/search.py tau NETS cifar10.npz --problem resnet20-macs
 
 NETS is a folder with the weights (see trained.py), the ``.npz`` holds ``train_images``, ``train_labels``, and the same
 for ``val`` and ``test``. One row is a plan that one way found with so many evaluations and one seed, and what
@@ -41,6 +42,7 @@ from lightning_compress.pipeline.configuration import shipped_method
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
+from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
 from lightning_compress.search.journal import Entry, Journal, read
 from lightning_compress.search.loop import search
 from lightning_compress.search.problem import Problem
@@ -254,6 +256,19 @@ def table(arguments: argparse.Namespace) -> None:
         print(f"{way:18}{evaluations:6}{len(found):6}" + "".join(f"{cell:>16}" for cell in cells))
 
 
+def tau(arguments: argparse.Namespace) -> None:
+    """Print Kendall's tau of the closed form's error with the rewards of all plans that were scored."""
+    bench = Bench(arguments.problem, arguments.nets, arguments.npz, arguments.folder)
+    objective = bench.method("random").planner.objective
+    entries = [entry for file in sorted(bench.folder.glob("*.sqlite")) for entry in read(file)]
+    rewards = {entry.indices: objective(entry.score) for entry in entries if entry.score is not None}
+    error = {point: sum(table[index] for table, index in zip(bench.errors, point, strict=True)) for point in rewards}
+    best = sorted(rewards, key=lambda point: -rewards[point])[: len(rewards) // 4]
+    for name, points in (("all", list(rewards)), ("best quarter", best)):
+        found = rank_correlation([-error[point] for point in points], [rewards[point] for point in points])
+        print(f"{name}: {len(points)} plans, tau {found:.2f}, unrelated 0 +- {deviation_of_unrelated(len(points)):.2f}")
+
+
 def spread(values: list[float], sign: str = "") -> str:
     """Return mean and standard deviation."""
     if not values:
@@ -266,15 +281,18 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs = asked.add_subparsers(required=True)
     running = jobs.add_parser("run", help="add the rows that are missing")
-    running.add_argument("nets", type=Path)
-    running.add_argument("npz", type=Path)
-    running.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
+    ranking = jobs.add_parser("tau", help="print how the closed form's error ranks the plans that were scored")
+    for job in (running, ranking):
+        job.add_argument("nets", type=Path)
+        job.add_argument("npz", type=Path)
+        job.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
     running.add_argument("--ways", nargs="+", default=list(WAYS))
     running.add_argument("--evaluations", type=int, nargs="+", default=[24])
     running.add_argument("--seeds", type=int, nargs="+", default=[0])
     running.add_argument("--steps", type=int, default=100, help=f"of the fine-tuning, {BATCH} images each")
     running.add_argument("--lr", type=float, help="peak learning rate of the fine-tuning; else that of the problem")
     running.set_defaults(job=run)
+    ranking.set_defaults(job=tau)
     jobs.add_parser("table", help="print all rows").set_defaults(job=table)
     for job in jobs.choices.values():
         job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
