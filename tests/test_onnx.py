@@ -12,22 +12,28 @@ from torch import Tensor, nn
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.emulate import emulate, to_values
 from lightning_compress.export.integer.graph import Add, Conv, Graph, Grid
 from lightning_compress.export.integer.graph import Tensor as GraphTensor
+from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.integer.rounding.floating import FloatRounding
 from lightning_compress.export.onnx.exporter import Onnx
+from lightning_compress.export.onnx.qonnx_exporter import Qonnx
 from lightning_compress.export.onnx.session import Session
 from lightning_compress.export.onnx.write import onnx_bytes
 from lightning_compress.quantization.placements.tensors import Tensors
+from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.dorefa import DoReFa
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.surgery import measure
 from lightning_compress.testing.toys import SIZE, ToyNet
 from lightning_compress.vision.models.resnet_cifar import resnet8
 
-for package in ("onnx", "onnxruntime", "onnxscript"):
+onnx = pytest.importorskip("onnx", reason="the package is not installed")
+pytest.importorskip("onnx.reference", reason="the package is not installed")
+for package in ("onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the runtime is not installed")
 
 
@@ -113,3 +119,65 @@ def test_kernels_differ_from_the_emulation_by_single_steps_on_ties_alone(exponen
     steps = (found / last.scale).round().long() - emulate(graph, x, FloatRounding())
     assert steps.abs().max() <= 1
     assert (steps != 0).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("weight_bits", [8, 4, 2])
+def test_openvino_reads_what_is_written(weight_bits, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="the runtime is not installed")
+    net, x = quantized(weight_bits), images()
+    Onnx().export(net, tmp_path / "net.onnx", x)
+    found = torch.from_numpy(openvino.compile_model(tmp_path / "net.onnx", "CPU")(x.numpy())[0])
+    graph = lower(net, x)
+    grid = graph.tensors[graph.output].grid
+    with torch.no_grad():
+        expected = net(x)
+    steps = (found - expected).abs() / grid.scale
+    assert float(steps.mean()) < 1.5  # it keeps sums at a higher precision
+    assert float((found.argmax(1) == expected.argmax(1)).float().mean()) > 0.85
+
+
+def test_torch_export_reads_the_network(tmp_path):
+    net, x = quantized(4), images(4)
+    for part in net.modules():
+        if isinstance(part, ActivationQuantizer):
+            part.settle()  # as training and lc.load leave it
+    batch = torch.export.Dim("batch")
+    with torch.no_grad():
+        program = torch.export.export(net.eval(), (x,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, tmp_path / "net.pt2")
+        found = torch.export.load(tmp_path / "net.pt2").module()(images(3))
+        torch.testing.assert_close(found, net(images(3)))
+
+
+def quant(x, scale, zero, bits, signed, narrow, rounding_mode):
+    """QONNX's Quant, from its specification."""
+    low = -(2.0 ** (bits - 1)) + narrow if signed else 0.0
+    high = 2.0 ** (bits - 1) - 1 if signed else 2.0**bits - 1 - narrow
+    return (np.clip(np.round(x / scale + zero), low, high) - zero) * scale
+
+
+@pytest.mark.parametrize(("weight_bits", "act_bits"), [(3, 8), (1, 8), (8, 4)])
+def test_qonnx_has_every_width_as_it_is(weight_bits, act_bits, tmp_path):
+    net, x = quantized(weight_bits, act_bits), images(2)
+    report = Qonnx().export(net, tmp_path / "net.onnx", x)
+    assert report.bytes == (tmp_path / "net.onnx").stat().st_size
+
+    class Quant(onnx.reference.op_run.OpRun):
+        op_domain = "qonnx.custom_op.general"
+
+        def _run(self, value, scale, zero, bits, signed=1, narrow=0, rounding_mode="ROUND"):
+            return (np.float32(quant(value, scale, zero, bits, signed, narrow, rounding_mode)),)
+
+    model = onnx.load(tmp_path / "net.onnx")
+    widths = {a.name: float(onnx.numpy_helper.to_array(a)) for a in model.graph.initializer if "bits/" in a.name}
+    assert set(widths.values()) == {float(max(weight_bits, 2)), 8.0, float(act_bits)}
+    (found,) = onnx.reference.ReferenceEvaluator(model, new_ops=[Quant]).run(None, {"x": x.numpy()})
+    graph = lower(net, x)
+    expected = to_values(emulate(graph, x, FloatRounding()), graph.tensors[graph.output].grid)
+    assert float((torch.from_numpy(found) - expected).abs().max()) <= 2 * graph.tensors[graph.output].grid.scale
+
+
+def test_qonnx_names_an_operation_without_a_form(tmp_path):
+    with pytest.raises(CompressError, match=r"QONNX files cannot hold this network: operation 'gelu' in module '1'"):
+        Qonnx().export(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()), tmp_path / "net.onnx", images(2))
+    assert not list(tmp_path.iterdir())

@@ -41,6 +41,8 @@ class HasKind:
         if HasKind in cls.__bases__:
             cls.classes_by_kind = {}
             return
+        if cls.__module__.startswith("torch."):  # torch.export makes one for a while, of the same name
+            return
         if "kind" not in vars(cls):
             # A class inside a function cannot be imported, so no file outlives it, and its name may be common.
             cls.kind = _path(cls) if "<locals>" in cls.__qualname__ else snake_case(cls.__name__)

@@ -78,7 +78,7 @@ class Builder:
         """
         grid = self.graph.tensors[tensor].grid
         if grid is None:
-            self.node("Identity", [self._clipped(value, bounds)], tensor)
+            self.node("Identity", [self.clipped(value, bounds)], tensor)
             return
         zero = zero_point(grid)
         scale = self.constant(f"{tensor}/scale", np.float32(grid.scale))
@@ -90,7 +90,8 @@ class Builder:
             stored = self.node("Clip", [stored, *ends], f"{tensor}/clipped")
         self.node("DequantizeLinear", [stored, scale, point], f"{tensor}/value")
 
-    def _clipped(self, value: str, bounds: Bounds) -> str:
+    def clipped(self, value: str, bounds: Bounds) -> str:
+        """Return the name of a float value after an activation function with these bounds."""
         if bounds == UNBOUNDED:
             return value
         if bounds == (0.0, None):
@@ -102,6 +103,10 @@ class Builder:
         """Return the name of a tensor's float value."""
         return tensor if self.graph.tensors[tensor].grid is None else f"{tensor}/value"
 
+    def opsets(self) -> list[Any]:
+        """Return the sets of operators that the model uses."""
+        return [self.onnx.helper.make_opsetid("", OPSET)]
+
     def bytes(self) -> bytes:
         """Return the file: input and output are float32, the batch is free."""
         helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
@@ -110,7 +115,7 @@ class Builder:
         inputs = [helper.make_tensor_value_info("x", kind, ["batch", *graph.tensors[graph.input].shape])]
         outputs = [helper.make_tensor_value_info("output", kind, ["batch", *graph.tensors[graph.output].shape])]
         made = helper.make_graph(self.nodes, "main", inputs, outputs, list(self.constants.values()))
-        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model = helper.make_model(made, opset_imports=self.opsets(), ir_version=IR_VERSION)
         model.producer_name = "lightning-compress"
         self.onnx.checker.check_model(model)
         return model.SerializeToString(deterministic=True)

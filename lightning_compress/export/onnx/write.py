@@ -23,9 +23,13 @@ def onnx_bytes(graph: Graph) -> bytes:
         NoIntegerFormError: an operation has no form in the format.
         CompressError: onnx is not installed.
     """
-    builder = Builder(graph)
-    builder.put(graph.input, "x")
-    for operation in graph.operations:
+    return written(Builder(graph))
+
+
+def written(builder: Builder) -> bytes:
+    """Return the file that a builder makes of its graph."""
+    builder.put(builder.graph.input, "x")
+    for operation in builder.graph.operations:
         write(operation, builder)
     return builder.bytes()
 

@@ -43,7 +43,8 @@ class Limit:
             return f"at most {self.budget}"
         if not self.is_share:
             return f"at most {self.cost.text(self.budget)}"
-        return f"at most {100 * self.budget:.4g} % of the dense network's {self.cost.label or self.cost.name}"
+        name = self.cost.name.replace("_", " ") if self.is_measured else self.cost.label or self.cost.name
+        return f"at most {100 * self.budget:.4g} % of the dense network's {name}"
 
 
 @dataclass(frozen=True)
