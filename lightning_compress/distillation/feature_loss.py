@@ -22,9 +22,7 @@ class FeatureLoss(HasKind, ABC):
         """Return the loss, fp32 in mixed precision too.
 
         Args:
-            student: outputs or features of the student.
-            teacher: those of the teacher, detached.
-            student, teacher: pairs of shapes ``(batch, channels, ...)``. Channels may differ; where spatial sizes
+            student, teacher: features, the teacher's detached: pairs of shapes ``(batch, channels, ...)``. Channels may differ; where spatial sizes
                 do, both are average-pooled to the smaller.
 
         Returns:

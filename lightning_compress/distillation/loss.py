@@ -17,9 +17,7 @@ class DistillationLoss(HasKind, ABC):
         """Return the loss, a scalar.
 
         Args:
-            student: outputs or features of the student.
-            teacher: those of the teacher, detached.
-            student, teacher: logits, shape ``(batch, classes)`` or ``(batch, classes, ...)``.
+            student, teacher: logits, the teacher's detached; shape ``(batch, classes)`` or ``(batch, classes, ...)``.
 
         Returns:
             A scalar.

@@ -48,9 +48,6 @@ def as_data_module(
     """Return a data module of what was given.
 
     Args:
-        test: test loader.
-        train: train loader.
-        val: validation loader.
         data: a data module, or the loader of train data.
         train, val, test: loaders.
 

@@ -69,9 +69,6 @@ def compress(
     process with a sentence, and with the exit status 130 or 143.
 
     Args:
-        test: test loader.
-        train: train loader.
-        val: validation loader.
         module: trained; it is not changed.
         data: with train, validation and test loaders; the last is opened once, at the end. Or the train loader, or None
             with ``train``.

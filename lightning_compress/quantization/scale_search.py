@@ -28,8 +28,6 @@ def best_scale(
     """Return the scale of least squared error for each row.
 
     Args:
-        high: largest level of the grid.
-        low: smallest level of the grid.
         x: values, shape ``(rows, n)``.
         low, high: the smallest and largest code.
         offset: what is added to a code before it is scaled, 0 or 1/2.

@@ -66,8 +66,6 @@ class Snapshots:
         """Replace the file; what cannot be pickled or written is left out, and told again when the search goes on.
 
         Args:
-            asked: trials asked so far.
-            told: trials told so far.
             state: what :meth:`load` gives back.
             told, asked: how many trials the searcher was told of, and asked for; those in flight are not told.
         """

@@ -72,8 +72,6 @@ def layers_run(net: nn.Module, example: Any, mode: Mode) -> Counter[str]:
     """Return how often each sub-module runs in a mode.
 
     Args:
-        example: one input batch.
-        net: the network.
         net, example: as for :func:`modes_of`.
         mode: one that the network runs in.
     """
@@ -96,9 +94,6 @@ def draws_numbers(net: nn.Module, example: Any, mode: Mode) -> bool:
     """Return whether the forward pass draws random numbers.
 
     Args:
-        example: one input batch.
-        mode: that the network runs in.
-        net: the network.
         net, example, mode: as for :func:`layers_run`.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -24,12 +24,8 @@ def placed(
     """Return ``SAME`` or ``VALID``, and the explicit padding (top, bottom, left, right) that goes with ``VALID``.
 
     Args:
-        dilation: of the kernel.
-        kernel: size of the kernel.
-        out: size of the output.
-        size: size of the input.
-        stride: of the kernel.
         size, out: height and width of input and output.
+        kernel, stride, dilation: of the kernel, along height and width.
         padding: as torch was told: top, bottom, left, right.
     """
     sides = [read_padding(size[i], out[i], kernel[i], stride[i], dilation[i], padding[2 * i]) for i in range(2)]

@@ -47,7 +47,7 @@ class InformationNoise(Noise):
 
     Args:
         shape: of the layer's weight.
-        stride, padding, dilation, groups: of a convolution; empty for a linear layer.
+        convolution: its stride, padding, dilation and groups; empty for a linear layer.
         salt: see :class:`Noise`.
     """
 

@@ -1,0 +1,59 @@
+"""Docstrings say of each argument what it is, once, and of no other."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import lightning_compress
+
+ROOT = Path(lightning_compress.__file__).parent
+NAMED = re.compile(r"^((?:\*{0,2}\w+)(?:, \*{0,2}\w+)*):(?: |$)")
+
+
+def documented(docstring: str, section: str) -> list[str]:
+    """Names under a heading of a docstring in Google's style."""
+    lines = iter(docstring.splitlines())
+    found = []
+    for line in lines:
+        if line.strip() == f"{section}:":
+            break
+    else:
+        return []
+    depth = None
+    for line in lines:
+        if not line.strip():
+            continue
+        indent = len(line) - len(line.lstrip())
+        if depth is None:
+            depth = indent
+        if indent < depth:
+            break
+        if indent == depth and (match := NAMED.match(line.strip())):
+            found += [name.lstrip("*") for name in match[1].split(", ")]
+    return found
+
+
+def functions(tree: ast.Module):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+            if "__init__" in methods and (docstring := ast.get_docstring(node)):
+                yield f"{node.name} (line {node.lineno})", docstring, methods["__init__"]
+        if isinstance(node, ast.FunctionDef) and (docstring := ast.get_docstring(node)):
+            yield f"{node.name} (line {node.lineno})", docstring, node
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_each_argument_is_documented_once_and_exists(file):
+    wrong = []
+    for name, docstring, function in functions(ast.parse(file.read_text())):
+        given = function.args
+        known = {a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a}
+        said = documented(docstring, "Args")
+        wrong += [f"{name}: {each!r} is documented twice" for each in {e for e in said if said.count(e) > 1}]
+        wrong += [f"{name}: {each!r} is no argument" for each in said if each not in known]
+    assert not wrong
