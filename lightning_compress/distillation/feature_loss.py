@@ -22,8 +22,8 @@ class FeatureLoss(HasKind, ABC):
         """Return the loss, fp32 in mixed precision too.
 
         Args:
-            student, teacher: features, the teacher's detached: pairs of shapes ``(batch, channels, ...)``. Channels may differ; where spatial sizes
-                do, both are average-pooled to the smaller.
+            student, teacher: features, the teacher's detached: pairs of shapes ``(batch, channels, ...)``. Channels may
+                differ; where spatial sizes do, both are average-pooled to the smaller.
 
         Returns:
             A scalar.
