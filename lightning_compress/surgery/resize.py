@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_compress.surgery._torch import ConvBase, NormBase, own_buffers, own_parameters
+from lightning_compress.surgery.attention import attentions, refresh_heads
 
 
 def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
@@ -22,6 +23,8 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
         net: the network.
         shapes: name in ``state_dict()`` -> shape; names that the network has not are ignored.
     """
+    heads = list(attentions(net))
+    widths = [attention.width for attention in heads]
     for name, module in net.named_modules():
         prefix = f"{name}." if name else ""
         changed = False
@@ -36,6 +39,7 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
                 changed = True
         if changed:
             refresh_widths(module)
+    refresh_heads(net, heads, widths)
 
 
 def refresh_widths(module: nn.Module) -> None:
@@ -47,6 +51,8 @@ def refresh_widths(module: nn.Module) -> None:
         if module.groups > 1:  # whole groups are removed, so the width of one group stays
             module.groups = weight.shape[0] // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = weight.shape[1]
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, NormBase):

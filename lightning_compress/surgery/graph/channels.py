@@ -19,6 +19,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import resize
 from lightning_compress.surgery._torch import own_buffers, own_parameters
+from lightning_compress.surgery.attention import attentions, refresh_heads
 
 OUT, IN = "out", "in"
 
@@ -156,7 +157,8 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
         for member in group.members:
             gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
             dims[member.layer] = member.dim
-    modules = dict(net.named_modules())
+    modules, heads = dict(net.named_modules()), list(attentions(net))
+    widths = [attention.width for attention in heads]
     # Inputs first: a grouped convolution left with one group must still be known as one when its inputs go.
     for (layer, side), positions in sorted(gone.items(), key=lambda item: item[0][1]):
         lost = torch.cat(positions)
@@ -166,6 +168,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
             else:
                 parent, _, key = layer.rpartition(".")
                 remove_parameter(modules[parent], key, dims[layer], lost)
+    refresh_heads(net, heads, widths)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tens
                 continue
             parameters[member.layer].data.index_fill_(member.dim, lost, 0)
             parent, _, key = member.layer.rpartition(".")
-            if not list(modules[parent].children()) and not isinstance(modules[parent], measure.CONV):
+            if not list(modules[parent].children()) and not isinstance(modules[parent], (*measure.CONV, nn.Embedding)):
                 norms.setdefault(parent, []).append((key, member.dim, lost))
     for name, parts in norms.items():
         _normalize_kept(modules[name], parts)

@@ -20,6 +20,7 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
 from lightning_compress.surgery.graph.dependencies import RAGGED, Dependencies, Reached, StrayError
+from lightning_compress.surgery.graph.heads import head_groups
 from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
 from lightning_compress.surgery.graph.verify_channels import verified
 from lightning_compress.surgery.modes import Mode, evaluation, layers_run, modes_of
@@ -73,7 +74,10 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
             f"any part of it; leave ChannelPruning out for this network"
         )
     reasons: dict[str, str] = {}
-    groups = [
+    heads = head_groups(net, profile)
+    inside = {member.layer for group in heads for member in group.producers}
+    sets = [part for part in sets if part[0].layer not in inside]  # which torch-pruning cannot follow by heads
+    groups = heads + [
         group
         for parts in _merged(sets, profile, len(traced) > 1, _norm_groups(net))
         if (group := _group(parts, profile, reasons, not failures)) is not None
@@ -162,6 +166,8 @@ def _sides(reached: Reached, width: int, names: Mapping[Any, str], prefix: str) 
     wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
     if not wide and not _mixes(target):
         return []  # a norm without parameters, one slope for all channels: any number of channels fits
+    if isinstance(target, nn.Embedding):
+        return [Side(f"{name}.weight", OUT, rows, 1, target.embedding_dim)]
     if isinstance(target, nn.PReLU):
         return [Side(f"{name}.weight", OUT, rows)]
     if (_mixes(target) and not wide) or not isinstance(target, measure.CONV + measure.LINEAR + measure.NORM):

@@ -1,0 +1,48 @@
+"""Groups of channels whose units are the heads of attention.
+
+One unit is a head: its rows in the layers that give queries, keys and values, and its columns in the layer that reads
+it. Removing a head equals masking it, for zero values add nothing to the output. Heads were pruned so by Michel et al.
+(Are Sixteen Heads Really Better than One?, arXiv 1905.10650).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.profile import Profile
+from lightning_compress.surgery.attention import Attention, attentions
+from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member
+
+
+def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
+    """Return a group for each attention module whose layers are found; it is to be verified.
+
+    Args:
+        net: dense.
+        profile: of it, in the order in which layers run.
+    """
+    several = (attention for attention in attentions(net) if attention.heads > 1)
+    return [group for attention in several for group in _group(attention, profile)]
+
+
+def _group(attention: Attention, profile: Profile) -> Iterator[ChannelGroup]:
+    order = {layer.name: i for i, layer in enumerate(profile.weighted) if layer.positions}
+    if not order.keys() >= set(attention.inputs):
+        return
+    last = max(order[name] for name in attention.inputs)
+    behind = next((name for name, i in order.items() if i == last + 1), "")  # of a sibling, as in BERT
+    output = attention.output or behind
+    if output not in order or profile[output].in_channels != attention.width or profile[output].kind != "linear":
+        return
+    members = [Member(name, OUT, _rows(attention, profile[name].out_channels)) for name in attention.inputs]
+    members.append(Member(output, IN, _rows(attention, attention.width)))
+    yield ChannelGroup(min(attention.inputs, key=order.__getitem__), attention.heads, tuple(members))
+
+
+def _rows(attention: Attention, width: int) -> Tensor:
+    """Return the positions of each head in a layer of that width, which holds each head once, or thrice."""
+    by_head = torch.arange(width).view(width // attention.width, attention.heads, attention.size)
+    return by_head.transpose(0, 1).reshape(attention.heads, -1)

@@ -1,0 +1,100 @@
+"""Attention heads and embeddings are pruned with all that belongs to them, and a file gives them back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_compress as lc
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.attention import attentions
+
+TOKENS = torch.randint(20, (2, 5), generator=torch.Generator().manual_seed(0))
+
+
+class Fused(nn.Module):
+    """One layer for queries, keys and values; forward takes the number of heads from an attribute."""
+
+    def __init__(self, dim: int = 12, heads: int = 4) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = heads, dim // heads, dim
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x):
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        x = nn.functional.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.proj(x.transpose(1, 2).reshape(*x.shape[:1], -1, self.attn_dim))
+
+
+class Separate(nn.Module):
+    """A layer for each, and the layer that reads the heads beside the module, as in BERT."""
+
+    def __init__(self, dim: int = 12, heads: int = 4) -> None:
+        super().__init__()
+        self.num_attention_heads, self.attention_head_size = heads, dim // heads
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, x):
+        parts = (layer(x).unflatten(2, (-1, self.attention_head_size)) for layer in (self.query, self.key, self.value))
+        return (
+            nn.functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+            .transpose(1, 2)
+            .flatten(2)
+        )
+
+
+class Reader(nn.Module):
+    """Embedded tokens, a residual block of attention, and a head."""
+
+    def __init__(self, separate: bool) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(20, 12), nn.LayerNorm(12)
+        self.attention = nn.Sequential(Separate(), nn.Linear(12, 12)) if separate else nn.Sequential(Fused())
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head((x + self.attention(self.norm(x))).mean(1))
+
+
+@pytest.mark.parametrize(("separate", "leader"), [(False, "attention.0.qkv"), (True, "attention.0.query")])
+def test_heads_and_embedding_are_removed_and_come_back(separate, leader, tmp_path):
+    torch.manual_seed(0)
+    net = Reader(separate).eval()
+    callback = lc.ChannelPruning()
+    profile = measure.measure(net, TOKENS)
+    choices = {choice.layer: len(choice.values) for choice in callback.choices(net, profile, TOKENS)}
+    stream = "attention.1" if separate else "attention.0.proj"
+    assert choices.keys() == {leader, stream}
+    plan = lc.Plan({leader: {"channels": 0.25}, stream: {"channels": 0.5}})
+    callback.with_plan(plan).apply(net, TOKENS)
+    (found,) = attentions(net)
+    assert (found.heads, found.size, found.width) == (1, 3, 3)
+    assert net.embed.weight.shape == (20, net.embed.embedding_dim) == (20, 6)
+    assert measure.measure(net, TOKENS) == callback.predict(
+        callback.resolve(plan, Reader(separate), profile, TOKENS), profile
+    )
+    lc.save(net, tmp_path / "a.safetensors", example_input=TOKENS)
+    loaded = lc.load(tmp_path / "a.safetensors", Reader(separate))
+    torch.testing.assert_close(loaded(TOKENS), net(TOKENS))
+    assert next(attentions(loaded)).heads == 1
+
+
+def test_the_number_of_heads_is_one_that_the_kept_heads_give():
+    torch.manual_seed(0)
+    net, x = Fused().eval(), torch.randn(2, 5, 12)
+    outer = nn.Sequential(net, nn.Linear(12, 2))
+    lost = torch.arange(12).view(4, 3)[[1, 3]].flatten()
+    masked = nn.Sequential(Fused(), nn.Linear(12, 2))
+    masked.load_state_dict(outer.state_dict())
+    for part in range(3):  # values of zero reach the output as nothing
+        masked[0].qkv.weight.data[part * 12 + lost] = 0
+        masked[0].qkv.bias.data[part * 12 + lost] = 0
+    profile = measure.measure(outer, x)
+    callback = lc.ChannelPruning({"0.qkv": {"channels": 0.5}})
+    with torch.no_grad():  # the heads with the largest weights stay
+        net.qkv.weight.view(3, 4, 3, 12)[:, [1, 3]] *= 0.01
+    callback.apply(outer, x)
+    assert profile["0.qkv"].out_channels == 36
+    torch.testing.assert_close(outer(x), masked.eval()(x))
