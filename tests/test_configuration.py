@@ -52,7 +52,7 @@ def compress(folder, method="drl_quant", **settings) -> lc.Result:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> lc.Result:
-    overrides = ["compress/searcher=random", "compress.baselines=null"]
+    overrides = ["compress/searcher=random", "compress.baselines.random=null", "compress.baselines.uniform=null"]
     return compress(tmp_path_factory.mktemp("run"), budget=0.4, trials=3, epochs=1, lr=0.05, overrides=overrides)
 
 

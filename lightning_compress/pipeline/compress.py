@@ -233,9 +233,11 @@ def _finish(
     searched = {name: found for name in stages if (found := _read(run.folder / name / FOUND))}
     unpacked = load(packed_file, copy.deepcopy(run.dense))
     declared = declare(metric, [cost for stage in stages.values() for cost in stage.costs])
-    dense, samples = measure_figures(declared, run.dense, run.dense_profile, dense_file, run, metric)
+    dense, samples = measure_figures(
+        declared, run.dense, profile=run.dense_profile, file=dense_file, run=run, metric=metric
+    )
     profile = record.profile if record else run.dense_profile
-    compressed, _ = measure_figures(declared, unpacked, profile, packed_file, run, metric)
+    compressed, _ = measure_figures(declared, unpacked, profile=profile, file=packed_file, run=run, metric=metric)
     deployed = deployed_figures(exporters, exports, packed_file, run)
     result = Result(
         dense=Figures({**dense, **{figure.name: before for figure, (before, _) in deployed.items()}}),

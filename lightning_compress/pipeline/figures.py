@@ -167,6 +167,7 @@ def _computed(cost: Cost) -> Callable[[Tested], float]:
 def measure_figures(
     declared: Mapping[Figure, Callable[[Tested], float]],
     module: LightningModule,
+    *,
     profile: Profile,
     file: Path,
     run: RunContext,

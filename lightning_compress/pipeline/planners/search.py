@@ -55,7 +55,8 @@ class Search(ScoringPlanner):
     Attributes:
         searcher: ``(problem, seed, objective) -> Searcher``.
         baselines: name -> searcher that is run after it with the same number of trials, for the report. They share
-            scores: a candidate that was scored before is not scored again.
+            scores: a candidate that was scored before is not scored again. None, in place of all or of one, leaves it
+            out.
         trials: candidates to score.
         executor: ``(evaluate) -> Executor``: where candidates are scored.
         in_flight: candidates that are asked and not yet told; see :mod:`lightning_compress.search.loop`.
@@ -67,7 +68,7 @@ class Search(ScoringPlanner):
     """
 
     searcher: Callable[..., Searcher]
-    baselines: Mapping[str, Callable[..., Searcher]] | None = field(default_factory=dict)
+    baselines: Mapping[str, Callable[..., Searcher] | None] | None = field(default_factory=dict)
     trials: int = 100
     executor: Callable[[Evaluate], Executor] = Serial
     in_flight: int = 1
@@ -75,6 +76,11 @@ class Search(ScoringPlanner):
     correlation: Correlation | None = None
     final_choice: FinalChoice | None = field(default_factory=FinalChoice)
     prior: BudgetedPlanner | None = None
+
+    @property
+    def used_baselines(self) -> dict[str, Callable[..., Searcher]]:
+        """The baselines that are run."""
+        return {name: make for name, make in (self.baselines or {}).items() if make is not None}
 
     def check(self, stage: str) -> None:
         """Raise also if there is no searcher, or a number of the search is too small.
@@ -99,7 +105,7 @@ class Search(ScoringPlanner):
         evaluator = self.evaluator(composition, student, run)
         prior = self._prior(composition, budget, student, run, folder)
         plan = _Search(self, composition, budget, prior, evaluator, student, run, folder).best()
-        baselines = ", ".join(self.baselines or {})
+        baselines = ", ".join(self.used_baselines)
         beside = f"run beside it with as many trials: {baselines}" if baselines else "no baselines were run"
         return Planned(plan, f"the best that {_class_name(self.searcher)} found; {beside}", limit=self.limit)
 
@@ -182,7 +188,7 @@ class _Search:
         searcher.save(self.folder)
         self._write_front(entries)
         scored = list(entries)
-        for name, make in (self.settings.baselines or {}).items():
+        for name, make in self.settings.used_baselines.items():
             try:
                 _, other, more = self._search(name, make, scored, [])
             except AllTrialsFailedError:  # the report says so
@@ -274,7 +280,7 @@ class _Search:
         settings = self.settings
         written = {
             **self._searching(settings.searcher),
-            "baselines": list(settings.baselines or {}),
+            "baselines": list(settings.used_baselines),
             "trials": settings.trials,
             "validation_samples": self.evaluator.samples,
             "dense": self.evaluator.before,
