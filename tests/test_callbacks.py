@@ -15,8 +15,9 @@ from lightning import seed_everything
 from omegaconf import OmegaConf
 
 import lightning_compress.conf
-from lightning_compress.callbacks.base.callback import CompressionCallback, check_order, knob_titles
+from lightning_compress.callbacks.base.callback import CompressionCallback, knob_titles
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
+from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.distillation import KnowledgeDistillation
 from lightning_compress.callbacks.feature_distillation import FeatureDistillation

@@ -16,8 +16,9 @@ from lightning import Trainer
 from omegaconf import OmegaConf
 
 import lightning_compress as lc
-from lightning_compress.callbacks.base.callback import check_order, knob_titles
+from lightning_compress.callbacks.base.callback import knob_titles
 from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.context import RunContext

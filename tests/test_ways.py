@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import lightning_compress.conf
-from lightning_compress.callbacks.base.callback import check_order
 from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.export.onnx.exporter import Onnx

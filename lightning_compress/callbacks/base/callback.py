@@ -1,9 +1,7 @@
 """Base class of compression callbacks: a few verbs on a network, and the Lightning hooks written once.
 
 Structure changes in ``setup``, before the optimizer exists and before a checkpoint is restored (Lightning calls
-``callback.setup``, then restores the weights, then makes the optimizers). The module's own ``on_save_checkpoint`` and
-``on_load_checkpoint`` are extended, because ``save_weights_only=True`` skips those of callbacks, and those of
-callbacks come too late: after the weights were loaded.
+``callback.setup``, then restores the weights, then makes the optimizers).
 """
 
 from __future__ import annotations
@@ -13,9 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import combinations
 from pathlib import Path
-from types import MethodType
 from typing import Any, ClassVar, Self, final
 
 from lightning import LightningModule, Trainer
@@ -23,9 +19,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_compress.callbacks.base.checkpoint_hooks import keep_structure_in_checkpoints
 from lightning_compress.callbacks.base.compatibility import check_averaging
 from lightning_compress.callbacks.base.device import surgery_device
 from lightning_compress.callbacks.base.optimizer_groups import extend_configure_optimizers
+from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.callbacks.base.train_batches import train_batches
@@ -43,9 +41,7 @@ from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
     Structure,
     check_library,
-    load_structure,
     network,
-    save_structure,
     structure_of,
     write_structure,
 )
@@ -306,62 +302,6 @@ def plan_names(net: nn.Module) -> set[str]:
     return {name for name, module in net.named_modules() if name and id(module) not in own}
 
 
-def check_order(callbacks: Sequence[CompressionCallback]) -> None:
-    """Raise unless each callback is listed once, and after those that it must come after.
-
-    Raises:
-        CompressError: naming the two callbacks to swap.
-    """
-    for first, second in combinations(callbacks, 2):
-        if type(first) is type(second):
-            raise CompressError(f"callbacks: {type(first).__name__} is listed twice; merge the plans and list it once")
-    check_places(callbacks)
-
-
-def check_places(callbacks: Sequence[Any]) -> None:
-    """Raise unless callbacks are listed in an order that their ``after`` and ``before`` allow.
-
-    Raises:
-        CompressError: naming the two callbacks to swap, or two of which each wants to be behind the other.
-    """
-    for first, second in combinations(callbacks, 2):
-        if not _precedes(second, first):
-            continue
-        names = type(first).__name__, type(second).__name__
-        if _precedes(first, second):
-            raise CompressError(
-                f"callbacks: {names[0]} and {names[1]} must each be listed before the other, so they cannot be used "
-                f"together; change after or before in one of the classes"
-            )
-        raise CompressError(f"callbacks: {names[1]} must be listed before {names[0]}; swap them")
-
-
 def knob_titles() -> dict[str, str]:
     """Return the title of each knob in tables, of all callbacks that this package ships or the program has imported."""
     return {knob: title for cls in classes_of(CompressionCallback) for knob, title in getattr(cls, "knobs", {}).items()}
-
-
-def _precedes(one: Any, other: Any) -> bool:
-    """Return whether one callback must be listed before another; a subclass is of its bases' kinds too."""
-    return bool(_kinds(one) & other.after or _kinds(other) & one.before)
-
-
-def _kinds(callback: Any) -> set[str]:
-    return {vars(cls)["kind"] for cls in type(callback).__mro__ if "kind" in vars(cls)}
-
-
-def _save(self: LightningModule, checkpoint: dict[str, Any]) -> None:
-    type(self).on_save_checkpoint(self, checkpoint)
-    save_structure(network(self), checkpoint)
-
-
-def _load(self: LightningModule, checkpoint: dict[str, Any]) -> None:
-    load_structure(self, checkpoint)
-    type(self).on_load_checkpoint(self, checkpoint)
-
-
-def keep_structure_in_checkpoints(module: LightningModule) -> None:
-    """Extend the module's own checkpoint hooks, so that every checkpoint carries the structure of its network."""
-    # Bound methods, not closures: a deepcopy of the module then saves its own network.
-    module.__dict__["on_save_checkpoint"] = MethodType(_save, module)
-    module.__dict__["on_load_checkpoint"] = MethodType(_load, module)

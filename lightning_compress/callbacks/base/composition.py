@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_compress.callbacks.base.callback import CompressionCallback, check_order, known_structure, plan_names
+from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure, plan_names
+from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.core.errors import CompressError, NoEffectError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile

@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.callbacks.base.callback import check_places
 from lightning_compress.callbacks.base.mixin import CompressibleMixin
+from lightning_compress.callbacks.base.order import check_places
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind

@@ -1,0 +1,31 @@
+"""Extend a module's own checkpoint hooks, so that every checkpoint carries the structure of its network.
+
+``save_weights_only=True`` skips the hooks of callbacks, and those of callbacks come too late for loading: after the
+weights were loaded.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+from lightning import LightningModule
+
+from lightning_compress.surgery.structure import load_structure, network, save_structure
+
+
+def _save(self: LightningModule, checkpoint: dict[str, Any]) -> None:
+    type(self).on_save_checkpoint(self, checkpoint)
+    save_structure(network(self), checkpoint)
+
+
+def _load(self: LightningModule, checkpoint: dict[str, Any]) -> None:
+    load_structure(self, checkpoint)
+    type(self).on_load_checkpoint(self, checkpoint)
+
+
+def keep_structure_in_checkpoints(module: LightningModule) -> None:
+    """Extend the module's own checkpoint hooks, so that every checkpoint carries the structure of its network."""
+    # Bound methods, not closures: a deepcopy of the module then saves its own network.
+    module.__dict__["on_save_checkpoint"] = MethodType(_save, module)
+    module.__dict__["on_load_checkpoint"] = MethodType(_load, module)
