@@ -29,7 +29,7 @@ from lightning_compress.export.integer.graph import (
     Reshape,
     Weighted,
 )
-from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.marked import no_form
 from lightning_compress.export.integer.rounding.rounding import Rounding
 
 Levels = Mapping[str, Tensor]
@@ -65,7 +65,7 @@ def emulate(graph: Graph, x: Tensor, rounding: Rounding) -> Tensor:
 @singledispatch
 def run(operation: Operation, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
     """Return the output levels of one operation, not clipped yet."""
-    raise NoIntegerFormError(f"emulation: {type(operation).__name__} of module {operation.module!r} is not emulated")
+    raise no_form(operation, "the emulation")
 
 
 @run.register

@@ -63,6 +63,13 @@ class NoIntegerFormError(CompressError):
     """A network, or a part of it, has no form in the graph."""
 
 
+def no_form(operation: Any, where: str) -> NoIntegerFormError:
+    """Return the error for an operation of a graph that a writer or an emulation does not know."""
+    return NoIntegerFormError(
+        f"export: {type(operation).__name__} of module {operation.module!r} has no form in {where}"
+    )
+
+
 class UnquantizedError(NoIntegerFormError):
     """A tensor between two kernels is on no grid."""
 

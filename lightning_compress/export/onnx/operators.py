@@ -24,7 +24,7 @@ from lightning_compress.export.integer.graph import (
     Sigmoid,
     Weighted,
 )
-from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.marked import no_form
 from lightning_compress.export.onnx.builder import Builder
 
 
@@ -36,9 +36,7 @@ def write(operation: Operation, b: Builder) -> None:
 @singledispatch
 def add(operation: Operation, b: Builder) -> str:
     """Add the nodes of one operation; return the name of its float output."""
-    raise NoIntegerFormError(
-        f"export: {type(operation).__name__} of module {operation.module!r} has no form in .onnx files"
-    )
+    raise no_form(operation, ".onnx files")
 
 
 def _simple(operation: Operation, b: Builder, kind: str, **attributes: object) -> str:

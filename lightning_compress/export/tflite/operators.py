@@ -25,7 +25,7 @@ from lightning_compress.export.integer.graph import (
     Sigmoid,
     Weighted,
 )
-from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.marked import NoIntegerFormError, no_form
 from lightning_compress.export.tflite.builder import Builder, nhwc
 from lightning_compress.export.tflite.padding import Four, placed
 
@@ -54,9 +54,7 @@ def write(operation: Operation, b: Builder) -> None:
 @singledispatch
 def add(operation: Operation, b: Builder) -> None:
     """Add the operators of one operation."""
-    raise NoIntegerFormError(
-        f"export: {type(operation).__name__} of module {operation.module!r} has no form in .tflite files"
-    )
+    raise no_form(operation, ".tflite files")
 
 
 def _version(b: Builder, operation: Operation, integer: int, floating: int = 1) -> int:
