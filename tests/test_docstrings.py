@@ -52,10 +52,13 @@ def test_each_argument_is_documented_once_and_exists(file):
     wrong = []
     for name, docstring, function in functions(ast.parse(file.read_text())):
         given = function.args
-        known = {a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a}
+        listed = (*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg)
+        known = [a.arg for a in listed if a]
         said = documented(docstring, "Args")
         wrong += [f"{name}: {each!r} is documented twice" for each in {e for e in said if said.count(e) > 1}]
         wrong += [f"{name}: {each!r} is no argument" for each in said if each not in known]
-        missing = known - {*said, "self", "cls"} if said and function.name != "__init__" else ()
+        missing = set(known) - {*said, "self", "cls"} if said and function.name != "__init__" else ()
         wrong += [f"{name}: {each!r} is not documented" for each in sorted(missing) if not each.startswith("_")]
+        if (places := [known.index(each) for each in said if each in known]) != sorted(places):
+            wrong.append(f"{name}: the order is not that of the signature")
     assert not wrong

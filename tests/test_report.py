@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lightning_compress.app.report import charts, search_table
 from lightning_compress.app.report.contents import Layer, Point, Ranking, Report, Row, Search, Sensitivities, table
-from lightning_compress.app.report.html import write_report
+from lightning_compress.app.report.html import _sentences, write_report
 from lightning_compress.app.report.plan_table import plan_table
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.figures import Figure
@@ -351,3 +351,9 @@ def test_the_ranking_is_a_sentence_of_the_search(write):
         "Kendall's tau of the search's scores with those after 200 steps of fine-tuning is 0.57 for 8 plans (1 more "
         "failed); unrelated ones have 0 +- 0.29 (standard deviation)."
     ) in page.text
+
+
+def test_the_reward_of_the_closed_form_is_told():
+    told = _sentences(replace(SEARCH, closed_form=0.61))
+    assert "The plan that it started from, made in closed form, has a reward of 0.6100." in told
+    assert not any("closed form" in sentence for sentence in _sentences(SEARCH))

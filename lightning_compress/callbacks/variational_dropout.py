@@ -36,9 +36,10 @@ class VariationalDropout(LearnedNoise):
     """Noise on weights; the knob ``variational`` is 1 for layers that have it.
 
     Args:
-        plan, strength, warmup, end, ignore: see :class:`LearnedNoise`.
+        plan: see :class:`LearnedNoise`.
         pattern: what one variance is for: ``Element`` or ``Kernel``.
         threshold: of log alpha, above which a weight is dropped.
+        strength, warmup, end, ignore: see :class:`LearnedNoise`.
 
     Raises:
         CompressError: see :class:`LearnedNoise`; a pattern that fixes how many weights stay.

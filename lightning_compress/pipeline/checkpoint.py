@@ -40,8 +40,8 @@ def save_checkpoint(trainer: Trainer, path: Path, weights_only: bool = False) ->
     """Save a checkpoint that is there as a whole or not at all, whenever the process is killed, with a digest.
 
     Args:
-        path: of the file.
-        trainer: that trains the module.
+        trainer: whose state and module are saved.
+        path: of the checkpoint.
         weights_only: leave out what only resuming a training needs.
 
     Raises:

@@ -61,11 +61,11 @@ class Evaluator:
         monitor: the metric that ``validation_step`` must log.
         finetune_steps: optimizer steps before the score.
         recalibration_batches: how many train batches the batch norms see; 0 turns recalibration off.
-        validation_batches: how many of ``validation`` are used; None takes all.
-        costs: that a score has beside the metrics, by their names.
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
         device: that candidates are trained and validated on, or what a worker has in its place.
+        validation_batches: how many of ``validation`` are used; None takes all.
+        costs: that a score has beside the metrics, by their names.
 
     Attributes:
         before: metrics and costs of the network as it is, without any plan and without recalibration.

@@ -41,8 +41,8 @@ def fit(
     """Train ``module``, or load what an earlier call with the same folder trained.
 
     Args:
-        data: with train and validation loaders.
         module: is changed in place, and returned.
+        data: with train and validation loaders.
         make_trainer: ``lightning.Trainer`` with the user's settings, as a partial; each training gets copies of its
             callbacks, behind ours.
         folder: holds ``last.ckpt`` while training, ``final.ckpt`` after it, and the logged metrics.

@@ -73,9 +73,9 @@ def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -
     """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter.
 
     Args:
-        first: whether it comes before transforms that are there.
         layer: any module with a weight.
         transform: comes after those that are there, or before them if ``first``.
+        first: whether it comes before transforms that are there.
     """
     parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
     if first:

@@ -121,6 +121,7 @@ class Search:
         samples: number of validation samples.
         final: the comparison of its best few plans, if there was one.
         seen: a warning that the dense network was trained on the validation data, or nothing.
+        closed_form: reward of the plan that the search started from; None where it started without one.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Search:
     samples: int = 0
     final: Final | None = None
     seen: str = ""
+    closed_form: float | None = None
 
     @property
     def scored(self) -> list[Point]:

@@ -79,7 +79,7 @@ def amount(knob: str, value: float, top: float) -> str:
 
     Args:
         knob: name of the knob.
-        value: number of the knob.
+        value: that a plan gives it.
         top: the largest that the knob has anywhere.
     """
     return f"{value:g}" if top > 1 or knob.endswith("_bits") else f"{100 * value:.3g} %"

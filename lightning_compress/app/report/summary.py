@@ -38,9 +38,9 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     """Print the table, write the report.
 
     Args:
-        console: to print to.
         result: of the run.
         config: the whole configuration, resolved.
+        console: to print to.
     """
     made, told = rows(result), result.verdict
     searches = tuple(
@@ -85,10 +85,10 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
     """Return what a stage's folder knows of its search; None if it did not search.
 
     Args:
-        result: of the run, whose test accuracy of the dense network is compared with that on the validation data.
-        folder: to read from or write into.
-        name: of the figure, layer or stage.
+        name: of the stage.
+        folder: of the stage.
         planner: its configuration, with ``objective`` and ``cost``.
+        result: of the run, whose test accuracy of the dense network is compared with that on the validation data.
     """
     settings = folder / FOUND
     if not settings.is_file():
@@ -120,6 +120,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
         written.get("validation_samples", 0),
         _final(written["final"], objective) if "final" in written else None,
         _seen(written, result),
+        written["best"].get("closed form") if "best" in written else None,
     )
 
 

@@ -68,10 +68,9 @@ class Builder:
         """Add an operator.
 
         Args:
-            inputs: of the operation.
-            output: of the operation.
             code: name of the builtin operator.
             version: the lowest that serves.
+            inputs, output: numbers of tensors.
             options: the schema's options object, whose class names their type.
         """
         s = self.s

@@ -19,7 +19,7 @@ class Initializer(HasKind, ABC):
         """Keep on the network, before the removal, what is needed to know of it; by default nothing.
 
         Args:
-            module: of the network.
+            module: the user's, whose steps are run where batches are needed.
             batches: of train data.
         """
         return

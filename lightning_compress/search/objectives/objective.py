@@ -156,8 +156,8 @@ def before(score: Score, name: str, setting: str) -> float:
     """Return what a score says of the network before the search.
 
     Args:
-        name: of the figure, layer or stage.
-        score: of a candidate.
+        score: of any candidate of the search.
+        name: of a metric or cost.
         setting: of the objective, that takes its place.
 
     Raises:

@@ -27,9 +27,9 @@ def save_policy(folder: str | Path, kind: str, policy: nn.Module) -> Path:
     """Write ``policy.safetensors`` into a folder.
 
     Args:
-        folder: to read from or write into.
-        policy: of the agent.
+        folder: is made where it is missing.
         kind: what the policy is; :func:`load_policy` accepts the same kind only.
+        policy: whose tensors are written.
 
     Returns:
         The file.
@@ -52,8 +52,8 @@ def of_stage(path: str | Path, stage: str) -> Path:
     """Return where the policy for a stage is: in a run's folder that stage's folder, else the path itself.
 
     Args:
-        stage: name of the stage.
         path: as a user says it: of a run, of one of its stages, or of a policy file.
+        stage: name of the stage.
     """
     inside = Path(path) / stage
     return inside if inside.is_dir() else Path(path)
@@ -63,9 +63,9 @@ def load_policy(path: str | Path, kind: str, policy: nn.Module) -> None:
     """Put the tensors of a file into a policy.
 
     Args:
-        kind: of the policy.
-        policy: of the agent.
         path: the file, or the folder that holds it.
+        kind: what the policy is; a file of another kind is refused.
+        policy: gets the tensors, in place.
 
     Raises:
         CompressError: there is no such file, it holds no policy or one of another kind, other features or another

@@ -83,8 +83,8 @@ def at_least_one(searcher: str, **settings: int) -> None:
     """Raise unless each of the settings is 1 or more.
 
     Args:
-        **settings: name -> number.
         searcher: its name, for the error.
+        **settings: the numbers to check, by the names that users give them under.
 
     Raises:
         CompressError: naming the setting and what it is.

@@ -77,10 +77,10 @@ class Factors(Replacement, nn.Sequential):
         """Return the weights of the layers, up to a reshape.
 
         Args:
-            **ranks: knob -> rank.
-            weight: of the layer.
             basis: what :meth:`decompose` gave for ``weight``.
+            weight: of the layer.
             refinements: sweeps of alternating least squares from there.
+            **ranks: number of channels between the layers, by knob.
         """
         raise NotImplementedError
 

@@ -82,10 +82,10 @@ def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) 
     """Shift each image by up to ``shift`` pixels in each direction and mirror half of them.
 
     Args:
-        flip: whether to mirror half of the images.
-        generator: of the random numbers.
-        shift: largest shift in pixels.
         images: not normalized yet, shape ``(batch, channels, height, width)``; zeros come in at the border.
+        shift: largest shift in pixels.
+        flip: whether to mirror half of the images.
+        generator: draws the shifts and which images are mirrored.
     """
     count, _, height, width = images.shape
     if shift:
