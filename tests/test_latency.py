@@ -13,6 +13,7 @@ from lightning import Trainer
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx import latency as latency_module
 from lightning_compress.export.onnx.int8_latency import Int8Latency
 from lightning_compress.export.onnx.latency import FILE, Latency
@@ -125,6 +126,12 @@ def test_layers_run_in_the_runtime(integer):
     conv = LayerProfile("conv", "conv", 4, 8, kernel=(3, 3), stride=2, positions=16)
     for layer in (conv, LayerProfile("dw", "conv", 8, 8, 8, (3, 3), positions=16), LayerProfile("fc", "linear", 8, 4)):
         assert layer_milliseconds(layer, integer) > 0
+
+
+def test_a_call_is_repeated_as_often_as_asked():
+    calls = []
+    assert least_milliseconds(partial(calls.append, 1), runs=7, seconds=0.0) >= 0
+    assert len(calls) == 7
 
 
 def test_a_convolution_of_one_dimension_is_refused():

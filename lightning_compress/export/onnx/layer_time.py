@@ -50,4 +50,4 @@ def layer_milliseconds(layer: LayerProfile, integer: bool) -> float:
         shapes = [(layer.in_channels,), (layer.out_channels,)]
         x = torch.rand(layer.positions, layer.in_channels)
     tensors = {name: Tensor(name, shape, grid) for name, shape in zip(("input", "layer"), shapes, strict=True)}
-    return Session(onnx_bytes(Graph("input", "layer", tensors, [made]))).milliseconds(x, 50)
+    return Session(onnx_bytes(Graph("input", "layer", tensors, [made]))).milliseconds(x, 50, seconds=0.01)

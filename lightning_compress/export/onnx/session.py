@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx.builder import onnx_package
 
 INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
@@ -86,14 +86,16 @@ class Session:
         (y,) = self.session.run(None, self._feed(x))
         return torch.from_numpy(y)
 
-    def milliseconds(self, x: Tensor, runs: int = 200) -> float:
-        """Return the least CPU time of a run."""
-        feed, times = self._feed(x), []
-        for _ in range(runs):
-            began = thread_time()
-            self.session.run(None, feed)
-            times.append(thread_time() - began)
-        return 1e3 * min(times)
+    def milliseconds(self, x: Tensor, runs: int = 200, seconds: float = 0.1) -> float:
+        """Return the least CPU time of a run.
+
+        Args:
+            x: one batch.
+            runs: at least; a small network runs more often, for
+            seconds: of CPU time at least.
+        """
+        feed = self._feed(x)
+        return least_milliseconds(lambda: self.session.run(None, feed), runs, seconds)
 
     def _feed(self, x: Tensor) -> dict[str, Any]:
         return {self.session.get_inputs()[0].name: np.ascontiguousarray(x.numpy())}

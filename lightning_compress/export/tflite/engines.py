@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import metadata
-from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.graph import Grid
 from lightning_compress.export.integer.rounding.zero_point import zero_point
+from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.tflite._litert import operators_of
 
 
@@ -66,15 +66,10 @@ class LiteRT:
         self.interpreter.invoke()
         return self.interpreter.get_tensor(self.output)
 
-    def milliseconds(self, x: np.ndarray, runs: int = 200) -> float:
+    def milliseconds(self, x: np.ndarray) -> float:
         """Return the least CPU time of a run."""
         self.run(x)
-        times = []
-        for _ in range(runs):
-            began = thread_time()
-            self.interpreter.invoke()
-            times.append(thread_time() - began)
-        return 1e3 * min(times)
+        return least_milliseconds(self.interpreter.invoke)
 
     def parts(self) -> tuple[int, list[str]]:
         """Return the number of XNNPACK's parts, and the operators outside of them."""
