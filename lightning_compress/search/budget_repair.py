@@ -36,13 +36,14 @@ def scale(budget: Budget, wanted: Sequence[int]) -> tuple[int, ...]:
 
 def spend(budget: Budget, indices: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
     """Return a point raised until it is maximal: any further step of any choice would break the budget."""
-    found, top = tuple(int(i) for i in indices), budget.space.largest
-    able = list(range(len(found)))
+    point, top = budget.moving([int(i) for i in indices]), budget.space.largest
+    able = list(range(len(top)))
     while able:
+        left = []
         for i in rng.permutation(able):
-            raised = (*found[:i], found[i] + 1, *found[i + 1 :])
-            if found[i] < top[i] and budget.meets(budget.space.plan(raised)):
-                found = raised
-            else:
-                able.remove(i)  # what does not fit now fits no better later: the cost only grows
-    return found
+            raised = point.indices[i] + 1
+            if raised <= top[i] and point.after(i, raised) <= budget.limit:
+                point.move(i, raised)
+                left.append(int(i))  # what does not fit now fits no better later: the cost only grows
+        able = sorted(left)
+    return tuple(point.indices)

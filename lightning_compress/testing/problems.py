@@ -12,6 +12,7 @@ from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.weight_bits import WeightBits
+from lightning_compress.core.local_cost import LocalCost
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice, Space
@@ -69,27 +70,32 @@ def _synthetic(
     dense = _chain(layers)
     space = Space(tuple(Choice(layer.name, knob, values) for layer in dense))
 
+    if knob == "weight_bits":
+        dense_at_most = dense.update(replace(layer, weight_bits=int(values[-1])) for layer in dense)
+    else:
+        dense_at_most = dense
+
     def predict(plan: Plan) -> Profile:
         changed: list[LayerProfile] = []
         before: float = 1.0
         for layer in dense:
             value = plan.get(layer.name, knob, values[-1])
-            if knob == "weight_bits":
-                changed.append(replace(layer, weight_bits=int(value)))
-            elif knob == "keep":
-                changed.append(replace(layer, density=float(value)))
-            else:
+            if knob == "channels" and (value, before) != (1.0, 1.0):
                 kept = max(1, round(layer.out_channels * value))
                 changed.append(replace(layer, in_channels=max(1, round(layer.in_channels * before)), out_channels=kept))
-                before = value
-        return dense.update(changed)
+            elif knob == "weight_bits" and value != values[-1]:
+                changed.append(replace(layer, weight_bits=int(value)))
+            elif knob == "keep" and value != values[-1]:
+                changed.append(replace(layer, density=float(value)))
+            before = value
+        return dense_at_most.update(changed)
 
     def price(plan: Plan) -> float:
         return cost(predict(plan))
 
     limit = share * price(space.plan(space.largest)) if len(space) else 0.0
     sensitivity = tuple(float(s) for s in 10 ** _exponents(layers, seed, family) * (6 / max(layers, 1)))
-    return Synthetic(Problem(Budget(price, limit, space), dense, predict), sensitivity)
+    return Synthetic(Problem(Budget(price, limit, space, LocalCost(predict, cost, space)), dense, predict), sensitivity)
 
 
 def _exponents(layers: int, seed: int, family: int | None) -> NDArray[np.float64]:

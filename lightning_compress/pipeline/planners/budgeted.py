@@ -11,6 +11,7 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.local_cost import LocalCost
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.limit import Limit, Resolved
@@ -79,7 +80,9 @@ class BudgetedPlanner(Planner, ABC):
             profile = composition.predict(plan)
             return max(own.estimate(profile), *(own.most * o.estimate(profile) / o.most for o in others), 0.0)
 
-        return Budget(spent, own.most, space)
+        # The larger of several costs is not additive over layers.
+        local = None if others else LocalCost(composition.predict, own.estimate, space)
+        return Budget(spent, own.most, space, local)
 
     def measured(
         self, planned: Planned, composition: Composition, student: Student, run: RunContext, folder: Path

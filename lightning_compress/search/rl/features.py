@@ -47,28 +47,32 @@ class Features:
             first = float(choice.knob == knobs[0])
             shares = sum(p.weights for p in layers) / weights, sum(p.macs for p in layers) / macs
             self.static[i, :-LIVE] = (position, *_layer(layers[0]), *shares, first)
-        self._floor = budget.cost(space.plan(space.smallest))
+        self._point, self._decided = budget.moving(space.smallest), 0
+        self._floor = self._point.cost
         self._slack = max(budget.limit - self._floor, 1e-9)
         # Demand of each choice alone, above the floor: linear where costs multiply, which is enough for a feature.
-        demand = np.array([self._alone(i) for i in range(len(space))])
+        demand = np.array([self._point.after(i, most) for i, most in enumerate(space.largest)]) - self._floor
         total = max(float(demand.sum()), 1e-9)
         self.affordable = min(self._slack / total, 1.0)
         self._at_stake = np.append(np.cumsum(demand[::-1])[::-1], 0.0) / total
 
     def at(self, decided: tuple[int, ...], last_action: float) -> NDArray[np.float32]:
         """Return the observation for choice number ``len(decided)``."""
-        space = self.problem.space
         i = len(decided)
-        spent = self.problem.budget.cost(space.plan((*decided, *space.smallest[i:]))) - self._floor
+        spent = self._cost_of(decided) - self._floor
         row = self.static[i].copy()
         row[-LIVE:] = (min(spent / self._slack, 1.0), self._at_stake[i], last_action)
         return row
 
-    def _alone(self, i: int) -> float:
-        space = self.problem.space
-        point = list(space.smallest)
-        point[i] = space.largest[i]
-        return self.problem.budget.cost(space.plan(point)) - self._floor
+    def _cost_of(self, decided: tuple[int, ...]) -> float:
+        """Return the cost with the rest at its minimum; a walk asks for one choice more each time."""
+        before = self._decided
+        if len(decided) == before + 1 and decided[:-1] == tuple(self._point.indices[:before]):
+            self._point.move(before, decided[-1])
+        elif decided != tuple(self._point.indices[:before]):
+            self._point = self.problem.budget.moving((*decided, *self.problem.space.smallest[len(decided) :]))
+        self._decided = len(decided)
+        return self._point.cost
 
 
 def _layer(layer: LayerProfile) -> tuple[float, ...]:
