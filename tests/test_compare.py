@@ -9,6 +9,7 @@ import pytest
 
 from lightning_compress.app import cli
 from lightning_compress.app.report import compare
+from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.pipeline.figures import Figure, declare, to_dicts
 
 FIGURES = {
@@ -30,7 +31,7 @@ def write(folder, accuracy, dense=None, found=None, metric="test_acc"):
         "figures": figures, "dense": dense, "compressed": small, "seconds": 12.3, "searches": found or {},
         "metric": metric, "test_samples": 100,
     }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(run))
+    write_record(folder / "result.json", run)
 
 
 def table(*folders):
@@ -125,7 +126,10 @@ REST = '"compressed": {}, "seconds": 1, "searches": {}, "test_samples": 3'
     (f'{{"dense": {{}}, {REST}, "figures": [{{"width": 3}}]}}', "figures: .*width"),
 ])  # fmt: skip
 def test_a_result_that_lacks_something_is_a_sentence(tmp_path, monkeypatch, text, words):
-    (tmp_path / "result.json").write_text(text)
+    if text.startswith("{"):
+        write_record(tmp_path / "result.json", json.loads(text))
+    else:
+        (tmp_path / "result.json").write_text(text)
     with pytest.raises(SystemExit, match=f"is damaged.*{words}.*run that command again"):
         run(monkeypatch, tmp_path)
 
@@ -133,7 +137,7 @@ def test_a_result_that_lacks_something_is_a_sentence(tmp_path, monkeypatch, text
 def test_what_lies_in_the_folder_of_another_run_s_stage_does_not_count(tmp_path):
     write(tmp_path / "a", 0.98)
     (tmp_path / "a/prune").mkdir()
-    (tmp_path / "a/prune/search.json").write_text(json.dumps({"found": FOUND}))
+    write_record(tmp_path / "a/prune/search.json", {"found": FOUND})
     assert not [label for label in table(tmp_path / "a") if label.startswith("prune")]
 
 
@@ -147,8 +151,8 @@ def test_a_figure_that_only_one_run_has_stands_in_one_row(tmp_path):
     write(tmp_path / "a", 0.98)
     write(tmp_path / "b", 0.97)
     file = tmp_path / "b/result.json"
-    run = json.loads(file.read_text())
+    run = read_record(file)
     run["figures"].append({"name": "energy", "label": "energy", "unit": "mJ", "digits": 2})
     run["dense"]["energy"], run["compressed"]["energy"] = 4.0, 0.25
-    file.write_text(json.dumps(run))
+    write_record(file, run)
     assert table(tmp_path / "a", tmp_path / "b")["energy, mJ"] == {"dense": "4", "a": "", "b": "0.25"}

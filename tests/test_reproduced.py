@@ -95,7 +95,10 @@ class Odd(nn.Module):
         return self.fc(x) * self.odd.abs().sum()
 
 
-ODD = [torch.tensor([1 + 2j]), torch.tensor([3]), torch.tensor([2**40 + 1]), torch.tensor([True])]
+ODD = [
+    torch.tensor([1 + 2j]), torch.tensor([3]), torch.tensor([2**40 + 1]), torch.tensor([True]),
+    torch.tensor([1.1], dtype=torch.float64),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: str(value.dtype))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from lightning_compress.app.report.summary import search_of, write_summary
 from lightning_compress.core.costs.cost import Cost
+from lightning_compress.core.json_record import write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.export.exporter import ExportReport
@@ -48,7 +48,7 @@ def result(tmp_path) -> Result:
         journal.append(Entry(0, (0,), "a", Score({"val_acc": 1.0}, {"packed_bytes": 900.0, "macs": 5.0}), None, 1.0))
         journal.append(Entry(1, (1,), "b", None, "the loss is not finite", 1.0))
         journal.append(Entry(2, (2,), "c", Score({"val_acc": 0.5}, {"packed_bytes": 800.0, "macs": 5.0}), None, 1.0))
-    (folder / "search.json").write_text(json.dumps({"limit": 1000.0}))
+    write_record(folder / "search.json", {"limit": 1000.0})
     figures = tuple(declare("test_acc", []))
     dense, compressed = (
         Figures(dict(zip((figure.name for figure in figures), values, strict=True)))
@@ -94,7 +94,7 @@ def test_a_cost_of_the_user_is_taken_from_the_scores(tmp_path):
         for number, cost in ((0, 7.0), (2, 8.0)):
             score = Score({"val_acc": 1.0}, {"euros": cost, "packed_bytes": 9.0})
             journal.append(Entry(number, (number,), str(number), score, None, 1.0))
-    (folder / "search.json").write_text(json.dumps({"limit": 9.0}))
+    write_record(folder / "search.json", {"limit": 9.0})
     search = search_of("quantize", folder, {**PLANNER, "cost": {"_target_": f"{__name__}.Euros"}})
     assert [(p.number, p.cost) for p in search.points] == [(0, 7.0), (2, 8.0)]
     assert search.cost == "euros"
@@ -104,7 +104,7 @@ def test_baselines_stand_in_the_terminal_and_on_the_page(result):
     folder = result.folder / "quantize"
     with Journal(folder / "trials-random.sqlite", {}) as journal:
         journal.append(Entry(0, (0,), "a", Score({"val_acc": 0.75}, {"packed_bytes": 900.0}), None, 0.0))
-    (folder / "search.json").write_text(json.dumps({"limit": 1000.0, "baselines": ["random"]}))
+    write_record(folder / "search.json", {"limit": 1000.0, "baselines": ["random"]})
     out = io.StringIO()
     write_summary(result, CONFIG, Console(file=out, width=200))
     for text in (out.getvalue(), (result.folder / "report.html").read_text()):
@@ -123,7 +123,7 @@ MEASURED = {
 
 def test_page_and_terminal_say_what_was_measured_and_that_nothing_was_searched(result):
     (result.folder / "quantize/search.json").unlink()
-    (result.folder / "quantize/sensitivity.json").write_text(json.dumps(MEASURED))
+    write_record(result.folder / "quantize/sensitivity.json", MEASURED)
     out = io.StringIO()
     write_summary(result, CONFIG, Console(file=out, width=600))
     page = (result.folder / "report.html").read_text()
@@ -188,7 +188,7 @@ def scored_again(result, accuracies):
             score = None if accuracy is None else Score({"val_acc": accuracy}, {"packed_bytes": 900.0})
             journal.append(Entry(number, (number,), "abc"[number], score, "why" if score is None else None, 1.0))
     settings = {"limit": 1000.0, "correlation": {"finetune_steps": 200, "trials": list(accuracies)}}
-    (folder / "search.json").write_text(json.dumps(settings))
+    write_record(folder / "search.json", settings)
 
 
 @pytest.mark.parametrize(("accuracies", "sentence"), [
@@ -217,7 +217,7 @@ def test_page_and_terminal_say_who_was_compared_in_the_end_and_that_validation_d
     trials = [{"trial": n, "reward": 0.5 + n, "metrics": {"val_acc": 0.5}} for n in (2, 0)]
     final = {"again": True, "finetune_steps": 8, "validation_samples": 400, "trials": trials}
     written = {"limit": 1000.0, "dense": {"val_acc": 1.0}, "validation_samples": 4000, "final": final}
-    (result.folder / "quantize/search.json").write_text(json.dumps(written))
+    write_record(result.folder / "quantize/search.json", written)
     out = io.StringIO()
     write_summary(
         replace(result, dense=Figures({**result.dense, "accuracy": 0.9})), CONFIG, Console(file=out, width=600)

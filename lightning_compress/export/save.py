@@ -53,6 +53,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     """
     net = network(module)
     _check_noise(net)
+    _check_precision(net)
     record = structure_of(net) or Structure(_measured(module, net, example_input))
     profile = measured(net, record.profile)  # a schedule may not have reached the plan's density yet
     codes, floats = [np.empty(0, np.uint8)], [torch.empty(0)]
@@ -162,6 +163,17 @@ def _real(layer: LayerProfile, parameter: Tensor) -> Tensor:
             f"fp32, which would change it; make it a buffer, which is stored as it is, or save with torch.save"
         )
     return parameter
+
+
+def _check_precision(net: nn.Module) -> None:
+    """Raise for single parameters of double precision; of a network of those alone, it is the trainer's."""
+    types = {name: p.dtype for name, p in net.named_parameters() if p.is_floating_point()}
+    double = [name for name, dtype in types.items() if dtype == torch.float64]
+    if double and len(set(types.values())) > 1:
+        raise CompressError(
+            f"save: parameter {double[0]!r} is of type torch.float64 beside others that are not, and a packed file "
+            f"holds parameters as fp32; convert the network with .float(), or save with torch.save"
+        )
 
 
 def _units(mask: Tensor, layer: LayerProfile) -> np.ndarray:

@@ -20,6 +20,7 @@ from lightning_compress.core.atomic_write import remove_stale_parts
 from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.interruption import interruptible
+from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.export.exporter import Exporter
@@ -256,10 +257,10 @@ def _finish(
         example=run.example,
         layers=tuple(run.dense_profile.layers),
     )
-    (run.folder / "result.json").write_text(json.dumps(result.to_dict(), indent=2))
+    write_record(run.folder / "result.json", result.to_dict())
     return result
 
 
 def _read(file: Path) -> dict[str, Any]:
     """Return what a stage left in a file; empty where it left none."""
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read_record(file) if file.is_file() else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.json_record import write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import PLANNED, RunContext, set_attributes
 from lightning_compress.pipeline.lr_probe import AUTO, LearningRateProbe
@@ -108,7 +108,7 @@ class Stage:
         planned = replace(planned, plan=composition.resolve(planned.plan))
         planned.plan.save(folder / "plan.yaml")
         stage, told = self._with_rate(student, planned, run, folder)
-        (folder / PLANNED).write_text(json.dumps({"origin": self.origin(planned) + told, "limit": planned.limit}))
+        write_record(folder / PLANNED, {"origin": self.origin(planned) + told, "limit": planned.limit})
         return stage.train(module, student.module, planned, composition, run, folder=folder)
 
     @property

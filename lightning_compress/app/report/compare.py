@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.json_record import read_record
 
 if TYPE_CHECKING:
     from lightning_compress.pipeline.figures import Figure
@@ -30,12 +30,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
     if not file.is_file():
         raise CompressError(f"report: {str(folder)!r} holds no finished run; there is no {file.name} in it")
-    try:
-        run = json.loads(file.read_text())
-        if not isinstance(run, dict):
-            raise ValueError(f"it holds {type(run).__name__}, expected a mapping")
-    except (OSError, ValueError) as error:
-        raise CompressError(f"report: {str(file)!r} is damaged ({error}); run that command again") from error
+    run = read_record(file, "run that command again")
     if missing := [key for key in KEYS if key not in run]:
         raise CompressError(
             f"report: {str(file)!r} is damaged or of an earlier version (it has no {missing}); run that command again"

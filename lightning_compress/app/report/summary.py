@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from math import inf, nan
@@ -21,6 +20,7 @@ from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.search_table import lines
 from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.json_record import read_record
 from lightning_compress.pipeline.context import FOUND, MEASURED
 from lightning_compress.pipeline.figures import SHARE, Figure
 from lightning_compress.pipeline.result import Result
@@ -95,7 +95,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
         return None
     objective: Objective = instantiate(planner["objective"])
     cost = instantiate(planner["cost"])
-    written = json.loads(settings.read_text())
+    written = read_record(settings)
 
     def point(entry: Entry) -> Point:
         if entry.score is None:
@@ -157,7 +157,7 @@ def sensitivities_of(name: str, folder: Path) -> Sensitivities | None:
     file = folder / MEASURED
     if not file.is_file():
         return None
-    written = json.loads(file.read_text())
+    written = read_record(file)
     whole = written["whole"]
     return Sensitivities(
         name,

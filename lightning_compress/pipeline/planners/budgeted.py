@@ -80,8 +80,8 @@ class BudgetedPlanner(Planner, ABC):
             profile = composition.predict(plan)
             return max(own.estimate(profile), *(own.most * o.estimate(profile) / o.most for o in others), 0.0)
 
-        # The larger of several costs is not additive over layers.
-        local = None if others else LocalCost(composition.predict, own.estimate, space)
+        # The larger of several costs is not additive over layers, nor is what is measured.
+        local = None if others or own.limit.is_measured else LocalCost(composition.predict, own.estimate, space)
         return Budget(spent, own.most, space, local)
 
     def measured(

@@ -7,7 +7,6 @@ plan is the winner of the final choice (search/final_choice.py).
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import AllTrialsFailedError, CompressError
+from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.context import FOUND, RunContext, check_least
@@ -118,12 +118,12 @@ class Search(ScoringPlanner):
         path, table = folder / PRIOR, folder / ERRORS
         if (folder / journal_name("")).is_file() and path.is_file():
             plan = Plan.load(path)
-            errors = json.loads(table.read_text()) if table.is_file() else None
+            errors = read_record(table)["errors"] if table.is_file() else None
         else:
             planner = replace(self.prior, cost=self.cost, budget=self.budget, limits=self.limits)
             planned = planner.make_plan(composition, student, run, folder)
             plan, errors = planned.plan, planned.errors
-            table.write_text(json.dumps(errors))
+            write_record(table, {"errors": errors})
             plan.save(path)
         point = budget.project(budget.space.indices(plan))
         return _Prior(point, None if errors is None else tuple(map(tuple, errors)))
@@ -307,7 +307,7 @@ class _Search:
                     executor=settings.executor,
                 )
             written["correlation"] = {"finetune_steps": self.high_fidelity.finetune_steps, "trials": chosen}
-        (self.folder / FOUND).write_text(json.dumps(written))
+        write_record(self.folder / FOUND, written)
 
     def _searching(self, make: Callable[..., Searcher]) -> dict[str, Any]:
         """Return what a search depends on, with a searcher."""

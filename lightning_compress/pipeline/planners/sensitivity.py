@@ -7,14 +7,13 @@ knows nothing of how layers act together; use Search where that counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.atomic_write import atomic_write
+from lightning_compress.core.json_record import write_record
 from lightning_compress.core.settings import settings_of
 from lightning_compress.core.space import Space
 from lightning_compress.pipeline.context import MEASURED, RunContext, check_least
@@ -117,5 +116,4 @@ class Sensitivity(ScoringPlanner):
             for i in order
         ]
         top = None if whole.score is None else self.objective(whole.score)
-        with atomic_write(folder / MEASURED) as part:
-            part.write_text(json.dumps({"whole": top, "layers": layers}))
+        write_record(folder / MEASURED, {"whole": top, "layers": layers})
