@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from lightning import Trainer
 
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.least_error import least_error
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.evaluation import Evaluation
+from lightning_compress.pipeline.planners.output_error import OutputError
+from lightning_compress.pipeline.planners.search import ERRORS, Search
+from lightning_compress.pipeline.student import Student
+from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objectives.n2n_reward import N2NReward
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.surrogate import NOISES, SPREADS, Surrogate, _Fit, _tables
+from lightning_compress.surgery import measure
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
+from lightning_compress.testing.toys import PlainModule, ToyData
 
 OBJECTIVE = AccuracyUnderBudget()
 VALUE_ERRORS = {"channels": lambda value: (1 - value) ** 2, "weight_bits": lambda value: 4.0 ** (2 - value)}
@@ -35,7 +51,7 @@ def accuracy(problem, point):
 def test_twenty_evaluations_take_most_of_what_the_prior_leaves(surface):
     gained = []
     for seed in range(2):
-        problem = informed(surface, layers=6, seed=seed)
+        problem = informed(surface, layers=5, seed=seed)
         damages = [
             [weight * error for error in table]
             for weight, table in zip(problem.sensitivity, problem.problem.errors, strict=True)
@@ -96,6 +112,39 @@ def test_cheaper_plans_are_tried_where_the_objective_weighs_the_cost():
     shares = [budget.cost(space.plan(point)) / budget.limit for point in points[1:]]
     assert min(shares) < 0.9
     assert max(shares) <= 1
+
+
+def planned(folder, trials):
+    """The points that a search of bits tried, which starts from a closed form's plan."""
+    torch.manual_seed(0)
+    module = PlainModule()
+    example = torch.zeros(2, 1, 8, 8)
+    profile = measure.measure(module.model, example)
+    run = RunContext(ToyData(), module, profile, example, partial(Trainer, accelerator="cpu"), folder.parent, 0)
+    planner = Search(
+        cost=WeightBits(),
+        budget=0.125,
+        searcher=partial(Surrogate, warmup=2),
+        trials=trials,
+        prior=OutputError(cost=WeightBits(), budget=0.125, batches=1),
+        objective=OBJECTIVE,
+        evaluation=Evaluation(recalibration_batches=1),
+    )
+    bits = QuantizationAwareTraining(weight_bits=(2, 3, 4, 8), act_bits=(8,))
+    planner.make_plan(Composition([bits], module.model, example), Student(copy.deepcopy(module)), run, folder)
+    return [entry.indices for entry in read(folder / journal_name())]
+
+
+def test_a_search_that_goes_on_has_the_tables_of_its_prior(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    points = planned(whole, 7)
+    assert len(set(points)) >= 3  # few plans of so small a network spend the budget
+    assert planned(parts, 4) == points[:4]
+    assert planned(parts, 7) == points
+    tables = json.loads((whole / ERRORS).read_text())
+    assert all(len(table) == 4 and table[0] > table[-1] >= 0 for table in tables)
 
 
 def test_a_warmup_of_nothing_is_refused():

@@ -41,6 +41,7 @@ Point = tuple[int, ...]
 SPREADS = (0.1, 0.3, 1.0, 3.0)  # of tau
 NOISES = (0.03, 0.1, 0.3, 1.0)  # standard deviations of the noise, in that of the rewards
 REDRAWS = 6  # of a proposal that was made before; each is drawn wider
+MUTATIONS = 16  # of the best plan, where no draw is a new one; every fourth changes one choice more
 EXPLOITED = 3  # every so many proposals have the posterior's mean
 MOST = 10.0  # an error is no larger: there is ten times more noise than signal
 LOOSE = 0.5  # smallest share of what can be spent that is tried, where the objective weighs the cost
@@ -98,7 +99,11 @@ class Surrogate(Searcher):
             if point not in self._asked:
                 return point
         best = max(self.heard, key=lambda found: (self.heard[found], found), default=point)
-        return self._mutated(best, rng)
+        for attempt in range(MUTATIONS):
+            point = self._mutated(best, 1 + attempt // 4, rng)
+            if point not in self._asked:
+                break
+        return point
 
     def _first_weights(self, wider: float, rng: np.random.Generator) -> _Weights:
         n = len(self.tables)
@@ -127,14 +132,14 @@ class Surrogate(Searcher):
             point = least_error([t.tolist() for t in own], budget)
         return point
 
-    def _mutated(self, point: Point, rng: np.random.Generator) -> Point:
-        """Return a point with one choice lowered by a step, what that frees spent on others."""
-        able = [i for i, index in enumerate(point) if index]
-        if not able:
-            return point
-        i = int(rng.choice(able))
-        lowered = (*point[:i], point[i] - 1, *point[i + 1 :])
-        return spend(self.problem.budget, lowered, rng) if self.spends else lowered
+    def _mutated(self, point: Point, steps: int, rng: np.random.Generator) -> Point:
+        """Return a point with some choices lowered by a step, what that frees spent on others."""
+        for _ in range(steps):
+            able = [i for i, index in enumerate(point) if index]
+            if able:
+                i = int(rng.choice(able))
+                point = (*point[:i], point[i] - 1, *point[i + 1 :])
+        return spend(self.problem.budget, point, rng) if self.spends else point
 
 
 def _tables(problem: Problem) -> list[Floats]:
