@@ -2,7 +2,8 @@
 
     python benchmarks/growth.py
 
-``load`` reads a 4-bit packed file of n convolutions with batch norms; ``ask`` is one proposal of DDPG for n choices.
+``load`` reads a 4-bit packed file of n convolutions with batch norms; ``choices`` are those of LayerRemoval in that
+network; ``ask`` is one proposal of DDPG for n choices.
 """
 
 from __future__ import annotations
@@ -51,6 +52,14 @@ def load(layers: int) -> Iterator[Callable[[], object]]:
         yield lambda fresh=fresh: lc.load(path, fresh)
 
 
+def choices(layers: int) -> Iterator[Callable[[], object]]:
+    """Yield calls that find which of so many layers can be removed."""
+    net, x = Deep(layers).eval(), torch.randn(2, 8, 4, 4)
+    profile = measure.measure(net, x)
+    while True:
+        yield lambda: lc.LayerRemoval().choices(net, profile, x)
+
+
 def ask(choices: int) -> Iterator[Callable[[], object]]:
     """Yield calls that ask for a plan of so many choices, after the warm-up."""
     problem = problems.bits(layers=choices)
@@ -63,7 +72,7 @@ def ask(choices: int) -> Iterator[Callable[[], object]]:
 def main() -> None:
     """Print the least seconds of each, and how much more they are than for half as many."""
     torch.set_num_threads(1)
-    for make in (load, ask):
+    for make in (load, choices, ask):
         before = None
         for size in SIZES:
             calls, best = make(size), float("inf")
@@ -73,7 +82,7 @@ def main() -> None:
                 call()
                 best = min(best, time.process_time() - began)
             growth = "" if before is None else f"  x {best / before:.1f}"
-            print(f"{make.__name__:5} {size:4}  {best:.3f} s{growth}", flush=True)
+            print(f"{make.__name__:8} {size:4}  {best:.3f} s{growth}", flush=True)
             before = best
 
 

@@ -7,7 +7,6 @@ and the last layer and strided ones stay.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -69,9 +68,7 @@ def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGra
     readers = find_readers(net, example, [part.name for part in parts])
     parts = [replace(part, readers=readers[part.name]) for part in parts]
     found = _chained(net, profile, example, parts, seen, kept)
-    graph = RemovalGraph(found, {})
-    dense, modes = measure.measure(net, example), modes_of(copy.deepcopy(net), example)
-    wrong = {name: why for name in found if (why := _difference(graph, net, dense, example, modes, name)) is not None}
+    wrong = _verify(RemovalGraph(found, {}), net, example)
     kept.update({layer: why for name, why in wrong.items() for layer in found[name].layers})
     good = {name: part for name, part in found.items() if name not in wrong}
     covered = {layer for part in good.values() for layer in part.layers}
@@ -177,22 +174,54 @@ def _reader(graph: ChannelGraph, part: Removable, profile: Profile) -> tuple[str
     return (reader.name, per_channel) if alone and reader.groups == 1 and group.units == layer.out_channels else None
 
 
+def _verify(graph: RemovalGraph, net: nn.Module, example: Any) -> dict[str, str]:
+    """Return part -> why removing it does not leave the expected network; parts for which it does are not named.
+
+    Half of all parts are removed at once, in so many ways that of any two parts each goes once without the other;
+    a half that is wrong is tried again in parts.
+    """
+    names, wrong = list(graph.removable), dict[str, str]()
+    dense, modes = measure.measure(net, example), modes_of(clone(net), example)
+    expected = _shapes(clone(net), example, modes)
+    halves = [[name for i, name in enumerate(names) if i >> bit & 1 == side] for bit, side in _bits(len(names))]
+
+    def try_(some: list[str]) -> None:
+        some = [name for name in some if name not in wrong]
+        reason = _difference(graph, net, dense, example, modes, expected, some) if some else None
+        if reason is not None and len(some) == 1:
+            wrong[some[0]] = reason
+        elif reason is not None:
+            try_(some[: len(some) // 2])
+            try_(some[len(some) // 2 :])
+
+    for half in halves:
+        try_(half)
+    return wrong
+
+
+def _bits(count: int) -> list[tuple[int, int]]:
+    """Return the bits in which numbers below ``count`` differ, with both values."""
+    return [(bit, side) for bit in range(max((count - 1).bit_length(), 1)) for side in (0, 1)]
+
+
 def _difference(
-    graph: RemovalGraph, net: nn.Module, dense: Profile, example: Any, modes: Sequence[Mode], name: str
-) -> str | None:
-    """Return why removing one part does not leave a network with the expected profile; None if it does."""
-    probe = copy.deepcopy(net)
+    graph: RemovalGraph, net: nn.Module, dense: Profile, example: Any, modes: Sequence[Mode],
+    expected: list[list[torch.Size]], names: Sequence[str],
+) -> str | None:  # fmt: skip
+    """Return why removing some parts does not leave a network with the expected profile; None if it does."""
+    probe = clone(net)
+    parts = ", ".join(map(repr, names))
     try:
-        graph.remove(probe, dense, {name})
+        graph.remove(probe, dense, set(names))
         found = measure.measure(probe, example)
-        shapes = [_shapes(n, example, modes) for n in (net, probe)]
+        shapes = _shapes(probe, example, modes)
     except Exception:  # whatever the network's own forward raises
-        return f"without {name!r} a layer behind it gets a shape that it does not take"
-    if found != graph.without(dense, {name}) or shapes[0] != shapes[1]:
-        return f"without {name!r} other layers, or the output, would change their shapes"
+        return f"without {parts} a layer behind it gets a shape that it does not take"
+    if found != graph.without(dense, set(names)) or expected != shapes:
+        return f"without {parts} other layers, or the output, would change their shapes"
     return None
 
 
 def _shapes(net: nn.Module, example: Any, modes: Sequence[Mode]) -> list[list[torch.Size]]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return [[t.shape for t in tensors_in(mode(copy.deepcopy(net), example))] for mode in modes]
+        return [[t.shape for t in tensors_in(mode(net, example))] for mode in modes]
