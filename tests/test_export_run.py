@@ -39,7 +39,7 @@ def test_files_are_written_beside_the_packed_one(run, capsys):
 
 
 @pytest.mark.parametrize(("format", "folder", "sentence"), [
-    ("onx", ".", "error: export: there is no format 'onx'; did you mean 'onnx'?"),
+    ("onx", ".", "error: export: there is no format 'onx'; did you mean 'onnx' or 'qonnx'?"),
     ("packed", "nowhere", "holds no finished run"),
 ])  # fmt: skip
 def test_bad_arguments_end_with_a_sentence(format, folder, sentence, run, capsys):
