@@ -130,9 +130,9 @@ class QuantizationAwareTraining(CompressionCallback):
                     f"Linear layers are quantized; the plan may name {sorted(quantizable)}"
                 )
             if values.get("act_bits", 32) != 32 and not profile[layer].positions:
+                why = not_called(net, [layer], example)[layer]
                 raise CompressError(
-                    f"quantization: layer {layer!r} has no input to quantize: {not_called(net, layer, example)}; leave "
-                    f"its act_bits out of the plan"
+                    f"quantization: layer {layer!r} has no input to quantize: {why}; leave its act_bits out of the plan"
                 )
             for knob, bits in values.items():
                 least, most = self._make(knob).bit_range

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_compress.surgery import measure
 
 Mode = Callable[[nn.Module, Any], Any]  # (network, example) -> output; leaves the network in that mode
+RANDOM = frozenset((
+    "bernoulli", "binomial", "cauchy", "exponential", "geometric", "log_normal", "multinomial", "normal", "poisson",
+    "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "random", "randperm", "rrelu", "uniform",
+))  # fmt: skip
 DROPOUT = (
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
 )  # fmt: skip
@@ -53,48 +59,112 @@ def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == 1 else leaf
 
 
-def modes_of(net: nn.Module, example: Any) -> list[Mode]:
-    """Return the modes that a network runs in; training is left out where it fails, as one that asks for targets.
+@dataclass
+class Recorded:
+    """What a network does in a mode.
+
+    Attributes:
+        layers: how often each sub-module runs.
+        operations: functions of torch in turn, with the operations whose results they read; then those that the
+            outputs come from. Of norms only that they run, and no dropout: what these do in training is known.
+        draws: whether random numbers are drawn.
+    """
+
+    layers: Counter[str] = field(default_factory=Counter)
+    operations: list[object] = field(default_factory=list)
+    draws: bool = False
+
+
+class _Recording(TorchFunctionMode):
+    """Notes operations while none of the norms runs, and from which of them tensors come."""
+
+    def __init__(self, record: Recorded) -> None:
+        super().__init__()
+        self.record, self.norms = record, 0
+        self.sources: dict[int, object] = {}
+        self.alive: list[Tensor] = []  # so that ids stay unique
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.record.draws |= getattr(func, "__name__", "").rstrip("_") in RANDOM
+        gives = result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
+        if func in DROPOUT:
+            self._name(result, self.outline(args[0] if args else (kwargs or {})["input"]))
+        elif gives and not self.norms:
+            self.note(func, (args, kwargs or {}), result)
+        return result
+
+    def note(self, what: object, read: Any, given: Any) -> None:
+        """Note an operation with what it reads and gives."""
+        shapes = [leaf.shape for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        self.record.operations.append((what, [self.outline(leaf) for leaf in tree_leaves(read)], shapes))
+        self._name(given, len(self.record.operations))
+
+    def outline(self, leaf: Any) -> object:
+        """Return the operation that a tensor comes from, or its shape; the text of what is no tensor."""
+        return self.sources.get(id(leaf), leaf.shape) if isinstance(leaf, Tensor) else repr(leaf)
+
+    def _name(self, given: Any, source: object) -> None:
+        for number, leaf in enumerate(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)):
+            self.sources[id(leaf)] = source if number == 0 else (source, number)
+            self.alive.append(leaf)
+
+
+def recorded(net: nn.Module, example: Any) -> dict[Mode, Recorded]:
+    """Return the modes that a network runs in, with what it does in them; a single sample is doubled in all.
+
+    Training is left out where it fails, as of a network that asks for targets.
 
     Args:
         net: is run, and its running statistics move: pass a copy.
         example: one input batch.
     """
+    found: dict[Mode, Recorded] = {evaluation: _record(net, example, evaluation)}
+    with suppress(Exception):  # whatever the network's own forward raises
+        found[training] = _record(net, example, training)
+    return found
+
+
+def modes_of(net: nn.Module, example: Any) -> list[Mode]:
+    """Return the modes that a network runs in. Arguments as for :func:`recorded`."""
+    return list(recorded(net, example))
+
+
+def _record(net: nn.Module, example: Any, mode: Mode) -> Recorded:
+    found = Recorded()
+    recording = _Recording(found)
+
+    def enter(*_: Any) -> None:
+        recording.norms += 1
+
+    def leave(name: str, module: nn.Module) -> Any:
+        def hook(_module: nn.Module, args: Any, output: Any) -> None:
+            found.layers[name] += 1
+            if isinstance(module, measure.NORM):
+                recording.norms -= 1
+                recording.note(name, args, output)
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(enter) for m in net.modules() if isinstance(m, measure.NORM)]
+    handles += [m.register_forward_hook(leave(n, m)) for n, m in net.named_modules()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            training(net, example)
-    except Exception:  # whatever the network's own forward raises
-        return [evaluation]
-    return [evaluation, training]
-
-
-def layers_run(net: nn.Module, example: Any, mode: Mode) -> Counter[str]:
-    """Return how often each sub-module runs in a mode.
-
-    Args:
-        net, example: as for :func:`modes_of`.
-        mode: one that the network runs in.
-    """
-    times: Counter[str] = Counter()
-
-    def counted(name: str) -> Any:
-        return lambda *_: times.update([name])
-
-    handles = [module.register_forward_hook(counted(name)) for name, module in net.named_modules()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            mode(net, example)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), recording:
+            output = mode(net, tree_map(_doubled, example))
     finally:
         for handle in handles:
             handle.remove()
-    return times
+    found.operations.append([recording.outline(leaf) for leaf in tree_leaves(output)])
+    return found
 
 
 def draws_numbers(net: nn.Module, example: Any, mode: Mode) -> bool:
     """Return whether the forward pass draws random numbers.
 
     Args:
-        net, example, mode: as for :func:`layers_run`.
+        example: one input batch.
+        mode: that the network runs in.
+        net: the network.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()

@@ -117,12 +117,13 @@ class CompressionCallback(Callback, HasKind, ABC):
         free = {choice.layer for choice in self.choices(net, profile, example)}
         names = [layer.name for layer in profile.weighted]
         ignored = {name for pattern in getattr(self, "ignore", ()) for name in names if fnmatchcase(name, pattern)}
-        found = {}
+        idle = [p.name for p in profile.weighted if not p.positions and p.name not in {*free, *ignored}]
+        found, uncalled = {}, not_called(net, idle, example)
         for layer in profile.weighted:
             if layer.name in ignored:
                 found[layer.name] = "it is ignored"
-            elif layer.name not in free and not layer.positions:
-                found[layer.name] = not_called(net, layer.name, example)
+            elif layer.name in uncalled:
+                found[layer.name] = uncalled[layer.name]
             elif layer.name not in free:
                 found[layer.name] = self.why_kept(layer, net)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery.copies import clone
-from lightning_compress.surgery.modes import Mode, layers_run, modes_of
+from lightning_compress.surgery.modes import Mode, evaluation, recorded
 
 OUTPUT = "its output channels are the output of the network"
 SHORTCUT = (
@@ -30,33 +31,42 @@ def unfollowed(part: str) -> str:
     return f"its channels cannot be followed through {where}, which rearranges its tensors"
 
 
-def not_called(net: nn.Module, name: str, example: Any) -> str:
-    """Return why a layer is not called in evaluation: it runs in training only, its weight is read, or it never ran.
+def not_called(net: nn.Module, layers: Sequence[str], example: Any) -> dict[str, str]:
+    """Return layer -> why it is not called in evaluation: it runs in training only, its weight is read, or never.
 
     Args:
         net: is left as it is.
-        name: of the layer.
+        layers: their names.
         example: one input batch.
     """
+    if not layers:
+        return {}
     probe = clone(net)
-    modes = modes_of(probe, example)
-    if any(layers_run(probe, example, mode)[name] for mode in modes[1:]):
-        return "it runs in training mode alone"
-    if _reads_weight(probe, name, example, modes[0]):
-        return "it is not called: something else reads its weight, as attention does"
-    return "it never ran on the example input"
+    modes = recorded(probe, example)
+    trained = [record.layers for mode, record in modes.items() if mode is not evaluation]
+    read = _weights_read(probe, layers, example)
+    found = {}
+    for name in layers:
+        if any(times[name] for times in trained):
+            found[name] = "it runs in training mode alone"
+        elif name in read:
+            found[name] = "it is not called: something else reads its weight, as attention does"
+        else:
+            found[name] = "it never ran on the example input"
+    return found
 
 
 class _Watched(TorchFunctionMode):
-    """Notes whether an operation reads a tensor, and which channels are padded with zeros."""
+    """Notes which tensors operations read, and whether channels are padded with zeros."""
 
-    def __init__(self, tensor: Tensor | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.tensor, self.read, self.pads = tensor, False, False
+        self.read: set[int] = set()  # ids
+        self.pads = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.read |= any(leaf is self.tensor for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        self.read |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         if func is F.pad:
             given = {**dict(zip(("input", "pad"), args, strict=False)), **kwargs}
             dims, pad = given["input"].dim(), tuple(given["pad"])
@@ -64,11 +74,13 @@ class _Watched(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _reads_weight(net: nn.Module, name: str, example: Any, mode: Mode) -> bool:
-    watched = _Watched(dict(net.get_submodule(name).named_parameters()).get("weight"))
+def _weights_read(net: nn.Module, layers: Sequence[str], example: Any) -> set[str]:
+    """Return the layers whose weight an operation reads in evaluation."""
+    parameters = {name: dict(net.get_submodule(name).named_parameters()) for name in layers}
+    watched = _Watched()
     with torch.no_grad(), watched:
-        mode(net, example)
-    return watched.read
+        evaluation(net, example)
+    return {name for name, own in parameters.items() if id(own.get("weight")) in watched.read}
 
 
 def pads_channels(net: nn.Module, example: Any, mode: Mode) -> bool:

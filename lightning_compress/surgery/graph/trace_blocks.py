@@ -54,7 +54,7 @@ def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGra
     for name in _units(net, "", seen):
         inside = [p for p in profile if p.name == name or p.name.startswith(f"{name}.")]
         if not seen[name].calls:
-            kept.update({layer.name: not_called(net, layer.name, example) for layer in inside if layer.weights})
+            kept.update(not_called(net, [layer.name for layer in inside if layer.weights], example))
             continue
         reason = _reason(net.get_submodule(name), inside, {running[0], running[-1]}, seen[name])
         if reason is not None:

@@ -23,7 +23,7 @@ from lightning_compress.surgery.graph.dependencies import RAGGED, Dependencies, 
 from lightning_compress.surgery.graph.heads import head_groups
 from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
 from lightning_compress.surgery.graph.verify_channels import verified
-from lightning_compress.surgery.modes import Mode, evaluation, layers_run, modes_of
+from lightning_compress.surgery.modes import Mode, evaluation, recorded
 from lightning_compress.surgery.transforms import bake
 
 Atom = tuple[int, int]  # number of the set, channel of its root
@@ -63,8 +63,9 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     net = bake(clone(net)).requires_grad_(True)  # torch-pruning follows autograd
     failures: set[str] = set()  # parts that torch-pruning cannot trace
     example = measure.beside(net, example)
-    modes = modes_of(copy.deepcopy(net), example)
-    traced = [modes[0], *(mode for mode in modes[1:] if _runs_others(net, example, mode))]
+    done = recorded(copy.deepcopy(net), example)
+    modes = [mode for mode in done if mode is evaluation or done[mode].operations != done[evaluation].operations]
+    traced = [mode for mode in modes if mode is evaluation or done[mode].layers != done[evaluation].layers]
     # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
     traces = [list(_coupled_sets(copy.deepcopy(net), "", example, failures, mode)) for mode in traced]
     sets = [part for found in traces for part in found]
@@ -86,16 +87,11 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     reasons |= wrong
     covered = {member.layer for group in kept for member in group.producers}
     weighted = [layer for layer in profile.weighted if layer.name not in covered]
+    idle = [layer.name for layer in weighted if not layer.positions and layer.name not in reasons]
+    reasons |= not_called(net, idle, example)
     for layer in weighted:
-        if not layer.positions and layer.name not in reasons:
-            reasons[layer.name] = not_called(net, layer.name, example)
         reasons.setdefault(layer.name, _why(layer.name, failures))
     return ChannelGraph({g.name: g for g in kept}, {layer.name: reasons[layer.name] for layer in weighted})
-
-
-def _runs_others(net: nn.Module, example: Any, mode: Mode) -> bool:
-    """Return whether other layers run than in evaluation, or as often."""
-    return layers_run(copy.deepcopy(net), example, mode) != layers_run(copy.deepcopy(net), example, evaluation)
 
 
 def _why(layer: str, failures: Set[str]) -> str:
