@@ -93,7 +93,7 @@ class _Probe:
 
     def difference(self, groups: list[ChannelGroup]) -> str | None:
         """Return why removing a random half of each group's units differs from masking; None if it does not."""
-        keep = {g.name: torch.randperm(g.units)[: max(1, g.units // 2)].sort().values for g in groups}
+        keep = {g.name: _half(g.units) for g in groups}
         thin = copy.deepcopy(self.net)
         try:
             remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
@@ -138,6 +138,14 @@ class _Probe:
     def _equal(self, a: Tensor, b: Tensor) -> bool:
         scale = float(a.abs().max()) if a.numel() else 0.0
         return a.shape == b.shape and (self.shapes_only or bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all()))
+
+
+def _half(units: int) -> Tensor:
+    """Return a random half of some units; no range, which would fit padding and slices by chance."""
+    while True:
+        half = torch.randperm(units)[: max(1, units // 2)].sort().values
+        if units < 4 or int(half[-1] - half[0]) >= len(half):
+            return half
 
 
 def _noise(leaf: Any) -> Any:
