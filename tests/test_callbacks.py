@@ -98,9 +98,9 @@ PLANNED = {
 def shipped() -> dict[str, type]:
     """Every callback in conf, in an order in which a Trainer may list them."""
     folder = Path(lightning_compress.conf.__file__).parent / "compress" / "callback"
-    found = {file.stem: get_class(OmegaConf.load(file)["_target_"]) for file in folder.glob("*.yaml")}
-    order = {
-        name: {n for n, c in found.items() if c.kind in cls.after or cls.kind in c.before}
+    found = {file.stem: get_class(OmegaConf.load(file)["_target_"]) for file in sorted(folder.glob("*.yaml"))}
+    order = {  # of lists, for pytest-xdist: every process is to collect the same
+        name: [n for n, c in found.items() if c.kind in cls.after or cls.kind in c.before]
         for name, cls in found.items()
     }
     return {name: found[name] for name in TopologicalSorter(order).static_order()}

@@ -9,13 +9,15 @@ import pytest
 import torch
 from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_callbacks import SINGLE, TEACHING, assert_equal_states, fitted, trainer
+from test_callbacks import MAKERS, SINGLE, TEACHING
 
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.surgery.structure import network, structure_of
+from lightning_compress.testing.callbacks import assert_equal_states, fitted, trainer
 from lightning_compress.testing.toys import toy_data
 
-NOISE, STRUCTURE = ("log_normal", "information"), ("remove", "prune", "low_rank")
+NOISE = ("log_normal_dropout", "information_dropout")
+STRUCTURE = ("layer_removal", "channel_pruning", "low_rank")
 PAIRS = [*combinations([kind for kind in SINGLE if kind not in TEACHING], 2), *product(NOISE, STRUCTURE)]
 
 
@@ -26,7 +28,7 @@ def left():
 
     def after(kind):
         if kind not in made:
-            made[kind] = fitted(kind, 1)
+            made[kind] = fitted(MAKERS[kind], 1)
         return copy.deepcopy(made[kind])
 
     return after
