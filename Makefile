@@ -6,7 +6,7 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 PYTEST := -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test coverage test-oldest test-newest docs lint
+.PHONY: demo test test-oldest test-newest docs lint
 
 demo: $(VENV)/ready
 	$(BIN)/python train.py +compress=drl_quant $$($(BIN)/python tools/demo_exporter.py)
@@ -17,10 +17,6 @@ test: $(VENV)/ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
-	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
-
-# The tests again with the share of lines that they run; takes longer than `make test`.
-coverage: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov
 
 # The tests on the lowest versions of the dependencies that pyproject.toml promises, and on the newest that there are.

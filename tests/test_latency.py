@@ -12,6 +12,7 @@ from lightning import Trainer
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.json_record import read_record
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx import latency as latency_module
@@ -87,7 +88,7 @@ def test_what_is_measured_is_kept_by_structure_machine_and_version(cost, clock, 
     newer.keep_in(tmp_path)
     newer.measure(net, EXAMPLE)
     assert len(clock) == count + 1
-    assert set(json.loads((tmp_path / FILE).read_text())) == {cost.name}
+    assert set(read_record(tmp_path / FILE)) == {cost.name}
 
 
 def test_layers_are_estimated_at_multiples_of_what_the_runtime_computes_at_once(clock):

@@ -14,6 +14,7 @@ from lightning import Trainer
 import lightning_compress as lc
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.pipeline.context import PLANNED, RunContext
 from lightning_compress.pipeline.lr_probe import PROBED, LearningRateProbe
 from lightning_compress.pipeline.planners.uniform import Uniform
@@ -98,9 +99,8 @@ def test_what_was_probed_is_read_unless_it_was_of_something_else(tmp_path):
     run, file = context(tmp_path, module), tmp_path / "bits" / PROBED
     stage = bits(attributes={"lr": "auto"})
     stage.run("bits", module, run)
-    written = json.loads(file.read_text())
-    written["losses"] = [[0.3, 2.0], [0.03, None], [0.0003, 1.0]]
-    file.write_text(json.dumps(written))
+    written = {**read_record(file), "losses": [[0.3, 2.0], [0.03, None], [0.0003, 1.0]]}
+    write_record(file, written)
     assert stage.run("bits", module, run).lr == 0.0003
     other = dense(lr=0.2)
     assert stage.run("bits", other, context(tmp_path, other)).lr in (0.2, 0.02, 0.0002)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +15,7 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.json_record import read_record
 from lightning_compress.core.least_error import least_error
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
@@ -143,7 +143,7 @@ def test_a_search_that_goes_on_has_the_tables_of_its_prior(tmp_path):
     assert len(set(points)) >= 3  # few plans of so small a network spend the budget
     assert planned(parts, 4) == points[:4]
     assert planned(parts, 7) == points
-    tables = json.loads((whole / ERRORS).read_text())
+    tables = read_record(whole / ERRORS)["errors"]
     assert {len(table) for table in tables} == {1, 4}  # of inputs, which have one width, and of weights
     assert all(table[0] > table[-1] for table in tables if len(table) > 1)
 

@@ -20,8 +20,8 @@ from typing import Any, final
 from lightning import LightningModule
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.errors import CompressError, TrialFailedError
+from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.context import RunContext, check_least
@@ -90,8 +90,7 @@ class LearningRateProbe:
         losses = _read(folder / PROBED, settings)
         if losses is None:
             losses = {rate: self._loss(rate, student, plan, composition, run) for rate in rates}
-            with atomic_write(folder / PROBED) as part:
-                part.write_text(json.dumps({"settings": settings, "losses": list(losses.items())}))
+            write_record(folder / PROBED, {"settings": settings, "losses": list(losses.items())})
         able = {rate: loss for rate, loss in losses.items() if loss is not None}
         if not able:
             raise CompressError(
@@ -136,7 +135,7 @@ def _read(file: Path, settings: dict[str, Any]) -> dict[float, float | None] | N
     """Return the losses of an earlier probe with the same settings."""
     if not file.is_file():
         return None
-    written = json.loads(file.read_text())
+    written = read_record(file)
     return dict(written["losses"]) if written["settings"] == json.loads(json.dumps(settings)) else None
 
 

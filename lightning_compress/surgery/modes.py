@@ -162,9 +162,9 @@ def draws_numbers(net: nn.Module, example: Any, mode: Mode) -> bool:
     """Return whether the forward pass draws random numbers.
 
     Args:
+        net: the network.
         example: one input batch.
         mode: that the network runs in.
-        net: the network.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()

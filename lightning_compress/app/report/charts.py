@@ -134,7 +134,8 @@ def scatter(search: Search) -> str:
 
 def hidden(search: Search) -> bool:
     """Return whether some rewards are so low that they stand at the edge of the charts."""
-    return any(point.reward < _rewards(search, []).low for point in search.scored)
+    low = _rewards(search, []).low
+    return any(point.reward < low for point in search.scored)
 
 
 def thinned(search: Search) -> bool:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import override
 
-from lightning_compress.core.atomic_write import atomic_write
 from lightning_compress.core.costs.latency_table import LayerTimes
 from lightning_compress.core.costs.measured_cost import MeasuredCost
+from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import compared
 from lightning_compress.export.deployable import deployable
@@ -92,7 +92,7 @@ class Latency(MeasuredCost):
         file = folder / FILE
         if self._known.file == file:
             return
-        kept = json.loads(file.read_text()) if file.is_file() else {}
+        kept = read_record(file) if file.is_file() else {}
         own = kept.get(self.name, {})
         known = _Known(file=file)
         if own.get("machine") == compared.machine() and own.get("runtime") == runtime_version():
@@ -142,10 +142,9 @@ class Latency(MeasuredCost):
         known = self._known
         if known.file is None:
             return
-        kept = json.loads(known.file.read_text()) if known.file.is_file() else {}
+        kept = read_record(known.file) if known.file.is_file() else {}
         kept[self.name] = {
             "machine": compared.machine(), "runtime": runtime_version(), "networks": known.networks,
             "layers": known.layers,
         }  # fmt: skip
-        with atomic_write(known.file) as part:
-            part.write_text(json.dumps(kept))
+        write_record(known.file, kept)
