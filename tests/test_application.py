@@ -62,7 +62,9 @@ def test_the_main_job_meets_its_budget_with_a_file_that_loads(finished):
     net = lc.load(packed, resnet8(in_channels=1))
     assert not net.training
     assert lc.inspect(packed).plan == lc.Plan.load(finished / "plan.yaml")
-    assert "<svg" in (finished / "report.html").read_text()
+    page = (finished / "report.html").read_text()
+    assert "<svg" in page
+    assert "made in closed form, has a reward of" in page
     assert (finished / "quantize" / "policy.safetensors").is_file()
 
 

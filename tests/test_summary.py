@@ -77,6 +77,12 @@ def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(
     assert search.cost == "size of the packed file (bytes)"
 
 
+def test_the_reward_of_the_closed_form_is_where_a_search_writes_it(result):
+    folder = result.folder / "quantize"
+    write_record(folder / "search.json", {"limit": 1000.0, "found": {"best": {"closed form": 0.25}}})
+    assert search_of("quantize", folder, PLANNER).closed_form == 0.25
+
+
 @dataclass(frozen=True)
 class Euros(Cost):
     """A cost of a user's."""

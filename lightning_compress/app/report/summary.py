@@ -120,7 +120,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
         written.get("validation_samples", 0),
         _final(written["final"], objective) if "final" in written else None,
         _seen(written, result),
-        written["best"].get("closed form") if "best" in written else None,
+        written.get("found", {}).get("best", {}).get("closed form"),
     )
 
 
