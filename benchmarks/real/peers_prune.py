@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from search import PROBLEMS, Bench, fine_tune, spread
+from search import PROBLEMS, Bench, fine_tune, rows_of, spread, start
 from torch import nn
 from trained import accuracy
 
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "peers.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows = rows_of(file)
     done = {(row["share"], row["seed"], row["way"], row["steps"]) for row in rows}
     bench = Bench(PROBLEM, arguments.nets, arguments.npz, arguments.folder)
     for seed in arguments.seeds:
@@ -163,11 +163,7 @@ def main() -> None:
     running.add_argument("--seeds", type=int, nargs="+", default=[0])
     running.add_argument("--steps", type=int, default=100, help="of the fine-tuning, 128 images each")
     running.set_defaults(job=run)
-    jobs.add_parser("table", help="print all rows").set_defaults(job=table)
-    for job in jobs.choices.values():
-        job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
-    arguments = asked.parse_args()
-    arguments.job(arguments)
+    start(asked, jobs, table)
 
 
 if __name__ == "__main__":

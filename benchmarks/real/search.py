@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Add the rows that are missing."""
     torch.set_num_threads(1)
     file = arguments.folder / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows = rows_of(file)
     done = {key(row) for row in rows}
     worth = {(r["problem"], r["plan"], r["seed"], r["steps"], r["lr"]): r for r in rows}
     lr = arguments.lr or PROBLEMS[arguments.problem].lr
@@ -276,6 +276,20 @@ def spread(values: list[float], sign: str = "") -> str:
     return f"{mean(values):{sign}.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
 
 
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """Return the rows that a file holds; none where there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def start(asked: argparse.ArgumentParser, jobs: Any, printing: Callable[[argparse.Namespace], None]) -> None:
+    """Add the job that prints and the folder of all jobs, and run the one that was asked for."""
+    jobs.add_parser("table", help="print all rows").set_defaults(job=printing)
+    for job in jobs.choices.values():
+        job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
+    arguments = asked.parse_args()
+    arguments.job(arguments)
+
+
 def main() -> None:
     """Run rows or print them."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -293,11 +307,7 @@ def main() -> None:
     running.add_argument("--lr", type=float, help="peak learning rate of the fine-tuning; else that of the problem")
     running.set_defaults(job=run)
     ranking.set_defaults(job=tau)
-    jobs.add_parser("table", help="print all rows").set_defaults(job=table)
-    for job in jobs.choices.values():
-        job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
-    arguments = asked.parse_args()
-    arguments.job(arguments)
+    start(asked, jobs, table)
 
 
 if __name__ == "__main__":
