@@ -26,7 +26,8 @@ from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.planners.limit import Limit
-from lightning_compress.pipeline.planners.search import FRONT, Search
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.planners.search_run import FRONT
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import FINAL, LAST
 from lightning_compress.pruning.criteria.gram import Gram

@@ -20,7 +20,8 @@ from lightning_compress.core.least_error import least_error
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.planners.output_error import OutputError
-from lightning_compress.pipeline.planners.search import ERRORS, Search
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.planners.search_prior import ERRORS
 from lightning_compress.pipeline.student import Student
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objectives.n2n_reward import N2NReward

@@ -7,7 +7,7 @@ which may move: a class is named by its ``kind``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from math import isfinite
@@ -43,6 +43,17 @@ def settings_of(value: Any) -> Any:
     {'class': 'builtins.dict', 'bits': 4}
     """
     return _plain(value, frozenset())
+
+
+def class_name(make: Callable[..., Any]) -> str:
+    """Return the name of the class that a partial makes, or of the class itself.
+
+    >>> class_name(partial(partial(dict, bits=4), signed=True))
+    'dict'
+    """
+    while isinstance(make, partial):
+        make = make.func
+    return make.__name__
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

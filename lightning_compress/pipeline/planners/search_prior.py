@@ -1,0 +1,51 @@
+"""The prior: the plan that a searcher starts from, kept in the stage's folder for a search that goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.budget import Budget
+from lightning_compress.core.json_record import read_record, write_record
+from lightning_compress.core.plan import Plan
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.planners.search_settings import SearchSettings
+from lightning_compress.pipeline.student import Student
+from lightning_compress.search.journal import journal_name
+
+PRIOR = "prior.yaml"  # the plan
+ERRORS = "prior_errors.json"  # of each value of each choice, from which it was made
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a searcher starts from.
+
+    Attributes:
+        point: index of the value of each choice.
+        errors: choice -> value -> error from which the point was found; None where its planner measures none.
+    """
+
+    point: tuple[int, ...]
+    errors: tuple[tuple[float, ...], ...] | None
+
+
+def make_prior(
+    settings: SearchSettings, composition: Composition, budget: Budget, student: Student, run: RunContext, folder: Path
+) -> Prior | None:
+    """Return the prior of a search, which a search that goes on reads from its folder; None where it has none."""
+    if settings.prior is None or not len(budget.space):
+        return None
+    path, table = folder / PRIOR, folder / ERRORS
+    if (folder / journal_name("")).is_file() and path.is_file():
+        plan = Plan.load(path)
+        errors = read_record(table)["errors"] if table.is_file() else None
+    else:
+        planner = replace(settings.prior, cost=settings.cost, budget=settings.budget, limits=settings.limits)
+        planned = planner.make_plan(composition, student, run, folder)
+        plan, errors = planned.plan, planned.errors
+        write_record(table, {"errors": errors})
+        plan.save(path)
+    point = budget.project(budget.space.indices(plan))
+    return Prior(point, None if errors is None else tuple(map(tuple, errors)))
