@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def following(runs: Runs, network: str, name: str) -> list[tuple[str, str, list[str]]]:
-    """What can begin now that a run has ended: network, row and overrides."""
+    """Return what can begin now that a run has ended: network, row and overrides."""
     found = [(network, title, given) for title, given in rows(network).items()] if name == "dense" else []
     source, target = ("resnet18", "N2N"), ("resnet34", "dense")
     if (network, name) in (source, target) and {source, target} <= runs.results.keys():

@@ -141,7 +141,7 @@ DIGITS_ONLY = ("half of the MACs, layer by layer",)  # a dozen trainings a row: 
 
 
 def overrides(data: str, option: str, given: list[str]) -> list[str]:
-    """The command line of one row: every stage trains equally long where the row does not say otherwise."""
+    """Return the command line of one row: every stage trains equally long where the row does not say otherwise."""
     number = EPOCHS[data] * (LONGER if option in ("variational", "joint", "remove", "attention") else 1)
     epochs = [f"compress.stages.{stage}.epochs={number}" for stage in STAGES[option]]
     times = {"ONCE": 1, "TWICE": 2, "LONGER": LONGER}

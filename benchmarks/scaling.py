@@ -65,7 +65,7 @@ def plans(count: int) -> dict[int, Plan]:
 
 
 def started(evaluate: Evaluate, workers: int) -> Processes:
-    """An executor whose workers are all there."""
+    """Return an executor whose workers are all there."""
     executor, seen = Processes(evaluate, workers, start="forkserver"), set()
     while len(seen) < workers:
         seen |= {outcome.score.metrics["worker"] for _, outcome in executor.run(plans(workers))}

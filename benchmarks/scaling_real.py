@@ -85,7 +85,7 @@ class Search:
 
 
 def started(evaluate: Timed, workers: int, problem: Problem) -> Processes:
-    """An executor whose workers are all there and have each scored something."""
+    """Return an executor whose workers are all there and have each scored something."""
     executor, searcher, seen = Processes(evaluate, workers), Random(problem, 1, OBJECTIVE), set()
     while len(seen) < workers:
         plans = {number: searcher.ask().plan for number in range(workers)}

@@ -89,7 +89,7 @@ def row(name: str, folders: list[tuple[Path, dict]], stage: str) -> str:
 
 
 def base(data: str, npz: str, ckpt: str | None) -> list[str]:
-    """Data, network and dense training of all rows."""
+    """Return the overrides of data, network and dense training, the same for all rows."""
     if data == "digits":
         return DIGITS
     source = [f"data.path={npz}", *([f"ckpt={ckpt}"] if ckpt else [])]

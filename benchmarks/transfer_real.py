@@ -83,7 +83,7 @@ def outcome(way: Way, command: list[str], folder: Path) -> Outcome:
 
 
 def write_digits(file: Path) -> None:
-    """The digits with each pixel doubled in both directions, and three equal channels."""
+    """Return the digits with each pixel doubled in both directions, and three equal channels."""
     file.parent.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for part, split in Digits(10, 1, 8).splits().items():

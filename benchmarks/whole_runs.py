@@ -14,7 +14,7 @@ RESULT = "result.json"
 
 
 def parser(description: str, data: Iterable[str]) -> argparse.ArgumentParser:
-    """What scripts ask that run on digits and CIFAR-10."""
+    """Return a parser with the options of scripts that run on digits and CIFAR-10."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("data", choices=list(data))
     found.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -26,7 +26,7 @@ def parser(description: str, data: Iterable[str]) -> argparse.ArgumentParser:
 
 
 def run(command: list[str], folder: Path) -> dict:
-    """The result of a run, from its folder if it is there."""
+    """Return the result of a run, from its folder if it is there."""
     file = folder / RESULT
     if not file.is_file():
         done = subprocess.run(
@@ -38,5 +38,5 @@ def run(command: list[str], folder: Path) -> dict:
 
 
 def slug(*words: str) -> str:
-    """A folder's name made of what rows are called."""
+    """Return a folder's name made of what rows are called."""
     return "-".join("".join(c if c.isalnum() else "_" for c in word) for word in words)

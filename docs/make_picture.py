@@ -1,4 +1,4 @@
-"""Draw docs/_static/demo.svg from a run: python docs/make_picture.py docs/_static/demo_run.json
+"""Draw docs/_static/demo.svg from a run: python docs/make_picture.py docs/_static/demo_run.json.
 
 The committed ``demo_run.json`` is the ``result.json`` of ``python train.py +compress=drl_quant seed=0`` at b51c036.
 """

@@ -46,7 +46,7 @@ def run(*overrides: str, cache: Path, folder: Path) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def finished(cache, tmp_path_factory) -> Path:
-    """A short search for bits, run once."""
+    """Run a short search for bits once."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     done = run("+compress=drl_quant", *SHORT, cache=cache, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr

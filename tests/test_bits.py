@@ -19,7 +19,7 @@ def codes_and_bits(draw):
 
 
 def reference(codes, bits: int) -> bytes:
-    """The stream as one long number, least significant code first."""
+    """Return the stream as one long number, least significant code first."""
     number = sum(int(code) << (i * bits) for i, code in enumerate(codes))
     return number.to_bytes(-(-len(codes) * bits // 8), "little")
 

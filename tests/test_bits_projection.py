@@ -76,7 +76,7 @@ def test_five_layers_of_eight_widths_are_exact(seed):
 
 
 def integer_program(distortions, costs, limit) -> float:
-    """The least distortion by scipy's branch and cut: x[layer, bits] in {0, 1}, one for each layer."""
+    """Return the least distortion by scipy's branch and cut: x[layer, bits] in {0, 1}, one for each layer."""
     d = np.array([v for n in distortions for v in distortions[n].values()])
     c = np.array([costs[n][b] for n in distortions for b in distortions[n]], dtype=float)
     one_each = np.repeat(np.eye(len(distortions)), [len(v) for v in distortions.values()], axis=1)

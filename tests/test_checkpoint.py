@@ -27,7 +27,7 @@ class Color(enum.Enum):
 
 
 def run(text: str) -> None:
-    """What must not be called."""
+    """Fail: this must not be called."""
     raise AssertionError(text)
 
 
@@ -93,7 +93,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a finished training, and what it trained."""
+    """Return the folder of a finished training, and what it trained."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("whole")
     return folder, trained(folder, Hyper())

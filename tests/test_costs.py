@@ -39,7 +39,7 @@ TABLE = {
 
 @pytest.fixture
 def table(tmp_path) -> Path:
-    """The file of a latency table."""
+    """Return the file of a latency table."""
     file = tmp_path / "table.yaml"
     file.write_text(yaml.safe_dump(TABLE))
     return file

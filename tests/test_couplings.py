@@ -71,7 +71,7 @@ class ConcatWithItself(nn.Module):
 
 
 def around(*middle: nn.Module) -> nn.Sequential:
-    """A convolution with 8 channels, what they go through, and what reads them."""
+    """Return a convolution with 8 channels, what they go through, and what reads them."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.ReLU(), nn.Conv2d(8, 4, 1))
 
 

@@ -22,7 +22,7 @@ from lightning_compress.testing.toys import ToyNet
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A packed file of a network with two and four bits."""
+    """Return a packed file of a network with two and four bits."""
     net = ToyNet()
     layers = measure.measure(net, torch.zeros(2, 1, 8, 8)).weighted
     plan = Plan({layer.name: {"weight_bits": 2 + 2 * (i % 2), "act_bits": 4} for i, layer in enumerate(layers)})

@@ -17,7 +17,7 @@ PLAN = {name: {"weight_bits": 8, "act_bits": 8} for name in ("stem.0", "conv1", 
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder as a run leaves it, with a quantized network."""
+    """Return a folder as a run leaves it, with a quantized network."""
     (tmp_path / "hydra").mkdir()
     config = {"model": {"_target_": f"{TOYS}.PlainModule"}, "data": {"_target_": f"{TOYS}.ToyData"}}
     (tmp_path / "hydra" / "config.yaml").write_text(yaml.safe_dump(config))

@@ -39,7 +39,7 @@ def factorized(layer: nn.Module, refinements: int = 0, **ranks: int) -> nn.Modul
 
 
 def weight_of(layer: nn.Module, factors: nn.Module) -> torch.Tensor:
-    """The weight that a chain of factors stands for, multiplied out."""
+    """Return the weight that a chain of factors stands for, multiplied out."""
     weights = [factor.weight.detach().flatten(2) if factor.weight.dim() > 2 else factor.weight for factor in factors]
     if isinstance(factors, SVD):
         first, second = (w.detach().flatten(1) for w in weights)

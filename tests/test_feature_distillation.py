@@ -43,7 +43,7 @@ def wide(width: int = 12, seed: int = 5) -> ToyNet:
 
 
 def outputs(net: nn.Module, names, x) -> list[torch.Tensor]:
-    """What the named layers give for ``x``, by hooks of the test's own."""
+    """Return what the named layers give for ``x``, by hooks of the test's own."""
     found, handles = {}, []
     for name in names:
         layer = net.get_submodule(name)
@@ -55,7 +55,7 @@ def outputs(net: nn.Module, names, x) -> list[torch.Tensor]:
 
 
 def distance(student: nn.Module, teacher: nn.Module, loss) -> float:
-    """The term on the validation images, in the modes of training."""
+    """Return the term on the validation images, in the modes of training."""
     x = toy_data(0)[1].dataset.images
     return float(loss(outputs(student.train(), LAYERS, x), outputs(teacher.eval(), LAYERS, x)))
 

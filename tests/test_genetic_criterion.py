@@ -24,7 +24,7 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 @pytest.fixture(scope="module")
 def gathered_toy():
-    """A toy network with its moments gathered, and its groups."""
+    """Return a toy network with its moments gathered, and its groups."""
     torch.manual_seed(0)
     module = PlainModule()
     Genetic().gather(module, islice(toy_data(0)[0], 4))

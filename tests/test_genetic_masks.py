@@ -25,7 +25,7 @@ def gram(channels: int, seed: int, common: float = 1.0) -> np.ndarray:
 
 
 def exhaustive(G: np.ndarray, k: int) -> float:
-    """The smallest error over all subsets, one by one."""
+    """Return the smallest error over all subsets, one by one."""
     every = range(len(G))
     return min(sum(G[a, b] for a in gone for b in gone) for gone in combinations(every, len(G) - k))
 

@@ -24,7 +24,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 
 
 def ran(way: str, folder: Path, *overrides: str) -> tuple[LightningModule, Digits, Result]:
-    """A dense network of one epoch, compressed on the first GPU with as little training and search as there can be."""
+    """Compress a dense network of one epoch on the first GPU, with as little training and search as there can be."""
     given = [f"+compress={way}", "hydra.run.dir=unused", "seed=0", *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         stages = compose("config", given).compress.stages

@@ -70,7 +70,7 @@ def mask_by_hooks(net: nn.Module, graph: ChannelGraph, keep: dict[str, torch.Ten
 
 
 def over_kept(norm: nn.LayerNorm, x: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
-    """The layer norm whose mean and variance are those of the channels that stay."""
+    """Return the layer norm whose mean and variance are those of the channels that stay."""
     kept = torch.ones(x.shape[-1], dtype=x.dtype).index_fill(0, lost, 0)
     mean = (x * kept).sum(-1, keepdim=True) / kept.sum()
     variance = ((x - mean).square() * kept).sum(-1, keepdim=True) / kept.sum()

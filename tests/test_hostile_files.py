@@ -63,7 +63,7 @@ class Net(nn.Module):
 
 
 def compressed() -> Net:
-    """A network with all that a file can hold: a grid, a codebook, a mask, low rank, and a layer that is gone."""
+    """Return a network with all that a file can hold: a grid, codebook, mask, low rank, and a removed layer."""
     torch.manual_seed(0)
     net, x = Net(), torch.randn(8, 1, 6, 6)
     LayerRemoval({"same": {"keep": 0}}).apply(net, x)
@@ -77,14 +77,14 @@ def compressed() -> Net:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What files of two coders hold: tensors and description."""
+    """Return what files of two coders hold: tensors and description."""
     folder, net = tmp_path_factory.mktemp("files"), compressed()
     paths = [lc.save(net, folder / "fixed"), lc.save(net, folder / "range", coder=RangeCoded())]
     return [(path, *container.read(path)) for path in paths]
 
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
-    """The paths to all values inside."""
+    """Return the paths to all values inside."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for key, one in inside for place in places(one, (*path, key)))]
 
@@ -136,7 +136,7 @@ def change_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> None
 
 
 def signed(tensors: dict[str, torch.Tensor], contents: Any, rng: random.Random) -> tuple[dict, Any]:
-    """A mutation whose checksum is right: of the description, or of the tensors."""
+    """Return a mutation whose checksum is right: of the description, or of the tensors."""
     tensors, contents = dict(tensors), copy.deepcopy(contents)
     for _ in range(rng.choice([1, 1, 2, 3])):
         if rng.random() < 0.7:

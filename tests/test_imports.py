@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """The package and its contracts, in a folder of their own."""
+    """Return the package and its contracts, in a folder of their own."""
     folder = tmp_path_factory.mktemp("copy")
     shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copytree(ROOT / "lightning_compress", folder / "lightning_compress", ignore=shutil.ignore_patterns("*.yaml"))

@@ -28,7 +28,7 @@ INITIALIZERS = Path(lightning_compress.conf.__file__).parent / "compress" / "ini
 
 
 def calibrated(initialize) -> tuple[nn.Module, nn.Module, torch.Tensor]:
-    """A dense network, the same without two layers, and the images that it was calibrated with."""
+    """Return a dense network, the same without two layers, and the images that it was calibrated with."""
     seed_everything(0, verbose=False)
     module = PlainModule()
     module.model = Chain().eval()
@@ -51,7 +51,7 @@ def test_least_squares_is_the_best_weight_for_the_layer_behind():
 
 
 def residual(initialize) -> tuple[nn.Module, nn.Module]:
-    """A small ResNet, dense and without two of its blocks."""
+    """Return a small ResNet, dense and without two of its blocks."""
     seed_everything(0, verbose=False)
     module = PlainModule()
     module.model = ResNetCIFAR(2, in_channels=1, width=4).eval()

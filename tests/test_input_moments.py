@@ -84,7 +84,7 @@ def test_backward_elimination_takes_the_cheapest_each_time():
 
 
 def pulled(rows: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """The best weight, each of its directions with one typical row more that says what it was; transposed."""
+    """Return the best weight, each of its directions with one typical row more that says what it was; transposed."""
     pull = rows.square().sum(1).mean().sqrt() * torch.eye(rows.shape[1], dtype=rows.dtype)
     return torch.linalg.lstsq(torch.cat([rows, pull]), torch.cat([target, pull @ start])).solution
 

@@ -67,7 +67,7 @@ def check(graph: Graph, seed: int = 0, int4: bool = False) -> None:
 
 
 def weighted(draw, kind: type, shape: tuple[int, ...], unit: float, out: float, **settings_):
-    """A conv or linear operation whose outputs spread over the grid, with a dead channel now and then."""
+    """Return a conv or linear operation whose outputs spread over the grid, with a dead channel now and then."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 16)))
     weight = rng.integers(-127, 128, shape).astype(np.float64)
     reach = out * 100 / (unit * 60 * np.sqrt(np.prod(shape[1:])) * 40)

@@ -53,7 +53,7 @@ class SmallDog(Animal):
 
 
 def compressed() -> ToyNet:
-    """A network with transforms, replacements and a mask."""
+    """Return a network with transforms, replacements and a mask."""
     torch.manual_seed(0)
     net, example = ToyNet(), EXAMPLE
     for callback in (

@@ -18,7 +18,7 @@ NUMBERS = arrays(np.float32, st.integers(1, 60), elements=st.floats(-1000, 1000,
 
 
 def exact(values: np.ndarray, size: int) -> float:
-    """The least distortion of any ``size`` centroids: D(k, j) = min_i D(k - 1, i) + cost(i, j)."""
+    """Return the least distortion of any ``size`` centroids: D(k, j) = min_i D(k - 1, i) + cost(i, j)."""
     x = np.sort(values.astype(float))
     n = len(x)
     cost = np.full((n + 1, n + 1), np.inf)

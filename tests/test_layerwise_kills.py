@@ -107,7 +107,7 @@ class Death:
 
 
 def at_random(seed: int, folder: Path) -> tuple[str, int]:
-    """A moment, and the how manieth."""
+    """Return a moment and its number."""
     rng, moments = random.Random(seed), MEASURING if len(finished(folder)) < 2 * VALUES + 1 else TRAINING
     moment = rng.choice(list(moments))
     return moment, rng.randint(1, moments[moment])

@@ -51,7 +51,7 @@ def dense(**settings):
 
 
 def loss_after(module, rate, steps=6):
-    """The validation loss after a plain training without compression."""
+    """Return the validation loss after a plain training without compression."""
     net, (train, val) = copy.deepcopy(module.model).train(), toy_data(0)
     optimizer = torch.optim.SGD(net.parameters(), rate)
     for _, (x, y) in zip(range(steps), train, strict=False):

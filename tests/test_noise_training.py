@@ -84,7 +84,7 @@ def test_a_channel_that_nobody_reads_falls_below_an_snr_of_one_and_is_pruned():
 
 
 def after_noise(log_scales: list[float], layers: dict[str, str]) -> nn.Module:
-    """A toy network on which log-normal noise has ended, its log scales repeating over the channels of each layer."""
+    """Return a toy network on which log-normal noise has ended; log scales repeat over the channels of each layer."""
     net = PlainModule().model
     LogNormalDropout({name: {"log_normal": 1} for name in layers}).apply(net, EXAMPLE)
     for host in layers.values():

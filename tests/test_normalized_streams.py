@@ -45,7 +45,7 @@ class OwnRMS(nn.Module):
 
 
 def by_formula(net: Stream, x: Tensor, kept: Tensor, hidden: Tensor) -> Tensor:
-    """The forward pass on some of its channels, written out."""
+    """Return the forward pass on some of its channels, written out."""
 
     def norm(module: nn.Module, x: Tensor) -> Tensor:
         if isinstance(module, nn.LayerNorm):

@@ -24,7 +24,7 @@ def pairs(searcher, problem, trials: int) -> list[tuple[float, float]]:
 
 
 def area(points: list[tuple[float, float]], limit: float) -> float:
-    """What the front dominates, up to the limit of the cost: the hypervolume of two objectives, step by step."""
+    """Return what the front dominates, up to the limit of the cost: the hypervolume of two objectives, step by step."""
     front = [points[i] for i in pareto_front(points)]
     ends = [*(cost for cost, _ in front[1:]), limit]
     return sum((end - cost) * score for (cost, score), end in zip(front, ends, strict=True)) / limit

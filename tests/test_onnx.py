@@ -42,7 +42,7 @@ def images(count: int = 32, size: int = 16) -> Tensor:
 
 
 def quantized(weight_bits: int, act_bits: int = 8, make=LSQ) -> nn.Module:
-    """A ResNet-8 with batch norms of both signs, quantized on tensors and calibrated."""
+    """Return a ResNet-8 with batch norms of both signs, quantized on tensors and calibrated."""
     torch.manual_seed(0)
     net = resnet8()
     for module in net.modules():

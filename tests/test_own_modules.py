@@ -135,7 +135,7 @@ def test_a_run_without_inputs_or_layers_is_told_so(tmp_path, kind, data, message
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """A folder with a module of a user's and its configuration."""
+    """Return a folder with a module of a user's and its configuration."""
     folder = tmp_path_factory.mktemp("own")
     for group, name in (("model", "Regressor"), ("data", "Numbers")):
         (folder / "conf" / group).mkdir(parents=True)

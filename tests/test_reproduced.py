@@ -113,7 +113,7 @@ def test_a_parameter_of_another_type_is_refused_and_a_buffer_kept(value, tmp_pat
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A packed file, and what its network gives for an input."""
+    """Return a packed file, and what its network gives for an input."""
     torch.manual_seed(0)
     net, x = ToyNet(), torch.randn(4, 1, 8, 8)
     plan = {layer.name: {"weight_bits": 8} for layer in measure.measure(net, x).weighted}

@@ -31,13 +31,13 @@ LAWS = {
 
 
 def error(x: Tensor, scale: Tensor, low: int, high: int, shift: float) -> Tensor:
-    """The norm of the error for each of many scales."""
+    """Return the norm of the error for each of many scales."""
     levels = (x.double() / scale[:, None] - shift).clamp(low, high).round() + shift
     return (levels * scale[:, None] - x).square().sum(1).sqrt()
 
 
 def brute_force(x: Tensor, low: int, high: int, shift: float) -> float:
-    """The least error of any of 1,500 scales."""
+    """Return the least error of any of 1,500 scales."""
     largest = float(x.abs().max()) / max(high, 1)
     scales = largest * torch.logspace(-3, 0.4, 1500, dtype=torch.float64)
     return float(min(error(x, part, low, high, shift).min() for part in scales.split(250)))

@@ -36,7 +36,7 @@ def make(file: Path) -> Searcher:
 
 
 def unasked(searcher: Searcher) -> Searcher:
-    """The searcher, which must not be asked for the trials that a snapshot knows."""
+    """Return the searcher, which must not be asked for the trials that a snapshot knows."""
 
     class Unasked(type(searcher)):
         def propose(self, number: int) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ def value(weights, masks) -> float:
 
 
 def best(weights, sizes, limit) -> float:
-    """The best sum of squares of all subsets that fit."""
+    """Return the best sum of squares of all subsets that fit."""
     items = [(float(v) ** 2, sizes[name]) for name, w in weights.items() for v in w.double() if v]
     sums = {(0.0, 0.0)}
     for gain, size in items:

@@ -187,7 +187,7 @@ def test_the_page_and_the_terminal_say_the_same(result):
 
 
 def scored_again(result, accuracies):
-    """The correlation's part of the folder: trial number -> accuracy after fine-tuning, None where it failed."""
+    """Return the correlation's part of the folder: trial number -> accuracy after fine-tuning, None where it failed."""
     folder = result.folder / "quantize"
     with Journal(folder / "correlation.sqlite", {}) as journal:
         for number, accuracy in accuracies.items():

@@ -37,7 +37,7 @@ VALUE_ERRORS = {"channels": lambda value: (1 - value) ** 2, "weight_bits": lambd
 
 
 def informed(surface, **settings):
-    """A problem with the prior and the error tables of layers that all count alike, which they do not."""
+    """Return a problem with the prior and the error tables of layers that all count alike, which they do not."""
     problem = surface(**settings)
     space, budget = problem.problem.space, problem.problem.budget
     errors = tuple(tuple(VALUE_ERRORS[c.knob](value) for value in c.values) for c in space.choices)
@@ -116,7 +116,7 @@ def test_cheaper_plans_are_tried_where_the_objective_weighs_the_cost():
 
 
 def planned(folder, trials):
-    """The points that a search of bits tried, which starts from a closed form's plan."""
+    """Return the points that a search of bits tried, which starts from a closed form's plan."""
     torch.manual_seed(0)
     module = PlainModule()
     example = torch.zeros(2, 1, 8, 8)

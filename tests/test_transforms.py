@@ -16,7 +16,7 @@ from lightning_compress.surgery.mask import Mask
 
 
 def whole() -> nn.Module:
-    """A layer with three weight transforms and one of its input."""
+    """Return a layer with three weight transforms and one of its input."""
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
     transforms.attach_weight(net[0], Mask([4, 2, 3, 3]))
     transforms.attach_weight(net[0], LSQ(3, [4, 1, 1, 1]), first=True)

@@ -128,7 +128,7 @@ def stage(callback: CompressionCallback, budget: float, **settings: Any) -> Stag
 
 
 def run_n2n(folder: Path, blocks: int, seed: int, trials: int, **given: str) -> dict[str, dict[str, Tensor]]:
-    """What both stages of a run on an untrained network wrote; the searcher is made as the application makes it."""
+    """Return what both stages of a run on an untrained network wrote, with a searcher made as the application does."""
     searcher = instantiate({**REINFORCE, **given})
     methods = {"remove": (LayerRemoval(initialize=Inherit()), 0.9), "shrink": (ChannelPruning(), 0.6)}
     stages = {

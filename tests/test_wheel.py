@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """The folder of an installation without dependencies, which are those of the tests."""
+    """Return the folder of an installation without dependencies, which are those of the tests."""
     folder = tmp_path_factory.mktemp("site")
     line = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(folder)]
     subprocess.run([*line, str(wheel)], check=True, capture_output=True, timeout=120)
@@ -42,7 +42,7 @@ def command(site: Path, folder: Path, *arguments: str, timeout: int = 300) -> su
 
 @pytest.fixture(scope="module")
 def finished(installed, tmp_path_factory) -> Path:
-    """A folder that holds the user's own model and its configuration, and a multirun of it with a recipe."""
+    """Return a folder that holds the user's own model and its configuration, and a multirun of it with a recipe."""
     folder = tmp_path_factory.mktemp("empty")
     (folder / "mine.py").write_text(
         "from lightning_compress.vision.models.classifier import ImageClassifier\n"

@@ -29,7 +29,7 @@ PLACEMENTS = (LayerInputs(), Tensors())
 
 
 def trained(state, placement, weight_bits, x, y, steps, seed):
-    """The network after QAT of so many steps with a cosine schedule."""
+    """Return the network after QAT of so many steps with a cosine schedule."""
     torch.manual_seed(seed)
     net = tiny_resnet8()
     net.load_state_dict(state)
