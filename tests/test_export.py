@@ -69,7 +69,7 @@ def test_a_packed_file_keeps_quantizers_that_are_shared_or_at_no_layer(images, t
         loaded = lc.load(lc.save(net, tmp_path / "net.safetensors"), copy.deepcopy(dense))
         steps = (loaded(images) - expected) / net.fc.output_transform.scale_for(expected)
         assert steps.abs().max() < 2  # folding a batch norm moves values over the edge of a step
-        assert (steps.abs() > 0.5).float().mean() < 0.25
+        assert (steps.abs() > 0.5).float().mean() < 0.35
         places = transforms.describe(loaded)
         assert places["conv1"]["input_transform"] == {"module": "stem.2", "slot": "output_transform"}
         assert places["fc"]["input_transform"] == {"module": "pool", "slot": "input_transform"}

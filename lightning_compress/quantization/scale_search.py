@@ -17,9 +17,11 @@ from torch import Tensor
 COARSE, COARSE_RATIO = 36, 1.16  # candidates, from the scale that clips nothing down to 1 / 180 of it
 CLIPPED = 8  # times the least error, from which on smaller scales are not tried
 FINE = 7  # candidates between the neighbors of the best coarse one
+FINE_SHORT, SHORT = 31, 1024  # and for rows of up to so many values, whose E is more ragged
 WIDTHS = 12  # scales between the best and that of min-max
 POLISH = 3  # alternations at the end
-FEW = 12  # nonzero values of a row up to which it is solved exactly
+FEW = 48  # nonzero values of a row up to which it is solved exactly
+ENTRIES = 1 << 21  # values times codes that the exact solution sorts at once
 
 
 def best_scale(
@@ -51,7 +53,9 @@ def best_scale(
         scale = _searched(x, counts, low + offset, high + offset, offset)
         few = (x != 0).sum(1) <= FEW
         if offset == 0 and few.any():
-            scale[few] = _exact(x[few], counts[few], -low, high)
+            rows = max(ENTRIES // int(FEW * max(-low, high)), 1)
+            parts = zip(x[few].split(rows), counts[few].split(rows), strict=True)
+            scale[few] = torch.cat([_exact(part, count, -low, high) for part, count in parts])
         if slack > 1:
             scale = _widened(scale, x, counts, low + offset, high + offset, offset, slack)
     return torch.where(largest > 0, torch.ldexp(scale, exponent), 0.0)
@@ -76,9 +80,9 @@ def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: floa
         best, least_error = torch.where(found < least_error, candidate, best), torch.minimum(found, least_error)
         if (found > CLIPPED * least_error).all():  # by what is clipped, and a smaller scale clips more
             break
-    middle = best
-    for step in range(1, FINE + 1):
-        candidate = middle * COARSE_RATIO ** (2 * step / (FINE + 1) - 1)
+    middle, fine = best, FINE_SHORT if x.shape[1] <= SHORT else FINE
+    for step in range(1, fine + 1):
+        candidate = middle * COARSE_RATIO ** (2 * step / (fine + 1) - 1)
         found = error(candidate)
         best, least_error = torch.where(found < least_error, candidate, best), torch.minimum(found, least_error)
     for _ in range(POLISH):
@@ -123,9 +127,8 @@ def _exact(x: Tensor, counts: Tensor, most_below: float, most_above: float) -> T
     x, counts = x.gather(1, where).double(), counts.gather(1, where).double()
     code = torch.arange(1, max(most_below, most_above) + 1, device=x.device, dtype=x.dtype)
     most = torch.where(x > 0, most_above, most_below)[..., None]
-    reached = (code <= most) & (x != 0)[
-        ..., None
-    ]  # the scale at which a value gets this code, rather than the one below
+    reached = (code <= most) & (x != 0)[..., None]
+    # The scale at which a value gets this code, rather than the one below.
     changes = torch.where(reached, x.abs()[..., None] / (code - 0.5), 0.0).flatten(1)
     products = torch.where(reached, (counts * x.abs())[..., None], 0.0).flatten(1)
     powers = torch.where(reached, counts[..., None] * (2 * code - 1), 0.0).flatten(1)
