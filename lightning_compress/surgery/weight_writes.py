@@ -5,6 +5,7 @@ Under a transform ``layer.weight`` is a temporary tensor: what is written into i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import own_parameters, written_arguments
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
+from lightning_compress.surgery.transforms import weight_transforms
 
 NAME = "layers that write into their weight"
 
@@ -49,6 +52,28 @@ def layers_that_write(net: nn.Module, example: Any) -> list[str]:
         found = _found(net, example)
         store_calibration(net, NAME, found)
     return found
+
+
+def check_constraints(callback: str, net: nn.Module, writing: Sequence[str]) -> None:
+    """Raise if a layer that writes into its weight has a weight transform now.
+
+    Args:
+        callback: its class's name, for the message.
+        net: after the callback.
+        writing: what :func:`layers_that_write` returned before it.
+
+    Raises:
+        CompressError: naming the layer and the remedy.
+    """
+    for name in writing:
+        layer = dict(net.named_modules()).get(name)
+        if layer is not None and weight_transforms(layer):
+            raise CompressError(
+                f"{callback}: the forward pass of layer {name!r} ({type(layer).__bases__[0].__name__}) writes into its "
+                f"weight, as max-norm, masked and non-negative layers do; that would be lost where the weight goes "
+                f"through a transform. Leave the layer out of the plan, or write the constraint as a parametrization "
+                f"or after each optimizer step"
+            )
 
 
 def _found(net: nn.Module, example: Any) -> list[str]:

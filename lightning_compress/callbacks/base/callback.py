@@ -45,8 +45,8 @@ from lightning_compress.surgery.structure import (
     structure_of,
     write_structure,
 )
-from lightning_compress.surgery.transforms import transformed, weight_transforms
-from lightning_compress.surgery.weight_writes import layers_that_write
+from lightning_compress.surgery.transforms import transformed
+from lightning_compress.surgery.weight_writes import check_constraints, layers_that_write
 
 
 class CompressionCallback(Callback, HasKind, ABC):
@@ -192,7 +192,7 @@ class CompressionCallback(Callback, HasKind, ABC):
         plan = self.resolve(spread(due, describe(net), record.profile), net, record.profile, example)
         writing = [name for name in layers_that_write(net, example) if name in plan.layers]
         self.attach(plan, net, record.profile, example)
-        _check_constraints(type(self).__name__, net, writing)
+        check_constraints(type(self).__name__, net, writing)
         applied = {**record.applied, self.kind: record.applied.get(self.kind, Plan({})).merge(plan)}
         asked = {**record.asked, self.kind: self.plan}
         write_structure(net, Structure(self.predict(plan, record.profile), applied, asked))
@@ -266,18 +266,6 @@ def warn_of_eval_mode(net: nn.Module) -> None:
             f"{type(net).__name__} is in eval mode: its {len(norms)} batch norms keep their statistics while it is "
             f"trained, and do not follow what compression changes; call .train() on it before the training"
         )
-
-
-def _check_constraints(callback: str, net: nn.Module, writing: Sequence[str]) -> None:
-    for name in writing:
-        layer = dict(net.named_modules()).get(name)
-        if layer is not None and weight_transforms(layer):
-            raise CompressError(
-                f"{callback}: the forward pass of layer {name!r} ({type(layer).__bases__[0].__name__}) writes into its "
-                f"weight, as max-norm, masked and non-negative layers do; that would be lost where the weight goes "
-                f"through a transform. Leave the layer out of the plan, or write the constraint as a parametrization "
-                f"or after each optimizer step"
-            )
 
 
 def known_structure(net: nn.Module, example: Any) -> Structure:
