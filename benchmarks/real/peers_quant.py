@@ -1,0 +1,104 @@
+"""Quantization-aware training of a well-trained ResNet-20 beside Brevitas', after the same steps.
+
+    python benchmarks/real/peers_quant.py run NETS cifar10.npz --seeds 0 1 2
+    python benchmarks/real/peers_quant.py table
+
+All sides quantize all layers of the same network (bsq_resnet20, see trained.py), calibrate on the same first 512 train
+images, and get the same batches and SGD whose learning rate falls to zero as a cosine; the test accuracy is of all
+10,000 images. Ours is ``QuantizationAwareTraining`` as it comes. Brevitas (0.13) has its default quantizers: max-abs
+weights per channel and learned input scales, signed; ``unsigned`` takes its unsigned quantizer behind each ReLU. The
+seed is that of the training. Rows are appended to ``FOLDER/quant.jsonl``; those that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from time import process_time
+
+import torch
+from ptq import CALIBRATION, brevitas, ours
+from search import fine_tune, rows_of, spread, start
+from torch import Tensor, nn
+from trained import NETWORKS, accuracy, images, load
+
+NETWORK = "bsq_resnet20"
+SETTINGS = ((8, 8), (4, 4), (3, 3), (2, 4), (2, 8))
+SIDES: dict[str, Callable[[nn.Module, int, int, Tensor], nn.Module]] = {
+    "ours": ours,
+    "Brevitas": partial(brevitas, unsigned=False),
+    "Brevitas, unsigned": partial(brevitas, unsigned=True),
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Add the rows that are missing, the sides taking turns."""
+    torch.set_num_threads(1)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    file = arguments.folder / "quant.jsonl"
+    done = {(row["bits"], row["seed"], row["side"], row["steps"], row["lr"]) for row in rows_of(file)}
+    known = NETWORKS[NETWORK]
+    train, test = images(arguments.npz, "train"), images(arguments.npz, "test")
+    calibration = known.normalized(train[0][:CALIBRATION])
+    for seed in arguments.seeds:
+        for weight_bits, act_bits in SETTINGS:
+            for side in arguments.sides:
+                given = {"bits": f"w{weight_bits}a{act_bits}", "seed": seed, "side": side, "steps": arguments.steps}
+                given |= {"lr": arguments.lr}
+                if tuple(given.values()) in done:
+                    continue
+                dense = load(NETWORK, arguments.nets).to(memory_format=torch.channels_last)
+                net = SIDES[side](copy.deepcopy(dense), weight_bits, act_bits, calibration)
+                before = accuracy(net, known, *test)
+                began = process_time()
+                fine_tune(net, known.normalized, train, lr=arguments.lr, steps=arguments.steps, seed=seed)
+                seconds = process_time() - began
+                row = {**given, "before": before, "after": accuracy(net, known, *test), "seconds": round(seconds, 1)}
+                with file.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Print the rows, and their paired differences to Brevitas."""
+    rows = rows_of(arguments.folder / "quant.jsonl")
+    for steps, lr in sorted({(row["steps"], row["lr"]) for row in rows}):
+        of = [row for row in rows if (row["steps"], row["lr"]) == (steps, lr)]
+        print(f"\n{steps} steps of 128 images, learning rate {lr:g}")
+        print(f"{'':8}{'':20}{'seeds':>6}{'before':>10}{'after':>16}{'- Brevitas':>16}{'CPU seconds':>14}")
+        for weight_bits, act_bits in SETTINGS:
+            bits = f"w{weight_bits}a{act_bits}"
+            peer = {row["seed"]: row["after"] for row in of if (row["bits"], row["side"]) == (bits, "Brevitas")}
+            for side in SIDES:
+                found = [row for row in of if (row["bits"], row["side"]) == (bits, side)]
+                if not found:
+                    continue
+                after = spread([row["after"] for row in found])
+                paired = [row["after"] - peer[row["seed"]] for row in found if row["seed"] in peer]
+                less = "-" if side == "Brevitas" else spread(paired, "+")
+                cells = f"{mean(row['before'] for row in found):10.2f}{after:>16}{less:>16}"
+                print(f"{bits:8}{side:20}{len(found):6}{cells}{min(row['seconds'] for row in found):14.1f}")
+
+
+def main() -> None:
+    """Run rows or print them."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = asked.add_subparsers(required=True)
+    running = jobs.add_parser("run", help="add the rows that are missing")
+    running.add_argument("nets", type=Path)
+    running.add_argument("npz", type=Path)
+    running.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    running.add_argument("--seeds", type=int, nargs="+", default=[0])
+    running.add_argument("--steps", type=int, default=120, help="of the training, 128 images each")
+    running.add_argument("--lr", type=float, default=0.02, help="peak learning rate")
+    running.set_defaults(job=run)
+    start(asked, jobs, table)
+
+
+if __name__ == "__main__":
+    main()
