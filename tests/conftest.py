@@ -9,7 +9,10 @@ import torch
 from lightning_compress.conf import resolvers
 
 resolvers.register()
-hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+# The same examples in each run, so that a change is what makes a test fail; `--hypothesis-profile=explore` draws more.
+# No deadline: a busy machine is no failure.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 

@@ -7,8 +7,8 @@ Source: Choi et al. 2018, PACT (arXiv 1805.06085, section 3, eqs. 1 to 3). The p
 decay of the user's optimizer. Ours: ``a`` starts where the squared error of the first inputs is least rather than at a
 fixed large number, so that a candidate can be scored before any training; and inputs with both signs (which the paper
 leaves in floating point) are clipped at both ends of a signed grid; and what is trained is ``a`` over the root mean
-square of these inputs, from 1/64 to the largest input, so that after any step ``a`` is positive and clips something,
-and neither its step nor its decay depends on the unit of the inputs. Use it behind ReLU at 4 bits and less, with weight
+square of these inputs, from 1/64 to the largest input or its start, so that after any step ``a`` is positive, and
+neither its step nor its decay depends on the unit of the inputs. Use it behind ReLU at 4 bits and less, with weight
 decay. It breaks without any: nothing but the loss then draws ``a`` down. LSQActivation needs none.
 """
 
@@ -36,8 +36,8 @@ class PACT(ActivationQuantizer):
     Attributes:
         level: the parameter, the clipping level over :attr:`unit`.
         unit: root mean square of the inputs in calibration.
-        most: the largest level, that of the largest of these inputs: beyond it nothing is clipped, and no gradient
-            would lead back.
+        most: the largest level, that of the largest of these inputs or where it starts: beyond it nothing is clipped,
+            and no gradient would lead back.
     """
 
     kind: ClassVar[str] = "pact"
@@ -71,7 +71,8 @@ class PACT(ActivationQuantizer):
         largest = x.abs().amax()
         self.unit.copy_(largest * ((counts * (x / largest).square()).sum() / counts.sum()).sqrt())
         clip = self.high * best_scale(x[None], float(self.low), float(self.high), counts=counts[None])[0]
-        self.most.copy_((largest / self.unit).clamp_min(1.0))
+        # A few values may fit best on a grid of which they use the lower levels alone.
+        self.most.copy_((torch.maximum(largest, clip) / self.unit).clamp_min(1.0))
         self.level.copy_(torch.minimum((clip / self.unit).clamp_min(LEAST), self.most))
 
     @override
