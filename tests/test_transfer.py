@@ -28,7 +28,7 @@ def test_warm_beats_cold_at_40_evaluations_on_22_layers(make, tmp_path):
     told(source, problem, 100)
     source.save(tmp_path)
     cold, warm = [], []
-    for seed in range(5):
+    for seed in range(3):
         target = FAMILY(layers=22, seed=seed)
         cold.append(best(make(target.problem, seed, OBJECTIVE), target, 40))
         warm.append(best(make(target.problem, seed, OBJECTIVE, warm_start=tmp_path), target, 40))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from trained import NETWORKS, accuracy, images, load
 
 NETWORK = "bsq_resnet20"
-SETTINGS = ((8, 8), (4, 4), (3, 3), (2, 4), (2, 8))
+SETTINGS = {"w8a8": (8, 8), "w4a4": (4, 4), "w3a3": (3, 3), "w2a4": (2, 4), "w2a8": (2, 8)}
 SIDES: dict[str, Callable[[nn.Module, int, int, Tensor], nn.Module]] = {
     "ours": ours,
     "Brevitas": partial(brevitas, unsigned=False),
@@ -46,14 +46,14 @@ def run(arguments: argparse.Namespace) -> None:
     train, test = images(arguments.npz, "train"), images(arguments.npz, "test")
     calibration = known.normalized(train[0][:CALIBRATION])
     for seed in arguments.seeds:
-        for weight_bits, act_bits in SETTINGS:
+        for bits in arguments.bits:
             for side in arguments.sides:
-                given = {"bits": f"w{weight_bits}a{act_bits}", "seed": seed, "side": side, "steps": arguments.steps}
+                given = {"bits": bits, "seed": seed, "side": side, "steps": arguments.steps}
                 given |= {"lr": arguments.lr}
                 if tuple(given.values()) in done:
                     continue
                 dense = load(NETWORK, arguments.nets).to(memory_format=torch.channels_last)
-                net = SIDES[side](copy.deepcopy(dense), weight_bits, act_bits, calibration)
+                net = SIDES[side](copy.deepcopy(dense), *SETTINGS[bits], calibration)
                 before = accuracy(net, known, *test)
                 began = process_time()
                 fine_tune(net, known.normalized, train, lr=arguments.lr, steps=arguments.steps, seed=seed)
@@ -71,8 +71,7 @@ def table(arguments: argparse.Namespace) -> None:
         of = [row for row in rows if (row["steps"], row["lr"]) == (steps, lr)]
         print(f"\n{steps} steps of 128 images, learning rate {lr:g}")
         print(f"{'':8}{'':20}{'seeds':>6}{'before':>10}{'after':>16}{'- Brevitas':>16}{'CPU seconds':>14}")
-        for weight_bits, act_bits in SETTINGS:
-            bits = f"w{weight_bits}a{act_bits}"
+        for bits in SETTINGS:
             peer = {row["seed"]: row["after"] for row in of if (row["bits"], row["side"]) == (bits, "Brevitas")}
             for side in SIDES:
                 found = [row for row in of if (row["bits"], row["side"]) == (bits, side)]
@@ -93,6 +92,7 @@ def main() -> None:
     running.add_argument("nets", type=Path)
     running.add_argument("npz", type=Path)
     running.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    running.add_argument("--bits", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="of weights and inputs")
     running.add_argument("--seeds", type=int, nargs="+", default=[0])
     running.add_argument("--steps", type=int, default=120, help="of the training, 128 images each")
     running.add_argument("--lr", type=float, default=0.02, help="peak learning rate")
