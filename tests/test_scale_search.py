@@ -93,6 +93,14 @@ def test_no_width_is_worse_than_min_max(bits, law):
     assert ((learned(weight) - weight).norm(dim=1) <= (fixed - weight).norm(dim=1) * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_long_rows_have_the_scale_of_all_their_values(law):
+    torch.manual_seed(0)
+    x = LAWS[law](20_000)
+    found = float(error(x, best_scale(x[None], -8, 7), -8, 7, 0.0))
+    assert found <= 1.1 * brute_force(x, -8, 7, 0.0)
+
+
 @pytest.mark.parametrize("unit", [1e-30, 1e-12, 1e-7, 3e-3, 7.0, 1e12, 1e30])
 @pytest.mark.parametrize("bits", [2, 5, 8])
 def test_quantizing_commutes_with_the_unit(bits, unit):

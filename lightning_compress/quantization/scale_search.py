@@ -6,7 +6,8 @@ E has many local minima, one or more for each number of levels in use, so that a
 stays near its start. Here E is computed on a geometric grid of scales, then on a finer one around the best of these,
 and the alternation ``s = <x, v> / <v, v>`` only polishes the result. Rows of a few nonzero values, whose E is ragged,
 are solved exactly: codes change at ``|x_i| / (k - 1/2)`` only, and between two changes the best error is
-``|x|^2 - <x, v>^2 / <v, v>``. One bit has a closed form, twice the mean of ``|x|`` (BWN, arXiv 1603.05279, 3.1).
+``|x|^2 - <x, v>^2 / <v, v>``. Of long rows the largest values and a random part of the others stand for all. One bit
+has a closed form, twice the mean of ``|x|`` (BWN, arXiv 1603.05279, 3.1).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ FINE_SHORT, SHORT = 31, 1024  # and for rows of up to so many values, whose E is
 WIDTHS = 12  # scales between the best and that of min-max
 POLISH = 3  # alternations at the end
 FEW = 48  # nonzero values of a row up to which it is solved exactly
-ENTRIES = 1 << 21  # values times codes that the exact solution sorts at once
+ENTRIES = 1 << 21  # values times codes that are sorted at once, and values times scales that are compared
+SAMPLE, EXTREMES = 8192, 64  # values of a longer row, and those of them that are its largest
 
 
 def best_scale(
@@ -42,6 +44,7 @@ def best_scale(
     x = x.float().nan_to_num(0.0, 0.0, 0.0)
     if not x.numel():
         return x.new_zeros(len(x))
+    all_alike = counts is None
     counts = torch.ones_like(x) if counts is None else counts.float()
     largest = x.abs().amax(1)
     # To a size of about one, by a power of two, which changes no digit: squares of any unit stay in range.
@@ -50,6 +53,8 @@ def best_scale(
     if high + offset < 1:
         scale = 2 * (counts * x.abs()).sum(1) / counts.sum(1)
     else:
+        if all_alike and x.shape[1] > SAMPLE:
+            x, counts = _sample(x)
         scale = _searched(x, counts, low + offset, high + offset, offset)
         few = (x != 0).sum(1) <= FEW
         if offset == 0 and few.any():
@@ -61,37 +66,47 @@ def best_scale(
     return torch.where(largest > 0, torch.ldexp(scale, exponent), 0.0)
 
 
+def _sample(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest values of each row and a random part of the others, and how often each is to count."""
+    largest = x.abs().topk(EXTREMES, 1).indices
+    rest = x.scatter(1, largest, 0.0)  # a zero has no error, whatever the scale
+    generator = torch.Generator().manual_seed(0)
+    at = torch.randperm(x.shape[1], generator=generator)[: SAMPLE - EXTREMES].to(x.device)
+    counts = torch.full((1, SAMPLE), x.shape[1] / len(at), device=x.device)
+    counts[:, :EXTREMES] = 1
+    return torch.cat([x.gather(1, largest), rest[:, at]], 1), counts.expand(len(x), -1)
+
+
 def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: float) -> Tensor:
     """Return the best of the candidates, polished."""
     widest = torch.maximum(x.amax(1) / most, x.amin(1) / least if least < 0 else x.amin(1) * 0)
     # A grid that has no place for values of this sign rounds them all to its nearest end, whatever the scale.
     widest = torch.where(widest > 0, widest, x.abs().amax(1) / most)
-
-    def error(scale: Tensor) -> Tensor:
-        return _squared_error(x, counts, scale[:, None], least, most, offset)
-
-    best, least_error = widest, error(widest)
     minmax = x.abs().amax(1) / most  # of a grid with as many levels below zero as above
-    found = error(minmax)
-    best, least_error = torch.where(found < least_error, minmax, best), torch.minimum(found, least_error)
-    for step in range(1, COARSE):
-        candidate = widest / COARSE_RATIO**step
-        found = error(candidate)
-        best, least_error = torch.where(found < least_error, candidate, best), torch.minimum(found, least_error)
-        if (found > CLIPPED * least_error).all():  # by what is clipped, and a smaller scale clips more
-            break
-    middle, fine = best, FINE_SHORT if x.shape[1] <= SHORT else FINE
-    for step in range(1, fine + 1):
-        candidate = middle * COARSE_RATIO ** (2 * step / (fine + 1) - 1)
-        found = error(candidate)
-        best, least_error = torch.where(found < least_error, candidate, best), torch.minimum(found, least_error)
+    best, least_error = widest, torch.full_like(widest, torch.inf)
+
+    def keep_best(candidates: Tensor) -> None:
+        """Args: ``candidates``: shape ``(rows, scales)``, falling where there are many."""
+        nonlocal best, least_error
+        for part in candidates.split(max(ENTRIES // x.numel(), 1), 1):
+            found = _squared_error(x, counts, part, least, most, offset)
+            error, at = found.min(1)
+            best = torch.where(error < least_error, part.gather(1, at[:, None]).squeeze(1), best)
+            least_error = torch.minimum(error, least_error)
+            if (found[:, -1] > CLIPPED * least_error).all():  # by what is clipped, and a smaller scale clips more
+                break
+
+    steps = torch.arange(COARSE, device=x.device)
+    keep_best(minmax[:, None])
+    keep_best(widest[:, None] * COARSE_RATIO**-steps)
+    fine = FINE_SHORT if x.shape[1] <= SHORT else FINE
+    around = 2 * torch.arange(fine, 0, -1, device=x.device) / (fine + 1) - 1
+    keep_best(best[:, None] * COARSE_RATIO**around)
     for _ in range(POLISH):
         levels = _levels(x, best[:, None], least, most, offset)
         power = (counts * levels.square()).sum(1)
         candidate = (counts * x * levels).sum(1) / power
-        candidate = torch.where(candidate > 0, candidate, best)  # also where nothing has a code but 0
-        found = error(candidate)
-        best, least_error = torch.where(found < least_error, candidate, best), torch.minimum(found, least_error)
+        keep_best(torch.where(candidate > 0, candidate, best)[:, None])  # also where nothing has a code but 0
     return best
 
 
@@ -100,11 +115,11 @@ def _widened(
 ) -> Tensor:
     """Return scales between the best and that of min-max, the largest of WIDTHS whose error is within the slack."""
     ratio = (x.abs().amax(1) / most / scale).clamp_min(1)
-    allowed = slack**2 * _squared_error(x, counts, scale[:, None], least, most, offset)
+    allowed = slack**2 * _squared_error(x, counts, scale[:, None], least, most, offset).squeeze(1)
     found = scale
     for step in range(1, WIDTHS + 1):
         candidate = scale * ratio ** (step / WIDTHS)
-        within = _squared_error(x, counts, candidate[:, None], least, most, offset) <= allowed
+        within = _squared_error(x, counts, candidate[:, None], least, most, offset).squeeze(1) <= allowed
         found = torch.where(within, candidate, found)
     return found
 
@@ -116,8 +131,11 @@ def _levels(x: Tensor, scale: Tensor, least: float, most: float, offset: float) 
     return levels.clamp_(least, most).round_()
 
 
-def _squared_error(x: Tensor, counts: Tensor, scale: Tensor, least: float, most: float, offset: float) -> Tensor:
-    return _levels(x, scale, least, most, offset).mul_(scale).sub_(x).square_().mul_(counts).sum(1)
+def _squared_error(x: Tensor, counts: Tensor, scales: Tensor, least: float, most: float, offset: float) -> Tensor:
+    """Return the error of each scale, both of shape ``(rows, scales)``."""
+    x, scales = x[:, None], scales[..., None]
+    error = _levels(x, scales, least, most, offset).mul_(scales).sub_(x).square_()
+    return error.mul_(counts[:, None]).sum(2)
 
 
 def _exact(x: Tensor, counts: Tensor, most_below: float, most_above: float) -> Tensor:
