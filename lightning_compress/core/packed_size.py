@@ -37,6 +37,11 @@ def stored_weights(layer: LayerProfile) -> int:
     return layer.nonzeros if is_sparse(layer) else layer.weights
 
 
+def weight_shape(layer: LayerProfile) -> tuple[int, ...]:
+    """Return the shape of a layer's weight: ``(out, in, *kernel)``, with the inputs of one group."""
+    return (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+
+
 def is_sparse(layer: LayerProfile) -> bool:
     """Return whether positions and kept weights are stored, rather than all weights."""
     return bool(layer.mask_unit) and layer.nonzeros < layer.weights

@@ -18,7 +18,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes
+from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, weight_shape
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import container, shared_quantizers
 from lightning_compress.export.coders import Coder, FixedWidth
@@ -62,10 +62,12 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     norms = {layer.follows: layer.name for layer in profile if layer.follows}
     for layer in profile.folded():
         stored = _parts(net, layer, norms.get(layer.name))
-        if is_sparse(layer):
-            codes.append(write_positions(_units(stored.pop("mask"), layer), mask_bytes(layer)))
+        kept = stored.pop("mask").cpu() if is_sparse(layer) else None
+        if kept is not None:
+            codes.append(write_positions(_units(kept, layer), mask_bytes(layer)))
         if "codes" in stored:
-            codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits))
+            shape, mask = weight_shape(layer), None if kept is None else kept.numpy()
+            codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits, shape, mask))
             weights[layer.name] = _format(net.get_submodule(layer.name)).reader()
         if layer.act_scales:
             inputs[layer.name] = _input(net.get_submodule(layer.name), layer).spec()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_compress.core.errors import CompressError, PackedFileError
 from lightning_compress.core.kinds import class_of
-from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, stored_weights
+from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, weight_shape
 from lightning_compress.core.profile import LayerProfile
 from lightning_compress.export import untrusted
 from lightning_compress.export.coders import Coder
@@ -56,7 +56,7 @@ class StoredLayers:
         stored: dict[str, Any] = {part: self._floats(count) for part, count in float_counts(layer).items()}
         if layer.kind not in ("conv", "linear"):
             return None, stored
-        shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+        shape = weight_shape(layer)
         mask = None
         if is_sparse(layer):
             kept = read_positions(self._bytes(mask_bytes(layer)), *mask_units(layer))
@@ -64,7 +64,9 @@ class StoredLayers:
         if layer.weight_bits == 32:
             weight = stored["weight"].view(shape) if mask is None else _spread(mask, stored["weight"])
             return weight, stored
-        found, size = self.coder.read(self.codes[self.byte :], layer.weight_bits, stored_weights(layer))
+        found, size = self.coder.read(
+            self.codes[self.byte :], layer.weight_bits, shape, None if mask is None else mask.numpy()
+        )
         self._bytes(size)
         codes = torch.from_numpy(found)
         codes = codes.view(shape) if mask is None else _spread(mask, codes)
