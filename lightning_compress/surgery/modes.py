@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.tensors import tensors_in
 
 Mode = Callable[[nn.Module, Any], Any]  # (network, example) -> output; leaves the network in that mode
 RANDOM = frozenset((
@@ -68,11 +69,13 @@ class Recorded:
         operations: functions of torch in turn, with the operations whose results they read; then those that the
             outputs come from. Of norms only that they run, and no dropout: what these do in training is known.
         draws: whether random numbers are drawn.
+        outputs: shapes of the tensors that the network returns.
     """
 
     layers: Counter[str] = field(default_factory=Counter)
     operations: list[object] = field(default_factory=list)
     draws: bool = False
+    outputs: list[torch.Size] = field(default_factory=list)
 
 
 class _Recording(TorchFunctionMode):
@@ -155,6 +158,7 @@ def _record(net: nn.Module, example: Any, mode: Mode) -> Recorded:
         for handle in handles:
             handle.remove()
     found.operations.append([recording.outline(leaf) for leaf in tree_leaves(output)])
+    found.outputs = [tensor.shape for tensor in tensors_in(output)]
     return found
 
 

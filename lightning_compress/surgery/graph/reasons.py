@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -97,23 +98,29 @@ def pads_channels(net: nn.Module, example: Any, mode: Mode) -> bool:
     return watched.pads
 
 
-def watch_calls(net: nn.Module) -> list[str]:
-    """Return a list that holds the names of the modules that are running, the innermost last.
+@contextmanager
+def watch_calls(net: nn.Module) -> Iterator[list[str]]:
+    """Give a list that holds the names of the modules that are running, the innermost last.
 
     After a forward pass that raised, its last entry is where; an empty list means the network itself.
 
     Args:
-        net: gets hooks: pass a copy.
+        net: has hooks inside the context.
     """
     inside: list[str] = []
 
     def left(*_: Any) -> None:
         inside.pop()
 
+    handles = []
     for name, module in net.named_modules():
-        module.register_forward_pre_hook(lambda *_, name=name: inside.append(name))
-        module.register_forward_hook(left)
-    return inside
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: inside.append(name)))
+        handles.append(module.register_forward_hook(left))
+    try:
+        yield inside
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def breaks_in(module: nn.Module, name: str, where: str) -> str:

@@ -9,8 +9,8 @@ Norms over channels: mask_channels.py.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,31 +19,51 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.copies import sharing
 from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup, remove
 from lightning_compress.surgery.graph.mask_channels import mask
+from lightning_compress.surgery.graph.random_weights import randomized
 from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, pads_channels, watch_calls
-from lightning_compress.surgery.modes import Mode, draws_numbers, evaluation, training
+from lightning_compress.surgery.modes import Mode, draws_numbers, training
 from lightning_compress.surgery.tensors import tensors_in
 
 TOLERANCE = 1e-3  # of the largest output, in fp32; where removing is wrong, the difference is of order 1
 
 
+@dataclass(frozen=True)
+class Check:
+    """A mode that groups are verified in.
+
+    Attributes:
+        mode: the mode.
+        shapes_only: whether shapes alone can be compared, as random numbers are drawn.
+        other_layers: whether other layers run than in evaluation, or as often; also of evaluation.
+        outputs: shapes of the tensors that the network returns.
+    """
+
+    mode: Mode
+    shapes_only: bool
+    other_layers: bool
+    outputs: Sequence[torch.Size]
+
+
 def verified(
-    net: nn.Module, groups: list[ChannelGroup], example: Any, modes: Sequence[Mode] = (evaluation,)
+    net: nn.Module, shapes: nn.Module, groups: list[ChannelGroup], example: Any, checks: Sequence[Check]
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Return the groups for which removing equals masking, and the reason for the producers of each other one.
 
     Args:
-        net: a copy, which is run.
+        net: with plain weights; is not changed.
+        shapes: a copy of it, without values where it runs so.
         groups: to be tried.
         example: one input batch.
-        modes: in which the network runs, in turn.
+        checks: in which modes, in turn.
     """
     kept, wrong = groups, dict[str, str]()
     with torch.random.fork_rng(devices=[]):
-        for mode in modes:
+        for check in checks:
             torch.manual_seed(0)
-            probe = _Probe(_randomized(net), tree_map(_noise, example), mode)
+            probe = _Probe(shapes if check.shapes_only else net, example, check)
             tried, kept = kept, _bisect(probe, kept, wrong)
             if len(kept) < len(tried) and kept and probe.difference(kept) is not None:
                 kept = _one_by_one(probe, kept, wrong)
@@ -74,27 +94,33 @@ def _one_by_one(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]
 
 
 class _Probe:
-    """A network with random weights, run in one mode with channels removed and with channels masked."""
+    """A network with random weights, run in one mode with channels removed and with channels masked.
 
-    def __init__(self, net: nn.Module, example: Any, mode: Mode) -> None:
-        self.net, self.example, self.mode, self.shapes_only, self.where = net, example, mode, False, ""
-        if mode is training:
-            self.where = " in training mode"
+    Where random numbers are drawn, only the shapes of the network's outputs and of those without channels are compared.
+    """
+
+    def __init__(self, net: nn.Module, example: Any, check: Check) -> None:
+        self.net, self.check, self.shapes_only = net, check, check.shapes_only
+        self.example, self.double = tree_map(_noise, measure.beside(net, example)), False
+        self.where = " in training mode" if check.mode is training else ""
+        if check.mode is training and not check.shapes_only:
             self._in_double_precision()
 
     def _in_double_precision(self) -> None:
-        """Fix batch statistics and dropout, which would hide or magnify differences."""
-        self.net, example = self.net.double(), tree_map(_doubled, self.example)
+        """Choose double precision, as batch statistics would magnify differences."""
+        example = tree_map(_doubled, self.example)
         try:
-            self.shapes_only = draws_numbers(copy.deepcopy(self.net), example, self.mode)
-            self.example = example
+            self.shapes_only = draws_numbers(randomized(self.net).double(), example, self.check.mode)
         except Exception:  # it has single precision in its code
-            self.net, self.shapes_only = self.net.float(), True
+            self.shapes_only = True
+        if not self.shapes_only:
+            self.example, self.double = example, True
 
     def difference(self, groups: list[ChannelGroup]) -> str | None:
         """Return why removing a random half of each group's units differs from masking; None if it does not."""
         keep = {g.name: _half(g.units) for g in groups}
-        thin = copy.deepcopy(self.net)
+        masked = self._copy()
+        thin = masked if self.shapes_only else sharing(masked)
         try:
             remove(thin, ChannelGraph({g.name: g for g in groups}, {}), keep)
         except Exception:  # a member is not what the tracer took it for
@@ -102,18 +128,21 @@ class _Probe:
         found = self._run(thin)
         if isinstance(found, str):
             return SHORTCUT if self.pads else breaks_in(thin.get_submodule(found), found, self.where)
-        masked = copy.deepcopy(self.net)
+        if self.shapes_only:
+            same = [t.shape for t in found] == list(self.check.outputs)
+            return None if same else f"{OUTPUT}{self.where}"
+        del thin  # which has half of the network's memory
         try:
             mask(masked, groups, keep)
         except Exception:  # as above
-            return breaks_in(thin, "", self.where)
+            return breaks_in(masked, "", self.where)
         expected = self._run(masked)
         if isinstance(expected, str):
             return breaks_in(masked.get_submodule(expected), expected, self.where)
-        if len(expected) == len(found) and all(self._equal(a, b) for a, b in zip(expected, found, strict=True)):
-            return None
         if [t.shape for t in expected] != [t.shape for t in found]:
             return f"{OUTPUT}{self.where}"
+        if all(_equal(a, b) for a, b in zip(expected, found, strict=True)):
+            return None
         if self.pads:
             return SHORTCUT
         return (
@@ -121,23 +150,30 @@ class _Probe:
             f"depends on them)"
         )
 
+    def _copy(self) -> nn.Module:
+        """Return a copy that never ran, for a network may keep what it computes."""
+        if self.check.shapes_only:
+            return sharing(self.net)
+        return randomized(self.net).double() if self.double else randomized(self.net)
+
     def _run(self, net: nn.Module) -> list[Tensor] | str:
-        """Return the outputs of a copy; where its forward pass raises, the name of the innermost module that did."""
-        inside = watch_calls(net)
-        try:
-            with torch.no_grad():
-                return tensors_in(self.mode(net, self.example))
-        except Exception:  # whatever the network's own forward raises on the wrong shapes
-            return inside[-1] if inside else ""
+        """Return the outputs of a network; where its forward pass raises, the name of the innermost module that did."""
+        with watch_calls(net) as inside:
+            try:
+                with torch.no_grad():
+                    return tensors_in(self.check.mode(net, self.example))
+            except Exception:  # whatever the network's own forward raises on the wrong shapes
+                return inside[-1] if inside else ""
 
     @cached_property
     def pads(self) -> bool:
         """Whether the network adds channels of zeros to a tensor."""
-        return pads_channels(copy.deepcopy(self.net), self.example, self.mode)
+        return pads_channels(self._copy(), self.example, self.check.mode)
 
-    def _equal(self, a: Tensor, b: Tensor) -> bool:
-        scale = float(a.abs().max()) if a.numel() else 0.0
-        return a.shape == b.shape and (self.shapes_only or bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all()))
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all())
 
 
 def _half(units: int) -> Tensor:
@@ -155,22 +191,3 @@ def _noise(leaf: Any) -> Any:
 
 def _doubled(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-
-def _randomized(net: nn.Module) -> nn.Module:
-    """Return a copy with random weights and statistics, as zeros and ones would hide differences."""
-    net = copy.deepcopy(net)
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, measure.BATCH_NORM):
-                mean, variance = module.running_mean, module.running_var
-                if mean is not None and variance is not None:
-                    mean.normal_(0, 0.1)
-                    variance.uniform_(0.5, 1.5)
-        for parameter in net.parameters():
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
-            if parameter.dim() > 1:
-                parameter.normal_(0, (2 / fan_in) ** 0.5)
-            else:
-                parameter.uniform_(0.5, 1.5)
-    return net
