@@ -12,7 +12,7 @@ first training, and where a layer's inputs have outliers that one scale cannot s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import steps_done
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
-from lightning_compress.core.profile import Profile
+from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.quantization.placements.layer_inputs import LayerInputs
 from lightning_compress.quantization.placements.placement import Placement
@@ -41,12 +41,14 @@ from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery._torch import is_compiled
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.mask import Mask, has_moving_mask
+from lightning_compress.surgery.matrices import matrices, weight_place
+from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import (
-    attach_weight,
     input_transform,
     output_transform,
     transformed,
+    weight_chains,
     weight_transforms,
 )
 
@@ -61,20 +63,26 @@ MakeQuantizer = Callable[[int, Sequence[int]], Quantizer | Codebook]
 
 @final
 class QuantizationAwareTraining(CompressionCallback):
-    """Quantizes conv and linear layers to ``weight_bits`` (1 to 8) and ``act_bits`` (2 to 8); 32 means not at all.
+    """Quantizes layers to ``weight_bits`` (1 to 8) and ``act_bits`` (2 to 8); 32 means not at all.
+
+    Weights of all layers that have one: convolutions, transposed ones too, linear layers, embeddings, recurrent layers
+    and the projections of ``torch.nn.MultiheadAttention``. Inputs of those that are called: convolutions, transposed
+    ones too, and linear layers.
 
     Args:
-        plan: see :class:`CompressionCallback`; layers that it does not name stay in floating point.
+        plan: see :class:`CompressionCallback`; layers that it does not name stay in floating point. The matrices of an
+            embedding, a recurrent layer or attention are named by their parameter, ``lstm.weight_hh_l0``, or all at
+            once by their module, ``lstm``.
         weight_quantizer: ``(bits, shape of the scale) -> quantizer`` of weights.
         activation_quantizer: the same for the input of a layer.
-        per_channel: one weight scale for each output channel, else one for the layer.
+        per_channel: one weight scale for each output channel, which is a row of a matrix, else one for the layer.
         placement: which tensors are quantized: the input of each layer, or what integer kernels read and write; None is
             the former.
         weight_bits, act_bits: what a search may choose from; empty means that it does not vary them.
         ignore: globs of layers that a search leaves in floating point.
 
     Raises:
-        CompressError: bits out of range, or a layer that is no Conv or Linear.
+        CompressError: bits out of range, or a layer without a weight or an input that can be quantized.
         NoEffectError: a glob of ``ignore`` matches no layer.
     """
 
@@ -115,24 +123,36 @@ class QuantizationAwareTraining(CompressionCallback):
 
     @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
-        names = [layer.name for layer in profile.weighted if layer.positions]
-        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        layers = {layer.name: layer for layer in profile.quantizable if _used(layer) and not _sparse(net, layer)}
+        ignored = {name for pattern in self.ignore for name in matching(pattern, layers)}
         ranges = [(knob, values) for knob, values in self.ranges.items() if values]
-        return [Choice(name, knob, values) for name in names if name not in ignored for knob, values in ranges]
+        return [
+            Choice(name, knob, values)
+            for name, layer in layers.items()
+            if name not in ignored
+            for knob, values in ranges
+            if knob == "weight_bits" or _takes_input(layer)
+        ]
 
     @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
-        quantizable = {layer.name for layer in profile.weighted}
-        for layer, values in self.own(plan).layers.items():
+        quantizable = {layer.name for layer in profile.quantizable}
+        own = _of_weights(self.own(plan), net, quantizable)
+        for layer, values in own.layers.items():
             if layer not in quantizable:
                 raise CompressError(
-                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, and only Conv and "
-                    f"Linear layers are quantized; the plan may name {sorted(quantizable)}"
+                    f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, which has no "
+                    f"weight to quantize; the plan may name {sorted(quantizable)}"
                 )
-            if values.get("act_bits", 32) != 32 and not profile[layer].positions:
-                why = not_called(net, [layer], example)[layer]
+            if values.get("weight_bits", 32) != 32 and _sparse(net, profile[layer]):
                 raise CompressError(
-                    f"quantization: layer {layer!r} has no input to quantize: {why}; leave its act_bits out of the plan"
+                    f"quantization: the gradients of {layer!r} are sparse, and those of what is rounded are not; make "
+                    f"the embedding with sparse=False, or leave it out of the plan"
+                )
+            if values.get("act_bits", 32) != 32 and not _takes_input(profile[layer]):
+                raise CompressError(
+                    f"quantization: layer {layer!r} has no input to quantize: {_no_input(net, profile[layer], example)}"
+                    f"; leave its act_bits out of the plan"
                 )
             for knob, bits in values.items():
                 least, most = self._make(knob).bit_range
@@ -141,8 +161,7 @@ class QuantizationAwareTraining(CompressionCallback):
                         f"quantization: {knob} of layer {layer!r} must be a whole number from {least} to {most}, or 32 "
                         f"for floating point, got {bits}"
                     )
-        kept = self.own(plan).layers.items()
-        whole = {layer: {k: int(bits) for k, bits in values.items() if bits != 32} for layer, values in kept}
+        whole = {layer: {k: int(bits) for k, bits in v.items() if bits != 32} for layer, v in own.layers.items()}
         act_bits = {layer: bits["act_bits"] for layer, bits in whole.items() if "act_bits" in bits}
         for layer, bits in self.placement.tie(act_bits, net, example).items():
             whole[layer]["act_bits"] = bits
@@ -165,22 +184,22 @@ class QuantizationAwareTraining(CompressionCallback):
     @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         for name, bits in plan.layers.items():
-            layer = net.get_submodule(name)
             if "weight_bits" in bits:
-                others = [type(t).__name__ for t in weight_transforms(layer) if not isinstance(t, Mask)]
+                layer, key = weight_place(net, name)
+                others = [type(t).__name__ for t in weight_transforms(layer, key) if not isinstance(t, Mask)]
                 if others:
                     raise CompressError(
                         f"quantization: the weight of layer {name!r} is already quantized by {others[0]}; leave its "
                         f"weight_bits out of the plan"
                     )
-                weight = layer.weight  # masked, where it is pruned
+                weight = weight_rows(layer, key)  # masked, where it is pruned
                 shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if self.per_channel else ()
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
                 if isinstance(quantizer, WeightQuantizer):
                     self.placement.prepare_weight(quantizer)
                 quantizer.initialize(weight.detach())
                 # Before a mask: not every grid has a zero, and what is pruned stays zero.
-                attach_weight(layer, quantizer, first=True)
+                attach_to_rows(layer, quantizer, key)
         act_bits = {name: int(bits) for name, bits in plan.knob("act_bits").items()}
         self.placement.attach(act_bits, partial(self._activation_quantizer, net), net, example)
 
@@ -212,11 +231,11 @@ class QuantizationAwareTraining(CompressionCallback):
         if steps_done(trainer) % LOOK_EVERY == 0 and not is_compiled(pl_module):  # which would trace the hooks
             for quantizer in self._activations(pl_module).values():
                 quantizer.look()
-        for layer, codebook in self._codebooks(network(pl_module)):
+        for layer, key, codebook in self._codebooks(network(pl_module)):
             if has_moving_mask(layer) or (trainer.current_epoch == 0 and not codebook.values.any()):
                 codebook.frozen.fill_(False)
             elif not codebook.frozen:
-                codebook.initialize(layer.weight)
+                codebook.initialize(weight_rows(layer, key))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -234,9 +253,9 @@ class QuantizationAwareTraining(CompressionCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with codes, also when training was stopped early."""
-        for layer, codebook in self._codebooks(network(pl_module)):
+        for layer, key, codebook in self._codebooks(network(pl_module)):
             if not codebook.frozen:
-                codebook.initialize(layer.weight)
+                codebook.initialize(weight_rows(layer, key))
 
     def _activations(self, module: LightningModule) -> dict[str, ActivationQuantizer]:
         """Return each quantizer of activations once, by the name of the first layer that it is attached to."""
@@ -247,13 +266,45 @@ class QuantizationAwareTraining(CompressionCallback):
                     found.setdefault(quantizer, name)
         return {name: quantizer for quantizer, name in found.items()}
 
-    def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, Codebook]]:
-        """Return the layers whose weight has a codebook of this callback."""
-        layers = [net.get_submodule(n) for n in applied_structure(net).applied[self.kind].knob("weight_bits")]
-        return [(layer, t) for layer in layers for t in weight_transforms(layer) if isinstance(t, Codebook)]
+    def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, str, Codebook]]:
+        """Return the layers whose weight has a codebook of this callback, with the name of the weight."""
+        places = [weight_place(net, n) for n in applied_structure(net).applied[self.kind].knob("weight_bits")]
+        return [(*place, t) for place in places for t in weight_transforms(*place) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Any]:
         """Return the class behind a quantizer argument: Hydra gives a partial, jsonargparse a function."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         kind = getattr(make, "func", make)
         return kind if isinstance(kind, type) else type(make(8, ()))
+
+
+def _used(layer: LayerProfile) -> bool:
+    """Return whether a layer runs, or another module reads its weight."""
+    return bool(layer.kind == "matrix" or layer.positions or layer.read_positions)
+
+
+def _takes_input(layer: LayerProfile) -> bool:
+    """Return whether a layer is called with the input that its weight is multiplied with."""
+    return layer.kind != "matrix" and bool(layer.positions)
+
+
+def _no_input(net: nn.Module, layer: LayerProfile, example: Any) -> str:
+    if layer.kind == "matrix":
+        owner, key = weight_place(net, layer.name)
+        kind = type(owner).__bases__[0] if weight_chains(owner) else type(owner)
+        return f"{kind.__name__} reads its {key} itself"
+    return not_called(net, [layer.name], example)[layer.name]
+
+
+def _sparse(net: nn.Module, layer: LayerProfile) -> bool:
+    return layer.kind == "matrix" and getattr(weight_place(net, layer.name)[0], "sparse", False)
+
+
+def _of_weights(plan: Plan, net: nn.Module, quantizable: Collection[str]) -> Plan:
+    """Return the plan with the name of a module that has matrices of its own replaced by theirs."""
+    modules, inside, others = dict(net.named_modules()), {}, {}
+    for name, values in plan.layers.items():
+        own = [] if name in quantizable or name not in modules else matrices(modules[name])
+        inside.update({f"{name}.{key}": values for key in own})
+        others.update({} if own else {name: values})
+    return Plan(inside).merge(Plan(others))

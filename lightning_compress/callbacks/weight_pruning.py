@@ -36,6 +36,7 @@ from lightning_compress.pruning.schedules.schedule import Schedule
 from lightning_compress.pruning.scopes.per_layer import PerLayer
 from lightning_compress.pruning.scopes.scope import Scope
 from lightning_compress.surgery.mask import Mask
+from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
@@ -107,8 +108,8 @@ class WeightPruning(CompressionCallback):
         for name, density in self.own(plan).knob("density").items():
             if name not in layers:
                 raise CompressError(
-                    f"pruning: layer {name!r} is a {type(net.get_submodule(name)).__name__}, and only Conv and Linear "
-                    f"layers are pruned; the plan may name {sorted(layers)}"
+                    f"pruning: the weight of layer {name!r} is of a {type(weight_place(net, name)[0]).__name__}, and "
+                    f"only those of Conv and Linear layers are pruned; the plan may name {sorted(layers)}"
                 )
             if not 0 < density <= 1:
                 raise CompressError(f"pruning: density of layer {name!r} must be above 0 and at most 1, got {density}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from math import log2
 
-from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile, Profile
 
 FLOAT_BYTES = 4
 # The header is compressed text, so its size cannot be known by arithmetic. These bound it for networks of 1 to 240
@@ -86,7 +86,7 @@ def float_counts(layer: LayerProfile) -> dict[str, int]:
 
 def entry_bytes(layer: LayerProfile) -> int:
     """Return bytes that a layer takes in the header, at most; of a table, with its tensor."""
-    if layer.kind in ("conv", "linear"):
+    if layer.kind in WITH_WEIGHT:
         masked = MASK_ENTRY_BYTES if layer.mask_unit else 0
         return WEIGHT_ENTRY_BYTES + (INPUT_ENTRY_BYTES if layer.act_scales else 0) + masked
     return OTHER_ENTRY_BYTES if layer.kind != "buffer" else TENSOR_ENTRY_BYTES + FLOAT_BYTES * layer.buffers

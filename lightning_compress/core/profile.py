@@ -15,6 +15,8 @@ from typing import Any
 from lightning_compress.core.activations import Step, Steps
 from lightning_compress.core.errors import CompressError
 
+WITH_WEIGHT = ("conv", "linear", "conv_transpose", "matrix")
+
 
 @dataclass(frozen=True)
 class LayerProfile:
@@ -22,11 +24,14 @@ class LayerProfile:
 
     Attributes:
         name: its name in ``network.named_modules()``; of a ``parameter`` or ``buffer`` entry, the name of the tensor.
-        kind: ``conv``, ``linear``, ``norm`` (batch norm and other affine layers per channel), ``parameter`` (any other
-            parameter), ``buffer`` (any other buffer that checkpoints hold), or ``folded`` (a batch norm that the layer
-            before it has taken over).
+        kind: ``conv``, ``linear``, ``conv_transpose``, ``matrix`` (a weight of an embedding, a recurrent layer or
+            attention), ``norm`` (batch norm and other affine layers per channel), ``parameter`` (any other parameter),
+            ``buffer`` (any other buffer that checkpoints hold), or ``folded`` (a batch norm that the layer before it
+            has taken over).
         in_channels, out_channels, groups, kernel, stride: as in torch; ``parameter`` and ``norm`` have in == out.
-        positions: output positions per sample (height x width of a conv, tokens of a linear layer).
+        positions: output positions per sample (height x width of a conv, tokens of a linear layer); of a transposed
+            convolution those of its input; 0 for a layer that is not called, and for a table that is looked up.
+        read_positions: of a layer that is not called because another module reads its weight, those of that module.
         in_positions: of the input of a convolution, where they are not as many; else 0.
         extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).
         buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm); of a table, its
@@ -49,6 +54,7 @@ class LayerProfile:
     stride: int = 1
     positions: int = 1
     in_positions: int = 0
+    read_positions: int = 0
     extras: int = 0
     buffers: int = 0
     follows: str = ""
@@ -62,8 +68,8 @@ class LayerProfile:
 
     @property
     def weights(self) -> int:
-        """Number of weights: ``out x in / groups x kernel`` for conv and linear layers, else 0."""
-        if self.kind not in ("conv", "linear"):
+        """Number of weights: ``out x in / groups x kernel`` for layers with a weight, else 0."""
+        if self.kind not in WITH_WEIGHT:
             return 0
         return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
 
@@ -75,7 +81,7 @@ class LayerProfile:
     @property
     def macs(self) -> int:
         """Multiply-accumulates per sample; zero weights count in proportion to ``density``."""
-        return self.nonzeros * self.positions
+        return self.nonzeros * (self.positions or self.read_positions)
 
     @property
     def parameters(self) -> int:
@@ -126,12 +132,17 @@ class Profile:
 
     @property
     def weighted(self) -> list[LayerProfile]:
-        """The conv and linear layers: those that have weights to compress."""
+        """The conv and linear layers, to which every method applies."""
         return [layer for layer in self if layer.kind in ("conv", "linear")]
 
     @property
+    def quantizable(self) -> list[LayerProfile]:
+        """All layers with a weight: conv and linear ones, transposed convolutions, and single matrices."""
+        return [layer for layer in self if layer.kind in WITH_WEIGHT]
+
+    @property
     def macs(self) -> int:
-        """Multiply-accumulates of one sample through conv and linear layers."""
+        """Multiply-accumulates of one sample through all layers with a weight."""
         return sum(layer.macs for layer in self)
 
     @property

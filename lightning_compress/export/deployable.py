@@ -83,7 +83,8 @@ def _finished(module: nn.Module) -> nn.Module:
 def _quantized(net: nn.Module) -> tuple[bool, bool]:
     """Return whether any weight, and whether any activation, has a quantizer."""
     layers = transforms.transformed(net).values()
-    weights = any(not isinstance(t, Mask) for layer in layers for t in transforms.weight_transforms(layer))
+    chains = [chain for layer in layers for chain in transforms.weight_chains(layer).values()]
+    weights = any(not isinstance(t, Mask) for chain in chains for t in chain)
     places = (t for layer in layers for t in (transforms.input_transform(layer), transforms.output_transform(layer)))
     return weights, any(isinstance(t, ActivationQuantizer) for t in places)
 

@@ -153,6 +153,12 @@ def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]
             shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
             yield f"{layer.name}.weight", torch.Size(shape)
             yield f"{layer.name}.bias", torch.Size(shape[:1])
+        elif layer.kind == "conv_transpose":
+            out = layer.out_channels // layer.groups
+            yield f"{layer.name}.weight", torch.Size((layer.in_channels, out, *layer.kernel))
+            yield f"{layer.name}.bias", torch.Size((layer.out_channels,))
+        elif layer.kind == "matrix":
+            yield layer.name, torch.Size((layer.out_channels, layer.in_channels))
         elif layer.kind == "norm":
             for key in ("weight", "bias", "running_mean", "running_var"):
                 yield f"{layer.name}.{key}", torch.Size([layer.out_channels])

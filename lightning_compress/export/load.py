@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from lightning_compress.core.errors import PackedFileError
 from lightning_compress.core.plan import Plan
-from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile, Profile
 from lightning_compress.export import container, fitting, shared_quantizers
 from lightning_compress.export.header import Description
 from lightning_compress.export.stored_layers import StoredLayers, input_quantizer, set_scale
 from lightning_compress.surgery import replacement, transforms
 from lightning_compress.surgery.lightning_module import is_lightning_module
 from lightning_compress.surgery.mask import Mask
+from lightning_compress.surgery.matrices import weight_place
+from lightning_compress.surgery.row_layout import attach_to_rows, swapped
 from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.surgery.tied_weights import tie, untie
 
@@ -94,7 +96,7 @@ def receive(
     fitting.resize_to(net, described.profile)
     for name, value in tables.items():
         net.get_buffer(name).copy_(value)
-    tied = untie(net, {f"{layer.name}.weight" for layer in kept.weighted} | {layer.name for layer in kept})
+    tied = untie(net, {f"{layer.name}.weight" for layer in kept.quantizable} | {layer.name for layer in kept})
     for layer in kept:
         weight, stored = layers.next(layer, described.weights.get(layer.name))
         if layer.kind not in ("folded", "buffer"):
@@ -128,9 +130,8 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
         parameter = net.get_parameter(layer.name)
         parameter.copy_(stored["extras"].view(parameter.shape))
         return
-    module = net.get_submodule(layer.name)
     if layer.kind == "norm":
-        width = layer.out_channels
+        module, width = net.get_submodule(layer.name), layer.out_channels
         for i, target in enumerate(p for p in (module.weight, module.bias) if p is not None):
             target.copy_(stored["extras"][i * width : (i + 1) * width])
         if layer.buffers:
@@ -139,14 +140,21 @@ def _fill(net: nn.Module, layer: LayerProfile, weight: Tensor | None, stored: Ma
             module.running_mean.copy_(stored["buffers"][: layer.out_channels])
             module.running_var.copy_(stored["buffers"][layer.out_channels :])
         return
-    module.weight.copy_(weight)
+    place, key = weight_place(net, layer.name)
+    if weight is not None:
+        place.get_parameter(key).copy_(swapped(weight, layer.groups) if layer.kind == "conv_transpose" else weight)
+    if layer.kind == "matrix":
+        return
+    module = net.get_submodule(layer.name)
     module.register_parameter("bias", nn.Parameter(stored["extras"].to(module.weight)) if layer.extras else None)
 
 
 def _attach(net: nn.Module, layer: LayerProfile, stored: Mapping[str, Any], quantizer: Any) -> None:
-    module: Any = net.get_submodule(layer.name) if layer.kind in ("conv", "linear") else None
+    if layer.kind not in WITH_WEIGHT:
+        return
+    module, key = weight_place(net, layer.name)
     if "format" in stored:
-        transforms.attach_weight(module, stored["format"].to(module.weight.device))
+        attach_to_rows(module, stored["format"].to(getattr(module, key).device), key)
     if "mask" in stored:
         mask = Mask(module.weight.shape).to(module.weight.device)
         mask.mask.copy_(stored["mask"])
@@ -161,4 +169,4 @@ def _plain(profile: Profile) -> Profile:
     """Return the profile without quantization and masks."""
     blank: dict[str, Any] = {"weight_bits": 32, "act_bits": 32, "weight_scales": 0, "act_scales": 0}
     blank |= {"density": 1.0, "mask_unit": 0, "codebook": 0}
-    return profile.update([replace(layer, **blank) for layer in profile.weighted])
+    return profile.update([replace(layer, **blank) for layer in profile.quantizable])

@@ -30,6 +30,8 @@ from lightning_compress.quantization.quantizers.activation import ActivationQuan
 from lightning_compress.quantization.quantizers.weight_format import WeightFormat
 from lightning_compress.surgery import measure, replacement, transforms
 from lightning_compress.surgery.mask import mask_of, measured
+from lightning_compress.surgery.matrices import weight_place
+from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.structure import Structure, network, structure_of
 
 FIXED_WIDTH = FixedWidth()
@@ -68,7 +70,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         if "codes" in stored:
             shape, mask = weight_shape(layer), None if kept is None else kept.numpy()
             codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits, shape, mask))
-            weights[layer.name] = _format(net.get_submodule(layer.name)).reader()
+            weights[layer.name] = _format(*weight_place(net, layer.name)).reader()
         if layer.act_scales:
             inputs[layer.name] = _input(net.get_submodule(layer.name), layer).spec()
         for part, count in float_counts(layer).items():
@@ -102,7 +104,8 @@ def _measured(module: nn.Module, net: nn.Module, example: Any) -> Profile:
 
 def _check_noise(net: nn.Module) -> None:
     for name, layer in transforms.transformed(net).items():
-        for transform in (*transforms.weight_transforms(layer), transforms.output_transform(layer)):
+        chains = transforms.weight_chains(layer).values()
+        for transform in (*(t for chain in chains for t in chain), transforms.output_transform(layer)):
             if isinstance(transform, Noise) and not transform.ended:
                 raise CompressError(
                     f"save: layer {name!r} has {type(transform).__name__} that has not ended, and a file holds none; "
@@ -116,21 +119,25 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
         return {"extras": _real(layer, net.get_parameter(layer.name))}
     if layer.kind in ("folded", "buffer"):
         return {}
-    module = net.get_submodule(layer.name)
+    module, key = weight_place(net, layer.name)
     if layer.kind == "norm":
         extras = [p for p in (module.weight, module.bias) if p is not None]
         buffers = [module.running_mean, module.running_var] if layer.buffers else []
         return {"extras": _cat(extras), "buffers": _cat(buffers)}
-    factor, bias = (None, module.bias) if norm is None else transforms.fold_batch_norm(module, net.get_submodule(norm))
+    if norm is None:
+        factor, bias = None, module.bias if layer.extras else None
+    else:
+        factor, bias = transforms.fold_batch_norm(module, net.get_submodule(norm))
     stored = {} if bias is None else {"extras": bias}
     kept = mask_of(module) if is_sparse(layer) else ...
     if layer.weight_bits < 32:
-        codes, scale, table = _quantized(layer, module)
+        codes, scale, table = _quantized(layer, module, key)
         scale = scale if factor is None else (scale * _columns(factor, module)).flatten()
         scale = scale if layer.weight_scales else torch.empty(0)
         stored |= {"codes": codes[kept].cpu(), "weight_scale": scale, "codebook": table}
     else:
-        weight = module.weight if factor is None else module.weight * _columns(factor, module)
+        weight = weight_rows(module, key)
+        weight = weight if factor is None else weight * _columns(factor, module)
         stored["weight"] = weight[kept]
     if is_sparse(layer):
         stored["mask"] = kept
@@ -139,22 +146,22 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
     return stored
 
 
-def _quantized(layer: LayerProfile, module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+def _quantized(layer: LayerProfile, module: nn.Module, key: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, the scale of their levels, and the table of levels, empty where a reader needs none."""
-    quantizer = _format(module)
+    quantizer = _format(module, key)
     if not quantizer.settled:
         raise CompressError(
             f"save: layer {layer.name!r} has no codes yet, for its mask still moves; save after the training"
         )
-    weight, table = transforms.weight_before(module, quantizer), quantizer.table
+    weight, table = transforms.weight_before(module, quantizer, key), quantizer.table
     _check_finite(layer, weight)
     _check_finite(layer, table)
     return (*quantizer.codes(weight), table)
 
 
-def _format(module: nn.Module) -> WeightFormat:
+def _format(module: nn.Module, key: str) -> WeightFormat:
     """Return the quantizer of a layer's weight."""
-    return next(t for t in transforms.weight_transforms(module) if isinstance(t, WeightFormat))
+    return next(t for t in transforms.weight_transforms(module, key) if isinstance(t, WeightFormat))
 
 
 def _real(layer: LayerProfile, parameter: Tensor) -> Tensor:

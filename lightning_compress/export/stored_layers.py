@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_compress.core.errors import CompressError, PackedFileError
 from lightning_compress.core.kinds import class_of
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, weight_shape
-from lightning_compress.core.profile import LayerProfile
+from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile
 from lightning_compress.export import untrusted
 from lightning_compress.export.coders import Coder
 from lightning_compress.export.positions import read_positions
@@ -44,7 +44,7 @@ class StoredLayers:
         self.byte = self.number = 0
 
     def next(self, layer: LayerProfile, spec: Mapping[str, Any] | None) -> tuple[Tensor | None, dict[str, Any]]:
-        """Return the weight (fp32, shaped) if the layer has one, and its stored parts.
+        """Return the weight (fp32, output channels first) if the layer has one, and its stored parts.
 
         Args:
             layer: that comes next.
@@ -54,7 +54,7 @@ class StoredLayers:
             ValueError: a stream ends before the layer does, or holds what cannot be.
         """
         stored: dict[str, Any] = {part: self._floats(count) for part, count in float_counts(layer).items()}
-        if layer.kind not in ("conv", "linear"):
+        if layer.kind not in WITH_WEIGHT:
             return None, stored
         shape = weight_shape(layer)
         mask = None

@@ -11,12 +11,12 @@ from dataclasses import fields
 from math import prod
 from typing import Any, TypeVar
 
-from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile, Profile
 
 T = TypeVar("T")
 
 COUNTS = [f.name for f in fields(LayerProfile) if f.type == "int"]
-STORED = {"conv", "linear", "norm", "parameter", "buffer", "folded"}
+STORED = {*WITH_WEIGHT, "norm", "parameter", "buffer", "folded"}
 WEIGHT_BITS = {*range(1, 9), 32}
 ACT_BITS = {*range(2, 9), 32}
 
@@ -100,7 +100,7 @@ def _check_counts(layer: LayerProfile) -> None:
 
 def _check_kind(layer: LayerProfile) -> None:
     """Check what only layers with a weight may have, and what of it."""
-    weighted, quantized = layer.kind in ("conv", "linear"), layer.weight_bits < 32
+    weighted, quantized = layer.kind in WITH_WEIGHT, layer.weight_bits < 32
     own = (layer.weight_scales, layer.codebook, layer.act_scales, layer.mask_unit)
     if not weighted:
         if any(own) or quantized or layer.act_bits < 32 or layer.kernel or not isinstance(layer.density, float):
@@ -112,11 +112,12 @@ def _check_kind(layer: LayerProfile) -> None:
     right = {
         "channels": layer.groups > 0 < layer.out_channels and layer.in_channels > 0,
         "groups": layer.groups > 0 and not (layer.in_channels % layer.groups or layer.out_channels % layer.groups),
-        "kernel": bool(layer.kernel) == (layer.kind == "conv"),
-        "extras": layer.extras <= 1 and not layer.buffers,
+        "kernel": bool(layer.kernel) == (layer.kind in ("conv", "conv_transpose")),
+        "extras": layer.extras <= int(layer.kind != "matrix") and not layer.buffers,
         "weight_scales": layer.weight_scales in ((0, 1, layer.out_channels) if quantized else (0,)),
         "codebook": layer.codebook <= (2**layer.weight_bits if quantized else 0),
-        "act_scales": layer.act_scales in (0, 2),
+        "act_scales": layer.act_scales in ((0,) if layer.kind == "matrix" else (0, 2)),
+        "mask_unit": layer.kind in ("conv", "linear") or not layer.mask_unit,
         "density": 0 <= layer.density <= 1 and not (layer.weights % unit or layer.nonzeros % unit),
     }
     wrong = [key for key, fits in right.items() if not fits]

@@ -29,6 +29,7 @@ from lightning_compress.core.errors import CompressError, NoEffectError, did_you
 from lightning_compress.core.plan import Number, Plan, matching
 from lightning_compress.core.space import Choice
 from lightning_compress.surgery.inputs import example_of
+from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.structure import network
 
 METHODS = (LayerRemoval, ChannelPruning, LowRank, WeightPruning, QuantizationAwareTraining)  # in the order of a list
@@ -124,14 +125,14 @@ def inspect_layers(
         for root, layers in callback.coupled(net, example).items()
     }
     roots = {layer: root for root, layers in coupled.items() for layer in layers}
-    names = dict.fromkeys([*found, *(layer.name for layer in profile.weighted)])
+    names = dict.fromkeys([*found, *(layer.name for layer in profile.quantizable)])
     place = {name: i for i, name in enumerate(profile.layers)}
     order = sorted(names, key=lambda name: (place[profile.inside(name)[0].name], -len(profile.inside(name))))
     return LayerTable(
         [
             LayerInfo(
                 name,
-                type(net.get_submodule(name)).__name__,
+                type(weight_place(net, name)[0]).__name__,
                 sum(layer.weights for layer in profile.inside(name)),
                 {choice.knob: choice.values for choice in found.get(name, ())},
                 coupled.get(name, ()),

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as NormBase  # of batch norms and instance norms
 from torch.nn.modules.conv import _ConvNd as ConvBase
+from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeBase
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["BatchNormBase", "ConvBase", "NormBase"]
+__all__ = ["BatchNormBase", "ConvBase", "ConvTransposeBase", "NormBase"]
 
 ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default  # a check that torch.export leaves in a graph
 
@@ -51,6 +52,47 @@ def forward_hooks(module: nn.Module) -> dict[int, Any]:
 def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
     """Return the hooks that run before a module's forward; changes of the table change the module."""
     return module._forward_pre_hooks
+
+
+def recurrent_weights(layer: nn.RNNBase) -> list[str]:
+    """Return the names of the matrices of a recurrent layer: biases are not among them."""
+    return [name for name in layer._flat_weights_names if name.startswith("weight")]
+
+
+def read_weights_at_each_call(layer: nn.Module) -> None:
+    """Let a recurrent layer read its weights by name at each call, as others do; it keeps them in a list of its own.
+
+    Args:
+        layer: of a class that no other layer has, as ``torch.nn.utils.parametrize`` makes; others are left as they are.
+    """
+    if isinstance(layer, nn.RNNBase):
+        kind: Any = type(layer)
+        kind._flat_weights = property(_weights_by_name, _ignored)
+        kind._init_flat_weights = kind._update_flat_weights = kind.flatten_parameters = _nothing
+        layer.__dict__.pop("_flat_weights", None)  # what it computed must not be copied with it
+
+
+def read_weights_from_list(layer: nn.Module) -> None:
+    """Let a recurrent layer keep the list of its weights again, once it is of its own class."""
+    if isinstance(layer, nn.RNNBase):
+        layer._init_flat_weights()
+
+
+def without_weight_list(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a module's ``__dict__`` without what a recurrent layer keeps of its weights."""
+    return {key: value for key, value in state.items() if key not in ("_flat_weights", "_flat_weight_refs")}
+
+
+def _weights_by_name(layer: Any) -> list[Any]:
+    return [getattr(layer, name, None) for name in layer._flat_weights_names]
+
+
+def _ignored(_layer: Any, _value: Any) -> None:
+    pass
+
+
+def _nothing(_layer: Any) -> None:
+    pass
 
 
 def is_compiled(module: nn.Module) -> bool:

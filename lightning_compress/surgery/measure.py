@@ -1,13 +1,15 @@
 """Measuring the profile of a network: one forward pass with hooks.
 
-MACs are counted for conv and linear layers. Attention's matrix products and element-wise work are not counted.
+MACs are counted for layers with a weight. Attention's matrix products and element-wise work are not counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,10 +22,12 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
 from lightning_compress.surgery.activations import ActivationRecorder
+from lightning_compress.surgery.matrices import is_own, matrices, positions
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LINEAR = (nn.Linear,)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NORM = (*BATCH_NORM, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
 
@@ -108,17 +112,19 @@ def measure(net: nn.Module, example: Any) -> Profile:
     times: Counter[str] = Counter()
     producer: dict[tuple[int, int], str] = {}
     reads: dict[str, tuple[int, int]] = {}
+    multiplied: Counter[str] = Counter()  # matrix, or layer that is not called -> positions
     uses, recorder = _Uses(), ActivationRecorder(samples)
 
-    def after(name: str, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, args: Any, output: Any) -> None:
+    def after(name: str, module: nn.Module) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             times[name] += 1
             calls.setdefault(name, 0)
-            if not isinstance(module, CONV + LINEAR + NORM):
+            found = positions(module, args, kwargs, samples)
+            multiplied.update({f"{name}.{key}" if name else key: count for key, count in found.items()})
+            if not isinstance(module, CONV + LINEAR + TRANSPOSED + NORM):
                 return
             out = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-            width = out.shape[1] if isinstance(module, CONV) else out.shape[-1]
-            calls[name] += out.numel() // (width * samples)
+            calls[name] += _positions(module, args, out) // samples
             if isinstance(module, CONV):
                 read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
             if _can_take_a_norm(module, out):
@@ -134,7 +140,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
         _check_weight(name, module)
     example = beside(net, example)
     recorder.begin(example)
-    handles = [module.register_forward_hook(after(name, module)) for name, module in owners]
+    handles = [module.register_forward_hook(after(name, module), with_kwargs=True) for name, module in owners]
     try:
         # Tensors of inference do not count writes.
         with torch.inference_mode(False), evaluating(net), recorder.watching(net, _width), uses, recorder:
@@ -149,13 +155,20 @@ def measure(net: nn.Module, example: Any) -> Profile:
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
     others = {name: count for name, count in read.items() if count != calls[name]}
     parts = (
-        layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, ""), others.get(name, 0))
+        layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, ""), others.get(name, 0), multiplied)
         for name in order
     )
     layers = [layer for part in parts for layer in part]
-    if not any(layer.weights and layer.positions for layer in layers):
-        raise CompressError(f"profile: {type(net).__name__} runs no conv or linear layer: there is nothing to compress")
+    if not any(layer.kind == "matrix" or (layer.weights and layer.positions) for layer in layers):
+        raise CompressError(f"profile: {type(net).__name__} runs no layer with a weight: there is nothing to compress")
     return Profile({layer.name: layer for layer in layers}, recorder.finish(output))
+
+
+def _positions(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> int:
+    """Return the positions of a batch: of the output, or of the input of a transposed convolution."""
+    if isinstance(module, TRANSPOSED):
+        return args[0].numel() // module.in_channels if args else 0
+    return out.numel() // (out.shape[1] if isinstance(module, CONV) else out.shape[-1])
 
 
 def _width(module: nn.Module) -> int | None:
@@ -232,13 +245,22 @@ def all_layers(net: nn.Module) -> list[LayerProfile]:
 
 
 def layer_profiles(
-    name: str, module: nn.Module, positions: int = 1, follows: str = "", in_positions: int = 0
+    name: str,
+    module: nn.Module,
+    positions: int = 1,
+    follows: str = "",
+    in_positions: int = 0,
+    multiplied: Mapping[str, int] = MappingProxyType({}),
 ) -> list[LayerProfile]:
     """Return the profile of one module, then an entry for each parameter and saved buffer that is no part of that."""
     layer = _known_layer(name, module, positions, follows, in_positions)
-    taken = () if layer is None else ("weight", "bias")
+    if layer is not None and name in multiplied:
+        layer = replace(layer, read_positions=multiplied[name])
     prefix = f"{name}." if name else ""
-    rest = [_parameter_entry(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
+    own = matrices(module)
+    rest = [_matrix_entry(prefix + key, getattr(module, key), multiplied.get(prefix + key, 0)) for key in own]
+    taken = own if layer is None else ("weight", "bias")
+    rest += [_parameter_entry(prefix + key, p) for key, p in module.named_parameters(recurse=False) if key not in taken]
     passing = {*unsaved_buffers(module), *(NORM_STATE if isinstance(module, NORM) else ())}
     rest += [_buffer_entry(prefix + key, b) for key, b in module.named_buffers(recurse=False) if key not in passing]
     return rest if layer is None else [layer, *rest]
@@ -261,6 +283,18 @@ def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_
     if isinstance(module, LINEAR):
         bias = int(module.bias is not None)
         return LayerProfile(name, "linear", module.in_features, module.out_features, positions=positions, extras=bias)
+    if isinstance(module, TRANSPOSED) and is_own(module, "weight"):
+        return LayerProfile(
+            name,
+            "conv_transpose",
+            module.in_channels,
+            module.out_channels,
+            groups=module.groups,
+            kernel=tuple(module.kernel_size),
+            stride=module.stride[0],
+            positions=positions,
+            extras=int(module.bias is not None),
+        )
     if isinstance(module, NORM) and (module.weight is None or module.weight.dim() == 1):
         running = getattr(module, "running_mean", None)
         width = next((t.shape[0] for t in (module.weight, running) if t is not None), 0)
@@ -272,6 +306,10 @@ def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_
 
 def _buffer_entry(name: str, buffer: Tensor) -> LayerProfile:
     return LayerProfile(name, "buffer", 1, 1, buffers=-(-buffer.nbytes // 4))
+
+
+def _matrix_entry(name: str, weight: Tensor, positions: int) -> LayerProfile:
+    return LayerProfile(name, "matrix", weight.shape[1], weight.shape[0], positions=positions)
 
 
 def _parameter_entry(name: str, parameter: Tensor) -> LayerProfile:

@@ -6,6 +6,7 @@ plain data, so it survives ``deepcopy`` and loads with ``weights_only=True``.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from lightning_compress.surgery.lightning_module import is_lightning_module
 
 KEY = "lightning_compress"
 FORMAT = 3
+ATTACHED = re.compile(r"parametrizations\.(\w+)\.original$")  # in a state_dict: a weight with transforms
 # Name of an empty tensor in the state_dict of a checkpoint. It comes first in the error of a load that knows nothing of
 # the structure, perhaps in a program that has not imported this package.
 NOTICE = (
@@ -176,7 +178,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         if present.applied.keys() <= applied.keys():
             _drop_ended_noise(net, saved["transforms"])
     shapes = {
-        key.removeprefix(prefix).replace(".parametrizations.weight.original", ".weight"): value.shape
+        ATTACHED.sub(r"\1", key.removeprefix(prefix)): value.shape
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }

@@ -16,9 +16,19 @@ from torch.nn.utils import parametrize
 
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.kinds import HasKind, class_of
-from lightning_compress.surgery._torch import forward_hooks, forward_pre_hooks, own_children, own_parameters
+from lightning_compress.surgery._torch import (
+    forward_hooks,
+    forward_pre_hooks,
+    own_children,
+    own_parameters,
+    read_weights_at_each_call,
+    read_weights_from_list,
+    without_weight_list,
+)
 
 INPUT, OUTPUT = "input_transform", "output_transform"
+WEIGHT = "weight"  # name of the weight of a layer that has one
+OTHERS = "weights"  # in a description: the transforms of weights with other names
 
 
 class Transform(nn.Module, HasKind):
@@ -69,39 +79,47 @@ def first_input(layer: nn.Module, args: tuple[Any, ...]) -> Tensor:
     return args[0]
 
 
-def attach_weight(layer: nn.Module, transform: Transform, first: bool = False) -> None:
-    """Let ``layer.weight`` go through a transform at each access; the raw weight stays the trained parameter.
+def attach_weight(layer: nn.Module, transform: Transform, first: bool = False, key: str = WEIGHT) -> None:
+    """Let a weight of a layer go through a transform at each access; the raw weight stays the trained parameter.
 
     Args:
         layer: any module with a weight.
         transform: comes after those that are there, or before them if ``first``.
         first: whether it comes before transforms that are there.
+        key: name of the weight, for layers with several.
     """
-    parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    parametrize.register_parametrization(layer, key, transform, unsafe=True)
     if first:
-        chain = layer.parametrizations["weight"]
-        for key, later in enumerate([transform, *list(chain)[:-1]]):
-            chain[key] = later
+        chain = layer.parametrizations[key]
+        for place, later in enumerate([transform, *list(chain)[:-1]]):
+            chain[place] = later
     if type(transform).after_forward is not Transform.after_forward:
         layer.register_forward_hook(transform.after_forward)
+    _adapt_class(layer)
+
+
+def _adapt_class(layer: nn.Module) -> None:
     # torch forbids pickling, for its class exists only in this process
     type(layer).__reduce__ = _reduce  # type: ignore[method-assign, assignment]
+    read_weights_at_each_call(layer)
 
 
 def _reduce(layer: nn.Module) -> tuple[Any, ...]:
     """Pickle a layer with weight transforms as the plain layer and the transforms to attach again."""
-    state = dict(layer.__dict__)
+    chains = weight_chains(layer)
+    state = without_weight_list(layer.__dict__)
     state["_modules"] = {k: v for k, v in own_children(layer).items() if k != "parametrizations"}
-    state["_parameters"] = {**own_parameters(layer), "weight": raw_weight(layer)}
-    return object.__new__, (type(layer).__bases__[0],), (state, weight_transforms(layer)), None, None, _restore
+    state["_parameters"] = {**own_parameters(layer), **{key: raw_weight(layer, key) for key in chains}}
+    return object.__new__, (type(layer).__bases__[0],), (state, chains), None, None, _restore
 
 
-def _restore(layer: nn.Module, state: tuple[dict[str, Any], list[Transform]]) -> None:
+def _restore(layer: nn.Module, state: tuple[dict[str, Any], dict[str, list[Transform]]]) -> None:
     layer.__dict__.update(state[0])  # with the hooks of the transforms
-    for transform in state[1]:
-        parametrize.register_parametrization(layer, "weight", transform, unsafe=True)
+    for key, chain in state[1].items():
+        for transform in chain:
+            parametrize.register_parametrization(layer, key, transform, unsafe=True)
     if state[1]:
-        type(layer).__reduce__ = _reduce  # type: ignore[method-assign, assignment]
+        _adapt_class(layer)
 
 
 def attach_input(layer: nn.Module, transform: Transform) -> None:
@@ -125,10 +143,22 @@ def attach_output(layer: nn.Module, transform: Transform) -> None:
     layer.register_forward_hook(transform.after_forward)
 
 
-def weight_transforms(layer: nn.Module) -> list[Transform]:
-    """Return the transforms of ``layer.weight``, in the order in which they apply."""
+def weight_transforms(layer: nn.Module, key: str = WEIGHT) -> list[Transform]:
+    """Return the transforms of a weight of a layer, in the order in which they apply.
+
+    Args:
+        layer: any module.
+        key: name of the weight, for layers with several.
+    """
+    return weight_chains(layer).get(key, [])
+
+
+def weight_chains(layer: nn.Module) -> dict[str, list[Transform]]:
+    """Return the transforms of each weight of a layer that has some, by the name of the weight."""
     chains = own_children(layer).get("parametrizations")  # wrappers, as PEFT's, hand on those of a layer inside
-    return list(chains["weight"]) if isinstance(chains, nn.ModuleDict) and "weight" in chains else []
+    if not isinstance(chains, nn.ModuleDict):
+        return {}
+    return {key: cast("list[Transform]", list(chain)) for key, chain in chains.items()}
 
 
 def input_transform(layer: nn.Module) -> Transform | None:
@@ -155,19 +185,19 @@ def check_plain(name: str, layer: nn.Module, callback: str) -> None:
         )
 
 
-def weight_before(layer: nn.Module, transform: Transform) -> Tensor:
-    """Return the input of one of the layer's weight transforms: the raw weight through those before it."""
-    weight = raw_weight(layer)
-    for earlier in weight_transforms(layer):
+def weight_before(layer: nn.Module, transform: Transform, key: str = WEIGHT) -> Tensor:
+    """Return the input of one of the transforms of a weight: the raw weight through those before it."""
+    weight = raw_weight(layer, key)
+    for earlier in weight_transforms(layer, key):
         if earlier is transform:
             return weight
         weight = earlier(weight)
     raise CompressError(f"{type(transform).__name__} is not attached to this {type(layer).__name__}")
 
 
-def raw_weight(layer: nn.Module) -> nn.Parameter:
-    """Return the trained parameter behind ``layer.weight``."""
-    return layer.parametrizations["weight"].original if weight_transforms(layer) else layer.weight
+def raw_weight(layer: nn.Module, key: str = WEIGHT) -> nn.Parameter:
+    """Return the trained parameter behind a weight of a layer."""
+    return layer.parametrizations[key].original if weight_transforms(layer, key) else getattr(layer, key)
 
 
 def transformed(net: nn.Module) -> dict[str, nn.Module]:
@@ -175,7 +205,7 @@ def transformed(net: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in net.named_modules()
-        if weight_transforms(module) or {INPUT, OUTPUT} & own_children(module).keys()
+        if weight_chains(module) or {INPUT, OUTPUT} & own_children(module).keys()
     }
 
 
@@ -187,7 +217,8 @@ def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     first: dict[int, dict[str, str]] = {}
     for name, layer in transformed(net).items():
-        found[name] = {"weight": [t.spec() for t in weight_transforms(layer)]}
+        chains = {key: [t.spec() for t in chain] for key, chain in weight_chains(layer).items()}
+        found[name] = {WEIGHT: chains.pop(WEIGHT, []), **({OTHERS: chains} if chains else {})}
         for slot in (INPUT, OUTPUT):
             if slot in own_children(layer):
                 transform = getattr(layer, slot)
@@ -206,13 +237,14 @@ def rebuild(net: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> Non
     for name, spec in description.items():
         if name not in modules:
             raise CompressError(f"the saved network has a layer {name!r}, this one not{did_you_mean(name, modules)}")
-        there = present.get(name, {"weight": []})
+        there = present.get(name, {WEIGHT: []})
         if not _contains(spec, there):
             raise CompressError(
                 f"layer {name!r} was saved with {spec} but now has {there}: the checkpoint belongs to another plan. "
                 f"Use the plan it was trained with, or start from a fresh network"
             )
-        _complete(modules[name], spec["weight"])
+        for key, chain in _chains(spec).items():
+            _complete(modules[name], chain, key)
         if INPUT in spec and INPUT not in there:
             attach_input(modules[name], _built(net, spec[INPUT]))
         if OUTPUT in spec and OUTPUT not in there:
@@ -226,38 +258,53 @@ def _built(net: nn.Module, spec: Mapping[str, Any]) -> Transform:
     return Transform.build(spec)
 
 
+def _chains(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the described transforms of each weight."""
+    return {WEIGHT: spec[WEIGHT], **spec.get(OTHERS, {})}
+
+
 def _contains(spec: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-    """Return whether all transforms that are there are described, those of the weight in the same order."""
-    described = iter(spec["weight"])
-    return all(one in described for one in there["weight"]) and all(
-        spec.get(key) == there[key] for key in (INPUT, OUTPUT) if key in there
-    )
+    """Return whether all transforms that are there are described, those of each weight in the same order."""
+    described = {key: iter(chain) for key, chain in _chains(spec).items()}
+    return all(
+        key in described and all(one in described[key] for one in chain) for key, chain in _chains(there).items()
+    ) and all(spec.get(key) == there[key] for key in (INPUT, OUTPUT) if key in there)
 
 
-def _complete(layer: nn.Module, specs: Sequence[Mapping[str, Any]]) -> None:
-    """Attach those of the described weight transforms that are missing, each at its place."""
-    present, wanted = weight_transforms(layer), []
+def _complete(layer: nn.Module, specs: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Attach those of the described transforms of a weight that are missing, each at its place."""
+    present, wanted = weight_transforms(layer, key), []
     for spec in specs:
         here = bool(present) and present[0].spec() == spec
         wanted.append(present.pop(0) if here else Transform.build(spec))
     for transform in wanted:
-        if transform not in weight_transforms(layer):
-            attach_weight(layer, transform)
-    for key, transform in enumerate(wanted):
-        layer.parametrizations["weight"][key] = transform
+        if transform not in weight_transforms(layer, key):
+            attach_weight(layer, transform, key=key)
+    for place, transform in enumerate(wanted):
+        layer.parametrizations[key][place] = transform
 
 
 def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
-    """Make the transformed weight (or ``value``) the plain parameter, and drop the transforms."""
-    if not weight_transforms(layer):
+    """Make the transformed weights the plain parameters, and drop the transforms.
+
+    Args:
+        layer: any module.
+        value: to take in place of the transformed ``weight``.
+    """
+    chains = weight_chains(layer)
+    if not chains:
         return
-    weight = (layer.weight if value is None else value).detach().clone()
-    requires_grad = layer.parametrizations["weight"].original.requires_grad
-    _drop_hooks(forward_hooks(layer), weight_transforms(layer))
+    weights = {key: getattr(layer, key).detach().clone() for key in chains}
+    if value is not None:
+        weights[WEIGHT] = value.detach().clone()
+    trained = {key: layer.parametrizations[key].original.requires_grad for key in chains}
+    _drop_hooks(forward_hooks(layer), [transform for chain in chains.values() for transform in chain])
     # torch's remove_parametrizations deletes the property from the dynamic class, which deepcopies share.
     layer.__class__ = type(layer).__bases__[0]
     del own_children(layer)["parametrizations"]
-    layer.register_parameter("weight", nn.Parameter(weight, requires_grad=requires_grad))
+    for key, weight in weights.items():
+        layer.register_parameter(key, nn.Parameter(weight, requires_grad=trained[key]))
+    read_weights_from_list(layer)
 
 
 def drop_input(layer: nn.Module) -> None:

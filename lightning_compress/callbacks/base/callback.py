@@ -37,6 +37,7 @@ from lightning_compress.surgery._lightning import callbacks_of
 from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import example_of
+from lightning_compress.surgery.matrices import matrices
 from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
     Structure,
@@ -190,7 +191,7 @@ class CompressionCallback(Callback, HasKind, ABC):
         if due is None:
             return
         plan = self.resolve(spread(due, describe(net), record.profile), net, record.profile, example)
-        writing = [name for name in layers_that_write(net, example) if name in plan.layers]
+        writing = [n for n in layers_that_write(net, example) if {n, f"{n}.weight"} & plan.layers.keys()]
         self.attach(plan, net, record.profile, example)
         check_constraints(type(self).__name__, net, writing)
         applied = {**record.applied, self.kind: record.applied.get(self.kind, Plan({})).merge(plan)}
@@ -286,9 +287,11 @@ def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:
 
 
 def plan_names(net: nn.Module) -> set[str]:
-    """Return the layer names that a plan may use: all modules of the network but the transforms attached to them."""
+    """Return the names that a plan may use: modules of the network but the transforms attached, and single matrices."""
     own = {id(t) for layer in transformed(net).values() for t in layer.modules() if t is not layer}
-    return {name for name, module in net.named_modules() if name and id(module) not in own}
+    modules = {name: module for name, module in net.named_modules() if id(module) not in own}
+    inside = {f"{name}.{key}" if name else key for name, module in modules.items() for key in matrices(module)}
+    return {name for name in modules if name} | inside
 
 
 def knob_titles() -> dict[str, str]:

@@ -26,7 +26,7 @@ from lightning_compress.surgery.transforms import (
     output_transform,
     raw_weight,
     transformed,
-    weight_transforms,
+    weight_chains,
 )
 
 ATTACHED = ("parametrizations", INPUT, OUTPUT)
@@ -41,8 +41,9 @@ def as_written(module: nn.Module) -> Iterator[None]:
     try:
         for layer, kind, parameters, modules in before:
             written = parameters
-            if weight_transforms(layer):
-                written = {"weight": raw_weight(layer), **parameters}
+            chains = weight_chains(layer)
+            if chains:
+                written = {**{key: raw_weight(layer, key) for key in chains}, **parameters}
                 layer.__class__ = kind.__bases__[0]
             set_tables(layer, written, {key: child for key, child in modules.items() if key not in ATTACHED})
         yield
@@ -65,9 +66,11 @@ def complete_groups(module: nn.Module, optimizers: list[Optimizer]) -> None:
     groups = {id(p): group for o in optimizers for group in o.param_groups for p in group["params"]}
     first = next((group for o in optimizers for group in o.param_groups), None)
     for layer in transformed(module).values():
-        attached = [*weight_transforms(layer), input_transform(layer), output_transform(layer)]
-        learned = [p for transform in attached if transform is not None for p in transform.parameters()]
-        own = [raw_weight(layer)] if weight_transforms(layer) else []
+        chains = weight_chains(layer)
+        attached = [transform for chain in chains.values() for transform in chain]
+        attached += [t for t in (input_transform(layer), output_transform(layer)) if t is not None]
+        learned = [p for transform in attached for p in transform.parameters()]
+        own = [raw_weight(layer, key) for key in chains]
         own += [p for p in layer.parameters() if all(p is not other for other in learned)]
         group = next((groups[id(p)] for p in own if id(p) in groups), None) if own else first
         for parameter in learned:

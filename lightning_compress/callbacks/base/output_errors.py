@@ -10,6 +10,7 @@ values, not as there are layers and values.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from lightning_compress.core.space import Choice
 from lightning_compress.pruning.channel_errors import noise_to_signal
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone
+from lightning_compress.surgery.matrices import runs_in
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments, keyword arguments, output
 
@@ -78,15 +80,19 @@ def layer_errors(
         net: the dense network; it is not changed.
         batch: one input batch of the network.
     """
-    calls = record_calls(net, list(dict.fromkeys(choice.layer for choice in choices)), batch)
+    runs = {choice.layer: runs_in(net, choice.layer) for choice in choices}
+    calls = record_calls(net, list(dict.fromkeys(runs.values())), batch)
     found: dict[tuple[str, str, Number], float] = {}
     for knob, value in sorted({(c.knob, value) for c in choices if len(c.values) > 1 for value in c.values}):
-        able = [c.layer for c in choices if c.knob == knob and value in c.values and c.layer in calls]
+        able = [c.layer for c in choices if c.knob == knob and value in c.values and runs[c.layer] in calls]
+        together = Counter(runs[layer] for layer in able)  # several matrices of one module share its error
         changed = clone(net)
         with isolate_rng():  # a quantizer may draw its first values
             apply(changed, Plan({layer: {knob: value} for layer in able}))
             for layer in able:
-                found[layer, knob, value] = output_error(changed.get_submodule(layer), calls[layer])
+                name = runs[layer]
+                error = output_error(changed.get_submodule(name), calls[name])
+                found[layer, knob, value] = error / together[name]
     return [[found.get((c.layer, c.knob, value), 0.0) for value in c.values] for c in choices]
 
 

@@ -13,7 +13,7 @@ from lightning_compress.core.profile import Profile
 
 @dataclass(frozen=True)
 class WeightBits(Cost):
-    """Bits of the non-zero conv and linear weights: the size that the papers report (no indices, scales, biases)."""
+    """Bits of the non-zero weights: the size that the papers report (no indices, scales, biases)."""
 
     name: ClassVar[str] = "weight_bits"
     unit: ClassVar[str] = "bits"

@@ -28,6 +28,7 @@ from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.student import Student
 from lightning_compress.quantization.bit_allocation import project_bits
+from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.transforms import raw_weight
 
 KNOB = "weight_bits"
@@ -101,6 +102,6 @@ def _errors(composition: Composition, budget: Budget, layers: list[str]) -> dict
         with isolate_rng():  # a quantizer may draw its first values
             composition.apply(net, Plan({layer: {KNOB: bits} for layer in able}))
         for layer in able:
-            module = net.get_submodule(layer)
-            found[layer][bits] = float((module.weight - raw_weight(module)).double().square().sum())
+            module, key = weight_place(net, layer)
+            found[layer][bits] = float((getattr(module, key) - raw_weight(module, key)).double().square().sum())
     return found

@@ -95,10 +95,17 @@ class ChannelGraph:
             lost_in, lost_out = lost.get((name, IN), 0), lost.get((name, OUT), 0)
             extent, layer = extents.get(name, 0), profile[name]
             if extent:
-                changed.append(replace(layer, extras=layer.extras * (extent - lost_out) // extent))
+                changed.append(_shortened(layer, extent, lost_out))
             else:
                 changed.append(_narrow(layer, lost_in, lost_out))
         return profile.update(changed)
+
+
+def _shortened(layer: LayerProfile, extent: int, lost: int) -> LayerProfile:
+    """Return the profile of a raw parameter, or of a table, that loses positions of a later dimension."""
+    if layer.kind == "matrix":
+        return replace(layer, in_channels=layer.in_channels - lost)
+    return replace(layer, extras=layer.extras * (extent - lost) // extent)
 
 
 def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
