@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from lightning import Trainer, seed_everything
@@ -107,3 +109,21 @@ def test_who_loads_without_callbacks_or_mixin_is_told_what_is_missing(tmp_path):
         Trainer(max_epochs=2, **QUIET).fit(PlainModule(), *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     assert next(iter(state)) == NOTICE
+
+
+def test_a_compressed_network_loads_the_state_dict_by_hand(tmp_path):
+    module = train(lambda: LowRank(RANKS), 1, tmp_path)
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    example = torch.zeros(2, 1, 8, 8)
+    by_callback, bare, other = PlainModule(), ToyNet(), ToyNet()
+    Trainer(callbacks=[LowRank(RANKS)], **QUIET).validate(by_callback, toy_data(0)[1], verbose=False)
+    LowRank(RANKS).apply(bare, example)
+    LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(other, example)
+    of_network = {key.removeprefix("net."): value for key, value in state.items()}
+    for loaded, given in ((by_callback, state), (copy.deepcopy(bare), of_network)):
+        loaded.load_state_dict(given)
+        for key, value in network(module).state_dict().items():
+            assert torch.equal(network(loaded).state_dict()[key], value), key
+    assert NOTICE in state
+    with pytest.raises(CompressError, match=r"'conv1.* has shape .* compressed by another plan"):
+        other.load_state_dict(of_network)

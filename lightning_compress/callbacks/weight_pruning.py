@@ -107,9 +107,10 @@ class WeightPruning(CompressionCallback):
         kept, units, scores = {}, {}, {}
         for name, density in self.own(plan).knob("density").items():
             if name not in layers:
+                kind = type(weight_place(net, name)[0]).__name__
                 raise CompressError(
-                    f"pruning: the weight of layer {name!r} is of a {type(weight_place(net, name)[0]).__name__}, and "
-                    f"only those of Conv and Linear layers are pruned; the plan may name {sorted(layers)}"
+                    f"pruning: layer {name!r} is a {kind}, and only Conv and Linear layers are pruned; the plan may "
+                    f"name {sorted(layers)}"
                 )
             if not 0 < density <= 1:
                 raise CompressError(f"pruning: density of layer {name!r} must be above 0 and at most 1, got {density}")

@@ -33,6 +33,7 @@ NOTICE = (
     "one; give the Trainer the same compression callbacks, or, for load_from_checkpoint, write class MyModule("
     "lightning_compress.CompressibleMixin, LightningModule)]"
 )
+ACCEPTS = "_accepts_notice"  # in the __dict__ of a module that loads a state_dict with the notice in it
 SELECTED = "compressed_network"  # attribute of a LightningModule: the name of the sub-module to compress
 
 
@@ -126,6 +127,7 @@ def write_structure(net: nn.Module, record: Structure) -> None:
     """Keep the record on the network."""
     net.__dict__["_" + KEY] = record
     keep_copyable(net)
+    accept_notice(net)
 
 
 def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -149,6 +151,35 @@ def _add_notice(checkpoint: dict[str, Any]) -> None:
     if isinstance(state, OrderedDict):
         state[NOTICE] = torch.empty(0)
         state.move_to_end(NOTICE, last=False)
+
+
+def accept_notice(module: nn.Module) -> None:
+    """Let a compressed module load a ``state_dict`` with the notice in it by hand, whatever ``strict`` is.
+
+    Args:
+        module: the network, or the LightningModule around it; copies accept it too.
+    """
+    if ACCEPTS not in module.__dict__:
+        module.__dict__[ACCEPTS] = True
+        module.register_load_state_dict_pre_hook(_without_notice)
+
+
+def _without_notice(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    """Take the notice out of what is loaded; it stays in what the caller holds.
+
+    Raises:
+        CompressError: the shapes are those of another plan.
+    """
+    if state.pop(NOTICE, None) is None:
+        return
+    own = module.state_dict()
+    wrong = next((key for key, value in state.items() if key in own and own[key].shape != value.shape), None)
+    if wrong is not None:
+        raise CompressError(
+            f"load_state_dict: {wrong!r} has shape {tuple(state[wrong].shape)} there and {tuple(own[wrong].shape)} in "
+            f"this {type(module).__name__}: it is of a network compressed by another plan. Apply the plan of the "
+            f"checkpoint, or give the checkpoint to a Trainer with the same callbacks"
+        )
 
 
 def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:

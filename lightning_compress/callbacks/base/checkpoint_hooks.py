@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning import LightningModule
 
-from lightning_compress.surgery.structure import load_structure, network, save_structure
+from lightning_compress.surgery.structure import accept_notice, load_structure, network, save_structure
 
 
 def _save(self: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -29,3 +29,4 @@ def keep_structure_in_checkpoints(module: LightningModule) -> None:
     # Bound methods, not closures: a deepcopy of the module then saves its own network.
     module.__dict__["on_save_checkpoint"] = MethodType(_save, module)
     module.__dict__["on_load_checkpoint"] = MethodType(_load, module)
+    accept_notice(module)
