@@ -12,7 +12,7 @@ first training, and where a layer's inputs have outliers that one scale cannot s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,17 @@ from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import steps_done
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
-from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.quantization.placements.layer_inputs import LayerInputs
 from lightning_compress.quantization.placements.placement import Placement
+from lightning_compress.quantization.quantizable import (
+    by_weight,
+    has_sparse_gradients,
+    is_used,
+    takes_input,
+    why_no_input,
+)
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.lsq import LSQ
@@ -39,16 +46,14 @@ from lightning_compress.quantization.quantizers.lsq_activation import LSQActivat
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery._torch import is_compiled
-from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.mask import Mask, has_moving_mask
-from lightning_compress.surgery.matrices import matrices, weight_place
+from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import (
     input_transform,
     output_transform,
     transformed,
-    weight_chains,
     weight_transforms,
 )
 
@@ -123,7 +128,11 @@ class QuantizationAwareTraining(CompressionCallback):
 
     @override
     def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
-        layers = {layer.name: layer for layer in profile.quantizable if _used(layer) and not _sparse(net, layer)}
+        layers = {
+            layer.name: layer
+            for layer in profile.quantizable
+            if is_used(layer) and not has_sparse_gradients(net, layer)
+        }
         ignored = {name for pattern in self.ignore for name in matching(pattern, layers)}
         ranges = [(knob, values) for knob, values in self.ranges.items() if values]
         return [
@@ -131,28 +140,28 @@ class QuantizationAwareTraining(CompressionCallback):
             for name, layer in layers.items()
             if name not in ignored
             for knob, values in ranges
-            if knob == "weight_bits" or _takes_input(layer)
+            if knob == "weight_bits" or takes_input(layer)
         ]
 
     @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         quantizable = {layer.name for layer in profile.quantizable}
-        own = _of_weights(self.own(plan), net, quantizable)
+        own = by_weight(self.own(plan), net, quantizable)
         for layer, values in own.layers.items():
             if layer not in quantizable:
                 raise CompressError(
                     f"quantization: layer {layer!r} is a {type(net.get_submodule(layer)).__name__}, which has no "
                     f"weight to quantize; the plan may name {sorted(quantizable)}"
                 )
-            if values.get("weight_bits", 32) != 32 and _sparse(net, profile[layer]):
+            if values.get("weight_bits", 32) != 32 and has_sparse_gradients(net, profile[layer]):
                 raise CompressError(
                     f"quantization: the gradients of {layer!r} are sparse, and those of what is rounded are not; make "
                     f"the embedding with sparse=False, or leave it out of the plan"
                 )
-            if values.get("act_bits", 32) != 32 and not _takes_input(profile[layer]):
+            if values.get("act_bits", 32) != 32 and not takes_input(profile[layer]):
+                why = why_no_input(net, profile[layer], example)
                 raise CompressError(
-                    f"quantization: layer {layer!r} has no input to quantize: {_no_input(net, profile[layer], example)}"
-                    f"; leave its act_bits out of the plan"
+                    f"quantization: layer {layer!r} has no input to quantize: {why}; leave its act_bits out of the plan"
                 )
             for knob, bits in values.items():
                 least, most = self._make(knob).bit_range
@@ -276,35 +285,3 @@ class QuantizationAwareTraining(CompressionCallback):
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         kind = getattr(make, "func", make)
         return kind if isinstance(kind, type) else type(make(8, ()))
-
-
-def _used(layer: LayerProfile) -> bool:
-    """Return whether a layer runs, or another module reads its weight."""
-    return bool(layer.kind == "matrix" or layer.positions or layer.read_positions)
-
-
-def _takes_input(layer: LayerProfile) -> bool:
-    """Return whether a layer is called with the input that its weight is multiplied with."""
-    return layer.kind != "matrix" and bool(layer.positions)
-
-
-def _no_input(net: nn.Module, layer: LayerProfile, example: Any) -> str:
-    if layer.kind == "matrix":
-        owner, key = weight_place(net, layer.name)
-        kind = type(owner).__bases__[0] if weight_chains(owner) else type(owner)
-        return f"{kind.__name__} reads its {key} itself"
-    return not_called(net, [layer.name], example)[layer.name]
-
-
-def _sparse(net: nn.Module, layer: LayerProfile) -> bool:
-    return layer.kind == "matrix" and getattr(weight_place(net, layer.name)[0], "sparse", False)
-
-
-def _of_weights(plan: Plan, net: nn.Module, quantizable: Collection[str]) -> Plan:
-    """Return the plan with the name of a module that has matrices of its own replaced by theirs."""
-    modules, inside, others = dict(net.named_modules()), {}, {}
-    for name, values in plan.layers.items():
-        own = [] if name in quantizable or name not in modules else matrices(modules[name])
-        inside.update({f"{name}.{key}": values for key in own})
-        others.update({} if own else {name: values})
-    return Plan(inside).merge(Plan(others))
