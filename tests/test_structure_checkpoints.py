@@ -119,7 +119,7 @@ def test_a_compressed_network_loads_the_state_dict_by_hand(tmp_path):
     Trainer(callbacks=[LowRank(RANKS)], **QUIET).validate(by_callback, toy_data(0)[1], verbose=False)
     LowRank(RANKS).apply(bare, example)
     LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(other, example)
-    of_network = {key.removeprefix("net."): value for key, value in state.items()}
+    of_network = {key.removeprefix("model."): value for key, value in state.items()}
     for loaded, given in ((by_callback, state), (copy.deepcopy(bare), of_network)):
         loaded.load_state_dict(given)
         for key, value in network(module).state_dict().items():
