@@ -1,16 +1,17 @@
 """Range coding with probabilities that adapt to context: the codes of a layer take fewer bytes than their entropy.
 
-    class of a weight = how large |code - center| is expected, over the layer's mean:
-        e = (a r c m + sum over its kernel so far) / (a + weights of its kernel so far),   r, c: row and column over m
+    class of a weight = (how large |code - center| is expected, over m, the layer's mean so far,
+                         what the weights left of it and above it in its kernel are, with their signs, over m)
+        expected = (a r c m + sum over its kernel so far) / (a + weights of it so far),   r, c: row and column over m
     P(code | class) ~ how often the class had the code so far + a bell of the class's width
 
 Source: adaptive context modeling of weights is that of DeepCABAC (Wiedemann et al. 2019, arXiv 1907.11900) and NNCodec,
 which code one binary decision after the other by those just coded; the range coder (Martin 1979) is constriction's.
-Ours: contexts are updated after vectors rather than bits, so that reading stays fast in numpy. Output channels come in
-groups that grow, and in each group kernel positions (of 1 x 1 kernels quarters of the inputs) one after the other: all
-that a vector's classes follow from came before it. No table is stored. Use it where the file counts and
-reading it may take longer. It gains nothing where large and small weights are mixed evenly and all codes are as
-frequent; then codes are written in fixed width.
+Ours: neighbors in the kernel count with their signs, since kernels are smooth, and contexts are updated after vectors
+rather than bits, so that reading stays fast in numpy. Output channels come in groups that grow, and in each group
+kernel positions (of 1 x 1 kernels quarters of the inputs) one after the other: all that a vector's classes follow from
+came before it. No table is stored. Use it where the file counts and reading it may take longer. It gains nothing
+where large and small weights are mixed evenly and all codes are as frequent; then codes are written in fixed width.
 
 Reader and writer must find the same classes and tables on any machine: sums are of whole numbers, below 2^53 and so
 exact in any order, and all else is one rounded operation at a time.
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import constriction
 import numpy as np
@@ -42,7 +43,9 @@ WIDTH, NARROWEST = 1.2, 0.3  # of the bell over the mean |code - center|, and at
 FINE = 1024  # parts of a weight in the tables
 # Powers of the square root of 2, between which a class is, and its middle; written out, to be the same everywhere.
 EDGES = np.array([0.3535533905932738, 0.5, 0.7071067811865476, 1.0, 1.4142135623730951, 2.0, 2.8284271247461903])
-MIDDLES = (0.2973, 0.4204, 0.5946, 0.8409, 1.1892, 1.6818, 2.3784, 3.3636)
+MIDDLES = np.array([0.2973, 0.4204, 0.5946, 0.8409, 1.1892, 1.6818, 2.3784, 3.3636])
+SIGNED = np.array([-1.6, -0.4, 0.4, 1.6])  # the same for the neighbors' sum
+LEVELS = len(SIGNED) + 1
 
 Take = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.int64]]
 
@@ -124,13 +127,14 @@ def _walk(bits: int, shape: Sequence[int], kept: NDArray[np.bool_] | None, take:
     rows, inputs, kernel = shape[0], shape[1], prod(shape[2:])
     there = np.ones((rows, inputs, kernel), bool) if kept is None else kept.reshape(rows, inputs, kernel)
     places = np.arange(rows * inputs * kernel).reshape(rows, inputs, kernel)
-    statistics = _Statistics(bits)
+    statistics, neighbors = _Statistics(bits), _neighbors(kernel, shape[-1] if len(shape) > 2 else 1)
     columns = _Sums(np.zeros((inputs, kernel)), np.zeros((inputs, kernel)))
     for low, high in _groups(rows):
         mean, center = statistics.mean, statistics.center
         row = _Sums(np.zeros(high - low), np.zeros(high - low))
         kernels = _Sums(np.zeros((high - low, inputs)), np.zeros((high - low, inputs)))
         channels = _Sums(columns.size.sum(1) / kernel, columns.count.sum(1) / kernel)
+        signed = np.zeros((high - low, inputs, kernel + 1))  # 0 where nothing is known yet, and outside
         for i, k in _passes(inputs, kernel):
             here = there[low:high, i, k]
             up = columns.size[i, k] + channels.size[i, None] + COLUMN * mean
@@ -138,21 +142,40 @@ def _walk(bits: int, shape: Sequence[int], kept: NDArray[np.bool_] | None, take:
             across = (row.size + ROW * mean) / (row.count + ROW)
             expected = KERNEL * across[:, None, None] * up[None]
             expected = (expected + kernels.size[:, i, None]) / (KERNEL + kernels.count[:, i, None])
-            classes = np.searchsorted(EDGES, expected[here] / mean)
-            where, codes = places[low:high, i, k][here], np.zeros(len(classes), np.int64)
-            for c in np.flatnonzero(np.bincount(classes, minlength=len(MIDDLES))).tolist():
-                chosen = classes == c
-                codes[chosen] = take(where[chosen], statistics.table(c, mean, center))
-            far = np.abs(codes - center)
-            statistics.add(classes, codes, far)
-            sizes = np.zeros(here.shape)
-            sizes[here] = far
-            for sums, axes in ((row, (1, 2)), (kernels, 2)):
-                part = (slice(None), i) if sums is kernels else ...
-                sums.size[part] += sizes.sum(axes)
-                sums.count[part] += here.sum(axes)
-            columns.size[i, k] += sizes.sum(0)
-            columns.count[i, k] += here.sum(0)
+            classes = np.searchsorted(EDGES, expected[here] / mean) * LEVELS
+            around = signed[:, i][:, :, neighbors[0, k]] + signed[:, i][:, :, neighbors[1, k]]
+            classes += np.searchsorted(SIGNED, around[here] / mean)
+            far = np.zeros(here.shape)
+            far[here] = _take(places[low:high, i, k][here], classes, statistics, mean, center, take) - center
+            signed[:, i, k] = far
+            far = np.abs(far)
+            row.add(far.sum((1, 2)), here.sum((1, 2)))
+            kernels.add(far.sum(2), here.sum(2), (slice(None), i))
+            columns.add(far.sum(0), here.sum(0), (i, k))
+
+
+def _take(
+    places: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    statistics: _Statistics,
+    mean: float,
+    center: int,
+    take: Take,
+) -> NDArray[np.int64]:
+    """Return the codes at these places, taken class by class, and count them."""
+    order = np.argsort(classes, kind="stable")
+    present, starts = np.unique(classes[order], return_index=True)
+    codes = np.zeros(len(classes), np.int64)
+    for table, chosen in zip(statistics.tables(present, mean, center), np.split(order, starts)[1:], strict=True):
+        codes[chosen] = take(places[chosen], table)
+    statistics.add(classes, codes, center)
+    return codes
+
+
+def _neighbors(kernel: int, width: int) -> NDArray[np.int64]:
+    """Return the positions left of and above each position of a kernel; ``kernel`` where there is none."""
+    at = np.arange(kernel)
+    return np.stack([np.where(at % width > 0, at - 1, kernel), np.where(at >= width, at - width, kernel)])
 
 
 def _groups(rows: int) -> Iterator[tuple[int, int]]:
@@ -180,16 +203,21 @@ class _Sums:
     size: NDArray[np.float64]
     count: NDArray[np.float64]
 
+    def add(self, size: NDArray[np.float64], count: NDArray[np.int64], where: Any = ...) -> None:
+        """Add to the sums at an index."""
+        self.size[where] += size
+        self.count[where] += count
+
 
 class _Statistics:
     """How often each class had each code."""
 
     def __init__(self, bits: int) -> None:
         self.symbols = np.arange(2**bits)
-        self.seen = np.zeros((len(MIDDLES), 2**bits), np.int64)
-        self.sizes = np.zeros(len(MIDDLES))
+        self.seen = np.zeros((len(MIDDLES) * LEVELS, 2**bits), np.int64)
+        self.sizes = np.zeros(len(self.seen))
         self.sum = 0
-        self.window = 2 * (2**bits // 32) + 1  # neighboring codes of wide grids count as each other
+        self.reach = 2**bits // 32  # neighboring codes of wide grids count as each other
 
     @property
     def count(self) -> int:
@@ -206,21 +234,24 @@ class _Statistics:
         """The mean code."""
         return (2 * self.sum + self.count) // (2 * self.count) if self.count else len(self.symbols) // 2
 
-    def table(self, c: int, mean: float, center: int) -> NDArray[np.float64]:
-        """Return the probability of each code in class ``c``."""
-        own = self.seen[c]
-        width = (float(self.sizes[c]) + SEEN * mean * MIDDLES[c]) / (float(own.sum()) + SEEN)
-        width = max(WIDTH * width, NARROWEST)
+    def tables(self, classes: NDArray[np.int64], mean: float, center: int) -> NDArray[np.float64]:
+        """Return the probability of each code in each of these classes, shape ``(classes, 2 ** bits)``."""
+        own = self.seen[classes]
+        width = self.sizes[classes] + SEEN * mean * MIDDLES[classes // LEVELS]
+        width = np.maximum(WIDTH * (width / (own.sum(1) + SEEN)), NARROWEST)[:, None]
         power = (self.symbols - center) ** 2 / (7 * width * width) + 1
         power = power * power
         bell = (65536 / (power * power)).astype(np.int64) + 1
-        near = np.convolve(own, np.ones(self.window, np.int64), "same") if self.window > 1 else own
-        table = (near * (FINE / self.window) + bell * (FINE * BELL / float(bell.sum()))).astype(np.int64) + 1
-        return table / float(table.sum())
+        window = 2 * self.reach + 1
+        sums = np.pad(own, ((0, 0), (self.reach + 1, self.reach))).cumsum(1)
+        near = sums[:, window:] - sums[:, :-window]
+        weight = FINE * BELL / bell.sum(1, keepdims=True)
+        table = (near * (FINE / window) + bell * weight).astype(np.int64) + 1
+        return table / table.sum(1, keepdims=True)
 
-    def add(self, classes: NDArray[np.int64], codes: NDArray[np.int64], far: NDArray[np.int64]) -> None:
+    def add(self, classes: NDArray[np.int64], codes: NDArray[np.int64], center: int) -> None:
         """Count codes, and how far they are from the center."""
         n = len(self.symbols)
         self.seen += np.bincount(classes * n + codes, minlength=self.seen.size).reshape(self.seen.shape)
-        self.sizes += np.bincount(classes, far, len(MIDDLES))
+        self.sizes += np.bincount(classes, np.abs(codes - center), len(self.sizes))
         self.sum += int(codes.sum())
