@@ -18,7 +18,7 @@ from typing_extensions import override
 from lightning_compress.core import activations
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import resize, transforms
-from lightning_compress.surgery.replacement import Replacement, replace_module
+from lightning_compress.surgery.replacement import Replacement, replace_modules
 
 
 @final
@@ -106,9 +106,7 @@ class RemovalGraph:
         narrower = [name for name, changed in self.readers(profile, names).items() if changed]
         for name in narrower:
             transforms.check_plain(name, net.get_submodule(name), "LayerRemoval")
-        for part in self.parts(names):
-            for name in part.modules:
-                replace_module(net, name, Removed())
+        replace_modules(net, {name: Removed() for part in self.parts(names) for name in part.modules})
         weights = {name: net.get_submodule(name).weight.shape for name in narrower}
         resize.resize(
             net,
