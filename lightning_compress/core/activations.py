@@ -47,18 +47,19 @@ class Step:
 Steps = tuple[Step, ...]
 
 
-def peak_values(steps: Sequence[Step], widths: Mapping[str, int]) -> int:
+def peak_values(steps: Sequence[Step], widths: Mapping[str, int], scratch: Mapping[str, int] | None = None) -> int:
     """Return the most values of one sample that are alive at once.
 
     Args:
         steps: in the order in which they run.
         widths: output channels of each layer.
+        scratch: module -> values that it needs beside its activations while it runs.
     """
     sizes = [sum(count * (widths[name] if name else 1) for name, count in step.values) for step in steps]
     alive = peak = 0
     for i, ended in enumerate(_ends(steps)):
         alive += sizes[i]
-        peak = max(peak, alive)
+        peak = max(peak, alive + (scratch or {}).get(steps[i].module, 0))
         alive -= sum(sizes[j] for j in ended)
     return peak
 

@@ -10,12 +10,13 @@ from lightning import LightningModule
 from torch import nn
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.executorch.exporter import ExecuTorch
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.load import load
 from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.tflite.exporter import TFLite
 
-FORMATS: tuple[type[Onnx | TFLite], ...] = (Onnx, TFLite)
+FORMATS: tuple[type[Onnx | TFLite | ExecuTorch], ...] = (Onnx, TFLite, ExecuTorch)
 
 
 def export(
@@ -30,7 +31,8 @@ def export(
 
     Args:
         source: a LightningModule or a network, dense or compressed, which is not changed; or a packed file.
-        path: of the file to write. Its ending says the format, unless ``exporter`` does: ``.onnx``, ``.tflite``.
+        path: of the file to write. Its ending says the format, unless ``exporter`` does: ``.onnx``, ``.tflite``,
+            ``.pte``.
         example_input: one input batch, of which up to 256 samples are compared; None takes the module's
             ``example_input_array``.
         exporter: with its settings, such as ``TFLite(int4=True)``.
@@ -60,7 +62,7 @@ def export(
     return exporter.export(source, path, example_input)
 
 
-def _format_of(path: Path) -> type[Onnx | TFLite]:
+def _format_of(path: Path) -> type[Onnx | TFLite | ExecuTorch]:
     for kind in FORMATS:
         if Path(kind.file_name).suffix == path.suffix:
             return kind

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lightning_compress.core.activations import peak_values
 from lightning_compress.core.costs.cost import Cost
-from lightning_compress.core.profile import Profile
+from lightning_compress.core.profile import LayerProfile, Profile
 
 INTERPRETER_BYTES = 900
 STEP_BYTES = 240  # what the interpreter keeps of an operation and its tensors
@@ -24,6 +24,10 @@ class ArenaBytes(Cost):
     Compared with tflite-micro on ResNet-8, ResNet-20, a MobileNet block and a plain chain: within 10 %, but for
     networks whose activations do not pack without gaps (ResNet-20 takes 65,536 bytes for 49,152). The exporter checks
     the arena itself.
+
+    Args:
+        int4: weights of 4 or fewer bits are stored two a byte, and each layer unpacks its own while it runs.
+        weight_bits: that layers still in floating point will have, once they are quantized.
     """
 
     name: ClassVar[str] = "arena_bytes"
@@ -31,9 +35,16 @@ class ArenaBytes(Cost):
     label: ClassVar[str] = "predicted arena of TFLite-Micro"
     additive: ClassVar[bool] = False
 
+    int4: bool = False
+    weight_bits: int = 8
+
     @override
     def __call__(self, profile: Profile) -> float:
         widths = {name: layer.out_channels for name, layer in profile.layers.items()}
         channels = sum(layer.out_channels for layer in profile.weighted)
         kept = INTERPRETER_BYTES + STEP_BYTES * len(profile.steps) + CHANNEL_BYTES * channels
-        return peak_values(profile.steps, widths) + kept
+        unpacked = {layer.name: layer.weights for layer in profile.weighted if self._is_unpacked(layer)}
+        return peak_values(profile.steps, widths, unpacked) + kept
+
+    def _is_unpacked(self, layer: LayerProfile) -> bool:
+        return self.int4 and min(layer.weight_bits, self.weight_bits) <= 4 and layer.kind == "conv"

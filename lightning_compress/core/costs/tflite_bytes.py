@@ -23,6 +23,7 @@ class TFLiteBytes(Cost):
 
     Args:
         int4: count half a byte for weights of convolutions with 4 or fewer bits, as ``TFLite(int4=True)`` stores them.
+        weight_bits: that layers still in floating point will have, once they are quantized.
     """
 
     name: ClassVar[str] = "tflite_bytes"
@@ -30,12 +31,13 @@ class TFLiteBytes(Cost):
     label: ClassVar[str] = "predicted .tflite file"
 
     int4: bool = False
+    weight_bits: int = 8
 
     @override
     def __call__(self, profile: Profile) -> float:
         return FILE_BYTES + sum(self._bytes(layer) for layer in profile.weighted)
 
     def _bytes(self, layer: LayerProfile) -> int:
-        half = self.int4 and layer.weight_bits <= 4 and layer.kind == "conv"
+        half = self.int4 and min(layer.weight_bits, self.weight_bits) <= 4 and layer.kind == "conv"
         codes = -(-layer.weights // 2) if half else layer.weights
         return codes + CHANNEL_BYTES * layer.out_channels + LAYER_BYTES

@@ -48,13 +48,16 @@ class _Range(transforms.Transform):
 
 
 @torch.no_grad()
-def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS) -> nn.Module:
+def complete(
+    module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight_bits: int | None = None
+) -> nn.Module:
     """Return a copy of a network in which every tensor between two kernels is quantized.
 
     Args:
         module: a LightningModule or a network; it is not changed.
         batches: inputs, a few hundred samples in all.
         bits: of weights and activations without a quantizer.
+        weight_bits: of those weights, where it is another number.
 
     Raises:
         CompressError: there is no batch, or a tensor cannot be reached by a hook.
@@ -66,7 +69,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS) -> nn.
     trained: dict[str, ActivationQuantizer] = {}
     for name, layer in net.named_modules():
         if isinstance(layer, CONV + LINEAR):
-            _quantize_weight(layer, bits)
+            _quantize_weight(layer, weight_bits or bits)
             quantizer = transforms.input_transform(layer)
             if isinstance(quantizer, ActivationQuantizer) and quantizer.calibrated:
                 trained[name] = quantizer

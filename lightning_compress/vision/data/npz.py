@@ -7,6 +7,7 @@ from typing import final
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
@@ -19,6 +20,7 @@ class Npz(ImageDataModule):
 
     Args:
         path: of the file; ``val_*`` may be missing. Other arguments as for :class:`ImageDataModule`.
+        normalize: by mean and standard deviation of the train images; else pixels stay 0 to 255.
 
     Raises:
         CompressError: the file is missing or no ``.npz`` file, or has no train or test images.
@@ -26,10 +28,17 @@ class Npz(ImageDataModule):
 
     def __init__(
         self, path: str | Path, num_classes: int, in_channels: int, image_size: int, batch_size: int = 128,
-        shift: int = 0, flip: bool = False, seed: int = 0,
+        shift: int = 0, flip: bool = False, seed: int = 0, normalize: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(num_classes, in_channels, image_size, batch_size, shift, flip, seed)
+        self.normalize = normalize
         self.path = Path(path)
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if not self.normalize:
+            self.mean, self.std = torch.zeros_like(self.mean), torch.full_like(self.std, 1 / 255)
 
     @override
     def splits(self) -> dict[str, Split]:

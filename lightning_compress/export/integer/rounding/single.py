@@ -8,8 +8,6 @@ TFLite's own kernels. Found equal to LiteRT 2.3.0 in every value (tests/test_par
 
 from __future__ import annotations
 
-from typing import final
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +20,6 @@ from lightning_compress.export.integer.rounding.zero_point import half_away
 ADD_BITS = 20
 
 
-@final
 class SingleRounding(Rounding):
     """XNNPACK's arithmetic."""
 

@@ -1,0 +1,1 @@
+"""The .pte format of ExecuTorch, with integer kernels of XNNPACK."""

@@ -1,0 +1,183 @@
+"""A graph as a torch network that ExecuTorch lowers to integer kernels: each tensor on a grid is rounded and read back.
+
+Rounding stands directly behind each operation, also those that only move values: XNNPACK takes an operation in integers
+where it finds a dequantization on each side.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_compress.export.executorch.padding import with_even_padding
+from lightning_compress.export.integer.graph import (
+    UNBOUNDED,
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    Conv,
+    Graph,
+    Grid,
+    HardSwish,
+    Linear,
+    MaxPool,
+    Multiply,
+    Operation,
+    Pad,
+    Requantize,
+    Reshape,
+    Sigmoid,
+    Weighted,
+)
+from lightning_compress.export.integer.marked import no_form
+from lightning_compress.export.integer.rounding.zero_point import zero_point
+
+LOWEST, HIGHEST, LARGEST = -128, 127, 127
+
+
+class GraphNetwork(nn.Module):
+    """The network of a graph; levels are int8 buffers, biases float32 multiples of their unit.
+
+    Args:
+        graph: in integers or in floating point.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        # Not loaded by torch itself: it registers the operations of torch.ops.quantized_decomposed.
+        import torch.ao.quantization.fx._decomposed
+
+        self.graph = graph = with_even_padding(graph)
+        for i, operation in enumerate(graph.operations):
+            if isinstance(operation, Weighted):
+                self._store(i, operation)
+
+    def _store(self, i: int, operation: Weighted) -> None:
+        bias = operation.bias.astype(np.float64)
+        if operation.scale is not None:
+            bias = bias * (np.float32(self.graph.grid(operation.inputs[0]).scale) * operation.scale)
+            self.register_buffer(f"scale{i}", torch.from_numpy(operation.scale.astype(np.float32)))
+            self.register_buffer(f"zero{i}", torch.zeros(len(operation.scale), dtype=torch.int64))
+        self.register_buffer(f"weight{i}", torch.from_numpy(operation.weight.copy()))
+        self.register_buffer(f"bias{i}", torch.from_numpy(bias.astype(np.float32)))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        graph = self.graph
+        found = {graph.input: rounded(x, graph.tensors[graph.input].grid)}
+        for i, operation in enumerate(graph.operations):
+            grid = graph.tensors[operation.output].grid
+            inputs = [found[name] for name in operation.inputs]
+            y = self._weighted(i, operation, inputs[0]) if isinstance(operation, Weighted) else run(operation, *inputs)
+            found[operation.output] = rounded(_clipped(y, operation, grid), grid)
+        return found[graph.output]
+
+    def _weighted(self, i: int, operation: Weighted, x: Tensor) -> Tensor:
+        weight, bias = self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")
+        if operation.scale is not None:
+            weight = torch.ops.quantized_decomposed.dequantize_per_channel.default(
+                weight, self.get_buffer(f"scale{i}"), self.get_buffer(f"zero{i}"), 0, -LARGEST, LARGEST, torch.int8
+            )
+        return weighted(operation, x, weight, bias)
+
+
+def rounded(x: Tensor, grid: Grid | None) -> Tensor:
+    """Return a tensor after quantization to int8 and back; as it is where it has no grid."""
+    if grid is None:
+        return x
+    made = torch.ops.quantized_decomposed
+    numbers = grid.scale, zero_point(grid), LOWEST, HIGHEST, torch.int8
+    return made.dequantize_per_tensor.default(made.quantize_per_tensor.default(x, *numbers), *numbers)
+
+
+def _clipped(y: Tensor, operation: Operation, grid: Grid | None) -> Tensor:
+    """Apply an activation function, unless the ends of int8 do that already."""
+    bounds = getattr(operation, "bounds", UNBOUNDED)
+    if grid is None:
+        return y if bounds == UNBOUNDED else torch.clamp(y, *bounds)
+    low, high = grid.limits(bounds)
+    if (low + zero_point(grid), high + zero_point(grid)) == (LOWEST, HIGHEST):
+        return y
+    return torch.clamp(y, low * grid.scale, high * grid.scale)
+
+
+@singledispatch
+def weighted(operation: Weighted, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the float output of an operation with a weight."""
+    raise no_form(operation, ".pte files")
+
+
+@weighted.register
+def _(operation: Conv, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    top, _, left, _ = operation.padding
+    return F.conv2d(x, weight, bias, operation.stride, (top, left), operation.dilation, operation.groups)
+
+
+@weighted.register
+def _(operation: Linear, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+@singledispatch
+def run(operation: Operation, *inputs: Tensor) -> Tensor:
+    """Return the float output of an operation without a weight; its activation function is not applied yet."""
+    raise no_form(operation, ".pte files")
+
+
+@run.register
+def _(operation: Add, a: Tensor, b: Tensor) -> Tensor:
+    return a + b
+
+
+@run.register
+def _(operation: Multiply, a: Tensor, b: Tensor) -> Tensor:
+    return a * b
+
+
+@run.register
+def _(operation: Sigmoid, x: Tensor) -> Tensor:
+    return torch.sigmoid(x)
+
+
+@run.register
+def _(operation: HardSwish, x: Tensor) -> Tensor:
+    return F.hardswish(x)
+
+
+@run.register
+def _(operation: Concat, *inputs: Tensor) -> Tensor:
+    return torch.cat(inputs, 1)
+
+
+@run.register
+def _(operation: Reshape, x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+@run.register(Requantize)
+@run.register(Clip)
+def _(operation: Operation, x: Tensor) -> Tensor:
+    return x
+
+
+@run.register
+def _(operation: AveragePool, x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, operation.kernel, operation.stride)
+
+
+@run.register
+def _(operation: MaxPool, x: Tensor) -> Tensor:
+    top, _, left, _ = operation.padding
+    return F.max_pool2d(x, operation.kernel, operation.stride, (top, left))
+
+
+@run.register
+def _(operation: Pad, x: Tensor) -> Tensor:
+    top, bottom, left, right = operation.padding
+    return F.pad(x, (left, right, top, bottom))
