@@ -17,11 +17,16 @@ from lightning_compress.export.integer.graph import (
     Conv,
     Graph,
     Grid,
+    HardSwish,
     Linear,
     MaxPool,
+    Multiply,
     Operation,
+    Requantize,
+    Sigmoid,
     Tensor,
 )
+from lightning_compress.export.integer.kernels import SIGMOID_GRID
 from lightning_compress.export.integer.rounding.double import DoubleRounding
 from lightning_compress.export.integer.rounding.single import SingleRounding
 
@@ -129,6 +134,43 @@ def test_sums(first, second, out, bounds):
         Tensor("y", shape, out),
     ]
     check(graph_of([pool, conv, Add("add", ("a", "b"), "y", bounds)], tensors))
+
+
+@given(grids(), grids(), grids(), st.booleans())
+@FEW
+def test_products(first, second, out, one_for_each_channel):
+    assume(2**-16 <= first.scale * second.scale / out.scale < 2**8)  # else XNNPACK leaves them
+    small = (4, 1, 1) if one_for_each_channel else (4, 5, 3)
+    pool = AveragePool("pool", ("x",), "a", *[(5, 3) if one_for_each_channel else (1, 1)] * 2)
+    scale = np.full(4, second.scale / first.scale / 50, np.float32)
+    weight = np.full((4, 1, 1, 1), 100, np.int8)
+    conv = Conv("conv", ("a",), "b", weight, scale, np.zeros(4, np.int32), 8, groups=4)
+    shapes = {"x": (4, 5, 3), "a": small, "b": small, "y": (4, 5, 3)}
+    tensors = [Tensor(*pair, grid) for pair, grid in zip(shapes.items(), (first, first, second, out), strict=True)]
+    check(graph_of([pool, conv, Multiply("mul", ("x", "b"), "y")], tensors))
+
+
+@given(grids(), grids())
+@FEW
+def test_changes_of_the_grid(grid, out):
+    assume(2**-8 <= grid.scale / out.scale <= 2**7)  # else XNNPACK leaves them
+    tensors = [Tensor("x", (1, 16, 16), grid), Tensor("y", (1, 16, 16), out)]
+    check(graph_of([Requantize("requantize", ("x",), "y")], tensors))
+
+
+@given(grids())
+@FEW
+def test_logistic_functions(grid):
+    tensors = [Tensor("x", (1, 16, 16), grid), Tensor("y", (1, 16, 16), SIGMOID_GRID)]
+    check(graph_of([Sigmoid("sigmoid", ("x",), "y")], tensors))
+
+
+@given(grids(), grids())
+@FEW
+def test_hard_swish(grid, out):
+    assume(grid.scale / 128 < out.scale)  # which TFLite-Micro asks for
+    tensors = [Tensor("x", (1, 16, 16), grid), Tensor("y", (1, 16, 16), out)]
+    check(graph_of([HardSwish("hard_swish", ("x",), "y")], tensors))
 
 
 @given(grids(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))

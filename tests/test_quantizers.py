@@ -240,3 +240,15 @@ def test_what_calls_calibrated_can_be_exported(make):
     quantizer(x)
     exported = torch.export.export(quantizer, (x,)).module()
     torch.testing.assert_close(exported(x), quantizer(x))
+
+
+def test_hooks_of_others_on_an_activation_quantizer_stay():
+    seen = []
+    quantizer = LSQActivation(8)
+    quantizer.register_forward_pre_hook(lambda module, args: seen.append(args))
+    quantizer(torch.rand(8))
+    for change in (quantizer.settle, quantizer.look, quantizer.settle):
+        change()
+        before = len(seen)
+        quantizer(torch.rand(8))
+        assert len(seen) == before + 1

@@ -84,7 +84,25 @@ def mobile() -> nn.Module:
     )
 
 
-NETWORKS = {"resnet": resnet8, "mobile": mobile, "concatenating": Concatenating}
+class Gated(nn.Module):
+    """SiLU, hard swish, and a squeeze-and-excitation: one factor for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.SiLU())
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1), nn.Sigmoid()
+        )
+        self.scaled = nn.Identity()
+        self.last = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.fc(self.last(self.scaled(x * self.gate(x))))
+
+
+NETWORKS = {"gated": Gated, "resnet": resnet8, "mobile": mobile, "concatenating": Concatenating}
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

@@ -17,10 +17,11 @@ from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.executorch.network import GraphNetwork
 from lightning_compress.export.executorch.program import Program, Runtime, lowered
+from lightning_compress.export.executorch.rewrite import rewritten
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
 from lightning_compress.export.integer.emulate import emulate, to_values
 from lightning_compress.export.integer.marked import NoIntegerFormError
-from lightning_compress.export.integer.rounding.float_average import FloatAverage
+from lightning_compress.export.integer.rounding.float_functions import FloatFunctions
 from lightning_compress.export.whole_file import write_whole
 
 
@@ -49,7 +50,7 @@ class ExecuTorch(Exporter):
         """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`."""
         path, x = Path(path), compared.first_samples(example)
         compared.check_accepts(module, x)
-        if not 1 <= self.batch:
+        if self.batch < 1:
             raise CompressError(f"export: batch is {self.batch}, and a .pte file takes at least one sample at a time")
         if find_spec("executorch") is None:
             raise CompressError(
@@ -91,7 +92,7 @@ def _off(found: Deployable, x: Tensor, outputs: Tensor) -> float | None:
     assert found.graph is not None
     grid = found.graph.grid(found.graph.output)
     try:
-        emulated = to_values(emulate(found.graph, x, FloatAverage()), grid)
+        emulated = to_values(emulate(rewritten(found.graph), x, FloatFunctions()), grid)
     except NoIntegerFormError:
         return None
     return float(((outputs - emulated).abs() > grid.scale / 2).float().mean())

@@ -7,6 +7,7 @@ where it finds a dequantization on each side.
 from __future__ import annotations
 
 from functools import singledispatch
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_compress.export.executorch.padding import with_even_padding
+from lightning_compress.export.executorch.rewrite import rewritten
 from lightning_compress.export.integer.graph import (
     UNBOUNDED,
     Add,
@@ -39,6 +40,7 @@ from lightning_compress.export.integer.marked import no_form
 from lightning_compress.export.integer.rounding.zero_point import zero_point
 
 LOWEST, HIGHEST, LARGEST = -128, 127, 127
+DECOMPOSED = "torch.ao.quantization.fx._decomposed"  # registers torch.ops.quantized_decomposed; torch imports it late
 
 
 class GraphNetwork(nn.Module):
@@ -50,10 +52,8 @@ class GraphNetwork(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        # Not loaded by torch itself: it registers the operations of torch.ops.quantized_decomposed.
-        import torch.ao.quantization.fx._decomposed
-
-        self.graph = graph = with_even_padding(graph)
+        import_module(DECOMPOSED)
+        self.graph = graph = rewritten(graph)
         for i, operation in enumerate(graph.operations):
             if isinstance(operation, Weighted):
                 self._store(i, operation)

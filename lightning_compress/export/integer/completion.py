@@ -48,9 +48,7 @@ class _Range(transforms.Transform):
 
 
 @torch.no_grad()
-def complete(
-    module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight_bits: int | None = None
-) -> nn.Module:
+def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight_bits: int | None = None) -> nn.Module:
     """Return a copy of a network in which every tensor between two kernels is quantized.
 
     Args:

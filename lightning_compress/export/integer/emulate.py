@@ -5,7 +5,7 @@ Convolutions and products of levels are computed in float64, which is exact for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 
 import numpy as np
@@ -21,12 +21,15 @@ from lightning_compress.export.integer.graph import (
     Conv,
     Graph,
     Grid,
+    HardSwish,
     Linear,
     MaxPool,
+    Multiply,
     Operation,
     Pad,
     Requantize,
     Reshape,
+    Sigmoid,
     Weighted,
 )
 from lightning_compress.export.integer.marked import no_form
@@ -94,6 +97,32 @@ def _rescaled(operation: Weighted, sums: Tensor, graph: Graph, rounding: Roundin
 def _(operation: Add, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
     a, b = operation.inputs
     return rounding.add(found[a], graph.grid(a), found[b], graph.grid(b), graph.grid(operation.output))
+
+
+@run.register
+def _(operation: Multiply, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    a, b = operation.inputs
+    return rounding.multiply(found[a], graph.grid(a), found[b], graph.grid(b), graph.grid(operation.output))
+
+
+@run.register
+def _(operation: Sigmoid, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    return _by_table(rounding.sigmoid, operation, graph, found)
+
+
+@run.register
+def _(operation: HardSwish, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    return _by_table(rounding.hard_swish, operation, graph, found)
+
+
+def _by_table(
+    function: Callable[[Tensor, Grid, Grid], Tensor], operation: Operation, graph: Graph, found: Levels
+) -> Tensor:
+    """Return a function of levels, computed once for each level that there can be."""
+    (name,) = operation.inputs
+    grid = graph.grid(name)
+    table = function(torch.arange(grid.low, grid.high + 1).view(1, -1), grid, graph.grid(operation.output))
+    return table.flatten()[found[name] - grid.low]
 
 
 @run.register

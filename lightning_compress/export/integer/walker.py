@@ -136,7 +136,7 @@ class Walker:
         value, shape = self.values[source], shape_of(node)
         if isinstance(value, Pending) and self.integer:
             return replace(value, after=(*value.after, (operation, shape)))
-        name = self.read(source, node)
+        name = value if isinstance(value, str) else self.read(source, node)  # the input may get its grid behind it
         return self.emit(replace(operation, inputs=(name,)), shape, self.graph.tensors[name].grid)
 
     def read(self, source: fx.Node, node: fx.Node) -> str:
@@ -169,10 +169,18 @@ class Walker:
         tensor = self.graph.tensors[value]
         if tensor.grid == grid:
             return value
-        if tensor.grid is None:  # the input of the network
-            self.graph.tensors[value] = replace(tensor, grid=grid)
+        if tensor.grid is None:
+            self._put_input_on(grid, value)
             return value
         return self.requantize(value, grid, module_of(node))
+
+    def _put_input_on(self, grid: Grid, name: str) -> None:
+        """Give a grid to the input of the network and what only moves its values, from the last of these on."""
+        made_by = {operation.output: operation for operation in self.graph.operations}
+        while self.graph.tensors[name].grid is None:
+            self.graph.tensors[name] = replace(self.graph.tensors[name], grid=grid)
+            if name in made_by:
+                (name,) = made_by[name].inputs
 
     def requantize(self, name: str, grid: Grid | None, module: str) -> str:
         """Return a tensor on another grid; itself where that is its own."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_compress.export.integer.graph import Grid
@@ -31,6 +33,20 @@ class Rounding(ABC):
     @abstractmethod
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
         """Return means from sums over ``count`` levels."""
+
+    def multiply(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
+        """Return the product of two tensors of levels."""
+        return self.rescale(a * b, a_grid, np.array([b_grid.scale], np.float32), out)
+
+    def sigmoid(self, levels: Tensor, grid: Grid, out: Grid) -> Tensor:
+        """Return the logistic function of levels: by a table from float32 values."""
+        y = 1 / (1 + torch.exp(-levels.float() * float(np.float32(grid.scale))))
+        return (y / float(np.float32(out.scale))).round().long()
+
+    def hard_swish(self, levels: Tensor, grid: Grid, out: Grid) -> Tensor:
+        """Return ``x * relu6(x + 3) / 6`` of levels: by a table from float32 values."""
+        y = F.hardswish(levels.float() * float(np.float32(grid.scale)))
+        return (y / float(np.float32(out.scale))).round().long()
 
     def requantize(self, levels: Tensor, grid: Grid, out: Grid) -> Tensor:
         """Return levels on another grid."""

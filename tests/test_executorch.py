@@ -1,0 +1,100 @@
+"""ExecuTorch: the network that is lowered computes what the graph says, and the file what the emulation gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.errors import CompressError
+from lightning_compress.export.executorch.exporter import ExecuTorch
+from lightning_compress.export.executorch.network import GraphNetwork
+from lightning_compress.export.executorch.rewrite import rewritten
+from lightning_compress.export.integer.completion import complete
+from lightning_compress.export.integer.emulate import emulate, to_values
+from lightning_compress.export.integer.graph import Conv, Pad
+from lightning_compress.export.integer.lower import lower
+from lightning_compress.export.integer.rounding.float_functions import FloatFunctions
+
+SIZE = 12  # the mean is then over 9 values, which never leaves a tie
+
+
+class Mixed(nn.Module):
+    """One of each kernel: uneven padding, a depthwise convolution, a sum, a concatenation, both poolings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.ReLU6())
+        self.side = nn.Conv2d(4, 4, 1)
+        self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.pool(torch.cat([self.relu(self.deep(x) + self.side(x)), x], 1))
+        return self.fc(x.mean((2, 3)))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = Mixed().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return net
+
+
+def images(count: int = 16) -> Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_lowered_network_computes_what_the_graph_says(bits):
+    graph = lower(complete(network(), [images()], bits=bits), images())
+    grid = graph.grid(graph.output)
+    found = GraphNetwork(graph)(images())
+    expected = to_values(emulate(rewritten(graph), images(), FloatFunctions()), grid)
+    # XNNPACK rounds sums in fixed point, torch in float32: a step where that meets a tie, and no more.
+    steps = ((found - expected) / grid.scale).abs()
+    assert steps.max() < 1.5
+    assert (steps > 0.5).float().mean() < 0.02
+
+
+def test_the_lowered_network_in_floating_point_is_the_network():
+    graph = lower(network(), images(), integer=False)
+    assert torch.allclose(GraphNetwork(graph)(images()), network()(images()), atol=1e-5)
+
+
+def test_uneven_padding_becomes_an_operation():
+    graph = lower(network(), images(), integer=False)
+    even = rewritten(graph)
+    assert [type(operation) for operation in even.operations[:2]] == [Pad, Conv]
+    assert even.operations[1].padding == (0, 0, 0, 0)
+    assert even.tensors[even.operations[0].output].shape == (3, SIZE + 1, SIZE + 1)
+    assert len(even.operations) == len(graph.operations) + 1
+
+
+def test_a_batch_of_nothing_is_refused(tmp_path):
+    with pytest.raises(CompressError, match="batch is 0"):
+        ExecuTorch(batch=0).export(network(), tmp_path / "net.pte", images())
+
+
+def test_without_executorch_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_compress.export.executorch.exporter.find_spec", lambda name: None)
+    with pytest.raises(CompressError, match=r'pip install "lightning-compress\[executorch\]"'):
+        ExecuTorch().export(network(), tmp_path / "net.pte", images())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_gives_what_the_emulation_gives(tmp_path):
+    pytest.importorskip("executorch", reason="the runtime is not installed")
+    report = ExecuTorch(batch=3, calibration=[images()]).export(network(), tmp_path / "net.pte", images())
+    assert report.deployed.values_off == 0
+    assert report.deployed.float_kernels == ()
+    assert report.deployed.integer_kernels == 4
+    assert report.deployed.slope == pytest.approx(1, abs=0.02)
+    assert "in XNNPACK" in report.notes[-1]
+    assert report.bytes == (tmp_path / "net.pte").stat().st_size
