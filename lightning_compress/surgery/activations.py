@@ -16,6 +16,10 @@ from lightning_compress.surgery._torch import written_arguments
 from lightning_compress.surgery.transforms import Transform
 
 NORMS = ("aten.native_batch_norm", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_no_training")
+# Pointwise too, which torch says of them only since some version after 2.9.
+UNTAGGED = tuple(
+    f"aten.{name}" for name in ("celu_", "elu_", "hardsigmoid_", "hardtanh_", "leaky_relu", "leaky_relu_", "selu_")
+)
 PRODUCTS = ("aten.bmm", "aten.mm", "aten.addmm", "aten.baddbmm", "aten.convolution", "aten._convolution")
 JOINS = ("aten.cat", "aten.stack")
 COPY = "aten.clone"
@@ -106,7 +110,7 @@ class ActivationRecorder(TorchDispatchMode):
     def _note(self, func: Any, read: list[Tensor], written: list[Tensor], in_place: bool) -> None:
         name = str(func.overloadpacket)
         inputs = tuple(dict.fromkeys(self._number[id(leaf.untyped_storage())] for leaf in read))
-        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or name in NORMS)
+        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or name in NORMS + UNTAGGED)
         # Nothing new: what a transform rounds stays where it is, and so does a copy that moves no value.
         same = any(isinstance(m, Transform) for m in self.modules) or (name == COPY and read[0].is_contiguous())
         for out in written:
