@@ -44,7 +44,8 @@ def best_scale(
     x = x.float().nan_to_num(0.0, 0.0, 0.0)
     if not x.numel():
         return x.new_zeros(len(x))
-    all_alike = counts is None
+    if counts is None and x.shape[1] > SAMPLE and high + offset >= 1:
+        x, counts = _sample(x)
     counts = torch.ones_like(x) if counts is None else counts.float()
     largest = x.abs().amax(1)
     # To a size of about one, by a power of two, which changes no digit: squares of any unit stay in range.
@@ -53,8 +54,6 @@ def best_scale(
     if high + offset < 1:
         scale = 2 * (counts * x.abs()).sum(1) / counts.sum(1)
     else:
-        if all_alike and x.shape[1] > SAMPLE:
-            x, counts = _sample(x)
         scale = _searched(x, counts, low + offset, high + offset, offset)
         few = (x != 0).sum(1) <= FEW
         if offset == 0 and few.any():
@@ -69,12 +68,15 @@ def best_scale(
 def _sample(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest values of each row and a random part of the others, and how often each is to count."""
     largest = x.abs().topk(EXTREMES, 1).indices
-    rest = x.scatter(1, largest, 0.0)  # a zero has no error, whatever the scale
     generator = torch.Generator().manual_seed(0)
     at = torch.randperm(x.shape[1], generator=generator)[: SAMPLE - EXTREMES].to(x.device)
+    place = torch.full((x.shape[1],), len(at), device=x.device)  # of a value among the others; behind them for none
+    place[at] = torch.arange(len(at), device=x.device)
+    rest = torch.cat([x[:, at], x.new_zeros(len(x), 1)], 1)
+    rest = rest.scatter_(1, place[largest], 0.0)[:, :-1]  # a zero has no error, whatever the scale
     counts = torch.full((1, SAMPLE), x.shape[1] / len(at), device=x.device)
     counts[:, :EXTREMES] = 1
-    return torch.cat([x.gather(1, largest), rest[:, at]], 1), counts.expand(len(x), -1)
+    return torch.cat([x.gather(1, largest), rest], 1), counts.expand(len(x), -1)
 
 
 def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: float) -> Tensor:
