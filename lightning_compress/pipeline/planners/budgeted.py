@@ -96,7 +96,8 @@ class BudgetedPlanner(Planner, ABC):
         if not limits:
             return planned
         budget = self.budget_for(composition, run, folder.name)
-        found = met(planned.plan, budget, [Resolved.of(limit, run) for limit in limits], composition, student, run)
+        resolved = [Resolved.of(limit, run) for limit in limits]
+        found = met(planned.plan, budget, resolved, composition, student, run, planned.errors or ())
         told = " and ".join(f"{limit.cost.text(value)}" for limit, value in zip(limits, found.values, strict=True))
         return replace(planned, plan=found.plan, origin=f"{planned.origin}; measured to take {told}")
 

@@ -12,6 +12,7 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.measured_cost import MeasuredCost
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.least_error import least_error
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.limit import Resolved
@@ -38,6 +39,7 @@ def met(
     composition: Composition,
     student: Student,
     run: RunContext,
+    errors: Sequence[Sequence[float]] = (),
 ) -> Met:
     """Return the plan, or a smaller one, whose network meets the limits.
 
@@ -48,6 +50,7 @@ def met(
         composition: the callbacks of the stage.
         student: the network before the plan; it is not changed.
         run: what the stages share.
+        errors: of each value of each choice, by which a smaller plan is chosen; without, all choices shrink alike.
 
     Raises:
         InfeasibleBudgetError: no plan of the space meets a limit.
@@ -67,7 +70,7 @@ def met(
             tighter = replace(budget, limit=MARGIN * budget.cost(space.plan(point)) / over)
         except InfeasibleBudgetError:
             break
-        point = scale(tighter, point)
+        point = least_error(errors, tighter) if errors else scale(tighter, point)
     value, limit = max(zip(values, limits, strict=True), key=lambda pair: pair[0] / pair[1].most)
     cost = limit.limit.cost
     raise InfeasibleBudgetError(
