@@ -186,10 +186,11 @@ def test_the_proximal_step_follows_the_optimizers_own_at_its_learning_rate():
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("every", "accumulate", "steps"), [
-    (None, 1, [0, 8, 16]), (None, 4, [0, 2, 4]), (None, 3, [0, 3, 6]), (2, 4, [0, 2, 4]), (1, 4, [0, 1, 2, 3, 4, 5]),
+@pytest.mark.parametrize(("every", "accumulate", "epochs", "steps"), [
+    (None, 1, 15, range(0, 120, 8)), (None, 4, 15, range(0, 30, 2)), (None, 3, 15, range(0, 45, 3)),
+    (None, 1, 4, range(0, 32, 2)), (None, 1, 1, range(8)), (2, 4, 3, [0, 2, 4]), (1, 4, 3, range(6)),
 ])  # fmt: skip
-def test_it_projects_once_a_step_also_when_gradients_accumulate(every, accumulate, steps):
+def test_it_projects_once_a_step_also_when_gradients_accumulate(every, accumulate, epochs, steps):
     found = []
 
     class Watch(JointSparsityQuantization):
@@ -200,8 +201,8 @@ def test_it_projects_once_a_step_also_when_gradients_accumulate(every, accumulat
                 found.append(trainer.global_step)
 
     callback = Watch({"conv1": {"joint": 1}}, limits=(0.1,), every=every, bits_until=1, end=1)
-    train([callback], 3, accumulate_grad_batches=accumulate)
-    assert found == steps
+    train([callback], epochs, accumulate_grad_batches=accumulate)
+    assert found == list(steps)
 
 
 def test_resumed_with_accumulated_gradients_it_trains_on_as_if_never_stopped(tmp_path):
@@ -273,6 +274,25 @@ def test_with_two_optimizers_each_weight_is_pulled_by_its_own():
     assert pulled[:5] == [("SGD", []), ("end", ["conv1"]), ("SGD", []), ("Adam", ["fc"]), ("end", ["conv1"])]
 
 
+def test_limits_fall_up_to_their_share_of_the_training():
+    callback = JointSparsityQuantization(EVERYWHERE, limits=(0.3, 0.2, 0.1), fall=0.2)
+    assert [callback._limit(now) for now in (0, 0.09, 0.1, 0.19, 0.2, 0.9)] == [0.3, 0.3, 0.2, 0.2, 0.1, 0.1]
+    assert JointSparsityQuantization(EVERYWHERE, limits=(0.3, 0.1), fall=0)._limit(0) == 0.1
+
+
+def test_what_a_projection_cuts_stays_zero_until_the_next():
+    cut = []
+
+    class Watch(JointSparsityQuantization):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            super().on_train_batch_end(trainer, pl_module, *args)
+            cut.append(int((pl_module.model.conv1.weight == 0).sum()))
+
+    train([Watch(EVERYWHERE, limits=(0.05,), every=4, bits_until=1, end=1)], 2)
+    assert cut[0] > 0
+    assert all(len(set(cut[i : i + 4])) == 1 for i in range(0, 16, 4))
+
+
 def test_frozen_codes_stay_and_values_move():
     frozen = []
 
@@ -291,7 +311,7 @@ def test_frozen_codes_stay_and_values_move():
 
 @pytest.mark.parametrize(("bad", "message"), [
     ({"limits": (0.05, 0.1)}, "limits must fall"), ({"limits": ()}, "limits must fall"), ({"rho": 0}, "rho above 0"),
-    ({"bits_until": 0.9, "end": 0.5}, "bits_until <= end"),
+    ({"bits_until": 0.9, "end": 0.5}, "bits_until <= end"), ({"fall": 0.8}, r"0 <= fall <= end, .* and fall 0.8"),
     ({"start_bits": 16}, r"start_bits one of them, got bits \[1, 2, 3, 4, 5, 6, 7, 8\] and start_bits 16"),
     ({"bits": (1, 2)}, r"start_bits one of them, got bits \[1, 2\] and start_bits 4"),
     ({"bits": (2.5, 4)}, r"whole numbers from 1 to 8, .* got bits \[2.5, 4\]"),

@@ -7,9 +7,11 @@
 Source: Yang et al. 2020 (paper 5, arXiv 1910.05897), after the authors' released code. In the paper and there: global
 limit, no layer treated apart, 2^b nonzero values and an exact zero, limits that fall in steps with warm starts. Ours:
 the limit can count positions and codebooks too, both projections are exact or nearly so, one weight stays in each
-layer, and the last part of the training goes with frozen codes and trained values. The closed prox step is right for
-plain SGD; with other optimizers the quadratic term is added to the gradient. Use it for the smallest files; give it
-30 or more epochs, and rho such that eta rho steps-per-epoch is 0.05 to 1. It breaks when the limit falls too fast.
+layer, the zeros of a projection stay until the next one (otherwise weights come back and are cut again, and a training
+of 120 steps diverges), and the last part of the training goes with frozen codes and trained values. The closed prox
+step is right for plain SGD; with other optimizers the quadratic term is added to the gradient. Use it for the smallest
+files. It breaks when the limit falls while the learning rate is high: take one limit, or let several fall while it
+warms up.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import Structure, applied_structure, network, write_structure
 from lightning_compress.surgery.transforms import attach_weight, check_plain, raw_weight, weight_transforms
 
+PROJECTIONS = 15  # up to the end, at least, where no period is given and there are so many steps
+
 
 @final
 class JointSparsityQuantization(LearnedSparsityCallback):
@@ -52,12 +56,15 @@ class JointSparsityQuantization(LearnedSparsityCallback):
 
     Args:
         plan: see :class:`CompressionCallback`.
-        limits: shares of the layers' fp32 bits, falling; each holds for an equal part of the training up to ``end``.
+        limits: shares of the layers' fp32 bits, falling; the last holds from ``fall`` on, those before it for equal
+            parts of the training up to there.
         rho: penalty of W differing from V.
         account: what counts towards the limit.
         start_bits: of every layer before the first projection, one of ``bits``.
         bits: that a layer may have, each from 1 to 8.
-        every: optimizer steps between projections, 1 or more; None for once an epoch.
+        every: optimizer steps between projections, 1 or more; None for once an epoch, or more often where there would
+            be fewer than 15 of them up to ``end``.
+        fall: share of the training after which the last limit holds.
         bits_until: share of the training after which bits stay, so that duals settle; a limit that leaves no room for
             their codebooks still lowers them.
         end: share of the training after which codes are frozen and values are trained.
@@ -88,12 +95,13 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     def __init__(
         self,
         plan: Plan | str | Path | Mapping[str, Any] | None = None,
-        limits: Sequence[float] = (0.1, 0.05, 0.03),
+        limits: Sequence[float] = (0.03,),
         rho: float = 0.05,
         account: SizeAccount | None = None,
         start_bits: int = 4,
         bits: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8),
         every: int | None = None,
+        fall: float = 0.1,
         bits_until: float = 0.5,
         end: float = 0.75,
         ignore: Sequence[str] = (),
@@ -101,10 +109,10 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         super().__init__(plan, ignore)
         if not limits or list(limits) != sorted(limits, reverse=True) or not 0 < limits[-1] <= limits[0] <= 1:
             raise CompressError(f"JointSparsityQuantization: limits must fall, within 0 and 1, got {list(limits)}")
-        if not 0 < bits_until <= end <= 1 or rho <= 0:
+        if not 0 < bits_until <= end <= 1 or not 0 <= fall <= end or rho <= 0:
             raise CompressError(
-                f"JointSparsityQuantization: needs rho above 0 and 0 < bits_until <= end <= 1, got rho {rho}, "
-                f"bits_until {bits_until} and end {end}"
+                f"JointSparsityQuantization: needs rho above 0, 0 < bits_until <= end <= 1 and 0 <= fall <= end, got "
+                f"rho {rho}, bits_until {bits_until}, end {end} and fall {fall}"
             )
         if not bits or any(b not in range(1, MOST_BITS + 1) for b in bits) or start_bits not in bits:
             raise CompressError(
@@ -119,7 +127,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         self.limits, self.rho = tuple(limits), rho
         self.start_bits, self.bits = int(start_bits), tuple(sorted({int(b) for b in bits}))
         self.account = WeightBitsAccount() if account is None else account
-        self.every, self.bits_until, self.end = every, bits_until, end
+        self.every, self.fall, self.bits_until, self.end = every, fall, bits_until, end
         self._rates: dict[int, float] = {}  # of the batch at work: weights that SGD steps on, and learning rates
 
     @override
@@ -189,10 +197,15 @@ class JointSparsityQuantization(LearnedSparsityCallback):
                 "JointSparsityQuantization: the train data have no length, so the steps of an epoch are not known; "
                 "give every, the optimizer steps between projections"
             )
-        return self.every or ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        if self.every:
+            return self.every
+        epoch = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        return max(min(epoch, int(self.end * trainer.estimated_stepping_batches / PROJECTIONS)), 1)
 
     def _limit(self, now: float) -> float:
-        return self.limits[min(int(now / self.end * len(self.limits)), len(self.limits) - 1)]
+        if now >= self.fall:
+            return self.limits[-1]
+        return self.limits[int(now / self.fall * (len(self.limits) - 1))]
 
     def _layers(self, net: nn.Module) -> dict[str, tuple[JointCodebook, nn.Parameter]]:
         """Return layer -> its state and its raw weight."""
@@ -213,7 +226,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         if first:
             for state, _ in layers.values():
                 state.width.fill_(self.start_bits)
-        bits, counts = self._sparsify(layers, limit)
+        bits, counts = self._sparsify(net, layers, limit)
         choices = {name: self.bits if free_bits else (bits[name],) for name in layers}
         targets = {name: weight + state.dual for name, (state, weight) in layers.items()}
         bits, books = project_codes(targets, counts, self._bits(layers, limit), self.account, choices)
@@ -227,9 +240,9 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         return residual / number
 
     def _sparsify(
-        self, layers: Mapping[str, tuple[JointCodebook, nn.Parameter]], limit: float
+        self, net: nn.Module, layers: Mapping[str, tuple[JointCodebook, nn.Parameter]], limit: float
     ) -> tuple[dict[str, int], dict[str, int]]:
-        """Zero the weights that do not fit; return bits and kept weights of the layers."""
+        """Zero the weights that do not fit, until the next time; return bits and kept weights of the layers."""
         weights = {name: weight.detach() for name, (_, weight) in layers.items()}
         room = self._bits(layers, limit)
         bits = {name: state.bits for name, (state, _) in layers.items()}
@@ -238,6 +251,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         kept = project_weights(weights, bits, before, room, self.account)
         for name, (state, weight) in layers.items():
             weight.data.mul_(kept.masks[name])
+            _mask(net.get_submodule(name)).copy_(kept.masks[name])
             state.kept.fill_(kept.counts[name])
         return bits, kept.counts
 
@@ -248,13 +262,18 @@ class JointSparsityQuantization(LearnedSparsityCallback):
     def _freeze(self, net: nn.Module, limit: float) -> None:
         """Project the weights for the last time, freeze codes and values, and update the profile."""
         layers, record = self._layers(net), applied_structure(net)
-        bits, counts = self._sparsify(layers, limit)
+        bits, counts = self._sparsify(net, layers, limit)
         changed = []
         for name, (state, weight) in layers.items():
-            (mask,) = (t for t in weight_transforms(net.get_submodule(name)) if isinstance(t, Mask))
-            mask.mask.copy_(weight != 0)
+            _mask(net.get_submodule(name)).copy_(weight != 0)
             state.freeze(weight, SortedValues(nonzero(weight)).codebook(2 ** bits[name]), bits[name])
             layer = record.profile[name]
             fields: dict[str, Any] = JointCodebook.stored(bits[name], 1)
             changed.append(replace(layer, density=counts[name] / layer.weights, mask_unit=1, **fields))
         write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))
+
+
+def _mask(layer: nn.Module) -> Tensor:
+    """Return the mask of a layer that takes part."""
+    (mask,) = (t for t in weight_transforms(layer) if isinstance(t, Mask))
+    return mask.mask
