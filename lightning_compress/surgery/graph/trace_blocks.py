@@ -60,7 +60,7 @@ def find_removable(net: nn.Module, profile: Profile, example: Any) -> RemovalGra
         if reason is not None:
             kept.update({layer.name: reason for layer in inside})
             continue
-        own = {layer.name for layer in inside}
+        own = dict.fromkeys(layer.name for layer in inside)  # in one order, whatever the hashes of this process
         norms = [p.name for p in profile if p.follows in own and p.name not in own]
         parts.append(Removable(name, (name, *norms), (*own, *norms)))
     order = {name: i for i, name in enumerate(profile.layers)}
