@@ -11,7 +11,7 @@ import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.tflite.exporter import TFLite
 from lightning_compress.quantization.placements.tensors import Tensors
-from lightning_compress.surgery import transforms
+from lightning_compress.surgery import transform_specs
 from lightning_compress.testing.toys import SIZE, PlainModule, ToyNet
 
 
@@ -70,7 +70,7 @@ def test_a_packed_file_keeps_quantizers_that_are_shared_or_at_no_layer(images, t
         steps = (loaded(images) - expected) / net.fc.output_transform.scale_for(expected)
         assert steps.abs().max() < 2  # folding a batch norm moves values over the edge of a step
         assert (steps.abs() > 0.5).float().mean() < 0.35
-        places = transforms.describe(loaded)
+        places = transform_specs.describe(loaded)
         assert places["conv1"]["input_transform"] == {"module": "stem.2", "slot": "output_transform"}
         assert places["fc"]["input_transform"] == {"module": "pool", "slot": "input_transform"}
         assert {"bn2", "fc"} <= {name for name, spec in places.items() if "output_transform" in spec}

@@ -18,7 +18,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.placements.skips import Skips
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
-from lightning_compress.surgery import measure, transforms
+from lightning_compress.surgery import measure, transform_specs, transforms
 from lightning_compress.vision.models.resnet_cifar import resnet8
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "placement").glob("*.yaml"))
@@ -68,7 +68,7 @@ def test_a_checkpoint_describes_the_shared_quantizers_and_makes_them_again(file)
         if isinstance(module, ActivationQuantizer):
             module.settle()
     other = resnet8()
-    transforms.rebuild(other, transforms.describe(net))
+    transform_specs.rebuild(other, transform_specs.describe(net))
     other.load_state_dict(net.state_dict())
     assert slots(other) == slots(net)
     assert torch.equal(other.eval()(example()), net.eval()(example()))

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
-from lightning_compress.surgery import transforms
+from lightning_compress.surgery import transform_specs, transforms
 from lightning_compress.surgery.mask import Mask
 
 
@@ -25,7 +25,7 @@ def whole() -> nn.Module:
     return net
 
 
-SPECS = transforms.describe(whole())["0"]["weight"]
+SPECS = transform_specs.describe(whole())["0"]["weight"]
 
 
 @pytest.mark.parametrize("kept", [c for n in range(4) for c in combinations(range(3), n)], ids=str)
@@ -37,12 +37,12 @@ def test_what_is_missing_is_attached_at_its_place_and_what_is_there_stays(kept, 
     if with_input:
         transforms.attach_input(net[0], LSQActivation(4, []))
     before = transforms.weight_transforms(net[0])
-    transforms.rebuild(net, transforms.describe(whole()))
+    transform_specs.rebuild(net, transform_specs.describe(whole()))
     after = transforms.weight_transforms(net[0])
-    assert transforms.describe(net) == transforms.describe(whole())
+    assert transform_specs.describe(net) == transform_specs.describe(whole())
     assert [after[index] for index in kept] == before
     net.load_state_dict(whole().state_dict())
-    assert transforms.describe(copy.deepcopy(net)) == transforms.describe(whole())
+    assert transform_specs.describe(copy.deepcopy(net)) == transform_specs.describe(whole())
 
 
 @pytest.mark.parametrize("specs", [[SPECS[2], SPECS[0]], [{**SPECS[0], "bits": 7}], [*SPECS, SPECS[0]]])
@@ -51,4 +51,4 @@ def test_other_transforms_are_refused(specs):
     for spec in specs:
         transforms.attach_weight(net[0], transforms.Transform.build(spec))
     with pytest.raises(CompressError, match=r"layer '0' was saved with .* belongs to another plan"):
-        transforms.rebuild(net, transforms.describe(whole()))
+        transform_specs.rebuild(net, transform_specs.describe(whole()))

@@ -18,7 +18,7 @@ from torch import nn
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
-from lightning_compress.surgery import replacement, resize, transforms
+from lightning_compress.surgery import replacement, resize, transform_specs, transforms
 from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.copies import keep_copyable
 from lightning_compress.surgery.lightning_module import is_lightning_module
@@ -140,7 +140,7 @@ def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
             "applied": {name: plan.to_dict() for name, plan in record.applied.items()},
             "asked": {name: plan.to_dict() for name, plan in record.asked.items()},
             "replaced": replacement.describe(net),
-            "transforms": transforms.describe(net),
+            "transforms": transform_specs.describe(net),
         }
         if any(plan.layers for plan in record.applied.values()):
             _add_notice(checkpoint)
@@ -216,7 +216,7 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     replacement.rebuild(net, saved["replaced"])
     resize.resize(net, shapes)
     drop_calibration(net)
-    transforms.rebuild(net, saved["transforms"])
+    transform_specs.rebuild(net, saved["transforms"])
     write_structure(net, Structure(Profile.from_dict(saved["profile"]), applied, asked))
 
 
