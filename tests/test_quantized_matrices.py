@@ -269,3 +269,9 @@ def test_matrices_of_one_module_share_its_output_error():
     errors = layer_errors(apply, choices, net, SEQUENCE)
     assert errors[0] == errors[1]
     assert errors[0][0] > errors[0][1] > 0
+
+
+def test_a_network_without_conv_and_linear_layers_has_layers_to_choose_for():
+    with pytest.warns(UserWarning, match="no conv and no linear layer"):
+        layers = lc.inspect_layers(First(nn.LSTM(4, 6)), torch.randn(3, 2, 4))
+    assert "layer.weight_hh_l0" in str(layers)

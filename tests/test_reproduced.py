@@ -111,6 +111,14 @@ def test_a_parameter_of_another_type_is_refused_and_a_buffer_kept(value, tmp_pat
         assert torch.equal(lc.load(tmp_path / "a", Odd(torch.zeros_like(value), True)).odd, value)
 
 
+def test_double_precision_of_a_whole_network_is_rounded_with_a_warning(tmp_path):
+    net, x = nn.Linear(4, 2).double(), torch.randn(2, 4, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="rounded to 7 digits"):
+        lc.save(net, tmp_path / "a", example_input=x)
+    loaded = lc.load(tmp_path / "a", nn.Linear(4, 2).double())
+    assert torch.equal(loaded.weight, net.weight.float().double())
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Return a packed file, and what its network gives for an input."""

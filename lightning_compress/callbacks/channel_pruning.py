@@ -241,6 +241,8 @@ class _Replayed:
 
 def _commonest(graph: ChannelGraph) -> str:
     """Return the reason for most layers."""
+    if not graph.kept_whole:
+        return "it has no conv and no linear layer"
     reason, count = Counter(graph.kept_whole.values()).most_common(1)[0]
     return f"of {count} of its {len(graph.kept_whole)} layers, {reason}"
 

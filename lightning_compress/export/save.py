@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
@@ -175,13 +176,18 @@ def _real(layer: LayerProfile, parameter: Tensor) -> Tensor:
 
 
 def _check_precision(net: nn.Module) -> None:
-    """Raise for single parameters of double precision; of a network of those alone, it is the trainer's."""
+    """Raise for single parameters of double precision; warn of a network of those alone: it is the trainer's."""
     types = {name: p.dtype for name, p in net.named_parameters() if p.is_floating_point()}
     double = [name for name, dtype in types.items() if dtype == torch.float64]
     if double and len(set(types.values())) > 1:
         raise CompressError(
             f"save: parameter {double[0]!r} is of type torch.float64 beside others that are not, and a packed file "
             f"holds parameters as fp32; convert the network with .float(), or save with torch.save"
+        )
+    if double:
+        rank_zero_warn(
+            f"save: the parameters of {type(net).__name__} are of type torch.float64, and a packed file holds them as "
+            f"fp32, rounded to 7 digits; save with torch.save where more count"
         )
 
 

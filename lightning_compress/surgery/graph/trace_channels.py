@@ -40,6 +40,8 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     Raises:
         CompressError: torch-pruning can trace no part of the network.
     """
+    if not profile.weighted:
+        return ChannelGraph({}, {})
     failures: set[str] = set()  # parts that torch-pruning cannot trace
     net = bake(sharing(net)) if transformed(net) else net
     shapes, checks = _checks(net, profile, example)
