@@ -7,6 +7,7 @@ write it with ``python tests/test_public_names.py``.
 """
 
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,4 +39,6 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    found = import_module(f"{__name__}.{_HOMES[name]}")
+    # ``export`` is a folder and a function: the folder can be called. As a function alone it would hide its files.
+    return sys.modules.get(f"{__name__}.{name}") or getattr(found, name)

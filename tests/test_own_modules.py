@@ -125,7 +125,7 @@ class Nothing(Own):
     ("kind", "data", "message"),
     [
         (NoExample, NoTensors, "no example input was found for NoExample"),
-        (Nothing, OwnData, "no conv or linear layer"),
+        (Nothing, OwnData, "no layer with a weight"),
     ],
 )
 def test_a_run_without_inputs_or_layers_is_told_so(tmp_path, kind, data, message):
