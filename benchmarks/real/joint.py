@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from search import BATCH, rows_of, spread, start
+from rows import append, asking, rows_of, spread, start
+from search import BATCH
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from trained import NETWORKS, Trained, accuracy, augmented, images, load
@@ -97,9 +98,7 @@ class Bench:
     def joint(self, share: float, steps: int, seed: int, settings: dict[str, Any]) -> nn.Module:
         """Return the network after joint training."""
         module = self.module()
-        settings.pop("note", None)
-        limits = settings.pop("limits", (0.1, 0.05, share))
-        callback = JointSparsityQuantization(self.plan(joint=1), limits=limits, **settings)
+        callback = JointSparsityQuantization(self.plan(joint=1), **{"limits": (share,), **settings})
         self.fit(module, [callback], range(steps), seed)
         return module.net
 
@@ -136,9 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
             row |= {"test": accuracy(net, bench.known, *bench.test), "bytes": sizes[0], "coded": sizes[1]}
             row |= {"weight_bits": WeightBits()(applied_structure(net).profile)}
             row |= {"seconds": round(process_time() - began)}
-            with file.open("a") as out:
-                out.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+            append(file, row)
 
 
 KEY = ("way", "share", "steps", "lr", "seed")
@@ -158,17 +155,10 @@ def table(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run rows or print them."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = asked.add_subparsers(required=True)
-    running = jobs.add_parser("run", help="add the rows that are missing")
-    running.add_argument("nets", type=Path)
-    running.add_argument("npz", type=Path)
+    asked, jobs, running = asking(__doc__, run, steps=120)
     running.add_argument("--ways", nargs="+", default=["magnitude and k-means, 4", "joint"])
     running.add_argument("--share", type=float, default=0.03, help="of the fp32 bits of the weights")
-    running.add_argument("--steps", type=int, default=120, help=f"of {BATCH} images")
     running.add_argument("--lr", type=float, default=0.02, help="peak learning rate")
-    running.add_argument("--seeds", type=int, nargs="+", default=[0])
-    running.set_defaults(job=run)
     start(asked, jobs, table)
 
 

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import mean
 from time import process_time
 from typing import Any
@@ -28,7 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from search import PROBLEMS, Bench, fine_tune, rows_of, spread, start
+from rows import append, asking, rows_of, spread, start
+from search import PROBLEMS, Bench, fine_tune
 from torch import nn
 from trained import accuracy
 
@@ -131,14 +130,12 @@ def run(arguments: argparse.Namespace) -> None:
                 row = {"share": share, "seed": seed, "way": way, "steps": arguments.steps, "taken": round(taken, 4)}
                 row |= {"parameters": sum(p.numel() for p in net.parameters()), "before": before}
                 row |= {"after": accuracy(net, bench.known, *bench.test), "seconds": round(process_time() - began)}
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-                print(row, flush=True)
+                append(file, row)
 
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows by share of the MACs."""
-    rows = [json.loads(line) for line in (arguments.folder / "peers.jsonl").read_text().splitlines()]
+    rows = rows_of(arguments.folder / "peers.jsonl")
     for share, steps in sorted({(row["share"], row["steps"]) for row in rows}, reverse=True):
         of = [row for row in rows if (row["share"], row["steps"]) == (share, steps)]
         print(f"\n{100 * share:.0f} % of the MACs ({1 / share:.2f}x), {steps} steps")
@@ -153,16 +150,9 @@ def table(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run rows or print them."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = asked.add_subparsers(required=True)
-    running = jobs.add_parser("run", help="add the rows that are missing")
-    running.add_argument("nets", type=Path)
-    running.add_argument("npz", type=Path)
+    asked, jobs, running = asking(__doc__, run, steps=100)
     running.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.73, 1 / 3], help="of the dense MACs")
     running.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    running.add_argument("--seeds", type=int, nargs="+", default=[0])
-    running.add_argument("--steps", type=int, default=100, help="of the fine-tuning, 128 images each")
-    running.set_defaults(job=run)
     start(asked, jobs, table)
 
 

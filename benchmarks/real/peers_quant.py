@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import mean
 from time import process_time
 
 import torch
 from ptq import CALIBRATION, brevitas, ours
-from search import fine_tune, rows_of, spread, start
+from rows import append, asking, rows_of, spread, start
+from search import fine_tune
 from torch import Tensor, nn
 from trained import NETWORKS, accuracy, images, load
 
@@ -59,9 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
                 fine_tune(net, known.normalized, train, lr=arguments.lr, steps=arguments.steps, seed=seed)
                 seconds = process_time() - began
                 row = {**given, "before": before, "after": accuracy(net, known, *test), "seconds": round(seconds, 1)}
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-                print(row, flush=True)
+                append(file, row)
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -86,17 +83,10 @@ def table(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run rows or print them."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = asked.add_subparsers(required=True)
-    running = jobs.add_parser("run", help="add the rows that are missing")
-    running.add_argument("nets", type=Path)
-    running.add_argument("npz", type=Path)
+    asked, jobs, running = asking(__doc__, run, steps=120)
     running.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     running.add_argument("--bits", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="of weights and inputs")
-    running.add_argument("--seeds", type=int, nargs="+", default=[0])
-    running.add_argument("--steps", type=int, default=120, help="of the training, 128 images each")
     running.add_argument("--lr", type=float, default=0.02, help="peak learning rate")
-    running.set_defaults(job=run)
     start(asked, jobs, table)
 
 

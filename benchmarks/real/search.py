@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import cos, pi
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from time import process_time
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rows import append, asking, data_job, rows_of, spread, start
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from trained import NETWORKS, accuracy, augmented, images, load
@@ -225,9 +225,7 @@ def run(arguments: argparse.Namespace) -> None:
                 row["seconds"] = round(process_time() - began)
                 worth[arguments.problem, plan.digest, seed, arguments.steps, lr] = row
                 done.add(key(given))
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-                print(row, flush=True)
+                append(file, row)
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -237,7 +235,7 @@ def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows, and their paired differences to Uniform."""
-    rows = [json.loads(line) for line in (arguments.folder / "rows.jsonl").read_text().splitlines()]
+    rows = rows_of(arguments.folder / "rows.jsonl")
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(key({**row, "seed": None}), []).append(row)
@@ -269,44 +267,17 @@ def tau(arguments: argparse.Namespace) -> None:
         print(f"{name}: {len(points)} plans, tau {found:.2f}, unrelated 0 +- {deviation_of_unrelated(len(points)):.2f}")
 
 
-def spread(values: list[float], sign: str = "") -> str:
-    """Return mean and standard deviation."""
-    if not values:
-        return "-"
-    return f"{mean(values):{sign}.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """Return the rows that a file holds; none where there is no file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def start(asked: argparse.ArgumentParser, jobs: Any, printing: Callable[[argparse.Namespace], None]) -> None:
-    """Add the job that prints and the folder of all jobs, and run the one that was asked for."""
-    jobs.add_parser("table", help="print all rows").set_defaults(job=printing)
-    for job in jobs.choices.values():
-        job.add_argument("--folder", type=Path, default=Path("runs/search_real"))
-    arguments = asked.parse_args()
-    arguments.job(arguments)
-
-
 def main() -> None:
     """Run rows or print them."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = asked.add_subparsers(required=True)
-    running = jobs.add_parser("run", help="add the rows that are missing")
-    ranking = jobs.add_parser("tau", help="print how the closed form's error ranks the plans that were scored")
-    for job in (running, ranking):
-        job.add_argument("nets", type=Path)
-        job.add_argument("npz", type=Path)
+    asked, jobs, running = asking(__doc__, run, steps=100)
+    for job in (
+        running,
+        data_job(jobs, "tau", "print how the closed form's error ranks the plans that were scored", tau),
+    ):
         job.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
     running.add_argument("--ways", nargs="+", default=list(WAYS))
     running.add_argument("--evaluations", type=int, nargs="+", default=[24])
-    running.add_argument("--seeds", type=int, nargs="+", default=[0])
-    running.add_argument("--steps", type=int, default=100, help=f"of the fine-tuning, {BATCH} images each")
     running.add_argument("--lr", type=float, help="peak learning rate of the fine-tuning; else that of the problem")
-    running.set_defaults(job=run)
-    ranking.set_defaults(job=tau)
     start(asked, jobs, table)
 
 
