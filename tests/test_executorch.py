@@ -14,7 +14,7 @@ from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.emulate import emulate, to_values
 from lightning_compress.export.integer.graph import Conv, Pad
 from lightning_compress.export.integer.lower import lower
-from lightning_compress.export.integer.rounding.float_functions import FloatFunctions
+from lightning_compress.export.integer.rounding.single import SingleRounding
 
 SIZE = 12  # the mean is then over 9 values, which never leaves a tie
 
@@ -56,7 +56,7 @@ def test_the_lowered_network_computes_what_the_graph_says(bits):
     graph = lower(complete(network(), [images()], bits=bits), images())
     grid = graph.grid(graph.output)
     found = GraphNetwork(graph)(images())
-    expected = to_values(emulate(rewritten(graph), images(), FloatFunctions()), grid)
+    expected = to_values(emulate(rewritten(graph), images(), SingleRounding()), grid)
     # XNNPACK rounds sums in fixed point, torch in float32: a step where that meets a tie, and no more.
     steps = ((found - expected) / grid.scale).abs()
     assert steps.max() < 1.5

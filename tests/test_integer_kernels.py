@@ -28,7 +28,7 @@ from lightning_compress.export.integer.graph import (
 )
 from lightning_compress.export.integer.kernels import SIGMOID_GRID
 from lightning_compress.export.integer.rounding.double import DoubleRounding
-from lightning_compress.export.integer.rounding.single import SingleRounding
+from lightning_compress.export.integer.rounding.litert import LiteRTRounding
 
 pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
 pytest.importorskip("tflite_micro", reason="the runtime is not installed")
@@ -63,7 +63,7 @@ def check(graph: Graph, seed: int = 0, int4: bool = False) -> None:
     first, last = graph.tensors[graph.input], graph.tensors[graph.output]
     x = levels(first, seed)
     content = tflite_bytes(graph, int4)
-    for engine, rounding in ((LiteRT, SingleRounding()), (TFLiteMicro, DoubleRounding())):
+    for engine, rounding in ((LiteRT, LiteRTRounding()), (TFLiteMicro, DoubleRounding())):
         if int4 and engine is LiteRT:
             continue  # XNNPACK leaves them to kernels with a third rounding
         found = from_stored(engine(content).run(to_stored(x, first.grid)), last.grid)

@@ -24,7 +24,7 @@ from lightning_compress.export.deployable import deployable
 from lightning_compress.export.integer.emulate import emulate, to_levels
 from lightning_compress.export.integer.rounding.double import DoubleRounding
 from lightning_compress.export.integer.rounding.floating import FloatRounding
-from lightning_compress.export.integer.rounding.single import SingleRounding
+from lightning_compress.export.integer.rounding.litert import LiteRTRounding
 from lightning_compress.export.onnx.session import Session
 from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_stored, to_nhwc, to_stored
 from lightning_compress.vision.models.mlperf_tiny import tiny_resnet8
@@ -79,7 +79,7 @@ def one(name: str, state: Path, data: dict[str, np.ndarray], folder: Path) -> No
     lite, session = LiteRT(files["int8", "tflite"]), Session(files["int8", "onnx"])
     levels = to_levels(test, grid)
     found = torch.cat([from_stored(lite.run(to_stored(x, grid)), out) for x in levels.split(500)])
-    emulated = torch.cat([emulate(graph, x, SingleRounding()) for x in levels[:2000].split(500)])
+    emulated = torch.cat([emulate(graph, x, LiteRTRounding()) for x in levels[:2000].split(500)])
     print(f"  {lite.version}: {accuracy(found):.2f} %, {int((found[:2000] != emulated).sum())} of {emulated.numel()} "
           f"values differ from the emulation, argmax differs from float32 in {int((found.argmax(1) != expected.argmax(1)).sum())}")  # fmt: skip  # noqa: E501
     found = torch.cat([session.run(x) for x in test.split(500)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_compress.core.errors import CompressError, PackedFileError, did_you_mean
+from lightning_compress.core.packed_size import weight_shape
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import untrusted
 from lightning_compress.surgery import measure, replacement, resize
@@ -150,15 +151,14 @@ def _words(layer: LayerProfile) -> str:
 def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]]:
     for layer in profile:
         if layer.kind in ("conv", "linear"):
-            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
-            yield f"{layer.name}.weight", torch.Size(shape)
-            yield f"{layer.name}.bias", torch.Size(shape[:1])
+            yield f"{layer.name}.weight", torch.Size(weight_shape(layer))
+            yield f"{layer.name}.bias", torch.Size((layer.out_channels,))
         elif layer.kind == "conv_transpose":
             out = layer.out_channels // layer.groups
             yield f"{layer.name}.weight", torch.Size((layer.in_channels, out, *layer.kernel))
             yield f"{layer.name}.bias", torch.Size((layer.out_channels,))
         elif layer.kind == "matrix":
-            yield layer.name, torch.Size((layer.out_channels, layer.in_channels))
+            yield layer.name, torch.Size(weight_shape(layer))
         elif layer.kind == "norm":
             for key in ("weight", "bias", "running_mean", "running_var"):
                 yield f"{layer.name}.{key}", torch.Size([layer.out_channels])

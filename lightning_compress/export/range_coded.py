@@ -210,7 +210,7 @@ class _Sums:
 
 
 class _Statistics:
-    """How often each class had each code."""
+    """Counts of each code in each class."""
 
     def __init__(self, bits: int) -> None:
         self.symbols = np.arange(2**bits)

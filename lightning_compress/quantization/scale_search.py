@@ -81,10 +81,10 @@ def _sample(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: float) -> Tensor:
     """Return the best of the candidates, polished."""
+    minmax = x.abs().amax(1) / most  # of a grid with as many levels below zero as above
     widest = torch.maximum(x.amax(1) / most, x.amin(1) / least if least < 0 else x.amin(1) * 0)
     # A grid that has no place for values of this sign rounds them all to its nearest end, whatever the scale.
-    widest = torch.where(widest > 0, widest, x.abs().amax(1) / most)
-    minmax = x.abs().amax(1) / most  # of a grid with as many levels below zero as above
+    widest = torch.where(widest > 0, widest, minmax)
     best, least_error = widest, torch.full_like(widest, torch.inf)
 
     def keep_best(candidates: Tensor) -> None:

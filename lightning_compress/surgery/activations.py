@@ -110,7 +110,7 @@ class ActivationRecorder(TorchDispatchMode):
     def _note(self, func: Any, read: list[Tensor], written: list[Tensor], in_place: bool) -> None:
         name = str(func.overloadpacket)
         inputs = tuple(dict.fromkeys(self._number[id(leaf.untyped_storage())] for leaf in read))
-        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or name in NORMS + UNTAGGED)
+        pointwise = len(inputs) == 1 and (torch.Tag.pointwise in func.tags or name in NORMS or name in UNTAGGED)
         # Nothing new: what a transform rounds stays where it is, and so does a copy that moves no value.
         same = any(isinstance(m, Transform) for m in self.modules) or (name == COPY and read[0].is_contiguous())
         for out in written:

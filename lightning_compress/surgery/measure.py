@@ -267,10 +267,10 @@ def layer_profiles(
 
 
 def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_positions: int) -> LayerProfile | None:
-    if isinstance(module, CONV):
+    if isinstance(module, CONV) or (isinstance(module, TRANSPOSED) and is_own(module, "weight")):
         return LayerProfile(
             name,
-            "conv",
+            "conv" if isinstance(module, CONV) else "conv_transpose",
             module.in_channels,
             module.out_channels,
             groups=module.groups,
@@ -283,18 +283,6 @@ def _known_layer(name: str, module: nn.Module, positions: int, follows: str, in_
     if isinstance(module, LINEAR):
         bias = int(module.bias is not None)
         return LayerProfile(name, "linear", module.in_features, module.out_features, positions=positions, extras=bias)
-    if isinstance(module, TRANSPOSED) and is_own(module, "weight"):
-        return LayerProfile(
-            name,
-            "conv_transpose",
-            module.in_channels,
-            module.out_channels,
-            groups=module.groups,
-            kernel=tuple(module.kernel_size),
-            stride=module.stride[0],
-            positions=positions,
-            extras=int(module.bias is not None),
-        )
     if isinstance(module, NORM) and (module.weight is None or module.weight.dim() == 1):
         running = getattr(module, "running_mean", None)
         width = next((t.shape[0] for t in (module.weight, running) if t is not None), 0)

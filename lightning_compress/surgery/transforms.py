@@ -222,7 +222,7 @@ def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
     if value is not None:
         weights[WEIGHT] = value.detach().clone()
     trained = {key: layer.parametrizations[key].original.requires_grad for key in chains}
-    _drop_hooks(forward_hooks(layer), [transform for chain in chains.values() for transform in chain])
+    drop_hooks(forward_hooks(layer), [transform for chain in chains.values() for transform in chain])
     # torch's remove_parametrizations deletes the property from the dynamic class, which deepcopies share.
     layer.__class__ = type(layer).__bases__[0]
     del own_children(layer)["parametrizations"]
@@ -233,18 +233,23 @@ def bake_weight(layer: nn.Module, value: Tensor | None = None) -> None:
 
 def drop_input(layer: nn.Module) -> None:
     """Take the input transform off a layer."""
-    _drop_hooks(forward_pre_hooks(layer), [input_transform(layer)])
+    drop_hooks(forward_pre_hooks(layer), [input_transform(layer)])
     own_children(layer).pop(INPUT, None)
 
 
 def drop_output(layer: nn.Module) -> None:
     """Take the output transform off a layer."""
-    _drop_hooks(forward_hooks(layer), [output_transform(layer)])
+    drop_hooks(forward_hooks(layer), [output_transform(layer)])
     own_children(layer).pop(OUTPUT, None)
 
 
-def _drop_hooks(hooks: dict[int, Any], owners: Sequence[Transform | None]) -> None:
-    """Remove the hooks that are methods of the owners."""
+def drop_hooks(hooks: dict[int, Any], owners: Sequence[Transform | None]) -> None:
+    """Remove the hooks that are methods of the owners, and none of anybody else.
+
+    Args:
+        hooks: of a module: ``forward_hooks`` or ``forward_pre_hooks`` of it.
+        owners: whose; None for nobody.
+    """
     for key, hook in list(hooks.items()):
         if any(getattr(hook, "__self__", None) is owner for owner in owners if owner is not None):
             del hooks[key]

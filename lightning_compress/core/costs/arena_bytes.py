@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from lightning_compress.core.activations import peak_values
 from lightning_compress.core.costs.cost import Cost
-from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.costs.tflite_bytes import fits_in_nibbles
+from lightning_compress.core.profile import Profile
 
 INTERPRETER_BYTES = 900
 STEP_BYTES = 240  # what the interpreter keeps of an operation and its tensors
@@ -43,8 +44,6 @@ class ArenaBytes(Cost):
         widths = {name: layer.out_channels for name, layer in profile.layers.items()}
         channels = sum(layer.out_channels for layer in profile.weighted)
         kept = INTERPRETER_BYTES + STEP_BYTES * len(profile.steps) + CHANNEL_BYTES * channels
-        unpacked = {layer.name: layer.weights for layer in profile.weighted if self._is_unpacked(layer)}
+        packed = [layer for layer in profile.weighted if self.int4 and fits_in_nibbles(layer, self.weight_bits)]
+        unpacked = {layer.name: layer.weights for layer in packed}
         return peak_values(profile.steps, widths, unpacked) + kept
-
-    def _is_unpacked(self, layer: LayerProfile) -> bool:
-        return self.int4 and min(layer.weight_bits, self.weight_bits) <= 4 and layer.kind == "conv"

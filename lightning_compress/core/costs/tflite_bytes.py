@@ -12,7 +12,18 @@ from lightning_compress.core.profile import LayerProfile, Profile
 
 FILE_BYTES = 2200
 LAYER_BYTES = 540  # its operators and tensors, with a share of the sums, poolings and reshapings between layers
+INT4_BITS = 4  # of a weight, at most
 CHANNEL_BYTES = 12  # bias, scale of the weight, scale of the bias; zero points are shared
+
+
+def fits_in_nibbles(layer: LayerProfile, weight_bits: int) -> bool:
+    """Return whether ``TFLite(int4=True)`` stores two weights of a layer in a byte.
+
+    Args:
+        layer: its profile.
+        weight_bits: that it will have, if it is still in floating point.
+    """
+    return layer.kind == "conv" and min(layer.weight_bits, weight_bits) <= INT4_BITS
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,6 @@ class TFLiteBytes(Cost):
         return FILE_BYTES + sum(self._bytes(layer) for layer in profile.weighted)
 
     def _bytes(self, layer: LayerProfile) -> int:
-        half = self.int4 and min(layer.weight_bits, self.weight_bits) <= 4 and layer.kind == "conv"
+        half = self.int4 and fits_in_nibbles(layer, self.weight_bits)
         codes = -(-layer.weights // 2) if half else layer.weights
         return codes + CHANNEL_BYTES * layer.out_channels + LAYER_BYTES

@@ -16,12 +16,12 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.executorch.network import GraphNetwork
-from lightning_compress.export.executorch.program import Program, Runtime, lowered
+from lightning_compress.export.executorch.program import NOT_INSTALLED, Program, Runtime, lowered
 from lightning_compress.export.executorch.rewrite import rewritten
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
 from lightning_compress.export.integer.emulate import emulate, to_values
 from lightning_compress.export.integer.marked import NoIntegerFormError
-from lightning_compress.export.integer.rounding.float_functions import FloatFunctions
+from lightning_compress.export.integer.rounding.single import SingleRounding
 from lightning_compress.export.whole_file import write_whole
 
 
@@ -53,9 +53,7 @@ class ExecuTorch(Exporter):
         if self.batch < 1:
             raise CompressError(f"export: batch is {self.batch}, and a .pte file takes at least one sample at a time")
         if find_spec("executorch") is None:
-            raise CompressError(
-                'export: .pte files need executorch; install it with pip install "lightning-compress[executorch]"'
-            )
+            raise CompressError(NOT_INSTALLED)
         found = deployable(module, x, self.calibration)
         one = x[:1].expand(self.batch, *x.shape[1:]).contiguous()
         program = lowered(found.reference if found.graph is None else GraphNetwork(found.graph), one)
@@ -92,7 +90,7 @@ def _off(found: Deployable, x: Tensor, outputs: Tensor) -> float | None:
     assert found.graph is not None
     grid = found.graph.grid(found.graph.output)
     try:
-        emulated = to_values(emulate(rewritten(found.graph), x, FloatFunctions()), grid)
+        emulated = to_values(emulate(rewritten(found.graph), x, SingleRounding()), grid)
     except NoIntegerFormError:
         return None
     return float(((outputs - emulated).abs() > grid.scale / 2).float().mean())

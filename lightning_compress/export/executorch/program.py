@@ -16,6 +16,7 @@ from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.standard_streams import standard_streams_in
 
 DELEGATE = "executorch_call_delegate"
+NOT_INSTALLED = 'export: .pte files need executorch; install it with pip install "lightning-compress[executorch]"'
 WEIGHTED = ("convolution", "addmm", "linear", "mm", "bmm")
 
 
@@ -53,9 +54,7 @@ def lowered(net: nn.Module, x: Tensor) -> Program:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     except ImportError as error:
-        raise CompressError(
-            'export: .pte files need executorch; install it with pip install "lightning-compress[executorch]"'
-        ) from error
+        raise CompressError(NOT_INSTALLED) from error
     logging.getLogger("torch.export").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What each pooling of aten becomes in the graph."""
+"""Translate each pooling of aten into operations of the graph."""
 
 from __future__ import annotations
 

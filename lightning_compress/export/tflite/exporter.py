@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_compress.core.costs.tflite_bytes import INT4_BITS
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
@@ -21,11 +22,11 @@ from lightning_compress.export.integer.emulate import emulate, to_levels, to_val
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.double import DoubleRounding
-from lightning_compress.export.integer.rounding.single import SingleRounding
+from lightning_compress.export.integer.rounding.litert import LiteRTRounding
 from lightning_compress.export.tflite.arena import arena_bytes
 from lightning_compress.export.tflite.c_array import c_array
 from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_stored, to_nhwc, to_stored
-from lightning_compress.export.tflite.write import INT4_BITS, tflite_bytes
+from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.export.whole_file import write_whole
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -100,7 +101,7 @@ class TFLite(Exporter):
         engine: LiteRT | TFLiteMicro = TFLiteMicro(content) if micro and nibbles else LiteRT(content)
         stored, expected = _input(graph, x), compared.outputs_of(found.reference, x)
         result = _checked(engine.run(stored), expected, graph)
-        rounding = DoubleRounding() if isinstance(engine, TFLiteMicro) else SingleRounding()
+        rounding = DoubleRounding() if isinstance(engine, TFLiteMicro) else LiteRTRounding()
         off, outputs = _off(graph, x, result, rounding)
         left = _left(engine, nibbles)
         deployed = Deployed(

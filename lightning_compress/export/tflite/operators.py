@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from lightning_compress.core.costs.tflite_bytes import INT4_BITS
 from lightning_compress.export.integer.graph import (
     Add,
     AveragePool,
@@ -29,7 +30,6 @@ from lightning_compress.export.integer.marked import NoIntegerFormError, no_form
 from lightning_compress.export.tflite.builder import Builder, nhwc
 from lightning_compress.export.tflite.padding import Four, placed
 
-INT4_BITS = 4
 LEAST_INT8 = -128
 CLIPS: dict[Bounds, str] = {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}
 

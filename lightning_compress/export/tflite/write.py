@@ -5,9 +5,7 @@ from __future__ import annotations
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.tflite.builder import Builder
-from lightning_compress.export.tflite.operators import INT4_BITS, write
-
-__all__ = ["INT4_BITS", "tflite_bytes"]
+from lightning_compress.export.tflite.operators import write
 
 
 def tflite_bytes(graph: Graph, int4: bool = False) -> bytes:

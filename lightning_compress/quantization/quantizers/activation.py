@@ -14,6 +14,7 @@ from typing_extensions import override
 from lightning_compress.quantization.quantizers.uniform import UniformQuantizer
 from lightning_compress.quantization.value_histogram import ValueHistogram
 from lightning_compress.surgery._torch import forward_pre_hooks
+from lightning_compress.surgery.transforms import drop_hooks
 
 CALLS = 8  # that calibrate, where nobody says when the calibration ends
 FAR = 4.0  # times the end of the grid, from which on an input may contradict it
@@ -60,14 +61,8 @@ class ActivationQuantizer(UniformQuantizer):
     def look(self) -> None:
         """Let the next calls widen the grid, until :meth:`settle`."""
         # A hook that takes itself off, rather than a branch in forward: a compiled step has neither.
-        self._look_away()
+        drop_hooks(forward_pre_hooks(self), [self])
         self.register_forward_pre_hook(self._observe)
-
-    def _look_away(self) -> None:
-        """Take off the hook of :meth:`look`, and none of anybody else."""
-        hooks = forward_pre_hooks(self)
-        for number in [number for number, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-            del hooks[number]
 
     @final
     def settle(self, at_once: bool = True) -> None:
@@ -78,7 +73,7 @@ class ActivationQuantizer(UniformQuantizer):
         """
         if self.calibrated and (at_once or self._seen is None):
             self._seen = None
-            self._look_away()
+            drop_hooks(forward_pre_hooks(self), [self])
 
     @final
     def set_sign(self, signed: Tensor) -> None:

@@ -1,10 +1,9 @@
-"""One rounding in float32, as XNNPACK does it in LiteRT.
+"""One rounding in float32, as XNNPACK does it; all that ExecuTorch runs in integers.
 
     y = rint(float32(sum) * (s_x s_w / s_y))
 
-Sums of two tensors use integer multipliers of 21 bits and one shift that rounds half up, changes of the grid one of 8
-bits; average pooling and hard swish are those of TFLite's own kernels. Found equal to LiteRT 2.3.0 in every value
-(tests/test_integer_kernels.py).
+Sums of two tensors use integer multipliers of 21 bits and one shift that rounds half up; average pooling is that of
+TFLite's own kernels. Found equal to ExecuTorch 1.5.1 in every value (tests/test_executorch.py).
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.export.integer.graph import Grid
-from lightning_compress.export.integer.rounding.activation_functions import hard_swish
 from lightning_compress.export.integer.rounding.rounding import Rounding
 from lightning_compress.export.integer.rounding.zero_point import half_away
 
 ADD_BITS = 20
-CONVERT_BITS = 8
 
 
 class SingleRounding(Rounding):
@@ -42,12 +39,3 @@ class SingleRounding(Rounding):
     @override
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
         return half_away(sums, count, grid)
-
-    @override
-    def hard_swish(self, levels: Tensor, grid: Grid, out: Grid) -> Tensor:
-        return hard_swish(levels, grid, out)
-
-    @override
-    def requantize(self, levels: Tensor, grid: Grid, out: Grid) -> Tensor:
-        factor = int(np.rint(np.ldexp(np.float32(grid.scale) / np.float32(out.scale), CONVERT_BITS)))
-        return (levels * factor + (1 << (CONVERT_BITS - 1))) >> CONVERT_BITS
