@@ -1,4 +1,4 @@
-"""How well low scores rank pruned networks.
+"""Measure how well low scores rank pruned networks.
 
     python benchmarks/cheap_score.py digits
     python benchmarks/cheap_score.py cifar --npz cifar10.npz --ckpt cache/dense-01a4bfce4259/final.ckpt

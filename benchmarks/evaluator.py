@@ -1,4 +1,4 @@
-"""What a candidate costs beside the forward passes that it needs: ``python benchmarks/evaluator.py``.
+"""Measure a candidate beside the forward passes that it needs: ``python benchmarks/evaluator.py``.
 
 ResNet-20 on CIFAR-10-shaped random images; bits for every layer. The bare passes are those of a quantized network of
 the same plan over the same batches: recalibration in train mode for batch norms, then validation.

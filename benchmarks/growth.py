@@ -1,4 +1,4 @@
-"""How CPU seconds grow with the number of layers or choices: n, 2n, 4n.
+"""Measure how CPU seconds grow with the number of layers or choices: n, 2n, 4n.
 
     python benchmarks/growth.py
 

@@ -1,4 +1,4 @@
-"""What successive halving saves, and what it misses: ``python benchmarks/halving.py``.
+"""Measure what successive halving saves and misses: ``python benchmarks/halving.py``.
 
 Random keep-ratios of ResNet-8 on scikit-learn's digits, at 20 % of the MACs, each scored after 40 steps of fine-tuning:
 all of them in full, and in batches of 9 by thirds. The place is that of the plan that halving picks among the full

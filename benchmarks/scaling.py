@@ -1,4 +1,4 @@
-"""How well worker processes are kept busy: ``python benchmarks/scaling.py``.
+"""Measure how well worker processes are kept busy: ``python benchmarks/scaling.py``.
 
 Candidates that sleep stand for evaluations on accelerators: they need no core here, so what is measured is the
 executor and the loop, not the machine; scaling_real.py has real candidates. Efficiency is the ideal time (all durations
@@ -46,7 +46,7 @@ class Sleeper:
     spread: float = 0.0
 
     def seconds(self, plan: Plan) -> float:
-        """How long a candidate takes."""
+        """Return the seconds that a candidate takes."""
         return self.duration * (1 + self.spread * (int(plan.digest, 16) / 2**63 - 1))
 
     def key(self, plan: Plan) -> str:

@@ -53,7 +53,7 @@ class Timed:
     evaluate: Evaluate
 
     def key(self, plan: Plan) -> str:
-        """As the evaluator's."""
+        """Return the key of a plan, as the evaluator does."""
         return self.evaluate.key(plan)
 
     def __call__(self, plan: Plan) -> Score:
@@ -65,7 +65,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Search:
-    """What one search took.
+    """Time and results of one search.
 
     Attributes:
         seconds: by the clock.

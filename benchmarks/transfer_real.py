@@ -59,7 +59,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: rewards of the trials of each stage, and what the fine-tuned network is."""
+    """One run: rewards of the trials of each stage, and the fine-tuned network."""
 
     rewards: dict[str, list[float]]
     accuracy: float

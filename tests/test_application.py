@@ -147,7 +147,7 @@ SMALL = {
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "drl_quant"])
 def test_every_other_way_runs_and_writes_its_files(way, cache, tmp_path):
-    """In this process, from the configuration on: starting another takes longer than the way itself."""
+    """Run a way in this process, from the configuration on: starting another takes longer than the way itself."""
     if way == "mcu":
         pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
     given = [f"+compress={way}", "epochs=6", f"cache_dir={cache}", f"run_dir={tmp_path}"]

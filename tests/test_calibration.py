@@ -1,4 +1,4 @@
-"""What sets the grids of activations: several batches and calls, none that says nothing; and what widens them later."""
+"""Test what sets the grids of activations, several batches and calls, none that says nothing; and what widens them."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_damaged_streams_are_refused_or_give_codes(data):
 
 
 def test_a_stream_is_the_same_wherever_it_is_written():
-    """Of whole numbers alone: a reader on another machine finds the same tables."""
+    """Compare whole numbers alone: a reader on another machine finds the same tables."""
     codes = (np.arange(16 * 8 * 9) ** 2 % 97 * np.arange(16 * 8 * 9) % 61 % 16).astype(np.uint8) // 3
     stream = RangeCoded().write(codes, 4, (16, 8, 3, 3))
     assert hashlib.sha256(stream.tobytes()).hexdigest()[:16] == "c9f4fb02763ac379"

@@ -23,7 +23,7 @@ CONF = Path(__file__).parent.parent / "conf"
 
 
 class Tested(PlainModule):
-    """With a test and a learning rate."""
+    """A module with a test and a learning rate."""
 
     __test__ = False
 
@@ -37,7 +37,7 @@ class Tested(PlainModule):
 
 
 class Data(ToyData):
-    """With test data."""
+    """Data with a test set."""
 
     def test_dataloader(self):
         return self.val_dataloader()

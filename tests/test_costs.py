@@ -47,7 +47,7 @@ def table(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> Path:
-    """Where what is measured is kept."""
+    """Return the folder that measurements are kept in."""
     return tmp_path_factory.mktemp("measured")
 
 

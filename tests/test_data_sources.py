@@ -1,4 +1,4 @@
-"""Where images come from: each source gives what it has, and bad ones are refused in a sentence."""
+"""Test where images come from: each source gives what it has, and bad ones are refused in a sentence."""
 
 from __future__ import annotations
 

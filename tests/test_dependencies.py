@@ -53,7 +53,7 @@ def test_groups_are_those_of_the_librarys_own_walk(net):
 
 
 class ChannelAttention(nn.Module):
-    """As of ECA-Net: a convolution of one channel runs over the channels."""
+    """Attention of ECA-Net: a convolution of one channel runs over the channels."""
 
     def __init__(self) -> None:
         super().__init__()

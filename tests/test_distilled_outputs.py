@@ -1,4 +1,4 @@
-"""What is distilled of outputs that are no tensor, and how direct calls of forward are seen."""
+"""Test what is distilled of outputs that are no tensor, and that direct calls of forward are seen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pair = namedtuple("Pair", ["logits", "aux"])
 
 @dataclass
 class Output:
-    """As models of transformers return."""
+    """Output as models of transformers return it."""
 
     logits: Tensor
     hidden: tuple[Tensor, ...]

@@ -175,7 +175,7 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_a_killed_parent_and_nothing_finished_is_done_again(tmp_path):
-    """In a script of its own, with the settings of conf/: fresh interpreters, a class that only the script has."""
+    """Run a script of its own, with the settings of conf/: fresh interpreters, a class that only the script has."""
     script = tmp_path / "murder.py"
     script.write_text(MURDER.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

@@ -37,7 +37,7 @@ class Energy(Cost):
 
 
 class Tested(PlainModule):
-    """With a test."""
+    """A module with a test."""
 
     def test_step(self, batch, batch_idx):
         x, y = batch
@@ -48,7 +48,7 @@ Tested.__test__ = False
 
 
 class Data(ToyData):
-    """With test data."""
+    """Data with a test set."""
 
     def test_dataloader(self):
         return self.val_dataloader()

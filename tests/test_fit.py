@@ -1,4 +1,4 @@
-"""What of a training the user's trainer says: how long it is, what it shows, and which callbacks it has."""
+"""Test what of a training the user's trainer says: how long it is, what it shows, and which callbacks it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GeneCAI promises beyond the searchers' contract."""
+"""Test what GeneCAI promises beyond the searchers' contract."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def gram(channels: int, seed: int, common: float = 1.0) -> np.ndarray:
-    """Of channels that share some of their contribution, as neighboring filters do."""
+    """Return the Gram matrix of channels that share some of their contribution, as neighboring filters do."""
     rng = np.random.default_rng(seed)
     parts = rng.normal(size=(40, channels)) + common * rng.normal(size=(40, 3)) @ rng.normal(size=(3, channels))
     return parts.T @ parts

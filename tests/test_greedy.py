@@ -1,4 +1,4 @@
-"""What the greedy exchange promises beyond the searchers' contract."""
+"""Test what the greedy exchange promises beyond the searchers' contract."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def signed(tensors: dict[str, torch.Tensor], contents: Any, rng: random.Random) 
 
 
 def is_refused_or_whole(path, give: Callable[[nn.Module], None]) -> bool:
-    """Whether a file is refused; one that is not gives finite values."""
+    """Return whether a file is refused; one that is not gives finite values."""
     net = Net()
     try:
         give(net)

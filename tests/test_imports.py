@@ -1,4 +1,4 @@
-"""Who may import whom: planted violations make ``lint-imports`` fail, and no module imports itself in a circle."""
+"""Test who may import whom: planted violations make ``lint-imports`` fail, and no module imports itself in a circle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the layers behind removed ones start from: least squares, the weights there were, or new ones."""
+"""Test what the layers behind removed ones start from: least squares, the weights there were, or new ones."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_the_difference_of_two_searches_has_names_and_both_values():
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
-    """In a child that may write no file beyond a size, which to SQLite is a disk that fails."""
+    """Run in a child that may write no file beyond a size, which to SQLite is a disk that fails."""
     whole = run(tmp_path / "whole", 400)
     report = tmp_path / "report"
     if not (child := os.fork()):

@@ -43,7 +43,7 @@ def clock(monkeypatch) -> list[str]:
         return layer.macs / 1e3
 
     class Counting:
-        """In place of a session: bytes of the file, which grow with the channels."""
+        """Stands in for a session: bytes of the file, which grow with the channels."""
 
         def __init__(self, content: bytes) -> None:
             self.content = content

@@ -92,7 +92,7 @@ class Death:
         return 0
 
     def audit(self, event: str, arguments: tuple) -> None:
-        """Of the interpreter, before it does something with a file."""
+        """Hear of the interpreter, before it does something with a file."""
         if event not in ("open", "os.rename", "os.remove", "os.mkdir") or str(self.folder / "prune") not in str(
             arguments
         ):

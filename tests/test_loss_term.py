@@ -1,4 +1,4 @@
-"""How a teacher's term reaches the loss, whatever else the module and the Trainer do."""
+"""Test how a teacher's term reaches the loss, whatever else the module and the Trainer do."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class ByHand(PlainModule):
 
 
 class Watch(Callback):
-    """What a function of the module gives after each batch."""
+    """Notes what a function of the module gives after each batch."""
 
     def __init__(self, what):
         self.what, self.seen = what, []

@@ -1,4 +1,4 @@
-"""What goes into a network is found by running the module, whatever its batches are and whatever it does with them."""
+"""Find what goes into a network by running the module, whatever its batches are and whatever it does with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet
 
 
 class Sums(nn.Module):
-    """Of two inputs, the second by keyword."""
+    """A network of two inputs, the second by keyword."""
 
     def __init__(self) -> None:
         super().__init__()

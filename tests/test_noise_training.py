@@ -1,4 +1,4 @@
-"""What networks trained with noise drop, what is left of it afterwards, and what is said of settings that cannot be."""
+"""Test what networks trained with noise drop, what is left of it afterwards, and how bad settings are refused."""
 
 from __future__ import annotations
 

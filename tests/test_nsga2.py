@@ -1,4 +1,4 @@
-"""What NSGA-II promises beyond the searchers' contract."""
+"""Test what NSGA-II promises beyond the searchers' contract."""
 
 from __future__ import annotations
 

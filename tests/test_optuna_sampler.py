@@ -1,4 +1,4 @@
-"""What the adapter of Optuna promises beyond the searchers' contract."""
+"""Test what the adapter of Optuna promises beyond the searchers' contract."""
 
 from __future__ import annotations
 

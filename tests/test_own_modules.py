@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Sum(nn.Module):
-    """Of two inputs."""
+    """A network of two inputs."""
 
     def __init__(self):
         super().__init__()

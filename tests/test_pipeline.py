@@ -45,7 +45,7 @@ PLAN = Plan({"conv1": {"channels": 0.5}})
 
 
 class Tested(PlainModule):
-    """With a test."""
+    """A module with a test."""
 
     def test_step(self, batch, batch_idx):
         x, y = batch
@@ -53,7 +53,7 @@ class Tested(PlainModule):
 
 
 class TestedData(ToyData):
-    """With test data."""
+    """Data with a test set."""
 
     def test_dataloader(self):
         return self.val_dataloader()

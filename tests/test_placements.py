@@ -1,4 +1,4 @@
-"""Where activation quantizers stand: what each placement quantizes, on networks whose answer is known by hand."""
+"""Test where activation quantizers stand: what each placement quantizes, on networks whose answer is known by hand."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ MAKERS = {
 
 
 def makers(base: type[Quantizer]) -> dict[str, Any]:
-    """For a class, the arguments of the fixture that makes its quantizers."""
+    """Return, for a class, the arguments of the fixture that makes its quantizers."""
     names = [name for name, make in MAKERS.items() if issubclass(class_behind(make), base)]
     return {"params": [MAKERS[name] for name in names], "ids": names}
 

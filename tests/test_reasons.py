@@ -1,4 +1,4 @@
-"""Why something stays is said in words, whatever the tracer ran into."""
+"""Test that reasons for what stays are words, whatever the tracer ran into."""
 
 from __future__ import annotations
 

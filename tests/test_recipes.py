@@ -21,7 +21,7 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
 def applied(file: Path) -> Structure:
-    """Of a fresh network to which the stages of a recipe applied their parts of its plan, without training."""
+    """Return the record of a fresh network to which the stages of a recipe applied their parts of its plan."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[*yaml.safe_load(file.read_text())["overrides"], "run_dir=unused"])
     data, module = instantiate(cfg.data), instantiate(cfg.model)

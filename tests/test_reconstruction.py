@@ -18,7 +18,7 @@ from lightning_compress.testing.toys import PlainModule
 
 
 class Source:
-    """What a layer may read: outputs of a random layer behind a ReLU, correlated, none of them negative."""
+    """Inputs of a layer: outputs of a random layer behind a ReLU, correlated, none of them negative."""
 
     def __init__(self, convolution: bool) -> None:
         torch.manual_seed(0)
@@ -34,7 +34,7 @@ class Source:
 
 
 def error(layer: nn.Module, weight: Tensor, kept: Tensor, x: Tensor) -> float:
-    """Of the outputs from the kept channels, relative to the outputs."""
+    """Return the error of the outputs from the kept channels, relative to the outputs."""
     thin = copy.deepcopy(layer)
     thin.weight = nn.Parameter(weight)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def error(layer: nn.Module, weight: Tensor, kept: Tensor, x: Tensor) -> float:
 
 
 def errors(source: Source, keep: int, batches: int, batch: int):
-    """On held-out inputs, without and with a symmetric refit."""
+    """Return errors on held-out inputs, without and with a symmetric refit."""
     layer = source.layer
     kept = torch.randperm(layer.weight.shape[1])[:keep].sort().values
     net = nn.Sequential(layer)

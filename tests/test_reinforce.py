@@ -40,7 +40,7 @@ def mixed(budget: float = 0.5) -> Problem:
 
 
 def likelihoods(searcher: Reinforce, trials: int) -> dict[tuple[int, ...], float]:
-    """Of each plan that comes up in some draws, as the gradient step will see it."""
+    """Return the likelihood of each plan that comes up in some draws, as the gradient step will see it."""
     found = {}
     for _ in range(trials):
         trial = searcher.ask()

@@ -1,4 +1,4 @@
-"""What is packed gives the outputs of its network, or is refused; so is a network that cannot receive it."""
+"""Test that what is packed gives the outputs of its network, or is refused; so is a network that cannot receive it."""
 
 from __future__ import annotations
 

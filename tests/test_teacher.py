@@ -16,7 +16,7 @@ from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
 
 
 class Dropped(ToyNet):
-    """With dropout, which shows in what mode it runs."""
+    """A network with dropout, which shows in what mode it runs."""
 
     def __init__(self) -> None:
         super().__init__()

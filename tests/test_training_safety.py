@@ -1,4 +1,4 @@
-"""What a training with callbacks alone is told: batch norms that do not adapt, and a loss that is no number."""
+"""Test what a training with callbacks alone is told: batch norms that do not adapt, and a loss that is no number."""
 
 from __future__ import annotations
 

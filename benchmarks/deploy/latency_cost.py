@@ -1,4 +1,4 @@
-"""How well costs rank latencies: 20 random channel plans of ResNet-20, measured twice in ONNX Runtime.
+"""Measure how well costs rank latencies: 20 random channel plans of ResNet-20, measured twice in ONNX Runtime.
 
     python benchmarks/deploy/latency_cost.py
 

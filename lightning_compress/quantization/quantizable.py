@@ -1,4 +1,4 @@
-"""Which layers of a network have a weight or an input that can be quantized, and why others have not."""
+"""Tell which layers of a network have a weight or an input that can be quantized, and why others have not."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is done to a torch network: transforms, masks, replacement, resizing, measuring, calibration."""
+"""Change a torch network: transforms, masks, replacement, resizing, measuring, calibration."""

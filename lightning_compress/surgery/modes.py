@@ -62,7 +62,7 @@ def _doubled(leaf: Any) -> Any:
 
 @dataclass
 class Recorded:
-    """What a network does in a mode.
+    """The operations of a network in a mode.
 
     Attributes:
         layers: how often each sub-module runs.

@@ -78,7 +78,7 @@ def assert_equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 class TrainingContract:
-    """What holds of every callback that takes part in a training, also of one that only teaches."""
+    """Contract of every callback that takes part in a training, also of one that only teaches."""
 
     @pytest.fixture
     def make(self) -> Make:
@@ -127,7 +127,7 @@ class CompressionContract(TrainingContract):
 
 
 class CallbackContract(CompressionContract):
-    """What holds of one compression callback alone: its plan, its knobs, and what it predicts."""
+    """Contract of one compression callback alone: its plan, its knobs, and what it predicts."""
 
     @pytest.fixture
     def callback(self, make) -> CompressionCallback:

@@ -104,7 +104,7 @@ class DeadlyOnce(Deadly):
 
 
 class Forking(DeadlyOnce):
-    """As :class:`DeadlyOnce`, and leaves a child behind, as a loader's worker may be, until its folder has ``end``."""
+    """A :class:`DeadlyOnce` that leaves a child behind, as a loader's worker may be, until its folder has ``end``."""
 
     def trouble(self, plan: Plan) -> None:
         if plan == self.bad and os.fork() == 0:

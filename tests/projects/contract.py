@@ -1,4 +1,4 @@
-"""What every project must go through: all callbacks at once, fit, save, load, checkpoint, and a search."""
+"""Take a project through everything: all callbacks at once, fit, save, load, checkpoint, and a search."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ METHODS = (lc.ChannelPruning, lc.WeightPruning, lc.QuantizationAwareTraining)
 
 
 class Supervised(LightningModule):
-    """What the projects have in common: one loss, logged by every step under its name."""
+    """Base class of the projects: one loss, logged by every step under its name."""
 
     def loss(self, batch: Any) -> torch.Tensor:
         raise NotImplementedError

@@ -17,7 +17,7 @@ def block(width: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 class HydraClassifier(Supervised):
-    """As lightning-hydra-template has it: the network and the optimizer are given."""
+    """Module of lightning-hydra-template: the network and the optimizer are given."""
 
     def __init__(self, net: nn.Module, optimizer, compile: bool = False) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def test_jsonargparse_makes_it_and_reads_its_own_dump(kind):
 
 
 def instantiate_callbacks(config: DictConfig) -> list[Callback]:
-    """As the template does."""
+    """Instantiate callbacks as the template does."""
     found = [part for part in config.values() if isinstance(part, DictConfig) and "_target_" in part]
     return [hydra.utils.instantiate(part) for part in found]
 

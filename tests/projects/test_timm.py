@@ -22,7 +22,7 @@ BACKBONES = {
 
 
 class Classifier(LightningModule):
-    """As people write it."""
+    """A module as people write it."""
 
     def __init__(self, backbone: str, lr: float = 1e-3, **settings) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the report says of the final choice, and of the validation data that it was made on."""
+"""Describe the final choice in the report, and the validation data that it was made on."""
 
 from __future__ import annotations
 

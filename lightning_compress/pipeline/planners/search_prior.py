@@ -20,7 +20,7 @@ ERRORS = "prior_errors.json"  # of each value of each choice, from which it was 
 
 @dataclass(frozen=True)
 class Prior:
-    """What a searcher starts from.
+    """The start of a searcher.
 
     Attributes:
         point: index of the value of each choice.

@@ -84,7 +84,7 @@ def site_of(flow: Dataflow, tensor: int) -> Site:
 
 
 class _Roots:
-    """For each tensor, the one that a rescaling operation made and others only moved; joined where kernels join."""
+    """Maps each tensor to the one that a rescaling operation made and others only moved; joined where kernels join."""
 
     def __init__(self, flow: Dataflow) -> None:
         self.flow = flow

@@ -1,4 +1,4 @@
-"""What is read of torch-pruning's internals: how an edge of its graph changes positions, as functions of arrays."""
+"""Read torch-pruning's internals: how an edge of its graph changes positions, as functions of arrays."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lightning_compress.surgery import measure
 
 
 class _Sources(TorchFunctionMode):
-    """For each tensor of a forward pass the parts that it comes from; all are kept alive, so that ids stay unique."""
+    """Notes the parts that each tensor of a forward pass comes from; all are kept alive, so that ids stay unique."""
 
     def __init__(self) -> None:
         super().__init__()
