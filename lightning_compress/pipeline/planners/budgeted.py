@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lightning_compress.callbacks.base.composition import Composition
@@ -66,23 +67,19 @@ class BudgetedPlanner(Planner, ABC):
             InfeasibleBudgetError: no plan meets the budget.
         """
         self.check(stage)
+        limits = self._resolved(run, stage)
         space = composition.space()
+        least = composition.predict(space.plan(space.smallest))
+        for limit in limits:
+            limit.check_feasible(least, stage)
+        return _budget_under(composition, limits)
+
+    def _resolved(self, run: RunContext, stage: str) -> list[Resolved]:
+        """Return the limit of the cost, and the other limits behind it."""
         try:
-            own, *others = (Resolved.of(limit, run) for limit in (Limit(self.cost, self.budget), *self.limits.values()))
+            return [Resolved.of(limit, run) for limit in (Limit(self.cost, self.budget), *self.limits.values())]
         except CompressError as error:
             raise CompressError(f"stage {stage}: {error}") from None
-        least = composition.predict(space.plan(space.smallest))
-        for limit in (own, *others):
-            limit.check_feasible(least, stage)
-
-        def spent(plan: Plan) -> float:
-            # What is taken of another limit is told as the same share of the first.
-            profile = composition.predict(plan)
-            return max(own.estimate(profile), *(own.most * o.estimate(profile) / o.most for o in others), 0.0)
-
-        # The larger of several costs is not additive over layers, nor is what is measured.
-        local = None if others or own.limit.is_measured else LocalCost(composition.predict, own.estimate, space)
-        return Budget(spent, own.most, space, local)
 
     def measured(
         self, planned: Planned, composition: Composition, student: Student, run: RunContext, folder: Path
@@ -92,16 +89,35 @@ class BudgetedPlanner(Planner, ABC):
         Raises:
             CompressError: no plan of the space does.
         """
-        limits = [limit for limit in (Limit(self.cost, self.budget), *self.limits.values()) if limit.is_measured]
-        if not limits:
+        limits = self._resolved(run, folder.name)
+        asked = [limit.limit.cost for limit in limits if limit.limit.is_measured]
+        if not asked:
             return planned
-        budget = self.budget_for(composition, run, folder.name)
-        resolved = [Resolved.of(limit, run) for limit in limits]
-        found = met(planned.plan, budget, resolved, composition, student, run, planned.errors or ())
-        told = " and ".join(f"{limit.cost.text(value)}" for limit, value in zip(limits, found.values, strict=True))
+        budget_of = partial(_budget_under, composition)
+        found = met(planned.plan, limits, budget_of, composition, student, run, planned.errors or ())
+        told = " and ".join(f"{cost.text(value)}" for cost, value in zip(asked, found.values, strict=True))
         return replace(planned, plan=found.plan, origin=f"{planned.origin}; measured to take {told}")
 
     @property
     def limit(self) -> str:
         """The limits in words, for the report."""
         return " and ".join(limit.text for limit in (Limit(self.cost, self.budget), *self.limits.values()))
+
+
+def _budget_under(composition: Composition, limits: Sequence[Resolved]) -> Budget:
+    """Return the budget over all choices of a composition, in the unit of the first limit's cost.
+
+    Raises:
+        InfeasibleBudgetError: no plan meets the limits.
+    """
+    own, *others = limits
+    space = composition.space()
+
+    def spent(plan: Plan) -> float:
+        # What is taken of another limit is told as the same share of the first.
+        profile = composition.predict(plan)
+        return max(own.estimate(profile), *(own.most * o.estimate(profile) / o.most for o in others), 0.0)
+
+    # The larger of several costs is not additive over layers, nor is what is measured.
+    local = None if others or own.limit.is_measured else LocalCost(composition.predict, own.estimate, space)
+    return Budget(spent, own.most, space, local)

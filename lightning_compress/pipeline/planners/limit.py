@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Self
 
@@ -80,6 +80,15 @@ class Resolved:
     def estimate(self, profile: Profile) -> float:
         """Return the cost of a network by its profile."""
         return self.scale * self.limit.cost(profile)
+
+    def scaled(self, profile: Profile, value: float) -> Self:
+        """Return the limit with estimates scaled so that a profile is estimated to cost ``value``.
+
+        Args:
+            profile: of a network.
+            value: what it costs, in the unit of the cost.
+        """
+        return replace(self, scale=value / self.limit.cost(profile))
 
     def check_feasible(self, smallest: Profile, stage: str) -> None:
         """Raise if even the smallest plan costs more.
