@@ -100,6 +100,23 @@ def test_svd_has_the_error_of_eckart_and_young(name, rank):
     assert float(error) == pytest.approx(float(np.sqrt((values[rank:] ** 2).sum())), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_factors_show_the_weight_and_bias_of_one_layer_to_a_forward_that_reads_them(name):
+    layer = LAYERS[name][0]
+    factors = factorized(layer, **dict.fromkeys(kind_of(layer).knobs, 2))
+    torch.testing.assert_close(factors.weight, weight_of(layer, factors))
+    assert factors.bias is None if layer.bias is None else torch.equal(factors.bias, layer.bias)
+
+
+def test_factors_of_a_weight_of_zeros_can_be_trained():
+    layer = nn.Linear(8, 6)
+    nn.init.zeros_(layer.weight)  # as LoRA's second matrix starts
+    factors = factorized(layer, rank_out=2)
+    assert not factors.weight.any()
+    (factors(torch.randn(4, 8)) - 1).square().sum().backward()
+    assert factors[1].weight.grad.any()
+
+
 def test_factors_are_not_those_of_a_layer_that_pruning_has_changed():
     module = PlainModule()
     LowRank().calibrate(module, ())

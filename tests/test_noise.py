@@ -133,6 +133,13 @@ def test_ending_log_normal_noise_leaves_its_gate_in_the_parameters(host):
     torch.testing.assert_close(host(x), before)
 
 
+def test_information_noise_goes_before_an_activation_that_works_in_place():
+    layer = nn.Conv2d(2, 3, 3)
+    attach_output(layer, InformationNoise(layer.weight.shape, (1, 0, 1, 1)).train())
+    nn.ReLU(inplace=True)(layer(torch.randn(2, 2, 5, 5))).sum().backward()
+    assert layer.weight.grad.any()
+
+
 def test_information_noise_has_mean_one_and_adds_its_kl_to_the_loss():
     torch.manual_seed(0)
     layer, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(5, 2, 6, 6)

@@ -172,6 +172,18 @@ def test_an_input_quantizer_without_data_is_named(tmp_path):
         saved(net, tmp_path)
 
 
+@pytest.mark.parametrize("kind", [LSQActivation, MinMaxActivation])
+def test_an_input_of_zeros_alone_is_saved(kind, tmp_path):
+    net = ToyNet().eval()
+    nn.init.zeros_(net.conv1.weight)  # as after all of its channels have died
+    nn.init.zeros_(net.conv1.bias)
+    quantize = QuantizationAwareTraining({"conv2": {"act_bits": 4}}, activation_quantizer=kind)
+    x = torch.randn(2, 1, 8, 8)
+    quantize.apply(net, x)
+    net(x)
+    torch.testing.assert_close(lc.load(saved(net, tmp_path), ToyNet()).eval()(x), net(x))
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     net, _, _ = compressed("toy", [2, 4], [4])

@@ -205,7 +205,7 @@ def _check_finite(layer: LayerProfile, values: Tensor) -> None:
 
 def _input(module: nn.Module, layer: LayerProfile) -> ActivationQuantizer:
     quantizer = cast(ActivationQuantizer, transforms.input_transform(module))
-    if not quantizer.calibrated:
+    if not quantizer.has_grid:
         raise CompressError(
             f"save: the input quantizer of layer {layer.name!r} has seen no batch, so it has no scale; train or "
             f"validate the network first"

@@ -135,7 +135,7 @@ def bert() -> nn.Module:
 def lora() -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(bert(), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
+    return get_peft_model(bert(), LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"]))
 
 
 class GAN(Supervised):

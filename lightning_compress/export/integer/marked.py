@@ -112,7 +112,7 @@ def _mark(name: str, layer: nn.Module, slot: str, drop: Any, attach: Any) -> Non
     drop(layer)
     if not isinstance(quantizer, ActivationQuantizer):
         return
-    if not quantizer.calibrated:
+    if not quantizer.has_grid:
         raise CompressError(
             f"export: the {slot.partition('_')[0]} quantizer of layer {name!r} has seen no batch, so it has no scale; "
             f"train or validate the network first, or pass calibration="

@@ -29,12 +29,12 @@ MOMENTUM = 0.05
 
 
 class _AddPenalty(torch.autograd.Function):
-    """Hands the output on, and in the backward pass gives a scalar the gradient it would have in the loss."""
+    """Hands the noise on, and in the backward pass gives a scalar the gradient it would have in the loss."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, penalty: Tensor) -> Tensor:
+    def forward(ctx: Any, noise: Tensor, penalty: Tensor) -> Tensor:
         ctx.like = penalty
-        return output.view_as(output)
+        return noise.view_as(noise)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,8 @@ class InformationNoise(Noise):
             self.information.lerp_(kl.mean(others).to(self.information), MOMENTUM)
         drawn = torch.randn(alpha.shape, generator=self.generator(alpha.device), device=alpha.device).to(alpha)
         noise = (alpha * drawn - alpha.square() / 2).exp()
-        return _AddPenalty.apply(output * noise, self.strength * kl.sum() / len(output))
+        # Not behind the product: a view from a function of one's own cannot be changed in place, as ReLUs may do.
+        return output * _AddPenalty.apply(noise, self.strength * kl.sum() / len(output))
 
     def kl(self, weight: Tensor) -> Tensor:
         """Return zero: it depends on the input, and is part of the forward pass."""

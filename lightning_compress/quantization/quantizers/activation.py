@@ -32,6 +32,7 @@ class ActivationQuantizer(UniformQuantizer):
     Attributes:
         calibrated: whether the grid was set. A buffer, so checkpoints know it.
         widened: how many calls have contradicted the grid.
+        only_zeros: whether it was called, and always with zeros: a layer behind channels that have died.
     """
 
     bit_range: ClassVar[tuple[int, int]] = (2, 8)
@@ -43,6 +44,7 @@ class ActivationQuantizer(UniformQuantizer):
         self.register_buffer("calibrated", torch.tensor(False))
         self.set_sign(torch.tensor(False))
         self.widened = 0
+        self.only_zeros = False
         self._own_grid = False  # rather than that of a checkpoint
         self.await_calls()
 
@@ -74,6 +76,11 @@ class ActivationQuantizer(UniformQuantizer):
         if self.calibrated and (at_once or self._seen is None):
             self._seen = None
             drop_hooks(forward_pre_hooks(self), [self])
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether it can be stored: its grid was set, or only zeros came, which any grid holds."""
+        return bool(self.calibrated) or self.only_zeros
 
     @final
     def set_sign(self, signed: Tensor) -> None:
@@ -135,7 +142,9 @@ class ActivationQuantizer(UniformQuantizer):
     def _calibrate(self, x: Tensor) -> None:
         found = ValueHistogram(x).reduce()
         if found.says_nothing:
+            self.only_zeros |= not self.calibrated and bool(x.numel())
             return
+        self.only_zeros = False
         self._seen = found if self._seen is None else self._seen.merge(found)
         self.set_sign(self._seen.least < 0)
         self.initialize(*self._seen.points())

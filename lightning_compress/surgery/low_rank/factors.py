@@ -32,6 +32,19 @@ class Factors(Replacement, nn.Sequential):
         # Without a hook nn.TransformerEncoderLayer, in eval mode, would not call it but read a weight that it has not.
         self.register_forward_pre_hook(_unchanged)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight of one layer that does the same, for a forward that reads ``layer.weight``, as that of LoRA."""
+        product, *others = (layer.weight for layer in self)
+        for factor in others:
+            product = torch.einsum("po...,oi...->pi...", factor, product)
+        return product
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the last layer."""
+        return self[-1].bias
+
     @override
     def config(self) -> dict[str, Any]:
         return dict(self.ranks)

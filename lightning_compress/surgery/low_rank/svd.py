@@ -3,8 +3,9 @@
     W ~ (U_r S_r^1/2) (S_r^1/2 V_r'),      the nearest matrix of rank r (Eckart and Young 1936)
 
 Sources: Denton et al. 2014 (arXiv 1404.0736), GeneCAI (phase D: one rank for 1x1 convolutions). The singular values
-are shared evenly, so that both factors train at the same speed. It saves from ``r < in x out / (in + out)`` on. Use it
-for wide linear layers, whose spectrum falls fast; it breaks where singular values are level, as in narrow 1x1 layers.
+are shared evenly, so that both factors train at the same speed; where they are zero, the second factor alone is. It
+saves from ``r < in x out / (in + out)`` on. Use it for wide linear layers, whose spectrum falls fast; it breaks where
+singular values are level, as in narrow 1x1 layers.
 """
 
 from __future__ import annotations
@@ -61,8 +62,10 @@ class SVD(Factors):
     @override
     def decompose(cls, weight: Tensor) -> Basis:
         left, values, right = torch.linalg.svd(weight.detach().cpu().double().flatten(1), full_matrices=False)
-        root = values.sqrt()
-        return (root[:, None] * right).float(), (left * root).float()
+        root, there = values.sqrt(), values > torch.finfo(torch.float32).eps * values.max()
+        # Two zeros in a row would have no gradient, and never train: of LoRA's B, which starts as zeros, nor would A.
+        first = torch.where(there, root, root[there].mean() if there.any() else 1.0)
+        return (first[:, None] * right).float(), (left * root).float()
 
     @classmethod
     @override
