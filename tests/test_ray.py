@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -17,6 +18,7 @@ from unittest.mock import Mock
 import pytest
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.interruption import Interrupted, interruptible
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors import ray as ray_executor
 from lightning_compress.search.executors.pool import Lost
@@ -158,3 +160,26 @@ def test_a_cluster_that_others_started_is_joined_by_its_address_and_left_running
     assert len(found) == 2 * len(PLANS)
     assert {node for _, node, _ in found} == {ray.get_runtime_context().get_node_id()}
     assert all(gpus == [0] for _, _, gpus in found)
+
+
+def test_sigterm_ends_a_program_on_ray_like_any_other(cluster, tmp_path):
+    address = ray.get_runtime_context().gcs_address
+    code = (  # in a process of its own: Ray replaces what handles SIGTERM where it is initialized
+        f"import signal\n"
+        f"from lightning_compress.core.interruption import interruptible\n"
+        f"from lightning_compress.search.executors.ray import RayCluster\n"
+        f"with interruptible():\n"
+        f"    RayCluster(None, workers=1, address={address!r}).start()\n"
+        f"    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, "interrupted by SIGTERM; give the same command" in done.stderr) == (143, True), done.stderr
+
+
+def test_sigterm_while_ray_is_initialized_is_handled_like_any_other(monkeypatch):
+    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_executor.ray, "init", lambda *_, **__: sys.exit(signal.SIGTERM))  # as Ray's handler does
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"), interruptible():
+        RayCluster(None).start()
+    assert signal.getsignal(signal.SIGTERM) == before

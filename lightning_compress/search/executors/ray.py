@@ -7,7 +7,10 @@ machine of the cluster needs this package, and the user's own, installed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, final
 
 import cloudpickle
@@ -73,9 +76,10 @@ class RayCluster(Pool["_Actor"]):
 
     def _connect(self) -> None:
         try:
-            ray.init(
-                self.address, include_dashboard=False if self.address is None else None, logging_level=logging.ERROR
-            )
+            with _own_handler():
+                ray.init(
+                    self.address, include_dashboard=False if self.address is None else None, logging_level=logging.ERROR
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise CompressError(
                 f"executor: no Ray cluster at address {self.address!r} ({error}); start one with `ray start --head`, "
@@ -96,6 +100,28 @@ class RayCluster(Pool["_Actor"]):
         if self._ours:
             ray.shutdown()
             self._ours = False
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep what handles SIGTERM: Ray installs a handler that ends the program with the signal's number as its status.
+
+    Only the main thread may install one, and Ray does so only there.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread() and before is not None  # None: cannot be put back
+    asked = False
+    try:
+        yield
+    except SystemExit as error:  # the signal came before this handler was back
+        asked = main and error.code == signal.SIGTERM
+        if not asked:
+            raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+    if asked:
+        signal.raise_signal(signal.SIGTERM)
 
 
 class _Actor(Worker):
