@@ -6,9 +6,9 @@ Removing equals masking, verified by execution. Where a layer computes statistic
 GroupNorm of one group, GRN, weight-standardized convolutions), masking means statistics over the kept ones. Group norms
 of several groups lose whole groups, so their statistics stay as they were.
 
-Heads of attention are units too, where a module keeps their number and size (surgery/attention.py): a ratio at the
-layer of the queries, keys and values keeps that share of the heads. Embeddings lose features with the stream that they
-feed.
+Heads of attention are units too, where a module keeps their number and size (surgery/attention.py) or is torch's
+``MultiheadAttention`` (surgery/thin_attention.py): a ratio at the layer or matrix of the queries, keys and values keeps
+that share of the heads. Embeddings lose features with the stream that they feed.
 
 Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal
 happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. Use it first of all

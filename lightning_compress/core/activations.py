@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_compress.core.profile import Profile
 
 Values = tuple[tuple[str, int], ...]
 
@@ -23,8 +26,8 @@ class Step:
         module: name of the innermost module that it runs in.
         inputs: numbers of the steps whose activations it reads; none for an input of the network. What the network
             returns is read by a last step without values.
-        values: numbers of one sample, as pairs of a layer and the values for each of its output channels; the layer is
-            "" for values that no width changes.
+        values: numbers of one sample, as pairs of a layer and the values for each of its output channels, or of what
+            :func:`read_by` names and those for each of its input channels; "" for values that no width changes.
         pointwise: whether it can work in place on its only input.
     """
 
@@ -47,12 +50,23 @@ class Step:
 Steps = tuple[Step, ...]
 
 
+def read_by(layer: str) -> str:
+    """Return the name, among values, of the channels that a layer reads, where no layer gives them: heads."""
+    return f"{layer} reads"
+
+
+def widths_of(profile: Profile) -> dict[str, int]:
+    """Return how many channels each name among the values of a profile's steps stands for."""
+    outputs = {name: layer.out_channels for name, layer in profile.layers.items()}
+    return outputs | {read_by(name): layer.in_channels for name, layer in profile.layers.items()}
+
+
 def peak_values(steps: Sequence[Step], widths: Mapping[str, int], scratch: Mapping[str, int] | None = None) -> int:
     """Return the most values of one sample that are alive at once.
 
     Args:
         steps: in the order in which they run.
-        widths: output channels of each layer.
+        widths: see :func:`widths_of`.
         scratch: module -> values that it needs beside its activations while it runs.
     """
     sizes = [sum(count * (widths[name] if name else 1) for name, count in step.values) for step in steps]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightning_compress.core.activations import Step, Steps, Values, in_place
+from lightning_compress.core.activations import Step, Steps, Values, in_place, read_by
 from lightning_compress.surgery._torch import written_arguments
+from lightning_compress.surgery.matrices import OUTPUT, argument
 from lightning_compress.surgery.transforms import Transform
 
 NORMS = ("aten.native_batch_norm", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_no_training")
@@ -39,11 +40,14 @@ class ActivationRecorder(TorchDispatchMode):
         self.names: list[str] = [""]
         self.steps: list[Step] = []
         self.order: dict[str, int] = {"": -1}  # of the layers, as they ran
+        self.inside = 0  # attention, whose own operations do not count: they depend on what else it is asked for
         self._number: dict[int, int] = {}
         self._kept: list[Any] = []  # storages, so that their ids stay unique
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self.inside:
+            return result
         read = [leaf for leaf in tree_leaves((args, kwargs)) if self._known(leaf)]
         if read:
             written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -62,7 +66,12 @@ class ActivationRecorder(TorchDispatchMode):
         for name, module in net.named_modules():
             # First and last of all hooks, for transforms work in hooks of their layer.
             handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
-            handles.append(module.register_forward_hook(self._leave(name, width(module))))
+            rows = f"{name}.weight" if name else "weight"  # of a table, which give as many features as it has columns
+            layer = read_by(rows) if isinstance(module, nn.Embedding) else name
+            handles.append(module.register_forward_hook(self._leave(layer, width(module))))
+            if isinstance(module, nn.MultiheadAttention):
+                handles.append(module.register_forward_pre_hook(self._enter_attention))
+                handles.append(module.register_forward_hook(self._leave_attention(name), with_kwargs=True))
         try:
             yield
         finally:
@@ -83,6 +92,29 @@ class ActivationRecorder(TorchDispatchMode):
                 self.names.pop()
             if width is not None and self._known(output):
                 self._name(name, output, width)
+
+        return hook
+
+    def _enter_attention(self, _module: nn.Module, _args: Any) -> None:
+        self.inside += 1
+
+    def _leave_attention(self, name: str) -> Any:
+        projection = f"{name}.{OUTPUT}" if name else OUTPUT
+
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self.inside -= 1
+            given = [argument(args, kwargs, i, key) for i, key in enumerate(("query", "key", "value"))]
+            tokens = [self._per_sample(x) // x.shape[-1] for x in given]
+            inputs = tuple(dict.fromkeys(self._number[id(x.untyped_storage())] for x in given if self._known(x)))
+            first = len(self.steps)
+            heads = read_by(projection)
+            for layer in (heads, projection):
+                self.order.setdefault(layer, len(self.order))
+            self.steps.append(Step(name, inputs, ((heads, sum(tokens)),)))  # queries, keys and values
+            self.steps.append(Step(name, (first,), ((heads, tokens[0]),)))
+            for leaf, values in zip(output, (((projection, tokens[0]),), None), strict=True):
+                if leaf is not None:
+                    self._write(leaf, (first + 1,), values or (("", self._per_sample(leaf)),))
 
         return hook
 

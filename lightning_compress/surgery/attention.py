@@ -1,7 +1,7 @@
 """Heads of attention modules: which layers they are in, and the numbers of them that a module keeps.
 
 A module counts as attention when it has a number of heads and their size among its attributes, as those of timm and of
-transformers. ``torch.nn.MultiheadAttention`` does not: its width and its heads are one number.
+transformers. ``torch.nn.MultiheadAttention`` has a form of its own: thin_attention.py.
 """
 
 from __future__ import annotations

@@ -58,11 +58,11 @@ def positions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         samples: in the batch.
     """
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        steps = _tokens(_argument(args, kwargs, 0, "input"), module.input_size, samples)
+        steps = _tokens(argument(args, kwargs, 0, "input"), module.input_size, samples)
         return dict.fromkeys(matrices(module), steps)
     if isinstance(module, nn.MultiheadAttention):
         widths = module.embed_dim, module.kdim, module.vdim
-        given = [_argument(args, kwargs, i, name) for i, name in enumerate(("query", "key", "value"))]
+        given = [argument(args, kwargs, i, name) for i, name in enumerate(("query", "key", "value"))]
         tokens = [_tokens(value, width, samples) for value, width in zip(given, widths, strict=True)]
         found = {}
         for key in matrices(module):
@@ -97,7 +97,8 @@ def runs_in(net: nn.Module, name: str) -> str:
     return parent if reads else name
 
 
-def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+def argument(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+    """Return an argument of a call, given by its place or by its name; None where it was not given."""
     return args[place] if place < len(args) else kwargs.get(name)
 
 

@@ -174,6 +174,8 @@ def _positions(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> int:
 def _width(module: nn.Module) -> int | None:
     if isinstance(module, CONV):
         return module.out_channels
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim
     return module.out_features if isinstance(module, LINEAR) else None
 
 

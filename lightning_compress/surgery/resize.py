@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress.surgery._torch import ConvBase, NormBase, own_buffers, own_parameters
 from lightning_compress.surgery.attention import attentions, refresh_heads
+from lightning_compress.surgery.thin_attention import ThinAttention
 
 
 def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
@@ -36,17 +37,39 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
                     continue
                 new = torch.zeros(shape, dtype=old.dtype, device=old.device)
                 store[key] = nn.Parameter(new, old.requires_grad) if store is own_parameters(module) else new
+                refresh_numbers(module, old.shape, shape)
                 changed = True
         if changed:
             refresh_widths(module)
     refresh_heads(net, heads, widths)
 
 
+def refresh_numbers(module: nn.Module, before: torch.Size, after: torch.Size) -> None:
+    """Set the attributes of a module that held a size which its parameter has no more: ``hidden_dim`` beside a token.
+
+    Args:
+        module: of a class that torch does not define; of those, :func:`refresh_widths` knows the names.
+        before: shape of one of its parameters or buffers.
+        after: its shape now.
+    """
+    if type(module).__module__.startswith("torch.nn.") or isinstance(module, ThinAttention):
+        return
+    sizes = {old: new for old, new in zip(before, after, strict=False) if old != new}
+    for key, value in list(vars(module).items()):
+        if type(value) is int and value in sizes:
+            setattr(module, key, sizes[value])
+
+
 def refresh_widths(module: nn.Module) -> None:
     """Set ``in_channels`` and its kin from the shapes of the tensors, after they changed."""
     weight = own_parameters(module).get("weight")
-    if weight is None:
-        return
+    if isinstance(module, ThinAttention):
+        module.refresh_widths()
+    elif weight is not None:
+        _refresh_by_weight(module, weight)
+
+
+def _refresh_by_weight(module: nn.Module, weight: Tensor) -> None:
     if isinstance(module, ConvBase) and not module.transposed:
         if module.groups > 1:  # whole groups are removed, so the width of one group stays
             module.groups = weight.shape[0] // (module.out_channels // module.groups)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from lightning_compress.core.activations import peak_values
+from lightning_compress.core.activations import peak_values, widths_of
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.costs.tflite_bytes import fits_in_nibbles
 from lightning_compress.core.profile import Profile
@@ -41,9 +41,8 @@ class ArenaBytes(Cost):
 
     @override
     def __call__(self, profile: Profile) -> float:
-        widths = {name: layer.out_channels for name, layer in profile.layers.items()}
         channels = sum(layer.out_channels for layer in profile.weighted)
         kept = INTERPRETER_BYTES + STEP_BYTES * len(profile.steps) + CHANNEL_BYTES * channels
         packed = [layer for layer in profile.weighted if self.int4 and fits_in_nibbles(layer, self.weight_bits)]
         unpacked = {layer.name: layer.weights for layer in packed}
-        return peak_values(profile.steps, widths, unpacked) + kept
+        return peak_values(profile.steps, widths_of(profile), unpacked) + kept

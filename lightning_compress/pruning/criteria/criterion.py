@@ -15,6 +15,7 @@ from lightning_compress.core.kinds import HasKind
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery._torch import BatchNormBase, ConvBase, own_children
 from lightning_compress.surgery.graph.channels import ChannelGroup
+from lightning_compress.surgery.matrices import PROJECTIONS
 from lightning_compress.surgery.transforms import output_transform
 
 
@@ -69,11 +70,16 @@ def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
 
 
 def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, Tensor]:
-    """Name -> weight of the conv and linear layers that make the channels of a group."""
-    modules = {
-        member.layer: net.get_submodule(member.layer) for member in group.producers if _is_module(net, member.layer)
-    }
-    return {name: m.weight for name, m in modules.items() if isinstance(m, (ConvBase, nn.Linear))}
+    """Name -> weight of what makes the channels of a group: conv and linear layers, the matrix of attention."""
+    found = {}
+    for member in group.producers:
+        if not _is_module(net, member.layer):
+            parent, _, key = member.layer.rpartition(".")
+            if key in PROJECTIONS and member.dim == 0:
+                found[member.layer] = getattr(net.get_submodule(parent), key)
+        elif isinstance(module := net.get_submodule(member.layer), (ConvBase, nn.Linear)):
+            found[member.layer] = module.weight
+    return found
 
 
 NoiseT = TypeVar("NoiseT", bound=Noise)

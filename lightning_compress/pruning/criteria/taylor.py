@@ -47,7 +47,8 @@ class Taylor(Criterion):
     @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         weights, known = producer_weights(group, net), calibration_of(net, KEY) or {}
-        found = {name: known.get(f"{name}.weight", weight.grad) for name, weight in weights.items()}
+        grads = {name: known.get(name, weight.grad) for name, weight in weights.items()}
+        found = {name: known.get(f"{name}.weight", grad) for name, grad in grads.items()}
         slopes: dict[str, Tensor] = {name: slope for name, slope in found.items() if slope is not None}
         missing = [name for name in weights if name not in slopes]
         if missing:

@@ -8,7 +8,7 @@ whole conv-group, so that its width per group stays; a depthwise convolution is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import resize
 from lightning_compress.surgery._torch import own_buffers, own_parameters
 from lightning_compress.surgery.attention import attentions, refresh_heads
+from lightning_compress.surgery.replacement import replace_modules
+from lightning_compress.surgery.thin_attention import WEIGHT, ThinAttention, can_be_thin
 
 OUT, IN = "out", "in"
 
@@ -30,7 +32,7 @@ class Member:
 
     Attributes:
         layer: its name in the profile.
-        side: ``out`` or ``in``; norms and raw parameters have only ``out``.
+        side: ``out`` or ``in``; norms and raw parameters have only ``out``, but the matrix of attention has both.
         index: positions on that side for each unit, shape ``(units, per unit)``.
         dim: of a raw parameter, the dimension that holds the channels; else 0.
         extent: of a raw parameter, the size of that dimension; else 0.
@@ -81,31 +83,29 @@ class ChannelGraph:
 
     def shrink(self, profile: Profile, kept: Mapping[str, int]) -> Profile:
         """Return the profile after each group is reduced to ``kept`` units; groups not named stay whole."""
-        lost: dict[tuple[str, str], int] = {}
+        lost: dict[str, dict[tuple[str, int], int]] = {}  # layer -> side and dimension -> channels
         extents: dict[str, int] = {}  # of raw parameters whose channels are not their first dimension
         for name, units in kept.items():
             group = self.groups[name]
             for member in group.members:
-                key = (member.layer, member.side)
-                lost[key] = lost.get(key, 0) + (group.units - units) * member.index.shape[1]
+                own, key = lost.setdefault(member.layer, {}), (member.side, member.dim)
+                own[key] = own.get(key, 0) + (group.units - units) * member.index.shape[1]
                 if member.dim:
                     extents[member.layer] = member.extent
         changed = []
-        for name in {layer for layer, _ in lost}:
-            lost_in, lost_out = lost.get((name, IN), 0), lost.get((name, OUT), 0)
-            extent, layer = extents.get(name, 0), profile[name]
-            if extent:
-                changed.append(_shortened(layer, extent, lost_out))
+        for name, own in lost.items():
+            layer = profile[name]
+            if layer.kind == "matrix":
+                rows, columns = (sum(count for (_, dim), count in own.items() if dim == place) for place in (0, 1))
+                changed.append(
+                    replace(layer, in_channels=layer.in_channels - columns, out_channels=layer.out_channels - rows)
+                )
+            elif name in extents:
+                extent = extents[name]
+                changed.append(replace(layer, extras=layer.extras * (extent - sum(own.values())) // extent))
             else:
-                changed.append(_narrow(layer, lost_in, lost_out))
+                changed.append(_narrow(layer, own.get((IN, 0), 0), own.get((OUT, 0), 0)))
         return profile.update(changed)
-
-
-def _shortened(layer: LayerProfile, extent: int, lost: int) -> LayerProfile:
-    """Return the profile of a raw parameter, or of a table, that loses positions of a later dimension."""
-    if layer.kind == "matrix":
-        return replace(layer, in_channels=layer.in_channels - lost)
-    return replace(layer, extras=layer.extras * (extent - lost) // extent)
 
 
 def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
@@ -154,7 +154,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
         CompressError: a group would be left with nothing.
     """
     gone: dict[tuple[str, str], list[Tensor]] = {}
-    dims: dict[str, int] = {}
+    dims: dict[tuple[str, str], int] = {}
     for name, kept in keep.items():
         group = graph.groups[name]
         if not len(kept):
@@ -163,7 +163,8 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
         dropped[kept.cpu()] = False
         for member in group.members:
             gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
-            dims[member.layer] = member.dim
+            dims[member.layer, member.side] = member.dim
+    _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone if layer.endswith(WEIGHT)})
     modules, heads = dict(net.named_modules()), list(attentions(net))
     widths = [attention.width for attention in heads]
     # Inputs first: a grouped convolution left with one group must still be known as one when its inputs go.
@@ -174,8 +175,15 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
                 remove_side(modules[layer], side, lost)
             else:
                 parent, _, key = layer.rpartition(".")
-                remove_parameter(modules[parent], key, dims[layer], lost)
+                remove_parameter(modules[parent], key, dims[layer, side], lost)
     refresh_heads(net, heads, widths)
+
+
+def _make_thin(net: nn.Module, names: Collection[str]) -> None:
+    """Put attention that may have fewer heads, and another width than its heads, in the place of torch's."""
+    modules = {name: net.get_submodule(name) for name in names}
+    found = {name: module for name, module in modules.items() if not isinstance(module, ThinAttention)}
+    replace_modules(net, {name: ThinAttention.like(module) for name, module in found.items() if can_be_thin(module)})
 
 
 @torch.no_grad()
@@ -188,7 +196,9 @@ def remove_parameter(module: nn.Module, key: str, dim: int, lost: Tensor) -> Non
         dim: along which.
         lost: positions.
     """
+    before = getattr(module, key).shape
     _select(own_parameters(module), key, dim, lost)
+    resize.refresh_numbers(module, before, getattr(module, key).shape)
     resize.refresh_widths(module)
 
 

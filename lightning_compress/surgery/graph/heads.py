@@ -8,13 +8,16 @@ it. Removing a head equals masking it, for zero values add nothing to the output
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_compress.core.profile import Profile
+from lightning_compress.surgery._torch import own_parameters
 from lightning_compress.surgery.attention import Attention, attentions
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member
+from lightning_compress.surgery.thin_attention import BIAS, PARTS, WEIGHT, can_be_thin
 
 
 def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
@@ -25,7 +28,22 @@ def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
         profile: of it, in the order in which layers run.
     """
     several = (attention for attention in attentions(net) if attention.heads > 1)
-    return [group for attention in several for group in _group(attention, profile)]
+    own = (name for name, module in net.named_modules() if can_be_thin(module) and module.num_heads > 1)
+    return [
+        *(group for attention in several for group in _group(attention, profile)),
+        *(_thin_group(net, name) for name in own if profile.inside(name)[0].positions),
+    ]
+
+
+def _thin_group(net: nn.Module, name: str) -> ChannelGroup:
+    """Return the group of ``torch.nn.MultiheadAttention``, whose matrix holds queries, keys and values of all heads."""
+    attention: Any = net.get_submodule(name)
+    prefix, heads = f"{name}." if name else "", attention.num_heads
+    rows = torch.arange(PARTS * heads * attention.head_dim).view(PARTS, heads, attention.head_dim)
+    rows = rows.transpose(0, 1).reshape(heads, -1)
+    members = [Member(prefix + key, OUT, rows) for key in (WEIGHT, BIAS) if own_parameters(attention)[key] is not None]
+    columns = torch.arange(heads * attention.head_dim).view(heads, -1)
+    return ChannelGroup(members[0].layer, heads, (*members, Member(f"{prefix}out_proj", IN, columns)))
 
 
 def _group(attention: Attention, profile: Profile) -> Iterator[ChannelGroup]:

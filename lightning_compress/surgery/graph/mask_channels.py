@@ -43,7 +43,7 @@ def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tens
     for name, parts in norms.items():
         _normalize_kept(modules[name], parts)
     for name, lost in _lost_inputs(groups, keep).items():
-        if standardizes(modules[name]):
+        if name in modules and standardizes(modules[name]):
             _convolve_kept(modules[name], lost)
 
 

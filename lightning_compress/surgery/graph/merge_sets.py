@@ -101,7 +101,7 @@ def merge_sets(
 def _blocks(
     sets: Sequence[Sequence[Side]], grouped: Mapping[str, LayerProfile], norm_groups: Mapping[str, int]
 ) -> Iterator[_Coupling]:
-    """Return which group of a grouped convolution or a group norm channels are in."""
+    """Return which group of a grouped convolution or a group norm, or which column of a matrix, channels are in."""
     for number, part in enumerate(sets):
         for side in part:
             if side.side not in (IN, OUT):
@@ -111,6 +111,8 @@ def _blocks(
                 width = (layer.in_channels if side.side == IN else layer.out_channels) // layer.groups
             elif side.layer in norm_groups:
                 width = norm_groups[side.layer]
+            elif side.side == IN and side.dim:
+                width = 1  # of a matrix that several streams are multiplied with, as attention's
             else:
                 continue
             yield _Coupling(number, side.roots, side.positions // width, side.layer)
@@ -165,11 +167,11 @@ def _over_units(sets: Sequence[Sequence[Side]], units: Mapping[int, Ints], count
         count: how many units there are.
     """
     found: dict[tuple[str, str], list[tuple[Ints, Ints]]] = {}  # layer, side -> units, positions
-    places: dict[str, tuple[int, int]] = {}  # of raw parameters
+    places: dict[tuple[str, str], tuple[int, int]] = {}  # of raw parameters
     for number, unit in units.items():
         for side in sets[number]:
             pairs = found.setdefault((side.layer, side.side), [])
-            places[side.layer] = (side.dim, side.extent)
+            places[side.layer, side.side] = (side.dim, side.extent)
             of = unit[side.roots]
             own = of >= 0
             pairs.append((of[own], side.positions[own]))
@@ -177,7 +179,7 @@ def _over_units(sets: Sequence[Sequence[Side]], units: Mapping[int, Ints], count
     for (layer, name), pairs in found.items():
         table = _table(pairs, count)
         index = torch.zeros(count, 0, dtype=torch.long) if table is None else table
-        members.append(Member(layer, RAGGED if table is None else name, index, *places[layer]))
+        members.append(Member(layer, RAGGED if table is None else name, index, *places[layer, name]))
     return members
 
 

@@ -20,11 +20,13 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone, sharing
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
 from lightning_compress.surgery.graph.dependencies import Dependencies, Reached, StrayError
+from lightning_compress.surgery.graph.followed_attention import Projection, make_followable
 from lightning_compress.surgery.graph.heads import head_groups
 from lightning_compress.surgery.graph.merge_sets import Side, merge_sets
 from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
 from lightning_compress.surgery.graph.verify_channels import Check, verified
 from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded
+from lightning_compress.surgery.thin_attention import WEIGHT
 from lightning_compress.surgery.transforms import bake, transformed
 from lightning_compress.surgery.without_values import without_values
 
@@ -102,7 +104,9 @@ def _checks(net: nn.Module, profile: Profile, example: Any) -> tuple[nn.Module, 
 
 def _followable(net: nn.Module) -> nn.Module:
     """Return a copy that autograd follows, as torch-pruning does."""
-    return clone(net).requires_grad_(True)
+    copy = clone(net)
+    make_followable(copy)
+    return copy.requires_grad_(True)
 
 
 def _why(layer: str, failures: Set[str]) -> str:
@@ -127,6 +131,8 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str],
     for module, name in list(names.items()):
         if not isinstance(module, measure.CONV + measure.LINEAR) or name in seen or module not in graph:
             continue
+        if isinstance(module, Projection):
+            continue  # which is pruned by heads
         try:
             found = graph.reached(module)
         except StrayError as stray:
@@ -166,6 +172,9 @@ def _sides(reached: Reached, names: Mapping[Any, str], prefix: str) -> list[Side
     """Return what one side of a module or parameter is to the group of a root."""
     target, name = reached.target, prefix + names[reached.target]
     rows = reached.roots, reached.positions
+    if isinstance(target, Projection):
+        matrix = f"{name.rpartition('.')[0]}.{WEIGHT}"
+        return [Side(matrix, IN, *rows, 1, target.in_features)] if reached.inputs else []
     if isinstance(target, nn.Parameter):
         return [Side(name, OUT, *rows, reached.dim, target.shape[reached.dim])]
     weighted = isinstance(target, measure.CONV + measure.LINEAR)  # whose one output is a channel all the same
