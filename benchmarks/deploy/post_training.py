@@ -12,10 +12,10 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from time import thread_time
 
 import numpy as np
 import torch
+from interleaved import interleaved
 from safetensors.torch import load_file
 
 import lightning_compress as lc
@@ -32,7 +32,7 @@ from lightning_compress.vision.models.resnet_cifar import resnet20
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 NETWORKS = {"mlperf_tiny_resnet8": (tiny_resnet8, False), "bsq_resnet20": (resnet20, True)}
-CALIBRATION, MICRO, ROUNDS = 500, 500, 150
+CALIBRATION, MICRO, ROUNDS = 500, 500, 30
 
 
 def images(raw: np.ndarray, normalized: bool) -> torch.Tensor:
@@ -40,17 +40,6 @@ def images(raw: np.ndarray, normalized: bool) -> torch.Tensor:
     if not normalized:
         return x.contiguous()
     return ((x / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).contiguous()
-
-
-def interleaved(jobs: dict[str, object]) -> dict[str, float]:
-    """Milliseconds: the least of ROUNDS rounds in which the jobs take turns."""
-    least = dict.fromkeys(jobs, float("inf"))
-    for _ in range(ROUNDS):
-        for name, job in jobs.items():
-            began = thread_time()
-            job()
-            least[name] = min(least[name], thread_time() - began)
-    return {name: 1e3 * seconds for name, seconds in least.items()}
 
 
 def one(name: str, state: Path, data: dict[str, np.ndarray], folder: Path) -> None:
@@ -100,7 +89,7 @@ def one(name: str, state: Path, data: dict[str, np.ndarray], folder: Path) -> No
             t.run(to_nhwc(x) if kind == "float32" else to_stored(to_levels(x, grid), grid))
             jobs[f"onnxruntime {kind}"] = lambda s=s, x=x: s.run(x)
             jobs[f"litert {kind}"] = t.interpreter.invoke
-        times = interleaved(jobs)
+        times = interleaved(jobs, ROUNDS)
         for runtime in ("onnxruntime", "litert"):
             whole, small = times[f"{runtime} float32"], times[f"{runtime} int8"]
             print(f"  batch {batch}, {runtime}: float32 {whole:.3f} ms, int8 {small:.3f} ms, {whole / small:.2f} times")

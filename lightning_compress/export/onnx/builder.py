@@ -10,6 +10,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.graph import UNBOUNDED, Bounds, Graph, Grid
 
 OPSET, IR_VERSION = 21, 10
+PAD_BYTES = 160  # of a node and its constant
 SIGNED_ZERO = 128  # all activations are uint8: kernels of sums take one type
 
 
@@ -61,11 +62,21 @@ class Builder:
         """Add a weight or bias as integers with a scale per output channel, and return its float name."""
         zeros = self.constant(f"{name}/zero", np.zeros(len(scale), levels.dtype))
         inputs = [
-            self.constant(f"{name}/levels", levels),
+            self.padded(f"{name}/levels", levels),
             self.constant(f"{name}/scale", scale.astype(np.float32)),
             zeros,
         ]
         return self.node("DequantizeLinear", inputs, name, axis=0)
+
+    def padded(self, name: str, levels: np.ndarray) -> str:
+        """Add integers; zeros at the ends of the first two axes are left to a node that runs when a file is loaded."""
+        ends = [_end(levels, axis) for axis in range(min(levels.ndim, 2))]
+        kept = levels[tuple(slice(end) for end in ends)]
+        if kept.nbytes > levels.nbytes - PAD_BYTES:
+            return self.constant(name, levels)
+        more = [full - own for full, own in zip(levels.shape, kept.shape, strict=True)]
+        pads = self.constant(f"pads/{more}", np.array([0] * len(more) + more, np.int64))
+        return self.node("Pad", [self.constant(f"{name}/kept", kept), pads], name)
 
     def put(self, tensor: str, value: str, bounds: Bounds = UNBOUNDED) -> None:
         """Quantize a float value where the tensor is on a grid; ``read`` gives it to the operations behind.
@@ -119,3 +130,9 @@ class Builder:
         model.producer_name = "lightning-compress"
         self.onnx.checker.check_model(model)
         return model.SerializeToString(deterministic=True)
+
+
+def _end(levels: np.ndarray, axis: int) -> int:
+    """Return behind which index an axis has zeros alone; at least 1."""
+    rest = tuple(i for i in range(levels.ndim) if i != axis)
+    return max(int(np.flatnonzero(levels.any(axis=rest)).max(initial=0)) + 1, 1)

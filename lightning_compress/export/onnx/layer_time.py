@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile
 from lightning_compress.export.integer.graph import Conv, Graph, Grid, Linear, Tensor, Weighted
 from lightning_compress.export.onnx.session import Session
+from lightning_compress.export.onnx.widen import INPUTS, fast_channels
 from lightning_compress.export.onnx.write import onnx_bytes
 
 UNIT = Grid(0.0625, 0, 255)
@@ -17,6 +20,8 @@ WEIGHT_SCALE = np.float32(2.0**-10)
 
 def layer_milliseconds(layer: LayerProfile, integer: bool) -> float:
     """Return the least CPU time of a layer alone, for one sample on one thread; its weights are random.
+
+    In integers a convolution has the channels that it would have inside a network, see :func:`widened`.
 
     Args:
         layer: a convolution of two dimensions, of which the image is taken to be square, or a linear layer.
@@ -31,6 +36,9 @@ def layer_milliseconds(layer: LayerProfile, integer: bool) -> float:
             f"latency: layer {layer.name!r} is a convolution of {len(kernel)} dimensions, and two can be timed here; "
             f"give a table: compress/cost=latency_table"
         )
+    if integer and kernel and layer.groups == 1:
+        inputs = fast_channels(layer.in_channels) if layer.in_channels > INPUTS else INPUTS
+        layer = replace(layer, in_channels=inputs, out_channels=fast_channels(layer.out_channels))
     grid = UNIT if integer else None
     rng = np.random.default_rng(0)
     inside = layer.in_channels // layer.groups

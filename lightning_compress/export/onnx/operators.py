@@ -26,6 +26,7 @@ from lightning_compress.export.integer.graph import (
 )
 from lightning_compress.export.integer.marked import no_form
 from lightning_compress.export.onnx.builder import Builder
+from lightning_compress.export.onnx.widen import MoreChannels
 
 
 def write(operation: Operation, b: Builder) -> None:
@@ -137,4 +138,11 @@ def _(operation: MaxPool, b: Builder) -> str:
 def _(operation: Pad, b: Builder) -> str:
     top, bottom, left, right = operation.padding
     pads = b.constant(f"{operation.output}/pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+    return b.node("Pad", [b.read(operation.inputs[0]), pads], f"{operation.output}/float")
+
+
+@add.register
+def _(operation: MoreChannels, b: Builder) -> str:
+    before, after = (b.graph.tensors[name].shape[0] for name in (*operation.inputs, operation.output))
+    pads = b.constant(f"{operation.output}/pads", np.array([0, 0, 0, 0, 0, after - before, 0, 0], np.int64))
     return b.node("Pad", [b.read(operation.inputs[0]), pads], f"{operation.output}/float")

@@ -14,16 +14,19 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.onnx.builder import IR_VERSION, OPSET, Builder, onnx_package
 from lightning_compress.export.onnx.operators import write
+from lightning_compress.export.onnx.widen import widened
 
 
 def onnx_bytes(graph: Graph) -> bytes:
     """Return the file of a graph, with QuantizeLinear and DequantizeLinear nodes where it is in integers.
 
+    Convolutions get the numbers of channels for which ONNX Runtime is fastest, see :func:`widened`.
+
     Raises:
         NoIntegerFormError: an operation has no form in the format.
         CompressError: onnx is not installed.
     """
-    return written(Builder(graph))
+    return written(Builder(widened(graph)))
 
 
 def written(builder: Builder) -> bytes:
