@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lightning_compress.core.profile import Profile
+from typing import Any
 
 Values = tuple[tuple[str, int], ...]
 
@@ -55,18 +52,12 @@ def read_by(layer: str) -> str:
     return f"{layer} reads"
 
 
-def widths_of(profile: Profile) -> dict[str, int]:
-    """Return how many channels each name among the values of a profile's steps stands for."""
-    outputs = {name: layer.out_channels for name, layer in profile.layers.items()}
-    return outputs | {read_by(name): layer.in_channels for name, layer in profile.layers.items()}
-
-
 def peak_values(steps: Sequence[Step], widths: Mapping[str, int], scratch: Mapping[str, int] | None = None) -> int:
     """Return the most values of one sample that are alive at once.
 
     Args:
         steps: in the order in which they run.
-        widths: see :func:`widths_of`.
+        widths: how many channels each name among the values stands for.
         scratch: module -> values that it needs beside its activations while it runs.
     """
     sizes = [sum(count * (widths[name] if name else 1) for name, count in step.values) for step in steps]

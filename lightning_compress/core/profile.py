@@ -12,7 +12,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from lightning_compress.core.activations import Step, Steps
+from lightning_compress.core.activations import Step, Steps, read_by
 from lightning_compress.core.errors import CompressError
 
 WITH_WEIGHT = ("conv", "linear", "conv_transpose", "matrix")
@@ -134,6 +134,13 @@ class Profile:
     def weighted(self) -> list[LayerProfile]:
         """The conv and linear layers, to which every method applies."""
         return [layer for layer in self if layer.kind in ("conv", "linear")]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many channels each name among the values of the steps stands for."""
+        return {n: p.out_channels for n, p in self.layers.items()} | {
+            read_by(n): p.in_channels for n, p in self.layers.items()
+        }
 
     @property
     def quantizable(self) -> list[LayerProfile]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from lightning_compress.core.activations import peak_values, widths_of
+from lightning_compress.core.activations import peak_values
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.profile import Profile
 
@@ -36,4 +36,4 @@ class ActivationBytes(Cost):
     @override
     def __call__(self, profile: Profile) -> float:
         narrow = all(layer.weight_bits <= 8 and layer.act_bits <= 8 for layer in profile.weighted)
-        return peak_values(profile.steps, widths_of(profile)) * (1 if self.integer or narrow else FLOAT_BYTES)
+        return peak_values(profile.steps, profile.widths) * (1 if self.integer or narrow else FLOAT_BYTES)

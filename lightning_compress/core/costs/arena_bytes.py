@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from lightning_compress.core.activations import peak_values, widths_of
+from lightning_compress.core.activations import peak_values
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.costs.tflite_bytes import fits_in_nibbles
 from lightning_compress.core.profile import Profile
@@ -45,4 +45,4 @@ class ArenaBytes(Cost):
         kept = INTERPRETER_BYTES + STEP_BYTES * len(profile.steps) + CHANNEL_BYTES * channels
         packed = [layer for layer in profile.weighted if self.int4 and fits_in_nibbles(layer, self.weight_bits)]
         unpacked = {layer.name: layer.weights for layer in packed}
-        return peak_values(profile.steps, widths_of(profile), unpacked) + kept
+        return peak_values(profile.steps, profile.widths, unpacked) + kept
