@@ -98,3 +98,38 @@ def test_the_file_gives_what_the_emulation_gives(tmp_path):
     assert report.deployed.slope == pytest.approx(1, abs=0.02)
     assert "in XNNPACK" in report.notes[-1]
     assert report.bytes == (tmp_path / "net.pte").stat().st_size
+
+
+class Gated(nn.Module):
+    """An activation function that is in integers, and a gate of a value per channel, as in squeeze and excitation."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.act, self.deep = nn.Conv2d(3, 8, 3, padding=1), act, nn.Conv2d(8, 8, 3, padding=1)
+        self.pool, self.down, self.gate = nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid()
+        self.relu, self.last, self.fc = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.deep(self.act(self.conv(x))))
+        return self.fc(self.last(x * self.gate(self.down(self.pool(x)))).flatten(1))
+
+
+def gated(act: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return Gated(act()).eval()
+
+
+def test_no_two_readers_share_a_dequantization():
+    graph = lower(complete(gated(nn.SiLU), [images()]), images())
+    made = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    program = torch.export.export(GraphNetwork(graph), (images(),))
+    assert {len(node.users) for node in program.graph.nodes if node.target is made} == {1}
+
+
+@pytest.mark.parametrize("act", [nn.Sigmoid, nn.SiLU, nn.Hardswish])
+def test_gates_run_in_integers(act, tmp_path):
+    pytest.importorskip("executorch", reason="the runtime is not installed")
+    report = ExecuTorch(batch=4, calibration=[images()]).export(gated(act), tmp_path / "net.pte", images())
+    assert report.deployed.values_off == 0
+    assert report.deployed.float_kernels == ()
+    assert report.notes[-1] == "1 parts of the network run in XNNPACK"

@@ -6,6 +6,7 @@ where it finds a dequantization on each side.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import singledispatch
 from importlib import import_module
 
@@ -70,13 +71,20 @@ class GraphNetwork(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         graph = self.graph
-        found = {graph.input: rounded(x, graph.tensors[graph.input].grid)}
+        found = {graph.input: stored(x, graph.tensors[graph.input].grid)}
         for i, operation in enumerate(graph.operations):
             grid = graph.tensors[operation.output].grid
-            inputs = [found[name] for name in operation.inputs]
+            inputs = [self._read(found, name) for name in operation.inputs]
             y = self._weighted(i, operation, inputs[0]) if isinstance(operation, Weighted) else run(operation, *inputs)
-            found[operation.output] = rounded(_clipped(y, operation, grid), grid)
-        return found[graph.output]
+            found[operation.output] = stored(_clipped(y, operation, grid), grid)
+        return self._read(found, graph.output)
+
+    def _read(self, found: Mapping[str, Tensor], name: str) -> Tensor:
+        """Return the float values of a tensor, for one reader: XNNPACK takes no dequantization that two share."""
+        grid = self.graph.tensors[name].grid
+        if grid is None:
+            return found[name]
+        return torch.ops.quantized_decomposed.dequantize_per_tensor.default(found[name], *_numbers(grid))
 
     def _weighted(self, i: int, operation: Weighted, x: Tensor) -> Tensor:
         weight, bias = self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")
@@ -87,13 +95,15 @@ class GraphNetwork(nn.Module):
         return weighted(operation, x, weight, bias)
 
 
-def rounded(x: Tensor, grid: Grid | None) -> Tensor:
-    """Return a tensor after quantization to int8 and back; as it is where it has no grid."""
+def stored(x: Tensor, grid: Grid | None) -> Tensor:
+    """Return a tensor as int8; as it is where it has no grid."""
     if grid is None:
         return x
-    made = torch.ops.quantized_decomposed
-    numbers = grid.scale, zero_point(grid), LOWEST, HIGHEST, torch.int8
-    return made.dequantize_per_tensor.default(made.quantize_per_tensor.default(x, *numbers), *numbers)
+    return torch.ops.quantized_decomposed.quantize_per_tensor.default(x, *_numbers(grid))
+
+
+def _numbers(grid: Grid) -> tuple[float, int, int, int, torch.dtype]:
+    return grid.scale, zero_point(grid), LOWEST, HIGHEST, torch.int8
 
 
 def _clipped(y: Tensor, operation: Operation, grid: Grid | None) -> Tensor:
