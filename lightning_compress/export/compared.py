@@ -17,10 +17,11 @@ from lightning_compress.surgery.measure import evaluating, forward
 from lightning_compress.surgery.structure import network
 
 SAMPLES = 256
+TOKENS = (torch.int32, torch.int64)
 
 
 def first_samples(example: Any) -> Tensor:
-    """Return at most 256 samples of an example, on the CPU.
+    """Return at most 256 samples of an example, on the CPU: token ids as they are, all else in fp32.
 
     Raises:
         CompressError: it is no tensor.
@@ -30,7 +31,8 @@ def first_samples(example: Any) -> Tensor:
             f"export: example_input must be one tensor with the batch first, got {type(example).__name__}; networks "
             f"with several inputs are not supported by this format"
         )
-    return small(example, SAMPLES).detach().float().cpu()
+    found = small(example, SAMPLES).detach().cpu()
+    return found if found.dtype in TOKENS else found.float()
 
 
 def outputs_of(net: nn.Module, x: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import network
 
+IN_FLOAT = "in floating point, for "
+
 
 @dataclass(frozen=True)
 class Deployable:
@@ -32,6 +34,11 @@ class Deployable:
     graph: Graph | None
     reference: nn.Module
     notes: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why there is no graph, or none in integers: the last note."""
+        return self.notes[-1].removeprefix(IN_FLOAT)
 
 
 def deployable(module: nn.Module, example: Any, calibration: Iterable[Any] | None = None) -> Deployable:
@@ -68,7 +75,7 @@ def deployable(module: nn.Module, example: Any, calibration: Iterable[Any] | Non
             )
             return Deployable(graph, reference, (note, *graph.notes))
     except NoIntegerFormError as error:
-        return _in_float(module, example, (f"in floating point, for {str(error).removeprefix('export: ')}",))
+        return _in_float(module, example, (IN_FLOAT + str(error).removeprefix("export: "),))
 
 
 def _finished(module: nn.Module) -> nn.Module:
@@ -94,4 +101,5 @@ def _in_float(module: nn.Module, example: Any, notes: tuple[str, ...]) -> Deploy
     try:
         return Deployable(lower(reference, example, integer=False), reference, notes)
     except NoIntegerFormError as error:
-        return Deployable(None, reference, (*notes, str(error).removeprefix("export: ")))
+        reason = str(error).removeprefix("export: ")
+        return Deployable(None, reference, notes if any(reason in note for note in notes) else (*notes, reason))

@@ -44,7 +44,7 @@ class Qonnx(Exporter):
         compared.check_accepts(module, x)
         found = deployable(module, x, self.calibration)
         if found.graph is None:
-            raise CompressError(f"export: QONNX files cannot hold this network: {found.notes[-1]}")
+            raise CompressError(f"export: QONNX files cannot hold this network: {found.reason}")
         content = written(QonnxBuilder(found.graph))
         write_whole(path, content)
         plain = () if found.graph.integer else ("without Quant nodes, for the network is not quantized throughout",)

@@ -82,8 +82,19 @@ class Session:
         return tuple(name for names in self.names.values() for name in names)
 
     def run(self, x: Tensor) -> Tensor:
-        """Return the output for a batch."""
-        (y,) = self.session.run(None, self._feed(x))
+        """Return the output for a batch.
+
+        Raises:
+            CompressError: the runtime stops at an operation, such as an LSTM with ``proj_size``.
+        """
+        try:
+            (y,) = self.session.run(None, self._feed(x))
+        except Exception as error:  # onnxruntime has no base class of its own
+            reason = str(error).strip().splitlines()[0].rpartition(" : ")[2]
+            raise CompressError(
+                f"export: {self.version} cannot run the file: {reason} Replace that operation, or deploy the packed "
+                f"file by load"
+            ) from error
         return torch.from_numpy(y)
 
     def milliseconds(self, x: Tensor, runs: int = 200, seconds: float = 0.1) -> float:

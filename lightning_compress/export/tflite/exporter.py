@@ -67,7 +67,7 @@ class TFLite(Exporter):
         compared.check_accepts(module, x)
         found = deployable(module, x, self.calibration)
         if found.graph is None:
-            raise NoIntegerFormError(f"export: .tflite files cannot hold this network: {found.notes[-1]}")
+            raise NoIntegerFormError(f"export: .tflite files cannot hold this network: {found.reason}")
         content = tflite_bytes(found.graph, self.int4)
         report = self._report(found, found.graph, content, path, x)
         self._check_limits(report)
