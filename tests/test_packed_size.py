@@ -22,6 +22,8 @@ from lightning_compress.core.packed_size import code_bytes, float_counts, packed
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export.header import Description
+from lightning_compress.quantization.placements.skips import Skips
+from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import ToyNet
@@ -32,6 +34,7 @@ NETS = {
     "toy": (ToyNet, (2, 1, 8, 8)),
     "resnet8": (partial(resnet8, in_channels=1), (2, 1, 8, 8)),
     "resnet20": (resnet20, (2, 3, 32, 32)),
+    "resnet18": (partial(torchvision.models.resnet18, num_classes=10), (2, 3, 32, 32)),
     "mobilenet": (partial(torchvision.models.mobilenet_v2, num_classes=10), (2, 3, 32, 32)),
     "vit": (partial(torchvision.models.VisionTransformer, 16, 8, 3, 2, 32, 64), (2, 3, 16, 16)),
 }
@@ -58,6 +61,17 @@ def test_each_layer_with_bits_of_its_own(name, seed, tmp_path):
     layers = [layer.name for layer in measure.measure(net, example).weighted if layer.positions]
     plan = {n: {"weight_bits": rng.randint(1, 8), "act_bits": rng.randint(2, 8)} for n in layers}
     QuantizationAwareTraining(plan).apply(net, example)
+    assert within(*file_and_prediction(net, example, tmp_path))
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name not in ("one layer", "vit")])
+@pytest.mark.parametrize("placement", [Tensors(), Skips()], ids=["tensors", "skips"])
+def test_quantizers_that_several_layers_share_are_counted(name, placement, tmp_path):
+    make, shape = NETS[name]
+    net, example = make().eval(), torch.randn(shape)
+    layers = [layer.name for layer in measure.measure(net, example).weighted]
+    plan = {n: {"weight_bits": 4, "act_bits": 8} for n in layers}
+    QuantizationAwareTraining(plan, placement=placement).apply(net, example)
     assert within(*file_and_prediction(net, example, tmp_path))
 
 

@@ -11,17 +11,21 @@ what gap coding with ideal codes would take, and the same for every mask of that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log2
 
 from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile, Profile
 
+LayerBytes = Callable[[LayerProfile], int]
+
 FLOAT_BYTES = 4
 # The header is compressed text, so its size cannot be known by arithmetic. These bound it for networks of 1 to 240
-# layers, each with its own width, ratio and bits (tests/test_layout.py): in all, for a layer with a weight, for its
-# input quantizer, for its mask, for another layer, and for a tensor under its own name.
+# layers, each with its own width, ratio and bits (tests/test_packed_size.py): in all, for a layer with a weight, for
+# its input quantizer (also where that serves several places, and those of sums and outputs with it), for its mask, for
+# another layer, and for a tensor under its own name.
 HEADER_BYTES = 510
 WEIGHT_ENTRY_BYTES = 15
-INPUT_ENTRY_BYTES = 12
+INPUT_ENTRY_BYTES = 20
 MASK_ENTRY_BYTES = 8
 OTHER_ENTRY_BYTES = 5
 TENSOR_ENTRY_BYTES = 120
@@ -92,8 +96,13 @@ def entry_bytes(layer: LayerProfile) -> int:
     return OTHER_ENTRY_BYTES if layer.kind != "buffer" else TENSOR_ENTRY_BYTES + FLOAT_BYTES * layer.buffers
 
 
-def packed_bytes(profile: Profile) -> int:
-    """Return bytes of the packed file of a network, batch norms folded: an upper bound within 2 % from 20 kB on."""
+def packed_bytes(profile: Profile, codes: LayerBytes = code_bytes) -> int:
+    """Return bytes of the packed file of a network, batch norms folded: an upper bound within 2 % from 20 kB on.
+
+    Args:
+        profile: of the network.
+        codes: bytes of the codes of a layer, by default in fixed width.
+    """
     with_norm = {layer.follows for layer in profile if layer.follows}
     total = HEADER_BYTES
     for layer in profile:
@@ -104,5 +113,5 @@ def packed_bytes(profile: Profile) -> int:
         if layer.name in with_norm:  # what LayerProfile.with_norm adds; searches ask too often to build it
             numbers += (1 - layer.extras) * layer.out_channels
             numbers += layer.out_channels - layer.weight_scales if layer.weight_scales or layer.codebook else 0
-        total += code_bytes(layer) + FLOAT_BYTES * numbers + (mask_bytes(layer) if is_sparse(layer) else 0)
+        total += codes(layer) + FLOAT_BYTES * numbers + (mask_bytes(layer) if is_sparse(layer) else 0)
     return total

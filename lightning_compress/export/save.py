@@ -28,7 +28,7 @@ from lightning_compress.export.positions import write_positions
 from lightning_compress.export.reproduced import check_outputs
 from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
-from lightning_compress.quantization.quantizers.weight_format import WeightFormat
+from lightning_compress.quantization.quantizers.weight_format import weight_format
 from lightning_compress.surgery import measure, replacement, transforms
 from lightning_compress.surgery.mask import mask_of, measured
 from lightning_compress.surgery.matrices import weight_place
@@ -71,7 +71,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         if "codes" in stored:
             shape, mask = weight_shape(layer), None if kept is None else kept.numpy()
             codes.append(coder.write(stored["codes"].flatten().numpy(), layer.weight_bits, shape, mask))
-            weights[layer.name] = _format(*weight_place(net, layer.name)).reader()
+            weights[layer.name] = weight_format(*weight_place(net, layer.name)).reader()
         if layer.act_scales:
             inputs[layer.name] = _input(net.get_submodule(layer.name), layer).spec()
         for part, count in float_counts(layer).items():
@@ -149,7 +149,7 @@ def _parts(net: nn.Module, layer: LayerProfile, norm: str | None) -> dict[str, T
 
 def _quantized(layer: LayerProfile, module: nn.Module, key: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, the scale of their levels, and the table of levels, empty where a reader needs none."""
-    quantizer = _format(module, key)
+    quantizer = weight_format(module, key)
     if not quantizer.settled:
         raise CompressError(
             f"save: layer {layer.name!r} has no codes yet, for its mask still moves; save after the training"
@@ -158,11 +158,6 @@ def _quantized(layer: LayerProfile, module: nn.Module, key: str) -> tuple[Tensor
     _check_finite(layer, weight)
     _check_finite(layer, table)
     return (*quantizer.codes(weight), table)
-
-
-def _format(module: nn.Module, key: str) -> WeightFormat:
-    """Return the quantizer of a layer's weight."""
-    return next(t for t in transforms.weight_transforms(module, key) if isinstance(t, WeightFormat))
 
 
 def _real(layer: LayerProfile, parameter: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Evaluator:
     ) -> None:
         self.make_module, self.composition = make_module, composition
         self.monitor, self.finetune_steps, self.callbacks, self.seed = monitor, finetune_steps, list(callbacks), seed
-        self.device, self.costs = device, tuple(costs)
+        self.device, self.costs = device, tuple(map(composition.priced, costs))
         self.train = train
         with seeded(seed, train, validation), quiet():
             self.recalibration = Batches(combined(train, "max_size_cycle"), recalibration_batches)

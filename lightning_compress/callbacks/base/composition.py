@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from torch import nn
 
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure, plan_names
+from lightning_compress.callbacks.base.code_sizes import KNOB, MeasuredCodeSizes
 from lightning_compress.callbacks.base.order import check_order
+from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, NoEffectError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.settings import settings_of
 from lightning_compress.core.space import Space
 from lightning_compress.surgery.replacement import describe, spread
+
+CostT = TypeVar("CostT", bound=Cost)
 
 
 class Composition:
@@ -75,6 +80,18 @@ class Composition:
         for callback in self.callbacks:
             profile = callback.predict(self._spread(callback.own(plan), profile), profile)
         return profile
+
+    def priced(self, cost: CostT) -> CostT:
+        """Return a cost as it is for networks that are made from this one's weights."""
+        return cost.for_weights(self._code_sizes)
+
+    @cached_property
+    def _code_sizes(self) -> MeasuredCodeSizes:
+        choices = [c for callback in self.callbacks for c in callback.choices(self.net, self.profile, self.example)]
+        widths = {
+            c.layer: tuple(map(int, c.values)) for c in choices if c.knob == KNOB and c.layer in self.profile.layers
+        }
+        return MeasuredCodeSizes(self.net, self.profile, widths, self.apply)
 
     def bound(self, plan: Plan) -> list[CompressionCallback]:
         """Return the callbacks, each with its part of the plan, for a Trainer."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from math import ceil, floor, log10
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
-from lightning_compress.core.profile import Profile
+from lightning_compress.core.profile import LayerProfile, Profile
+
+Write = Callable[..., Sequence[Any]]  # (codes, bits, shape, kept) -> bytes, see Coder.write
+CodeSizes = Callable[[Write, LayerProfile], int]
 
 
 class Cost(HasKind, ABC):
@@ -31,6 +35,14 @@ class Cost(HasKind, ABC):
     @abstractmethod
     def __call__(self, profile: Profile) -> float:
         """Return the cost of the network with this profile, in :attr:`unit`."""
+
+    def for_weights(self, sizes: CodeSizes) -> Self:
+        """Return the cost of networks that are compressed from certain weights; by default it is the same for all.
+
+        Args:
+            sizes: ``(write, layer) -> bytes`` of the codes that the layer has, as a coder writes them.
+        """
+        return self
 
     @property
     def title(self) -> str:

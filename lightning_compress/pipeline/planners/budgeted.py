@@ -67,17 +67,18 @@ class BudgetedPlanner(Planner, ABC):
             InfeasibleBudgetError: no plan meets the budget.
         """
         self.check(stage)
-        limits = self._resolved(run, stage)
+        limits = self._resolved(composition, run, stage)
         space = composition.space()
         least = composition.predict(space.plan(space.smallest))
         for limit in limits:
             limit.check_feasible(least, stage)
         return _budget_under(composition, limits)
 
-    def _resolved(self, run: RunContext, stage: str) -> list[Resolved]:
+    def _resolved(self, composition: Composition, run: RunContext, stage: str) -> list[Resolved]:
         """Return the limit of the cost, and the other limits behind it."""
         try:
-            return [Resolved.of(limit, run) for limit in (Limit(self.cost, self.budget), *self.limits.values())]
+            asked = (Limit(self.cost, self.budget), *self.limits.values())
+            return [Resolved.of(limit, run, composition) for limit in asked]
         except CompressError as error:
             raise CompressError(f"stage {stage}: {error}") from None
 
@@ -89,7 +90,7 @@ class BudgetedPlanner(Planner, ABC):
         Raises:
             CompressError: no plan of the space does.
         """
-        limits = self._resolved(run, folder.name)
+        limits = self._resolved(composition, run, folder.name)
         asked = [limit.limit.cost for limit in limits if limit.limit.is_measured]
         if not asked:
             return planned

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Self
 
+from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.costs.measured_cost import MeasuredCost
 from lightning_compress.core.errors import InfeasibleBudgetError
@@ -64,12 +65,18 @@ class Resolved:
     scale: float
 
     @classmethod
-    def of(cls, limit: Limit, run: RunContext) -> Self:
+    def of(cls, limit: Limit, run: RunContext, composition: Composition) -> Self:
         """Return a limit for the dense network of a run, which is measured where the cost is.
+
+        Args:
+            limit: as it was asked for.
+            run: with the dense network.
+            composition: whose weights the cost may depend on.
 
         Raises:
             CompressError: the budget is none of what it may be.
         """
+        limit = replace(limit, cost=composition.priced(limit.cost))
         if not isinstance(limit.cost, MeasuredCost):
             dense = limit.cost(run.dense_profile)
             return cls(limit, dense, limit.cost.limit(limit.budget, dense), 1.0)

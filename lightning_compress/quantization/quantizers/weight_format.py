@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
+from lightning_compress.surgery.transforms import WEIGHT, weight_transforms
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,16 @@ class WeightFormat(Quantizer):
         with torch.autocast(weight.device.type, enabled=False):
             found = _StraightThrough.apply(weight.float(), self.decode(*self.codes(weight)))
         return found if mixed else found.to(weight.dtype)
+
+
+def weight_format(module: nn.Module, key: str = WEIGHT) -> WeightFormat:
+    """Return the quantizer of a weight that has one.
+
+    Args:
+        module: of the weight.
+        key: its name there.
+    """
+    return next(t for t in weight_transforms(module, key) if isinstance(t, WeightFormat))
 
 
 class _StraightThrough(torch.autograd.Function):
