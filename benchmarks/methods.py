@@ -107,7 +107,7 @@ BLOCKS: dict[str, dict[str, tuple[str, list[str]]]] = {
             "quant", ["compress.uniform.weight_bits=2", "compress/quantizer@compress.weight_quantizer=dorefa",
                       "compress/quantizer@compress.activation_quantizer=pact"]),
         "codebook": ("codebook", ["compress.uniform.weight_bits=2"]),
-        "codebook, range-coded": ("codebook", ["compress.uniform.weight_bits=2", "+compress/coder=range_coded"]),
+        "codebook, range-coded": ("codebook", ["compress.uniform.weight_bits=2", "compress/coder=range_coded"]),
     },
     "3 % of the weight bits": {
         "quarter of the weights, then four bits (baseline)": (

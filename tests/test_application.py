@@ -76,12 +76,12 @@ def test_the_same_command_again_only_reads_what_is_there(finished, cache):
 
 
 def test_a_finished_run_is_packed_again_with_another_coder(finished, cache, tmp_path):
-    shutil.copytree(finished, tmp_path / "coded")
-    again = run("+compress=drl_quant", "+compress/coder=range_coded", *SHORT, cache=cache, folder=tmp_path / "coded")
+    shutil.copytree(finished, tmp_path / "plain")
+    again = run("+compress=drl_quant", "+compress/exporter=packed", *SHORT, cache=cache, folder=tmp_path / "plain")
     assert again.returncode == 0, again.stdout + again.stderr
-    plain, coded = (json.loads((f / "result.json").read_text())["compressed"] for f in (finished, tmp_path / "coded"))
+    coded, plain = (json.loads((f / "result.json").read_text())["compressed"] for f in (finished, tmp_path / "plain"))
     assert coded["accuracy"] == plain["accuracy"]
-    assert coded["bytes"] == (tmp_path / "coded" / "model.safetensors").stat().st_size < plain["bytes"]
+    assert plain["bytes"] == (tmp_path / "plain" / "model.safetensors").stat().st_size > coded["bytes"]
 
 
 def test_an_interrupted_and_killed_search_goes_on_and_ends_with_the_same_plan(finished, cache, tmp_path):

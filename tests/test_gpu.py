@@ -53,7 +53,7 @@ def ran(way: str, folder: Path, *overrides: str) -> tuple[LightningModule, Digit
         *((file.stem, []) for file in WAYS),
         ("drl_quant", ["compress/searcher=td3", "compress/executor=process",
                        "compress.stages.quantize.planner.in_flight=2"]),
-        ("drl_quant", ["compress/searcher=sac", "+compress/coder=range_coded"]),
+        ("drl_quant", ["compress/searcher=sac", "compress/coder=fixed_width"]),
         ("quant", ["compress/quantizer@compress.weight_quantizer=dorefa",
                    "compress/quantizer@compress.activation_quantizer=pact"]),
         ("prune", ["compress/criterion=taylor", "compress/refit=asymmetric"]),

@@ -19,6 +19,7 @@ from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.plan import Plan
+from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.pipeline.planners.knapsack import Knapsack
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.min_max import MinMax
@@ -98,4 +99,4 @@ def test_the_option_reaches_the_stage():
     with initialize_config_module("lightning_compress.conf", version_base="1.3"):
         config = compose(overrides=["+compress=knapsack_quant"])
     stage = instantiate(config.compress.stages, _convert_="object")["quantize"]
-    assert stage.planner == Knapsack(cost=PackedBytes(), budget=0.12)
+    assert stage.planner == Knapsack(cost=PackedBytes(RangeCoded()), budget=0.12)

@@ -16,6 +16,7 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.packed import Packed
+from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.export.tflite.exporter import TFLite
 from lightning_compress.pipeline.configuration import method_of
 from lightning_compress.pipeline.planners.search import Search
@@ -104,7 +105,20 @@ def test_genes_of_a_mixed_search_are_added_and_dropped_on_the_command_line(overr
     stage = instantiate(config.compress.stages, _convert_="object")["mixed"]
     space = Composition(list(stage.callbacks.values()), resnet8(in_channels=1).eval(), torch.zeros(2, 1, 8, 8)).space()
     assert {choice.knob for choice in space.choices} == knobs
-    assert stage.planner.cost == PackedBytes()
+    assert stage.planner.cost == PackedBytes(RangeCoded())
+
+
+@pytest.mark.parametrize("file", WAYS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("coder", ["fixed_width", "range_coded"])
+def test_the_file_is_written_by_the_coder_that_a_size_budget_counts(file, coder):
+    if "- coder: range_coded" not in file.read_text():
+        pytest.skip("it has no codes, or no budget of bytes")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", [f"+compress={file.stem}", f"compress/coder={coder}", "hydra.run.dir=unused"])
+    method = method_of(config.compress)
+    costs = [cost for stage in method.stages.values() for cost in stage.costs if isinstance(cost, PackedBytes)]
+    assert {cost.coder for cost in costs} <= {method.exporters["packed"].coder}
+    assert method.exporters["packed"].coder.kind == {"range_coded": "adaptive_range"}.get(coder, coder)
 
 
 def test_exporters_are_made_as_they_are():
