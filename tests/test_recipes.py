@@ -58,7 +58,7 @@ def test_there_is_a_recipe():
 
 def test_overrides_of_the_command_line_take_the_place_of_the_recipes():
     given = ["-m", "recipe=digits/resnet8-drl_quant", "data=npz", "compress.stages.quantize.epochs=1", "seed=1,2"]
-    assert with_recipe(given) == ["-m", "model=resnet8", "+compress=quant", *given[1:]]
+    assert with_recipe(given) == ["-m", "model=resnet8", "+compress=quant", "compress/coder=fixed_width", *given[1:]]
 
 
 def test_a_command_line_without_a_recipe_stays_as_it_is():
