@@ -8,6 +8,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_compress.callbacks.base.composition import Composition
@@ -15,6 +17,7 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.testing.toys import PlainModule, ToyNet, toy_data
 
 EXAMPLE, PLAN = torch.zeros(2, 1, 8, 8), Plan({"conv1": {"channels": 0.5}})
@@ -110,3 +113,17 @@ def test_heads_of_training_run_and_dropout_does_not():
     first, second = recalibrated(evaluate), recalibrated(evaluate)
     assert torch.equal(first.model.stem[1].running_mean, second.model.stem[1].running_mean)
     assert "validation_step" not in first.__dict__
+
+
+class WithoutValidation(LightningModule):
+    """Has not what Lightning asks of a module that is validated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = ToyNet()
+
+
+def test_a_pass_that_does_not_begin_raises_its_own_error():
+    trainer = Trainer(logger=False, enable_checkpointing=False, callbacks=[TrainingForward()])
+    with pytest.raises(MisconfigurationException, match="validation_step"):
+        recalibrate(WithoutValidation(), toy_data(0)[0], trainer)

@@ -7,7 +7,7 @@ whose step runs only inside a training, as of one that optimizes manually, the n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ class _NeedsTraining(Exception):
 class TrainingForward(Callback):
     """Let a validation loop run the forward passes of ``training_step``, without dropout, and average statistics."""
 
+    _state: AbstractContextManager[None] = nullcontext()  # of a pass that has not begun
+
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._state = _averaging(pl_module)
@@ -77,6 +79,7 @@ class TrainingForward(Callback):
     def _leave(self, pl_module: LightningModule) -> None:
         pl_module.__dict__.pop("validation_step", None)
         self._state.__exit__(None, None, None)
+        self._state = nullcontext()
 
 
 @contextmanager
