@@ -4,10 +4,11 @@
 
 The trained fp32 weight stays the parameter; the quantized one is what the forward pass sees. Bits are buffers and
 scales parameters or buffers of the network, so checkpoints resume exactly. Batch norm is not folded during training (it
-keeps learning); ``save`` folds it into the scales, which keeps the codes. Sources: Jacob et al. 2018 (arXiv
-1712.05877, section 3), HAQ (arXiv 1811.08886) for bits per layer. Use it from 8 bits, where hardware is fast, down to 2
-or 3 for the smallest files. One bit for weights works only with much training; it breaks at the learning rate of the
-first training, and where a layer's inputs have outliers that one scale cannot serve.
+keeps learning); ``save`` folds it into the scales, which keeps the codes. A training of no epochs calibrates, and
+corrects biases (bias_correction.py). Sources: Jacob et al. 2018 (arXiv 1712.05877, section 3), HAQ (arXiv 1811.08886)
+for bits per layer. Use it from 8 bits, where hardware is fast, down to 2 or 3 for the smallest files. One bit for
+weights works only with much training; it breaks at the learning rate of the first training, and where a layer's inputs
+have outliers that one scale cannot serve.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
+from lightning_compress.callbacks.base.bias_correction import correct_biases
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import steps_done
@@ -124,6 +127,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self.placement = LAYER_INPUTS if placement is None else placement
         self.ignore = tuple(ignore)
         self._reported: set[str] = set()
+        self._attached = False  # since the last training began
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
 
     @override
@@ -211,20 +215,30 @@ class QuantizationAwareTraining(CompressionCallback):
                 attach_to_rows(layer, quantizer, key)
         act_bits = {name: int(bits) for name, bits in plan.knob("act_bits").items()}
         self.placement.attach(act_bits, partial(self._activation_quantizer, net), net, example)
+        self._attached = True
 
     def _activation_quantizer(self, net: nn.Module, bits: int) -> Quantizer | Codebook:
         return self.activation_quantizer(bits, ()).to(next(net.parameters()).device)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the grids of activations on several train batches, as they are in training."""
+        """Set the grids of activations on several train batches, as they are in training.
+
+        Of a network that is quantized now and not trained, biases are corrected too; a training does that itself.
+        """
         waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
         for quantizer in waiting:
             quantizer.await_calls(float("inf"))
-        if waiting:
-            calibration_pass(trainer, pl_module)
+        untrained = self._attached and 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None
+        examples = calibration_pass(trainer, pl_module) if waiting or untrained else []
         for quantizer in self._activations(pl_module).values():
             # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.
             quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
+        if untrained:
+            net = network(pl_module)
+            quantizers = [module for module in net.modules() if isinstance(module, Quantizer)]
+            with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+                correct_biases(net, applied_structure(net).profile, quantizers, examples)
+        self._attached = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let grids that nothing has set wait for a batch, also after a sanity check; keep the others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -36,21 +37,27 @@ def as_in_training(net: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def calibration_pass(trainer: Trainer, module: LightningModule) -> None:
+def calibration_pass(trainer: Trainer, module: LightningModule) -> list[Any]:
     """Run the network of a module on the first train batches.
 
     A network that cannot be run outside of its step is left to see its first inputs in training.
+
+    Returns:
+        The inputs that it ran on, as its precision wants them.
     """
-    rows, plugin, net = 0, trainer.precision_plugin, network(module)
+    rows, plugin, net, seen = 0, trainer.precision_plugin, network(module), list[Any]()
     try:
         for number, example in enumerate(network_inputs(module, train_batches(trainer)), 1):
             if measure.samples_in(example):
                 with as_in_training(net), plugin.forward_context():
-                    measure.forward(net, plugin.convert_input(example))
+                    seen.append(plugin.convert_input(example))
+                    measure.forward(net, seen[-1])
             rows += measure.samples_in(example)
             if number >= BATCHES or rows >= ROWS:
-                return
+                break
     except Exception as error:  # whatever the network's own forward raises
         rank_zero_info(
             f"{type(net).__name__} does not run before its training ({error}); it calibrates in its first steps"
         )
+        return []
+    return seen

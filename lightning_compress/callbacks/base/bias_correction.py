@@ -1,0 +1,116 @@
+"""Correct the means that rounding shifts, where no training follows that would.
+
+    b <- b - (E[y_q] - E[y]),      for each output channel of each layer, with the layers before it corrected
+
+where ``y`` is the output of a layer without rounding and ``y_q`` with it. Where a batch norm alone reads the output,
+its mean takes the correction, which is the same. Source: Nagel et al. 2019 (arXiv 1906.04721, section 4.2). The inputs
+of a channel are seldom negative behind a ReLU, so the errors of its weights do not cancel: their mean remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.core.profile import Profile
+from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import own_parameters
+from lightning_compress.surgery.transforms import Transform
+
+LAYERS = measure.CONV + measure.TRANSPOSED + measure.LINEAR
+
+
+def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transform], examples: Iterable[Any]) -> None:
+    """Add to biases and to the means of batch norms what brings back the mean of each output channel.
+
+    A layer that runs more than once, or has neither a bias nor a batch norm behind it, is left as it is.
+
+    Args:
+        net: with calibrated quantizers; is changed in place.
+        profile: of ``net``.
+        rounding: its quantizers.
+        examples: input batches.
+    """
+    means = {layer.follows: layer.name for layer in profile if layer.follows}
+    layers = [name for name, module in net.named_modules() if isinstance(module, LAYERS)]
+    corrected = [name for name in layers if name in means or _bias(net, name) is not None]
+    totals: dict[str, Tensor] = {}
+    rows = 0
+    rounding = list(rounding)
+    for example in examples:
+        with measure.evaluating(net):
+            expected = _means(net, corrected, rounding, example)
+            shifts = _shifts(net, expected, example)
+        samples = measure.samples_in(example)
+        rows += samples
+        for name, shift in shifts.items():
+            totals[name] = totals.get(name, torch.zeros_like(shift)) + samples * shift
+    with torch.no_grad():
+        for name, total in totals.items():
+            bias = _bias(net, name)
+            if name in means:
+                mean = net.get_submodule(means[name]).running_mean
+                mean += (total / rows).to(mean)
+            elif bias is not None:
+                bias -= (total / rows).to(bias)
+
+
+def _bias(net: nn.Module, name: str) -> nn.Parameter | None:
+    return own_parameters(net.get_submodule(name)).get("bias")
+
+
+def _means(net: nn.Module, names: Collection[str], rounding: Iterable[Transform], example: Any) -> dict[str, Tensor]:
+    """Return the mean of each channel without rounding, of the layers that run once."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def note(name: str, layer: nn.Module, _args: Any, output: Tensor) -> None:
+        found[name].append(_mean(layer, output))
+
+    with _hooked([(transform, _unchanged) for transform in rounding]), _hooked(_by_name(net, names, note)):
+        measure.forward(net, example)
+    return {name: means[0] for name, means in found.items() if len(means) == 1}
+
+
+def _shifts(net: nn.Module, expected: Mapping[str, Tensor], example: Any) -> dict[str, Tensor]:
+    """Return how far rounding moves the mean of each channel, with all that come before moved back."""
+    found: dict[str, Tensor] = {}
+
+    def correct(name: str, layer: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        found[name] = _mean(layer, output) - expected[name]
+        return output - found[name].view(-1, *[1] * (layer.weight.dim() - 2))
+
+    with _hooked(_by_name(net, expected, correct)):
+        measure.forward(net, example)
+    return found
+
+
+def _mean(layer: nn.Module, output: Tensor) -> Tensor:
+    """Return the mean of each channel; ``(channels,)``."""
+    channels = output.dim() - (layer.weight.dim() - 1)
+    return output.movedim(channels, 0).flatten(1).mean(1)
+
+
+def _unchanged(_transform: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    return args[0]
+
+
+def _by_name(
+    net: nn.Module, names: Iterable[str], hook: Callable[..., Any]
+) -> list[tuple[nn.Module, Callable[..., Any]]]:
+    return [(net.get_submodule(name), partial(hook, name)) for name in names]
+
+
+@contextmanager
+def _hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Add forward hooks, behind those that are there, and remove them at the end."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,148 @@
+"""Where no training follows, biases and the means of batch norms take back what rounding adds to the mean."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning import Trainer
+from torch import nn
+
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.testing.toys import PlainModule
+
+X = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Net(nn.Module):
+    """Convolutions with a batch norm or a bias, one that runs twice, one with neither, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.biased = nn.Conv2d(8, 8, 3, padding=1)
+        self.twice = nn.Conv2d(8, 8, 1)
+        self.bare = nn.Conv2d(8, 8, 1, bias=False)
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.biased(self.first(x)).relu()
+        x = self.bare(self.twice(self.twice(x).relu()).relu()).relu()
+        return self.fc(self.up(x).mean((2, 3)))
+
+
+CORRECTED, LEFT = ("first.1", "biased", "up", "fc"), ("twice", "bare")  # layers whose outputs have the mean of before
+
+
+class Module(PlainModule):
+    """Trains the network above on images alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = Net()
+
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).square().mean()
+
+
+def loader(x: torch.Tensor = X) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=64)
+
+
+def plan(weight_bits: int, act_bits: int = 32) -> dict[str, dict[str, int]]:
+    names = [name for name, module in Net().named_modules() if hasattr(module, "weight") and "1" not in name]
+    return {name: {"weight_bits": weight_bits, "act_bits": act_bits} for name in names}
+
+
+def fitted(module: Module, bits: dict, epochs: int = 0) -> Net:
+    trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    trainer.fit(module, loader())
+    return module.model.eval()
+
+
+def means(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the mean of each channel of each layer, of one that runs twice that of the last time."""
+    found = {}
+
+    def note(name, output):
+        found[name] = output.transpose(0, 1).flatten(1).mean(1)
+
+    handles = [
+        net.get_submodule(name).register_forward_hook(lambda _m, _a, o, name=name: note(name, o))
+        for name in (*CORRECTED, *LEFT)
+    ]
+    with torch.no_grad():
+        net(X)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@given(weight_bits=st.integers(2, 8), act_bits=st.sampled_from([4, 6, 8, 32]))
+def test_the_mean_of_each_channel_is_that_without_rounding(weight_bits, act_bits):
+    module = Module()
+    dense = copy.deepcopy(module.model).eval()
+    # What cannot be corrected stays in floating point here, for those behind it are compared with the dense network.
+    bits = {name: values for name, values in plan(weight_bits, act_bits).items() if name not in LEFT}
+    net = fitted(module, bits)
+    expected, found = means(dense), means(net)
+    for name in CORRECTED:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_run_twice_or_have_nothing_to_correct_are_left_as_they_were():
+    module = Module()
+    bias = module.model.twice.bias.clone()
+    net = fitted(module, plan(3, 8))
+    assert torch.equal(net.twice.bias, bias)
+    assert net.bare.bias is None
+
+
+def test_outputs_are_closer_to_those_of_the_dense_network():
+    module = Module()
+    dense, rounded = copy.deepcopy(module.model).eval(), copy.deepcopy(module.model).eval()
+    QuantizationAwareTraining(plan(3)).apply(rounded, X)
+    corrected = fitted(module, plan(3))
+    with torch.no_grad():
+        error, before = ((net(X) - dense(X)).square().mean() for net in (corrected, rounded))
+    assert error < before / 4
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_only_a_network_that_is_not_trained_is_corrected(epochs):
+    module = Module()
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
+    before = copy.deepcopy(module.model)
+    net = fitted(module, plan(3), epochs)
+    assert torch.equal(net.biased.bias, before.biased.bias) == bool(epochs)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_trained_network_is_not_drawn_back_to_its_weights_without_rounding(resumed, tmp_path):
+    module, bits = Module(), plan(3)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    trainer.fit(module, loader())
+    trainer.save_checkpoint(tmp_path / "trained.ckpt")
+    trained = copy.deepcopy(module.model.state_dict())
+    again = Trainer(max_steps=0, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    module = Module() if resumed else module
+    again.fit(module, loader(), ckpt_path=tmp_path / "trained.ckpt" if resumed else None)
+    found = module.model.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in found.items())
+
+
+def test_the_last_batch_counts_by_its_rows():
+    module = Module()
+    dense = copy.deepcopy(module.model).eval()
+    rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=48)  # 48 and 16
+    bits = {"first.0": {"weight_bits": 3}}
+    trainer = Trainer(max_epochs=0, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    trainer.fit(module, rows)
+    found, expected = (means(net)["first.1"] for net in (module.model.eval(), dense))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
