@@ -55,9 +55,9 @@ def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transfor
             bias = _bias(net, name)
             if name in means:
                 mean = net.get_submodule(means[name]).running_mean
-                mean += (total / rows).to(mean)
+                mean.add_((total / rows).to(mean))
             elif bias is not None:
-                bias -= (total / rows).to(bias)
+                bias.sub_((total / rows).to(bias))
 
 
 def _bias(net: nn.Module, name: str) -> nn.Parameter | None:
