@@ -2,14 +2,15 @@
 
 Weights are ``NAME.safetensors`` files of state dicts: ``bsq_resnet20`` (github.com/yanghr/BSQ, Apache-2.0, 92.55 % of
 the test images), ``mlperf_tiny_resnet8`` (github.com/mlcommons/tiny, Apache-2.0, 87.19 %), ``akamaster_resnet20``
-(github.com/akamaster/pytorch_resnet_cifar10, BSD, 91.73 %). All were trained on all 50,000 train images: accuracy on a
-split of these ranks plans and says nothing of unseen images.
+(github.com/akamaster/pytorch_resnet_cifar10, BSD, 91.73 %), ``akamaster_resnet32`` and ``akamaster_resnet56``. All were
+trained on all 50,000 train images: accuracy on a split of these ranks plans and says nothing of unseen images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lightning_compress.vision.models.resnet_cifar import resnet20
+from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR, resnet20
 
 
 class PaddedBlock(nn.Module):
@@ -63,9 +64,13 @@ class PaddedShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.channels // 2, self.channels // 2))
 
 
-def akamaster_resnet20() -> nn.Module:
-    """Return a ResNet-20 with option-A shortcuts."""
-    net = resnet20()
+def akamaster(blocks: int) -> nn.Module:
+    """Return a ResNet with option-A shortcuts.
+
+    Args:
+        blocks: n, in each of the three stages; the depth is 6n + 2.
+    """
+    net = ResNetCIFAR(blocks)
     net.layer2[0].shortcut, net.layer3[0].shortcut = PaddedShortcut(16), PaddedShortcut(32)
     return net
 
@@ -91,11 +96,14 @@ NETWORKS = {
         (0.2023 * 255, 0.1994 * 255, 0.2010 * 255),
     ),
     "mlperf_tiny_resnet8": Trained(TinyResNet8),
-    "akamaster_resnet20": Trained(
-        akamaster_resnet20,
-        (0.485 * 255, 0.456 * 255, 0.406 * 255),
-        (0.229 * 255, 0.224 * 255, 0.225 * 255),
-    ),
+    **{
+        f"akamaster_resnet{6 * blocks + 2}": Trained(
+            partial(akamaster, blocks),
+            (0.485 * 255, 0.456 * 255, 0.406 * 255),
+            (0.229 * 255, 0.224 * 255, 0.225 * 255),
+        )
+        for blocks in (3, 5, 9)
+    },
 }
 
 

@@ -78,6 +78,30 @@ class RangeCoded(Coder):
         coded = np.concatenate(parts)
         return coded if len(coded) < len(plain) else plain
 
+    def code_lengths(
+        self, codes: Bytes, bits: int, shape: Sequence[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return what each code would take at each place, were all codes before it these.
+
+        Args:
+            codes: as for :meth:`write`, of all weights.
+            bits: of a code.
+            shape: of the layer's weight.
+
+        Returns:
+            Tables of bits, shape ``(tables, 2 ** bits)``, and which of them is that of each place, shape ``(n,)``.
+        """
+        which = np.zeros(codes.size, np.int64)
+        tables: list[NDArray[np.float64]] = []
+
+        def take(places: NDArray[np.int64], table: NDArray[np.float64]) -> NDArray[np.int64]:
+            which[places] = len(tables)
+            tables.append(-np.log2(table))
+            return codes[places].astype(np.int64)
+
+        _walk(bits, shape, None, take)
+        return np.stack(tables), which
+
     @override
     def read(
         self, stream: Bytes, bits: int, shape: Sequence[int], kept: NDArray[np.bool_] | None = None
