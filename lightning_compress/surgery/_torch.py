@@ -146,3 +146,8 @@ class always_with_gradients(TorchFunctionMode):
         if func in (torch.detach, Tensor.detach):
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+def viewed(tensor: Tensor) -> Tensor | None:
+    """Return the tensor that another one is a view of; None for one with memory of its own."""
+    return tensor._base

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from lightning_compress.surgery.replacement import replace_modules
 from lightning_compress.surgery.thin_attention import WEIGHT, ThinAttention, can_be_thin
 
 OUT, IN = "out", "in"
+EACH = "each"  # of a layer that runs once for each channel, as one that mixes tokens does: it gets no narrower
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Member:
 
     Attributes:
         layer: its name in the profile.
-        side: ``out`` or ``in``; norms and raw parameters have only ``out``, but the matrix of attention has both.
+        side: ``out``, ``in``, or ``each`` where the layer runs for each of these channels; norms and raw parameters
+            have only ``out``, but the matrix of attention has both.
         index: positions on that side for each unit, shape ``(units, per unit)``.
         dim: of a raw parameter, the dimension that holds the channels; else 0.
         extent: of a raw parameter, the size of that dimension; else 0.
@@ -85,9 +88,13 @@ class ChannelGraph:
         """Return the profile after each group is reduced to ``kept`` units; groups not named stay whole."""
         lost: dict[str, dict[tuple[str, int], int]] = {}  # layer -> side and dimension -> channels
         extents: dict[str, int] = {}  # of raw parameters whose channels are not their first dimension
+        left: dict[str, Fraction] = {}  # share of the positions of layers that run for each channel
         for name, units in kept.items():
             group = self.groups[name]
             for member in group.members:
+                if member.side == EACH:
+                    left[member.layer] = left.get(member.layer, 1) * Fraction(units, group.units)
+                    continue
                 own, key = lost.setdefault(member.layer, {}), (member.side, member.dim)
                 own[key] = own.get(key, 0) + (group.units - units) * member.index.shape[1]
                 if member.dim:
@@ -105,7 +112,10 @@ class ChannelGraph:
                 changed.append(replace(layer, extras=layer.extras * (extent - sum(own.values())) // extent))
             else:
                 changed.append(_narrow(layer, own.get((IN, 0), 0), own.get((OUT, 0), 0)))
-        return profile.update(changed)
+        profile = profile.update(changed)
+        return profile.update(
+            replace(profile[name], positions=int(profile[name].positions * share)) for name, share in left.items()
+        )
 
 
 def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
@@ -162,6 +172,8 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
         dropped = torch.ones(group.units, dtype=torch.bool)
         dropped[kept.cpu()] = False
         for member in group.members:
+            if member.side == EACH:
+                continue
             gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
             dims[member.layer, member.side] = member.dim
     _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone if layer.endswith(WEIGHT)})

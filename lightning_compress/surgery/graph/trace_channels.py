@@ -18,12 +18,13 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone, sharing
-from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, Member
+from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGraph, ChannelGroup, Member
 from lightning_compress.surgery.graph.dependencies import Dependencies, Reached, StrayError
 from lightning_compress.surgery.graph.followed_attention import Projection, make_followable
 from lightning_compress.surgery.graph.heads import head_groups
 from lightning_compress.surgery.graph.merge_sets import Side, merge_sets
 from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
+from lightning_compress.surgery.graph.token_mixing import Mixing, set_mixing_aside
 from lightning_compress.surgery.graph.verify_channels import Check, verified
 from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded
 from lightning_compress.surgery.thin_attention import WEIGHT
@@ -49,7 +50,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     shapes, checks = _checks(net, profile, example)
     # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
     traces = [
-        list(_coupled_sets(_followable(shapes), "", measure.beside(shapes, example), failures, check.mode))
+        list(_all_sets(_followable(shapes), measure.beside(shapes, example), failures, check.mode))
         for check in checks
         if check.other_layers
     ]
@@ -114,6 +115,20 @@ def _why(layer: str, failures: Set[str]) -> str:
     return unfollowed(max(inside, key=len)) if inside else OUTPUT
 
 
+def _all_sets(net: nn.Module, example: Any, failures: set[str], mode: Mode) -> Iterator[list[Side]]:
+    """Return sides for each root; what mixes tokens is followed around, and then inside."""
+    for name, mixing in set_mixing_aside(net, example, mode).items():
+        nothing = np.arange(0)
+        ends = Side("", "tokens, which other layers mix", nothing, nothing)
+        if isinstance(mixing.inside[0], measure.LINEAR):
+            tokens = np.arange(mixing.inside[0].out_features)
+            yield [Side(name, OUT, tokens, tokens), ends]
+            continue
+        for part in _coupled_sets(mixing.inside[0], f"{name}.", mixing.example[0], failures, mode):
+            yield part if any(side.side == IN for side in part) else [*part, ends]
+    yield from _coupled_sets(net, "", example, failures, mode)
+
+
 def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str], mode: Mode) -> Iterator[list[Side]]:
     """Return sides for each root, the root itself first; by parts if the whole fails."""
     try:
@@ -142,6 +157,7 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str],
             yield [Side(prefix + name, OUT, channels, channels), Side(beyond, stray.reason, channels[:0], channels[:0])]
             continue
         sides = [s for reached in found if reached.target in names for s in _sides(reached, names, prefix)]
+        sides = [each for side in sides for each in _mixed(side, net, prefix)]
         whole = [side for side in sides if side.side == OUT and len(np.unique(side.roots)) == module.weight.shape[0]]
         seen |= {side.layer.removeprefix(prefix) for side in whole}
         yield sides
@@ -198,6 +214,17 @@ def _sides(reached: Reached, names: Mapping[Any, str], prefix: str) -> list[Side
     return [Side(name, IN, *rows)] if reached.inputs else [Side(name, OUT, *rows), *gains]
 
 
+def _mixed(side: Side, net: nn.Module, prefix: str) -> list[Side]:
+    """Return what stands for the channels of what mixes tokens: the layers in it, which run for each of them."""
+    owner, _, key = side.layer.removeprefix(prefix).rpartition(".")
+    mixing = net.get_submodule(owner) if key == "channels" else None
+    if not isinstance(mixing, Mixing):
+        return [side]
+    inside = [name for name, module in mixing.inside[0].named_modules() if isinstance(module, measure.LINEAR)]
+    names = [f"{prefix}{owner}.{name}" if name else prefix + owner for name in inside]
+    return [Side(name, EACH, side.roots, side.positions) for name in names]
+
+
 def _mixes(module: nn.Module) -> bool:
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
@@ -211,7 +238,7 @@ def _norm_groups(net: nn.Module) -> dict[str, int]:
 def _group(members: list[Member], profile: Profile, reasons: dict[str, str], whole: bool) -> ChannelGroup | None:
     """Return a group, or None after its producers' reasons are noted."""
     known = {layer.name: i for i, layer in enumerate(profile)}
-    foreign = [m for m in members if m.side not in (IN, OUT) or m.layer not in known]
+    foreign = [m for m in members if m.side not in (IN, OUT, EACH) or m.layer not in known]
     weighted = {layer.name for layer in profile.weighted}
     producers = [m.layer for m in members if m.side == OUT and m.layer in weighted]
     if foreign:
