@@ -35,7 +35,7 @@ class MicroFlash(MeasuredCost):
 
     name: ClassVar[str] = "micro_flash"
     unit: ClassVar[str] = "bytes"
-    label: ClassVar[str] = ".tflite file"
+    label: ClassVar[str] = "predicted .tflite file"
 
     int4: bool = False
     weight_bits: int = BITS
