@@ -12,10 +12,9 @@ from lightning import Trainer
 from torch import nn
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
-from lightning_compress.testing.toys import PlainModule
+from lightning_compress.testing.toys import QUIET, PlainModule, Routed
 
 X = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Net(nn.Module):
@@ -61,7 +60,7 @@ def plan(weight_bits: int, act_bits: int = 32) -> dict[str, dict[str, int]]:
 
 
 def fitted(module: Module, bits: dict, epochs: int = 0) -> Net:
-    trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    trainer = Trainer(max_epochs=epochs, callbacks=[QuantizationAwareTraining(bits)], **QUIET)
     trainer.fit(module, loader())
     return module.model.eval()
 
@@ -126,11 +125,11 @@ def test_only_a_network_that_is_not_trained_is_corrected(epochs):
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_trained_network_is_not_drawn_back_to_its_weights_without_rounding(resumed, tmp_path):
     module, bits = Module(), plan(3)
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    trainer = Trainer(max_epochs=1, callbacks=[QuantizationAwareTraining(bits)], **QUIET)
     trainer.fit(module, loader())
     trainer.save_checkpoint(tmp_path / "trained.ckpt")
     trained = copy.deepcopy(module.model.state_dict())
-    again = Trainer(max_steps=0, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    again = Trainer(max_steps=0, callbacks=[QuantizationAwareTraining(bits)], **QUIET)
     module = Module() if resumed else module
     again.fit(module, loader(), ckpt_path=tmp_path / "trained.ckpt" if resumed else None)
     found = module.model.state_dict()
@@ -142,7 +141,36 @@ def test_the_last_batch_counts_by_its_rows():
     dense = copy.deepcopy(module.model).eval()
     rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=48)  # 48 and 16
     bits = {"first.0": {"weight_bits": 3}}
-    trainer = Trainer(max_epochs=0, accelerator="cpu", callbacks=[QuantizationAwareTraining(bits)], **QUIET)
+    trainer = Trainer(max_epochs=0, callbacks=[QuantizationAwareTraining(bits)], **QUIET)
     trainer.fit(module, rows)
     found, expected = (means(net)["first.1"] for net in (module.model.eval(), dense))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class TwoOutputs(nn.Conv2d):
+    """Returns its output with its input."""
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Parts(nn.Module):
+    """Has a convolution that returns more than a tensor, and a layer without rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.routed = TwoOutputs(3, 4, 3), Routed()
+
+    def forward(self, x):
+        return self.routed(self.stem(x)[0].mean((2, 3)))
+
+
+def test_layers_without_rows_and_outputs_that_are_no_tensor_are_left_alone():
+    module = Module()
+    module.model = Parts()
+    before = copy.deepcopy(module.model)
+    net = fitted(module, {name: {"weight_bits": 3} for name in ("stem", "routed.dark", "routed.bright")})
+    assert torch.equal(net.routed.bright.bias, before.routed.bright.bias)
+    assert torch.equal(net.stem.bias, before.stem.bias)
+    assert not torch.equal(net.routed.dark.bias, before.routed.dark.bias)
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())

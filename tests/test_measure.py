@@ -10,7 +10,7 @@ from torch import nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import measure
-from lightning_compress.testing.toys import ToyNet
+from lightning_compress.testing.toys import Routed, ToyNet
 
 
 @pytest.mark.parametrize(("name", "macs", "parameters"), [
@@ -105,3 +105,9 @@ def test_profiles_survive_plain_types():
     assert again.steps == profile.steps
     with pytest.raises(CompressError, match="expected layers and steps"):
         Profile.from_dict([{"what": 1}])
+
+
+def test_a_layer_that_gets_no_rows_is_measured():
+    profile = measure.measure(Routed(), torch.rand(2, 4))
+    assert profile["dark"].macs == 16
+    assert profile["bright"].macs == 0

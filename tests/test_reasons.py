@@ -9,6 +9,7 @@ from torch import nn
 
 import lightning_compress as lc
 from lightning_compress.surgery import measure
+from lightning_compress.testing.toys import Routed
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 JARGON = ("torch-pruning", "Error", "recursive", "irregular", "size of tensor", "IMAGES")
@@ -67,6 +68,11 @@ def test_each_way_not_to_be_called_has_its_reason():
     assert found["never"] == "it never ran on the example input"
     assert "something else reads its weight" in found["read"]
     assert found["fc"] == "its output channels are the output of the network"
+
+
+def test_a_layer_that_gets_no_rows_is_told_from_one_of_training_alone():
+    found = lc.WeightPruning().kept_whole(Routed(), torch.rand(2, 4))
+    assert found == {"bright": "it gets no rows of the example input"}
 
 
 @pytest.mark.parametrize(

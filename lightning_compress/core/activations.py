@@ -128,7 +128,7 @@ def _without(steps: Sequence[Step], gone: Collection[int]) -> Steps:
             if len(step.values) == 1:
                 name, count = step.values[0]
                 source = found[number[-1]].values
-                if name and (name, count) not in source:
+                if name and count and (name, count) not in source:  # what got no rows stands for nothing
                     stands_for[name] = source, count
             continue
         inputs = tuple(dict.fromkeys(number[j] for j in step.inputs))
@@ -142,5 +142,5 @@ def _renamed(values: Values, stands_for: Mapping[str, tuple[Values, int]]) -> Va
     for name, count in values:
         source, whole = stands_for.get(name, (((name, count),), count))
         for other, per in source:
-            found[other] = found.get(other, 0) + per * count // whole
+            found[other] = found.get(other, 0) + (per * count // whole if count else 0)
     return tuple(found.items())

@@ -178,7 +178,7 @@ class ActivationRecorder(TorchDispatchMode):
         # Of tensors of one shape the widths are equal: that of the layer that ran first stays when blocks are removed.
         source = min(read, key=lambda leaf: (-leaf.numel(), [self.order[name] for name, _ in known[id(leaf)]]))
         found = self._of_view(known[id(source)], source)
-        if any(count * out.numel() % source.numel() for _, count in found):
+        if not source.numel() or any(count * out.numel() % source.numel() for _, count in found):
             return constant
         return tuple((name, count * out.numel() // source.numel()) for name, count in found)
 

@@ -38,6 +38,18 @@ class ToyNet(nn.Module):
         return self.fc(self.pool(x).flatten(1))
 
 
+class Routed(nn.Module):
+    """Sends rows to one of two layers, of which one gets none: ``(batch, 4) -> (batch, 4)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dark, self.bright = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.mean(1) > 1e9
+        return torch.cat([self.dark(x[~bright]).relu(), self.bright(x[bright]).relu()])
+
+
 class PlainModule(LightningModule):
     """A user's module: its own step, its own optimizer, and nothing of compression."""
 

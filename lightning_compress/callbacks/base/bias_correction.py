@@ -9,6 +9,7 @@ of a channel are seldom negative behind a ReLU, so the errors of its weights do 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -40,24 +41,24 @@ def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transfor
     layers = [name for name, module in net.named_modules() if isinstance(module, LAYERS)]
     corrected = [name for name in layers if name in means or _bias(net, name) is not None]
     totals: dict[str, Tensor] = {}
-    rows = 0
+    rows: Counter[str] = Counter()  # a layer need not run on every batch
     rounding = list(rounding)
     for example in examples:
         with measure.evaluating(net):
             expected = _means(net, corrected, rounding, example)
             shifts = _shifts(net, expected, example)
         samples = measure.samples_in(example)
-        rows += samples
         for name, shift in shifts.items():
+            rows[name] += samples
             totals[name] = totals.get(name, torch.zeros_like(shift)) + samples * shift
     with torch.no_grad():
         for name, total in totals.items():
-            bias = _bias(net, name)
+            bias, shift = _bias(net, name), total / rows[name]
             if name in means:
                 mean = net.get_submodule(means[name]).running_mean
-                mean.add_((total / rows).to(mean))
+                mean.add_(shift.to(mean))
             elif bias is not None:
-                bias.sub_((total / rows).to(bias))
+                bias.sub_(shift.to(bias))
 
 
 def _bias(net: nn.Module, name: str) -> nn.Parameter | None:
@@ -65,34 +66,40 @@ def _bias(net: nn.Module, name: str) -> nn.Parameter | None:
 
 
 def _means(net: nn.Module, names: Collection[str], rounding: Iterable[Transform], example: Any) -> dict[str, Tensor]:
-    """Return the mean of each channel without rounding, of the layers that run once."""
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    """Return the mean of each channel without rounding, of the layers that run once and return a tensor."""
+    found: dict[str, list[Tensor | None]] = {name: [] for name in names}
 
-    def note(name: str, layer: nn.Module, _args: Any, output: Tensor) -> None:
+    def note(name: str, layer: nn.Module, _args: Any, output: Any) -> None:
         found[name].append(_mean(layer, output))
 
     with _hooked([(transform, _unchanged) for transform in rounding]), _hooked(_by_name(net, names, note)):
         measure.forward(net, example)
-    return {name: means[0] for name, means in found.items() if len(means) == 1}
+    return {name: mean[0] for name, mean in found.items() if len(mean) == 1 and mean[0] is not None}
 
 
 def _shifts(net: nn.Module, expected: Mapping[str, Tensor], example: Any) -> dict[str, Tensor]:
     """Return how far rounding moves the mean of each channel, with all that come before moved back."""
     found: dict[str, Tensor] = {}
 
-    def correct(name: str, layer: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        found[name] = _mean(layer, output) - expected[name]
-        return output - found[name].view(-1, *[1] * (layer.weight.dim() - 2))
+    def correct(name: str, layer: nn.Module, _args: Any, output: Any) -> Any:
+        mean = _mean(layer, output)
+        if mean is None:
+            return output
+        found[name] = mean - expected[name]
+        return output - found[name].to(output).view(-1, *[1] * (layer.weight.dim() - 2))
 
     with _hooked(_by_name(net, expected, correct)):
         measure.forward(net, example)
     return found
 
 
-def _mean(layer: nn.Module, output: Tensor) -> Tensor:
-    """Return the mean of each channel; ``(channels,)``."""
+def _mean(layer: nn.Module, output: Any) -> Tensor | None:
+    """Return the mean of each channel, ``(channels,)``; None of an output without rows, or that is no tensor."""
+    if not isinstance(output, Tensor) or not output.numel():
+        return None
     channels = output.dim() - (layer.weight.dim() - 1)
-    return output.movedim(channels, 0).flatten(1).mean(1)
+    rows = output.movedim(channels, 0).flatten(1)
+    return rows.mean(1, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def _unchanged(_transform: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:

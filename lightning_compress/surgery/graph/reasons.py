@@ -33,7 +33,7 @@ def unfollowed(part: str) -> str:
 
 
 def not_called(net: nn.Module, layers: Sequence[str], example: Any) -> dict[str, str]:
-    """Return layer -> why it is not called in evaluation: it runs in training only, its weight is read, or never.
+    """Return layer -> why it computes nothing in evaluation: no rows come, or it runs in training only, or never.
 
     Args:
         net: is left as it is.
@@ -44,11 +44,14 @@ def not_called(net: nn.Module, layers: Sequence[str], example: Any) -> dict[str,
         return {}
     probe = clone(net)
     modes = recorded(probe, example)
+    evaluated = modes[evaluation].layers
     trained = [record.layers for mode, record in modes.items() if mode is not evaluation]
     read = _weights_read(probe, layers, example)
     found = {}
     for name in layers:
-        if any(times[name] for times in trained):
+        if evaluated[name]:
+            found[name] = "it gets no rows of the example input"
+        elif any(times[name] for times in trained):
             found[name] = "it runs in training mode alone"
         elif name in read:
             found[name] = "it is not called: something else reads its weight, as attention does"
