@@ -21,6 +21,7 @@ from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.local_cost import LocalCost
 from lightning_compress.core.plan import Plan
 from lightning_compress.export.range_coded import RangeCoded
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.vision.models.resnet_cifar import resnet20
 
@@ -121,3 +122,11 @@ def test_layers_that_a_plan_makes_count_in_fixed_width(net):
     plan = composition.resolve(Plan({name: {"rank_in": 0.25, "rank_out": 0.25, "weight_bits": 4}}))
     profile = composition.predict(plan)
     assert composition.priced(PackedBytes(CODER))(profile) == PackedBytes()(profile)
+
+
+def test_codes_are_counted_before_other_callbacks_have_gathered_what_they_need(net):
+    alone = Composition([bits(weight_bits=[4])], net, EXAMPLE)
+    plan = Plan({"layer1.0.conv1": {"weight_bits": 4}})
+    expected = alone.priced(PackedBytes(CODER))(alone.predict(plan))
+    composition = Composition([ChannelPruning(refit=Symmetric()), bits(weight_bits=[4])], net, EXAMPLE)
+    assert composition.priced(PackedBytes(CODER))(composition.predict(plan)) == expected

@@ -147,7 +147,7 @@ def test_predicted_bytes_bound_the_file_within_two_percent(name, weight_bits, ac
     net, _, example = compressed(name, weight_bits, act_bits)
     size = os.path.getsize(saved(net, tmp_path, example))
     predicted = packed_bytes(structure_of(net).profile)
-    slack = max(0.02 * size, 300)  # a file of a few kB is mostly its header
+    slack = max(0.02 * size, 400)  # 2 % of 20 kB: a file of a few kB is mostly its header
     assert size <= predicted <= size + slack
 
 

@@ -91,7 +91,13 @@ class Composition:
         widths = {
             c.layer: tuple(map(int, c.values)) for c in choices if c.knob == KNOB and c.layer in self.profile.layers
         }
-        return MeasuredCodeSizes(self.net, self.profile, widths, self.apply)
+        return MeasuredCodeSizes(self.net, self.profile, widths, self._quantize)
+
+    def _quantize(self, net: nn.Module, plan: Plan) -> None:
+        """Apply bits of weights alone: what other callbacks need is gathered only later."""
+        for callback in self.callbacks:
+            if KNOB in callback.knobs:
+                callback.with_plan(callback.own(plan)).apply(net, self.example)
 
     def bound(self, plan: Plan) -> list[CompressionCallback]:
         """Return the callbacks, each with its part of the plan, for a Trainer."""
