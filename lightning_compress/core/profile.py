@@ -137,7 +137,7 @@ class Profile:
 
     @property
     def widths(self) -> dict[str, int]:
-        """How many channels each name among the values of the steps stands for."""
+        """Number of channels that each name among the values of the steps stands for."""
         return {n: p.out_channels for n, p in self.layers.items()} | {
             read_by(n): p.in_channels for n, p in self.layers.items()
         }

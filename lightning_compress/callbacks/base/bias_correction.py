@@ -10,13 +10,13 @@ of a channel are seldom negative behind a ReLU, so the errors of its weights do 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import measure
@@ -44,9 +44,8 @@ def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transfor
     rows: Counter[str] = Counter()  # a layer need not run on every batch
     rounding = list(rounding)
     for example in examples:
-        with measure.evaluating(net):
-            expected = _means(net, corrected, rounding, example)
-            shifts = _shifts(net, expected, example)
+        expected = _means(net, corrected, rounding, example)
+        shifts = _shifts(net, expected, example)
         samples = measure.samples_in(example)
         for name, shift in shifts.items():
             rows[name] += samples
@@ -72,8 +71,8 @@ def _means(net: nn.Module, names: Collection[str], rounding: Iterable[Transform]
     def note(name: str, layer: nn.Module, _args: Any, output: Any) -> None:
         found[name].append(_mean(layer, output))
 
-    with _hooked([(transform, _unchanged) for transform in rounding]), _hooked(_by_name(net, names, note)):
-        measure.forward(net, example)
+    unrounded = [transform.register_forward_hook(_unchanged) for transform in rounding]
+    measure.forward_hooked(net, example, [*unrounded, *_hooks(net, names, note)])
     return {name: mean[0] for name, mean in found.items() if len(mean) == 1 and mean[0] is not None}
 
 
@@ -88,8 +87,7 @@ def _shifts(net: nn.Module, expected: Mapping[str, Tensor], example: Any) -> dic
         found[name] = mean - expected[name]
         return output - found[name].to(output).view(-1, *[1] * (layer.weight.dim() - 2))
 
-    with _hooked(_by_name(net, expected, correct)):
-        measure.forward(net, example)
+    measure.forward_hooked(net, example, _hooks(net, expected, correct))
     return found
 
 
@@ -106,18 +104,5 @@ def _unchanged(_transform: nn.Module, args: tuple[Tensor, ...], _output: Tensor)
     return args[0]
 
 
-def _by_name(
-    net: nn.Module, names: Iterable[str], hook: Callable[..., Any]
-) -> list[tuple[nn.Module, Callable[..., Any]]]:
-    return [(net.get_submodule(name), partial(hook, name)) for name in names]
-
-
-@contextmanager
-def _hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Add forward hooks, behind those that are there, and remove them at the end."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _hooks(net: nn.Module, names: Iterable[str], hook: Callable[..., Any]) -> list[RemovableHandle]:
+    return [net.get_submodule(name).register_forward_hook(partial(hook, name)) for name in names]
