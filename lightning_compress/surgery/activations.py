@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_compress.core.activations import Step, Steps, Values, in_place, read_by
 from lightning_compress.surgery._torch import written_arguments
 from lightning_compress.surgery.matrices import OUTPUT, argument
+from lightning_compress.surgery.tensors import operands
 from lightning_compress.surgery.transforms import Transform
 
 NORMS = ("aten.native_batch_norm", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_no_training")
@@ -48,9 +49,9 @@ class ActivationRecorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if self.inside:
             return result
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if self._known(leaf)]
+        read = [leaf for leaf in operands((args, kwargs)) if self._known(leaf)]
         if read:
-            written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            written = [leaf for leaf in operands(result) if isinstance(leaf, Tensor)]
             self._note(func, read, written, bool(written_arguments(func, args, kwargs or {})))
         return result
 

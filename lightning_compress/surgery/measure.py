@@ -23,6 +23,7 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
 from lightning_compress.surgery.activations import ActivationRecorder
 from lightning_compress.surgery.matrices import is_own, matrices, positions
+from lightning_compress.surgery.tensors import operands
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,8 +46,8 @@ class _Uses(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         # What gives nothing writes, as x[...] = v does, and may read others; what gives no tensor asks for a shape.
-        if result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        if result is None or any(isinstance(leaf, Tensor) for leaf in operands(result)):
+            read = {id(leaf): leaf for leaf in operands((args, kwargs)) if isinstance(leaf, Tensor)}
             self.counts.update(read.keys())
             self.alive += read.values()
         return result

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.tensors import tensors_in
+from lightning_compress.surgery.tensors import operands, tensors_in
 
 Mode = Callable[[nn.Module, Any], Any]  # (network, example) -> output; leaves the network in that mode
 RANDOM = frozenset((
@@ -70,27 +70,33 @@ class Recorded:
             outputs come from. Of norms only that they run, and no dropout: what these do in training is known.
         draws: whether random numbers are drawn.
         outputs: shapes of the tensors that the network returns.
+        read: names of the parameters that operations read.
     """
 
     layers: Counter[str] = field(default_factory=Counter)
     operations: list[object] = field(default_factory=list)
     draws: bool = False
     outputs: list[torch.Size] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
 
 
 class _Recording(TorchFunctionMode):
     """Notes operations while none of the norms runs, and from which of them tensors come."""
 
-    def __init__(self, record: Recorded) -> None:
+    def __init__(self, net: nn.Module, record: Recorded) -> None:
         super().__init__()
         self.record, self.norms = record, 0
+        self.parameters = {id(parameter): name for name, parameter in net.named_parameters(remove_duplicate=False)}
         self.sources: dict[int, object] = {}
         self.alive: list[Tensor] = []  # so that ids stay unique
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.record.read |= {
+            self.parameters[id(leaf)] for leaf in operands((args, kwargs)) if id(leaf) in self.parameters
+        }
         self.record.draws |= getattr(func, "__name__", "").rstrip("_") in RANDOM
-        gives = result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
+        gives = result is None or any(isinstance(leaf, Tensor) for leaf in operands(result))
         if func in DROPOUT:
             self._name(result, self.outline(args[0] if args else (kwargs or {})["input"]))
         elif gives and not self.norms:
@@ -99,8 +105,8 @@ class _Recording(TorchFunctionMode):
 
     def note(self, what: object, read: Any, given: Any) -> None:
         """Note an operation with what it reads and gives."""
-        shapes = [leaf.shape for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
-        self.record.operations.append((what, [self.outline(leaf) for leaf in tree_leaves(read)], shapes))
+        shapes = [leaf.shape for leaf in operands(given) if isinstance(leaf, Tensor)]
+        self.record.operations.append((what, [self.outline(leaf) for leaf in operands(read)], shapes))
         self._name(given, len(self.record.operations))
 
     def outline(self, leaf: Any) -> object:
@@ -108,7 +114,7 @@ class _Recording(TorchFunctionMode):
         return self.sources.get(id(leaf), leaf.shape) if isinstance(leaf, Tensor) else repr(leaf)
 
     def _name(self, given: Any, source: object) -> None:
-        for number, leaf in enumerate(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)):
+        for number, leaf in enumerate(leaf for leaf in operands(given) if isinstance(leaf, Tensor)):
             self.sources[id(leaf)] = source if number == 0 else (source, number)
             self.alive.append(leaf)
 
@@ -135,7 +141,7 @@ def modes_of(net: nn.Module, example: Any) -> list[Mode]:
 
 def _record(net: nn.Module, example: Any, mode: Mode) -> Recorded:
     found = Recorded()
-    recording = _Recording(found)
+    recording = _Recording(net, found)
 
     def enter(*_: Any) -> None:
         recording.norms += 1

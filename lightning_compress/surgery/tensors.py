@@ -27,6 +27,28 @@ def parts_of(value: Any) -> dict[str, Any]:
     return {}
 
 
+def operands(value: Any) -> list[Any]:
+    """Return the leaves of what an operation of torch reads or gives, in order: it knows tuples, lists and dicts alone.
+
+    ``tree_leaves`` does the same for containers of any kind, at several times the cost, which counts where every
+    operation of a forward pass is watched.
+
+    >>> operands(((1, [2, 3]), {"alpha": 4}))
+    [1, 2, 3, 4]
+    """
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return [value]
+    found: list[Any] = []
+    for part in value:
+        if isinstance(part, tuple | list | dict):
+            found += operands(part)
+        else:
+            found.append(part)
+    return found
+
+
 def tensors_in(value: Any) -> list[Tensor]:
     """Return all tensors inside a value, in order."""
     return list(_tensors(value))

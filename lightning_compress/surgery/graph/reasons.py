@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery.copies import clone
-from lightning_compress.surgery.modes import Mode, evaluation, recorded
+from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded
 
 OUTPUT = "its output channels are the output of the network"
 SHORTCUT = (
@@ -40,51 +39,45 @@ def not_called(net: nn.Module, layers: Sequence[str], example: Any) -> dict[str,
         layers: their names.
         example: one input batch.
     """
-    if not layers:
-        return {}
-    probe = clone(net)
-    modes = recorded(probe, example)
-    evaluated = modes[evaluation].layers
+    return idle(recorded(clone(net), example), layers) if layers else {}
+
+
+def idle(modes: Mapping[Mode, Recorded], layers: Sequence[str]) -> dict[str, str]:
+    """Return what :func:`not_called` does, of a network that was run already.
+
+    Args:
+        modes: what it did in each mode, evaluation among them.
+        layers: their names.
+    """
+    evaluated = modes[evaluation]
     trained = [record.layers for mode, record in modes.items() if mode is not evaluation]
-    read = _weights_read(probe, layers, example)
     found = {}
     for name in layers:
-        if evaluated[name]:
+        if evaluated.layers[name]:
             found[name] = "it gets no rows of the example input"
         elif any(times[name] for times in trained):
             found[name] = "it runs in training mode alone"
-        elif name in read:
+        elif f"{name}.weight" in evaluated.read:
             found[name] = "it is not called: something else reads its weight, as attention does"
         else:
             found[name] = "it never ran on the example input"
     return found
 
 
-class _Watched(TorchFunctionMode):
-    """Notes which tensors operations read, and whether channels are padded with zeros."""
+class _Padding(TorchFunctionMode):
+    """Notes whether channels are padded with zeros."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.read: set[int] = set()  # ids
-        self.pads = False
+        self.found = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.read |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         if func is F.pad:
             given = {**dict(zip(("input", "pad"), args, strict=False)), **kwargs}
             dims, pad = given["input"].dim(), tuple(given["pad"])
-            self.pads |= dims > 2 and any(pad[2 * (dims - 2) : 2 * (dims - 1)])
+            self.found |= dims > 2 and any(pad[2 * (dims - 2) : 2 * (dims - 1)])
         return func(*args, **kwargs)
-
-
-def _weights_read(net: nn.Module, layers: Sequence[str], example: Any) -> set[str]:
-    """Return the layers whose weight an operation reads in evaluation."""
-    parameters = {name: dict(net.get_submodule(name).named_parameters()) for name in layers}
-    watched = _Watched()
-    with torch.no_grad(), watched:
-        evaluation(net, example)
-    return {name for name, own in parameters.items() if id(own.get("weight")) in watched.read}
 
 
 def pads_channels(net: nn.Module, example: Any, mode: Mode) -> bool:
@@ -95,10 +88,10 @@ def pads_channels(net: nn.Module, example: Any, mode: Mode) -> bool:
         example: one input batch.
         mode: in which it is run.
     """
-    watched = _Watched()
-    with torch.no_grad(), watched:
+    padding = _Padding()
+    with torch.no_grad(), padding:
         mode(net, example)
-    return watched.pads
+    return padding.found
 
 
 @contextmanager

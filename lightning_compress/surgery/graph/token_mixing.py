@@ -61,6 +61,8 @@ def set_mixing_aside(net: nn.Module, example: Any, mode: Mode) -> dict[str, Mixi
         for name, module in net.named_modules()
         if name and any(isinstance(part, measure.LINEAR) for part in module.modules())
     }
+    if not candidates:
+        return {}
     handles = [module.register_forward_hook(watch(name)) for name, module in candidates.items()]
     try:
         with torch.enable_grad():  # else views do not know what they are of

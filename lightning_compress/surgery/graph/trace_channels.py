@@ -23,7 +23,7 @@ from lightning_compress.surgery.graph.dependencies import Dependencies, Reached,
 from lightning_compress.surgery.graph.followed_attention import Projection, make_followable
 from lightning_compress.surgery.graph.heads import head_groups
 from lightning_compress.surgery.graph.merge_sets import Side, merge_sets
-from lightning_compress.surgery.graph.reasons import OUTPUT, not_called, unfollowed
+from lightning_compress.surgery.graph.reasons import OUTPUT, idle, unfollowed
 from lightning_compress.surgery.graph.token_mixing import Mixing, set_mixing_aside
 from lightning_compress.surgery.graph.verify_channels import Check, verified
 from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded
@@ -47,7 +47,8 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
         return ChannelGraph({}, {})
     failures: set[str] = set()  # parts that torch-pruning cannot trace
     net = bake(sharing(net)) if transformed(net) else net
-    shapes, checks = _checks(net, profile, example)
+    shapes, modes = _recorded(net, profile, example)
+    checks = _checks(modes)
     # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
     traces = [
         list(_all_sets(_followable(shapes), measure.beside(shapes, example), failures, check.mode))
@@ -73,34 +74,35 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     reasons |= wrong
     covered = {member.layer for group in kept for member in group.producers}
     weighted = [layer for layer in profile.weighted if layer.name not in covered]
-    idle = [layer.name for layer in weighted if not layer.positions and layer.name not in reasons]
-    reasons |= not_called(shapes, idle, example)
+    reasons |= idle(modes, [layer.name for layer in weighted if not layer.positions and layer.name not in reasons])
     for layer in weighted:
         reasons.setdefault(layer.name, _why(layer.name, failures))
     return ChannelGraph({g.name: g for g in kept}, {layer.name: reasons[layer.name] for layer in weighted})
 
 
-def _checks(net: nn.Module, profile: Profile, example: Any) -> tuple[nn.Module, list[Check]]:
-    """Return the network that shapes are asked of, and the modes that groups are found and verified in.
+def _recorded(net: nn.Module, profile: Profile, example: Any) -> tuple[nn.Module, dict[Mode, Recorded]]:
+    """Return the network that shapes are asked of, and what it does in each mode.
 
-    The network has no values where it runs the same layers without them. The modes are evaluation, and training where
-    that computes something else.
+    That network has no values where it runs the same layers without them.
     """
     called = {layer.name for layer in profile.weighted if layer.positions}
     weighted = {layer.name for layer in profile.weighted}
-    modes = dict[Mode, Recorded]()
     with suppress(Exception):  # whatever the network's own forward raises
         shapes = without_values(net)
         modes = recorded(clone(shapes), example)
-    if not modes or {name for name in weighted if modes[evaluation].layers[name]} != called:
-        shapes = clone(net)
-        modes = recorded(clone(net), example)
-    evaluated = modes.pop(evaluation)
+        if {name for name in weighted if modes[evaluation].layers[name]} == called:
+            return shapes, modes
+    return clone(net), recorded(clone(net), example)
+
+
+def _checks(modes: Mapping[Mode, Recorded]) -> list[Check]:
+    """Return the modes that groups are found and verified in: evaluation, and what computes something else."""
+    evaluated = modes[evaluation]
     checks = [Check(evaluation, False, True, evaluated.outputs)]
     for mode, record in modes.items():
         if record.operations != evaluated.operations:
             checks.append(Check(mode, record.draws, record.layers != evaluated.layers, record.outputs))
-    return shapes, checks
+    return checks
 
 
 def _followable(net: nn.Module) -> nn.Module:
