@@ -73,7 +73,7 @@ def ours(net: nn.Module, example: Any) -> tuple[int, int, float]:
     profile, callback = measure.measure(net, example), ChannelPruning()
     choices = callback.choices(net, profile, example)
     kept = len(callback.kept_whole(net, example))
-    callback.with_plan(Plan({choice.layer: {"channels": 0.5} for choice in choices})).apply(net, example)
+    callback.with_plan(Plan({choice.layer: {choice.knob: 0.5} for choice in choices})).apply(net, example)
     return len(choices), kept, measure.measure(net, example).macs / profile.macs
 
 

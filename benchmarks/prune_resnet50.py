@@ -25,7 +25,7 @@ def main() -> None:
     began = perf_counter()
     callback = ChannelPruning()
     profile = measure.measure(net, example)
-    plan = Plan({choice.layer: {"channels": 0.5} for choice in callback.choices(net, profile, example)})
+    plan = Plan({choice.layer: {choice.knob: 0.5} for choice in callback.choices(net, profile, example)})
     callback.attach(callback.resolve(plan, net, profile, example), copy.deepcopy(net), profile, example)
     cold = perf_counter() - began
     copies = iter([copy.deepcopy(net) for _ in range(11)])

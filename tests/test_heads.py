@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import lightning_compress as lc
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.attention import attentions
 
@@ -67,7 +69,7 @@ def test_heads_and_embedding_are_removed_and_come_back(separate, leader, tmp_pat
     choices = {choice.layer: len(choice.values) for choice in callback.choices(net, profile, TOKENS)}
     stream = "attention.1" if separate else "attention.0.proj"
     assert choices.keys() == {leader, stream}
-    plan = lc.Plan({leader: {"channels": 0.25}, stream: {"channels": 0.5}})
+    plan = lc.Plan({leader: {"heads": 0.25}, stream: {"channels": 0.5}})
     callback.with_plan(plan).apply(net, TOKENS)
     (found,) = attentions(net)
     assert (found.heads, found.size, found.width) == (1, 3, 3)
@@ -92,9 +94,51 @@ def test_the_number_of_heads_is_one_that_the_kept_heads_give():
         masked[0].qkv.weight.data[part * 12 + lost] = 0
         masked[0].qkv.bias.data[part * 12 + lost] = 0
     profile = measure.measure(outer, x)
-    callback = lc.ChannelPruning({"0.qkv": {"channels": 0.5}})
+    callback = lc.ChannelPruning({"0.qkv": {"heads": 0.5}})
     with torch.no_grad():  # the heads with the largest weights stay
         net.qkv.weight.view(3, 4, 3, 12)[:, [1, 3]] *= 0.01
     callback.apply(outer, x)
     assert profile["0.qkv"].out_channels == 36
     torch.testing.assert_close(outer(x), masked.eval()(x))
+
+
+def test_heads_are_a_knob_of_their_own():
+    net = Reader(separate=False)
+    profile = measure.measure(net, TOKENS)
+    choices = lc.ChannelPruning().choices(net, profile, TOKENS)
+    assert {choice.layer: choice.knob for choice in choices} == {
+        "attention.0.qkv": "heads", "attention.0.proj": "channels",
+    }  # fmt: skip
+    plan = lc.uniform_plan(net, TOKENS, channels=0.5)
+    assert plan.layers == {"attention.0.proj": {"channels": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("layer", "knobs", "message"),
+    [
+        ("attention.0.qkv", {"channels": 0.5}, "'attention.0.qkv' heads are removed, got channels 0.5; name its ratio"),
+        ("attention.0.proj", {"heads": 0.5}, "'attention.0.proj' channels are removed, got heads 0.5; name its ratio"),
+        ("attention.0.qkv", {"heads": 0}, "heads of layer 'attention.0.qkv' must be above 0 and at most 1, got 0"),
+    ],
+)
+def test_a_ratio_under_the_other_name_is_refused(layer, knobs, message):
+    with pytest.raises(lc.CompressError, match=message):
+        lc.ChannelPruning({layer: knobs}).apply(Reader(separate=False), TOKENS)
+
+
+PLAIN = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "example", "found"),
+    [(Reader(separate=False), TOKENS, {"heads", "channels"}), (PLAIN, torch.randn(2, 3, 8, 8), {"channels"})],
+)
+def test_uniform_numbers_prune_heads_where_there_are_some(net, example, found):
+    composition = Composition([lc.ChannelPruning()], net, example)
+    assert Uniform({"channels": 0.5, "heads": 0.5}).unmentioned(composition).plan.knobs == found
+
+
+def test_uniform_numbers_that_fit_no_layer_are_refused():
+    composition = Composition([lc.ChannelPruning()], PLAIN, torch.randn(2, 3, 8, 8))
+    with pytest.raises(lc.CompressError, match=r"no layer has the knob 'heads'.*known: \['channels'\]"):
+        Uniform({"heads": 0.5}).unmentioned(composition)

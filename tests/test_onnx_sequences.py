@@ -54,7 +54,7 @@ def test_ids_of_tokens_stay_integers(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("callback", [
-    ChannelPruning({"encoder.layers.0.self_attn.in_proj_weight": {"channels": 0.5}}),
+    ChannelPruning({"encoder.layers.0.self_attn.in_proj_weight": {"heads": 0.5}}),
     QuantizationAwareTraining({"embed": {"weight_bits": 4}, "head": {"weight_bits": 4, "act_bits": 8}}),
 ])  # fmt: skip
 def test_compressed_networks_of_tokens_too(callback, tmp_path):

@@ -59,7 +59,7 @@ def test_heads_and_stream_are_removed_and_come_back(name, tmp_path):
     make, example, most = NETS[name]
     net, callback = make().eval(), lc.ChannelPruning()
     profile = measure.measure(net, example)
-    plan = lc.Plan({choice.layer: {"channels": 0.5} for choice in callback.choices(net, profile, example)})
+    plan = lc.Plan({choice.layer: {choice.knob: 0.5} for choice in callback.choices(net, profile, example)})
     resolved = callback.resolve(plan, net, profile, example)
     assert any(layer.endswith("in_proj_weight") for layer in resolved.layers)
     callback.with_plan(plan).apply(net, example)
@@ -87,7 +87,7 @@ def test_a_head_that_is_removed_is_one_that_gives_zeros():
         masked.load_state_dict(net[0].state_dict())
         masked.encoder.layers[0].self_attn.in_proj_weight[36:40] = 0
         masked.encoder.layers[0].self_attn.in_proj_bias[36:40] = 0
-    lc.ChannelPruning({"0.encoder.layers.0.self_attn.in_proj_weight": {"channels": 0.75}}).apply(net, x)
+    lc.ChannelPruning({"0.encoder.layers.0.self_attn.in_proj_weight": {"heads": 0.75}}).apply(net, x)
     assert net[0].encoder.layers[0].self_attn.num_heads == 3
     torch.testing.assert_close(net(x), masked(x))
 
@@ -97,7 +97,7 @@ def test_criteria_score_heads(criterion):
     torch.manual_seed(0)
     net = Encoder()
     net(TOKENS).square().sum().backward()
-    plan = {f"encoder.layers.{i}.self_attn.in_proj_weight": {"channels": 0.5} for i in range(2)}
+    plan = {f"encoder.layers.{i}.self_attn.in_proj_weight": {"heads": 0.5} for i in range(2)}
     lc.ChannelPruning(plan, criterion).apply(net, TOKENS)
     assert [layer.self_attn.num_heads for layer in net.encoder.layers] == [2, 2]
 
@@ -105,7 +105,7 @@ def test_criteria_score_heads(criterion):
 def test_thin_attention_is_quantized_saved_and_loaded(tmp_path):
     torch.manual_seed(0)
     net = Encoder().eval()
-    lc.ChannelPruning({"encoder.layers.0.self_attn.in_proj_weight": {"channels": 0.5}}).apply(net, TOKENS)
+    lc.ChannelPruning({"encoder.layers.0.self_attn.in_proj_weight": {"heads": 0.5}}).apply(net, TOKENS)
     lc.QuantizationAwareTraining({"encoder.layers.0.self_attn": {"weight_bits": 4}}).apply(net, TOKENS)
     file = lc.save(net, tmp_path / "a.safetensors", example_input=TOKENS)
     torch.testing.assert_close(lc.load(file, Encoder()).eval()(TOKENS), net(TOKENS))

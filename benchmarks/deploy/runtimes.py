@@ -60,7 +60,7 @@ AIMS = (  # runtime, network, beside, least ratio at batch 1 and 32
 def half(net: nn.Module, example: Tensor) -> nn.Module:
     """Return the network with half of the channels of every group."""
     callback, profile = ChannelPruning(), measure.measure(net, example)
-    plan = Plan({choice.layer: {"channels": 0.5} for choice in callback.choices(net, profile, example)})
+    plan = Plan({choice.layer: {choice.knob: 0.5} for choice in callback.choices(net, profile, example)})
     thin = copy.deepcopy(net)
     callback.with_plan(callback.resolve(plan, net, profile, example)).apply(thin, example)
     return thin.eval()

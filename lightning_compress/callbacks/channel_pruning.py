@@ -7,8 +7,8 @@ GroupNorm of one group, GRN, weight-standardized convolutions), masking means st
 of several groups lose whole groups, so their statistics stay as they were.
 
 Heads of attention are units too, where a module keeps their number and size (surgery/attention.py) or is torch's
-``MultiheadAttention`` (surgery/thin_attention.py): a ratio at the layer or matrix of the queries, keys and values keeps
-that share of the heads. Embeddings lose features with the stream that they feed.
+``MultiheadAttention`` (surgery/thin_attention.py): the knob ``heads`` at the layer or matrix of the queries, keys and
+values keeps that share of the heads. Embeddings lose features with the stream that they feed.
 
 Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal
 happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. Use it first of all
@@ -44,7 +44,16 @@ from lightning_compress.pruning.input_moments import gather_moments
 from lightning_compress.pruning.reconstruction.refit import Refit
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, drop_calibration
-from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGraph, ChannelGroup, kept_positions, remove
+from lightning_compress.surgery.graph.channels import (
+    CHANNELS,
+    HEADS,
+    IN,
+    OUT,
+    ChannelGraph,
+    ChannelGroup,
+    kept_positions,
+    remove,
+)
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.patience import told_when_slow
 from lightning_compress.surgery.structure import network
@@ -54,6 +63,8 @@ from lightning_compress.surgery.transforms import check_plain, drop_output, tran
 @final
 class ChannelPruning(CompressionCallback):
     """Removes channels; the knob ``channels`` is the keep-ratio, in (0, 1], at the root of each group.
+
+    The keep-ratio of the heads of attention is the knob ``heads``, at the layer or matrix that gives their queries.
 
     Args:
         plan: see :class:`CompressionCallback`.
@@ -72,7 +83,7 @@ class ChannelPruning(CompressionCallback):
 
     kind: ClassVar[str] = "channel_pruning"
     after: ClassVar[frozenset[str]] = frozenset({"layer_removal"})
-    knobs: ClassVar[Mapping[str, str]] = {"channels": "channels kept"}
+    knobs: ClassVar[Mapping[str, str]] = {CHANNELS: "channels kept", HEADS: "heads kept"}
 
     def __init__(
         self,
@@ -116,21 +127,29 @@ class ChannelPruning(CompressionCallback):
         groups = graph.groups.values()
         if not groups:
             rank_zero_warn(f"ChannelPruning: nothing of {type(net).__name__} can be pruned: {_commonest(graph)}")
-        return [Choice(group.name, "channels", self._ratios(group)) for group in groups]
+        return [Choice(group.name, group.knob, self._ratios(group)) for group in groups]
 
     @override
     def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
         graph = self._graph(net, profile, example)
         whole = {}
-        for layer, ratio in self.own(plan).knob("channels").items():
+        for layer, knobs in self.own(plan).layers.items():
             if layer not in graph.groups:
                 raise CompressError(_refusal(layer, graph))
-            if not 0 < ratio <= 1:
-                raise CompressError(f"pruning: channels of layer {layer!r} must be above 0 and at most 1, got {ratio}")
             group = graph.groups[layer]
+            if other := sorted(knobs.keys() - {group.knob}):
+                raise CompressError(
+                    f"pruning: of layer {layer!r} {group.knob} are removed, got {other[0]} {knobs[other[0]]}; name its "
+                    f"ratio {group.knob!r} in the plan"
+                )
+            ratio = knobs[group.knob]
+            if not 0 < ratio <= 1:
+                raise CompressError(
+                    f"pruning: {group.knob} of layer {layer!r} must be above 0 and at most 1, got {ratio}"
+                )
             kept = min(self._kept(group, ratio), self.criterion.most(group, net))
             if kept < group.units:
-                whole[layer] = {"channels": kept / group.units}
+                whole[layer] = {group.knob: kept / group.units}
         return Plan(whole)
 
     @override
@@ -140,8 +159,7 @@ class ChannelPruning(CompressionCallback):
         graph = self._graphs.get(profile.architecture)
         if graph is None:
             raise CompressError("pruning: predict needs the groups of the network; call choices or resolve first")
-        kept = {name: round(ratio * graph.groups[name].units) for name, ratio in plan.knob("channels").items()}
-        return graph.shrink(profile, kept)
+        return graph.shrink(profile, self._units(plan, graph))
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
         """Return the groups that were whole until now: their ratios mean the same on the pruned network."""
@@ -177,10 +195,8 @@ class ChannelPruning(CompressionCallback):
     @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         graph = self._graph(net, profile, example)
-        keep = {}
-        for name, ratio in plan.knob("channels").items():
-            group = graph.groups[name]
-            keep[name] = self.criterion.kept(group, net, round(ratio * group.units))
+        kept = self._units(plan, graph)
+        keep = {name: self.criterion.kept(graph.groups[name], net, units) for name, units in kept.items()}
         for name, layer in transformed(net).items():
             if keep:
                 check_plain(name, layer, "ChannelPruning")
@@ -212,6 +228,11 @@ class ChannelPruning(CompressionCallback):
             reasons = {m.layer: "it is ignored" for n, g in graph.groups.items() if n not in kept for m in g.producers}
             self._graphs[profile.architecture] = ChannelGraph(kept, {**graph.kept_whole, **reasons})
         return self._graphs[profile.architecture]
+
+    def _units(self, plan: Plan, graph: ChannelGraph) -> dict[str, int]:
+        """Return root -> units that a resolved plan keeps."""
+        groups = {layer: graph.groups[layer] for layer in self.own(plan).layers}
+        return {layer: round(plan.layers[layer][group.knob] * group.units) for layer, group in groups.items()}
 
     def _step(self, group: ChannelGroup) -> int:
         return max(1, self.round_to // group.width)

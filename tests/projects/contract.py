@@ -38,7 +38,7 @@ from lightning_compress.surgery.tensors import tensors_in
 from lightning_compress.testing.toys import QUIET
 
 NUMBERS: dict[str, Number] = {
-    "channels": 0.5, "rank_in": 0.5, "rank_out": 0.5, "log_normal": 1, "information": 1, "density": 0.5,
+    "channels": 0.5, "heads": 0.5, "rank_in": 0.5, "rank_out": 0.5, "log_normal": 1, "information": 1, "density": 0.5,
     "variational": 1, "joint": 1, "weight_bits": 4, "act_bits": 8,
 }  # fmt: skip
 METHODS = (

@@ -55,7 +55,7 @@ def test_a_backbone_is_pruned_sparsified_quantized_and_distilled(backbone, tmp_p
     choices = lc.ChannelPruning().choices(module.model, *profiled(module, size))
     layers = [choice.layer for choice in choices]
     callbacks = [
-        lc.ChannelPruning({layer: {"channels": 0.5} for layer in layers}),
+        lc.ChannelPruning({choice.layer: {choice.knob: 0.5} for choice in choices}),
         lc.WeightPruning({layers[0]: {"density": 0.5}}),
         lc.QuantizationAwareTraining({layer: {"weight_bits": 4, "act_bits": 8} for layer in layers}),
         lc.KnowledgeDistillation(teacher),

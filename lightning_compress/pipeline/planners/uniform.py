@@ -22,7 +22,7 @@ class Uniform(Planner):
 
     Args:
         numbers: knob -> number. A stage takes those that its callbacks understand, so that the stages of a run can
-            share them.
+            share them. Of the knobs of one callback some may fit no layer, as ``heads`` where there is no attention.
     """
 
     numbers: Mapping[str, Number] = field(default_factory=dict)
@@ -54,14 +54,16 @@ class Uniform(Planner):
                 f"choose another planner (search, knapsack, from_file), or plan=FILE"
             )
         choices = composition.space().choices
-        plan = Plan({})
-        for knob, number in own.items():
-            layers = [choice.layer for choice in choices if choice.knob == knob]
-            if not layers:
-                known = sorted({choice.knob for choice in choices})
+        known = sorted({choice.knob for choice in choices})
+        for callback in composition.callbacks:
+            asked = [knob for knob in own if knob in callback.knobs]
+            if asked and not set(asked) & set(known):
                 raise CompressError(
-                    f"uniform: no layer has the knob {knob!r}{did_you_mean(knob, known)}; known: {known}"
+                    f"uniform: no layer has the knob {asked[0]!r}{did_you_mean(asked[0], known)}; known: {known}"
                 )
-            plan = plan.merge(Plan({layer: {knob: number} for layer in layers}))
+        layers: dict[str, dict[str, Number]] = {}
+        for choice in choices:
+            if choice.knob in own:
+                layers.setdefault(choice.layer, {})[choice.knob] = own[choice.knob]
         numbers = ", ".join(f"{knob} {number}" for knob, number in own.items())
-        return Planned(plan, f"the same for every layer, nothing was searched: {numbers}")
+        return Planned(Plan(layers), f"the same for every layer, nothing was searched: {numbers}")

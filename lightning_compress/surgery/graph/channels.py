@@ -25,6 +25,7 @@ from lightning_compress.surgery.replacement import replace_modules
 from lightning_compress.surgery.thin_attention import WEIGHT, ThinAttention, can_be_thin
 
 OUT, IN = "out", "in"
+CHANNELS, HEADS = "channels", "heads"  # knobs
 EACH = "each"  # of a layer that runs once for each channel, as one that mixes tokens does: it gets no narrower
 
 
@@ -56,11 +57,13 @@ class ChannelGroup:
         name: the root: the first layer, as they run, whose output channels these are.
         units: how many can be removed one by one.
         members: all tensors that they reach.
+        knob: what a plan calls the ratio of units kept.
     """
 
     name: str
     units: int
     members: tuple[Member, ...]
+    knob: str = CHANNELS
 
     @property
     def producers(self) -> list[Member]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery._torch import own_parameters
 from lightning_compress.surgery.attention import Attention, attentions
-from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member
+from lightning_compress.surgery.graph.channels import HEADS, IN, OUT, ChannelGroup, Member
 from lightning_compress.surgery.thin_attention import BIAS, PARTS, WEIGHT, can_be_thin
 
 
@@ -43,7 +43,7 @@ def _thin_group(net: nn.Module, name: str) -> ChannelGroup:
     rows = rows.transpose(0, 1).reshape(heads, -1)
     members = [Member(prefix + key, OUT, rows) for key in (WEIGHT, BIAS) if own_parameters(attention)[key] is not None]
     columns = torch.arange(heads * attention.head_dim).view(heads, -1)
-    return ChannelGroup(members[0].layer, heads, (*members, Member(f"{prefix}out_proj", IN, columns)))
+    return ChannelGroup(members[0].layer, heads, (*members, Member(f"{prefix}out_proj", IN, columns)), HEADS)
 
 
 def _group(attention: Attention, profile: Profile) -> Iterator[ChannelGroup]:
@@ -57,7 +57,7 @@ def _group(attention: Attention, profile: Profile) -> Iterator[ChannelGroup]:
         return
     members = [Member(name, OUT, _rows(attention, profile[name].out_channels)) for name in attention.inputs]
     members.append(Member(output, IN, _rows(attention, attention.width)))
-    yield ChannelGroup(min(attention.inputs, key=order.__getitem__), attention.heads, tuple(members))
+    yield ChannelGroup(min(attention.inputs, key=order.__getitem__), attention.heads, tuple(members), HEADS)
 
 
 def _rows(attention: Attention, width: int) -> Tensor:
