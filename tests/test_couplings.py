@@ -48,7 +48,7 @@ class Shared(nn.Module):
 
 
 class GroupedResidual(nn.Module):
-    """The sum couples single channels to the whole conv-groups of ``c``."""
+    """The sum couples single channels to the places in the conv groups of ``c``."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ def around(*middle: nn.Module) -> nn.Sequential:
 
 @pytest.mark.parametrize(("net", "units"), [
     (Depthwise(8), {"a": 8}), (Depthwise(16), {"a": 8}), (SqueezeExcite(), {"a": 8, "down": 4}), (Shared(), {"a": 8}),
-    (GroupedResidual(), {"a": 4}), (ConcatWithItself(), {"a": 8}),
+    (GroupedResidual(), {"a": 4, "b": 4}), (ConcatWithItself(), {"a": 8}),
     (around(nn.PReLU()), {"0": 8}), (around(nn.PReLU(8, 0.1)), {"0": 8}),
     (around(nn.InstanceNorm2d(8)), {"0": 8}), (around(nn.InstanceNorm2d(8, affine=True)), {"0": 8}),
     (around(nn.BatchNorm2d(8, affine=False)), {"0": 8}),

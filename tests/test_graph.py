@@ -162,7 +162,7 @@ class HardView(nn.Module):
 
 
 @pytest.mark.parametrize(("net", "groups"), [
-    (Residual(), {"a": 8}), (Concat(), {"a": 6, "b": 4}), (Grouped(), {"a": 4}), (Flatten(), {"a": 5}),
+    (Residual(), {"a": 8}), (Concat(), {"a": 6, "b": 4}), (Grouped(), {"a": 3, "b": 6}), (Flatten(), {"a": 5}),
 ])  # fmt: skip
 def test_groups_and_units_of_each_coupling(net, groups):
     example = torch.randn(2, 3, 4, 4)

@@ -136,6 +136,11 @@ class Profile:
         return [layer for layer in self if layer.kind in ("conv", "linear")]
 
     @property
+    def conv_groups(self) -> dict[str, int]:
+        """Number of groups of each convolution, which the shape of its weight does not tell."""
+        return {layer.name: layer.groups for layer in self if layer.kind == "conv"}
+
+    @property
     def widths(self) -> dict[str, int]:
         """Number of channels that each name among the values of the steps stands for."""
         return {n: p.out_channels for n, p in self.layers.items()} | {

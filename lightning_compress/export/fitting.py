@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
+from operator import gt
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def largest_description(net: nn.Module) -> int:
 
 def resize_to(net: nn.Module, profile: Profile) -> None:
     """Give the parameters of a network that the file fits the shapes of the file."""
-    resize.resize(net, dict(_shapes(net, profile)))
+    resize.resize(net, dict(_shapes(net, profile)), profile.conv_groups)
 
 
 def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile) -> bool:
@@ -133,7 +134,7 @@ def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile) -> bool:
         return False
     if stored.kind in ("norm", "buffer") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
         return False
-    if (present.groups > 1) != (stored.groups > 1) or _per_group(stored) > _per_group(present):
+    if stored.groups > present.groups or any(map(gt, _per_group(stored), _per_group(present))):
         return False
     return present.out_channels >= stored.out_channels and present.in_channels >= stored.in_channels
 

@@ -73,7 +73,7 @@ def quantize_by_rate(module: nn.Module, inputs: Iterable[Any], price: float, cod
             )
         found = moments.get(layer.name)
         features = layer.weights // layer.out_channels
-        known = found is not None and found.features is not None
+        known = found is not None and len(found.by_group()) == 1  # of grouped ones each group has its own
         second = found.features.cpu().double().numpy() / found.rows if known else np.eye(features)
         changed.append(_quantize(net, layer, norms.get(layer.name), second, price, coder))
     bits = Plan({layer.name: {"weight_bits": layer.weight_bits} for layer in changed})

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.pruning.input_moments import Moments
-from lightning_compress.surgery.graph.channels import IN, ChannelGroup, Member
+from lightning_compress.surgery.graph.channels import ChannelGroup
 
 
 @torch.no_grad()
@@ -35,10 +35,11 @@ def channel_errors(group: ChannelGroup, net: nn.Module, moments: dict[str, Momen
         refit. All zeros where no reader has moments.
     """
     total = torch.zeros(group.units + 1, dtype=torch.float64)
-    for member in group.members:
-        if member.side == IN and member.layer in moments:
+    for member in group.readers:
+        if member.layer in moments:
             weight = net.get_submodule(member.layer).weight.detach()
-            total += noise_to_signal(_reader_errors(member, weight, moments[member.layer], order)).cpu()
+            index = member.index.to(weight.device)[order.to(weight.device)]
+            total += noise_to_signal(_reader_errors(index, weight, moments[member.layer])).cpu()
     return total
 
 
@@ -47,21 +48,41 @@ def noise_to_signal(relative: Tensor) -> Tensor:
     return relative / (1 - relative).clamp_min(1e-6)
 
 
-def _reader_errors(member: Member, weight: Tensor, moments: Moments, order: Tensor) -> Tensor:
-    channels = member.index.to(weight.device)[order.to(weight.device)]  # (units, per unit), most important first
-    others = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
-    others[channels.flatten()] = False
-    ranked = torch.cat([others.nonzero().flatten(), channels.flatten()])  # what this group cannot remove comes first
+def _reader_errors(channels: Tensor, weight: Tensor, moments: Moments) -> Tensor:
+    """Return the relative error for every number of units kept, shape ``(units + 1,)``.
+
+    Args:
+        channels: of each unit, the most important first, shape ``(units, per unit)``.
+        weight: of the reader.
+        moments: of its inputs.
+    """
     if moments.features is None:
-        shares = _shares_without_refit(moments.channel_gram(weight), ranked)
-    else:
-        shares = _shares(moments.features, moments.rows, weight, ranked)
-    per_unit = shares[len(ranked) - channels.numel() :].view(len(order), -1).sum(1)
+        gram = moments.channel_gram(weight)
+        return _by_count(_shares_without_refit(gram, _ranked(channels, len(gram))), len(channels), channels.numel())
+    parts, width = moments.by_group(), weight.shape[1]
+    errors, power = torch.zeros(len(channels) + 1, dtype=torch.float64, device=weight.device), weight.new_zeros(())
+    for number, (features, rows) in enumerate(zip(parts, weight.chunk(len(parts)), strict=True)):
+        own = channels[channels // width == number].view(len(channels), -1) - number * width
+        shares, whole = _shares(features, moments.rows, rows, _ranked(own, width))
+        errors, power = errors + _by_count(shares, len(own), own.numel()), power + whole
+    return errors / power if power > 0 else torch.zeros_like(errors)
+
+
+def _ranked(channels: Tensor, width: int) -> Tensor:
+    """Return all channels in the order of their units; what this group cannot remove comes first."""
+    others = torch.ones(width, dtype=torch.bool, device=channels.device)
+    others[channels.flatten()] = False
+    return torch.cat([others.nonzero().flatten(), channels.flatten()])
+
+
+def _by_count(shares: Tensor, units: int, removable: int) -> Tensor:
+    """Return the error for every number of units kept from what each channel adds, the most important first."""
+    per_unit = shares[len(shares) - removable :].view(units, -1).sum(1)
     return torch.cat([per_unit.flip(0).cumsum(0).flip(0).clamp_min(0), per_unit.new_zeros(1)])
 
 
-def _shares(features: Tensor, count: int, weight: Tensor, ranked: Tensor) -> Tensor:
-    """Return what each channel adds to the error when it and all that rank after it are dropped."""
+def _shares(features: Tensor, count: int, weight: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each channel adds to the error when it and all that rank after it are dropped, and the signal."""
     size = weight[0, 0].numel()
     columns = (ranked[:, None] * size + torch.arange(size, device=ranked.device)).flatten()
     system = features.double()[columns][:, columns]
@@ -72,8 +93,7 @@ def _shares(features: Tensor, count: int, weight: Tensor, ranked: Tensor) -> Ten
     factor = torch.linalg.cholesky(system)
     # The prior row pulls kept weights to what they were; that dropped ones are not there is no error of the fit.
     shares = (rows @ factor).square().sum(0) - prior * rows.square().sum(0)
-    shares = shares.view(len(ranked), size).sum(1)
-    return shares / whole if whole > 0 else torch.zeros_like(shares)
+    return shares.view(len(ranked), size).sum(1), whole
 
 
 def _shares_without_refit(gram: Tensor, ranked: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ linear layers its diagonal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -42,7 +42,8 @@ class Moments:
     """Second moments of the inputs of one layer.
 
     Attributes:
-        features: H, shape ``(features, features)``, the features of a channel side by side; None above ``WIDEST``.
+        features: H, shape ``(features, features)``, the features of a channel side by side; of a grouped convolution
+            that of each group, ``(groups, features, features)``; None above ``WIDEST``.
         gram: G of a layer with more than ``DOUBLE`` features, shape ``(channels, channels)``, float64; of a linear
             layer above ``WIDEST`` its diagonal; None for others, whose H gives it at once.
         rows: how many inputs were added up.
@@ -57,7 +58,17 @@ class Moments:
         if self.gram is not None:
             return self.gram
         assert self.features is not None  # one of the two is always there
-        return _gram_of(self.features, weight)
+        parts = self.by_group()
+        if len(parts) == 1:
+            return _gram_of(self.features, weight)
+        pairs = zip(parts, weight.chunk(len(parts)), strict=True)
+        return torch.block_diag(*(_gram_of(part, rows) for part, rows in pairs))
+
+    def by_group(self) -> Sequence[Tensor]:
+        """Return H of each group of a convolution, or the one that there is; none above ``WIDEST``."""
+        if self.features is None:
+            return ()
+        return [self.features] if self.features.dim() == 2 else list(self.features)
 
     def without_features(self, weight: Tensor) -> Moments:
         """Return the moments with G alone, for errors without a refit."""
@@ -69,7 +80,7 @@ class _Recorder:
 
     def __init__(self, layer: nn.Module, positions: int, batches: int, generator: torch.Generator) -> None:
         self.layer, self.positions, self.batches, self.generator = layer, positions, batches, generator
-        self.sum: Tensor | None = None  # of H, or of G where there is no H
+        self.sums: list[Tensor | None] = [None] * groups_of(layer)  # of H, or of G where there is no H
         self.rows = 0
 
     @torch.no_grad()
@@ -79,21 +90,28 @@ class _Recorder:
         rows = sampled_rows(self.layer, x, count, self.generator)
         self.rows += len(rows)
         if weight[0].numel() <= WIDEST:
-            self.sum = added(self.sum, rows, rows)
+            self.sums = [
+                added(total, part, part) for total, part in zip(self.sums, rows.chunk(len(self.sums), 1), strict=True)
+            ]
             return
         if weight.dim() > 2:
             found = _channel_gram(rows.double(), weight.double())
         else:
             found = rows.double().square().sum(0) * weight.double().square().sum(0)
-        self.sum = found if self.sum is None else self.sum + found
+        self.sums = [found if self.sums[0] is None else self.sums[0] + found]
+
+    @property
+    def seen(self) -> list[Tensor]:
+        """What was added up, of each group."""
+        return [each for each in self.sums if each is not None]
 
     def moments(self) -> Moments:
-        """Return the moments of all rows seen."""
-        assert self.sum is not None  # a recorder that nothing was fed to is asked for nothing
-        width = self.layer.weight[0].numel()
+        """Return the moments of all rows seen; something was fed to it."""
+        width, found = self.layer.weight[0].numel(), self.seen
         if width > WIDEST:
-            return Moments(None, self.sum, self.rows)
-        return Moments(self.sum, None if width <= DOUBLE else _gram_of(self.sum, self.layer.weight), self.rows)
+            return Moments(None, found[0], self.rows)
+        moments = Moments(torch.stack(found) if len(found) > 1 else found[0], None, self.rows)
+        return moments if width <= DOUBLE else replace(moments, gram=moments.channel_gram(self.layer.weight))
 
 
 def places(layer: nn.Module, positions: int, samples: int) -> int:
@@ -125,13 +143,13 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     """Return the rows a layer multiplies with its weight, at up to ``positions`` random positions per sample.
 
     Args:
-        layer: a Conv2d without groups, or a Linear.
+        layer: a Conv2d or a Linear.
         x: its input.
         positions: places for each sample.
         generator: of the places; the same state gives the same places for inputs of the same size.
 
     Returns:
-        Shape ``(samples x places, features)``.
+        Shape ``(samples x places, features)``, those of the groups of a convolution one after another.
     """
     if isinstance(layer, nn.Linear):
         rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
@@ -171,12 +189,19 @@ def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def supported(layer: nn.Module) -> bool:
-    """Return whether moments can be gathered for a layer."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    """Return whether moments can be gathered for a layer: of grouped convolutions those that may get fewer inputs."""
+    if not isinstance(layer, nn.Conv2d) or layer.groups == 1:
+        return isinstance(layer, nn.Linear | nn.Conv2d)
+    return layer.weight.shape[1] > 1 and layer.weight[0].numel() <= WIDEST
+
+
+def groups_of(layer: nn.Module) -> int:
+    """Return how many groups a layer has; 1 of what is no convolution."""
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
 def refittable(layer: nn.Module) -> bool:
-    """Return whether least squares can set a layer's weights: no groups, no transform, not above ``WIDEST``."""
+    """Return whether least squares can set a layer's weights: it has no transform, and is not above ``WIDEST``."""
     return supported(layer) and layer.weight[0].numel() <= WIDEST and not weight_transforms(layer)
 
 
@@ -203,7 +228,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
             handle.remove()
     fed = {name: recorder for name, recorder in recorders.items() if recorder.rows}
     for name, recorder in fed.items():
-        if recorder.sum is not None and not recorder.sum.isfinite().all():
+        if not all(each.isfinite().all() for each in recorder.seen):
             raise CompressError(f"moments: the inputs of layer {name!r} are not finite; check weights and data")
     if not fed:
         raise CompressError(f"moments: there is no batch to gather inputs of {type(net).__name__} from")

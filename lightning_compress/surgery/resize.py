@@ -13,22 +13,25 @@ from lightning_compress.surgery.attention import attentions, refresh_heads
 from lightning_compress.surgery.thin_attention import ThinAttention
 
 
-def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
+def resize(net: nn.Module, shapes: Mapping[str, torch.Size], groups: Mapping[str, int]) -> None:
     """Give the parameters and buffers the shapes of saved ones, so that a thin ``state_dict`` loads.
 
-    Values of tensors that change shape are zeros, to be overwritten by the load. ``in_channels``, ``out_channels``,
-    ``groups`` and the like follow from the shapes: a convolution keeps its number of channels per group, unless each
-    side of all groups shrank alike.
+    Values of tensors that change shape are zeros, to be overwritten by the load. ``in_channels``, ``out_channels`` and
+    the like follow from the shapes, but not how many groups a convolution has: a shape does not tell fewer groups from
+    narrower ones.
 
     Args:
         net: the network.
         shapes: name in ``state_dict()`` -> shape; names that the network has not are ignored.
+        groups: convolution -> its groups; those not named keep theirs.
     """
     heads = list(attentions(net))
     widths = [attention.width for attention in heads]
     for name, module in net.named_modules():
         prefix = f"{name}." if name else ""
-        changed = False
+        changed = name in groups and isinstance(module, ConvBase) and module.groups != groups[name]
+        if changed:
+            module.groups = groups[name]
         tables: tuple[dict[str, Any], ...] = (own_parameters(module), own_buffers(module))
         for store in tables:
             for key, old in store.items():
@@ -71,8 +74,6 @@ def refresh_widths(module: nn.Module) -> None:
 
 def _refresh_by_weight(module: nn.Module, weight: Tensor) -> None:
     if isinstance(module, ConvBase) and not module.transposed:
-        if module.groups > 1:  # whole groups are removed, so the width of one group stays
-            module.groups = weight.shape[0] // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]

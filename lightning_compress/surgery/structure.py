@@ -214,10 +214,11 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         if key.startswith(prefix)
     }
     replacement.rebuild(net, saved["replaced"])
-    resize.resize(net, shapes)
+    profile = Profile.from_dict(saved["profile"])
+    resize.resize(net, shapes, profile.conv_groups)
     drop_calibration(net)
     transform_specs.rebuild(net, saved["transforms"])
-    write_structure(net, Structure(Profile.from_dict(saved["profile"]), applied, asked))
+    write_structure(net, Structure(profile, applied, asked))
 
 
 def _drop_ended_noise(net: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> None:

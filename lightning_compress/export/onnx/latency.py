@@ -121,13 +121,19 @@ class Latency(MeasuredCost):
         self._save()
 
     def _widths(self, layer: LayerProfile) -> Iterator[LayerProfile]:
-        """Return the layer at pairs of widths; a grouped one keeps the channels that each group has."""
+        """Return the layer at pairs of widths; of a grouped one the widths of its groups, or fewer groups."""
         plain = replace(
             layer, name="", extras=0, follows="", in_positions=0, weight_bits=32, act_bits=32, density=1.0,
             mask_unit=0, weight_scales=0, act_scales=0, codebook=0,
         )  # fmt: skip
         if layer.groups > 1:
             per_in, per_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+            if min(per_in, per_out) > 1:
+                for inside in product(
+                    *({max(1, round(share * width)) for share in SHARES} for width in (per_in, per_out))
+                ):
+                    yield replace(plain, in_channels=layer.groups * inside[0], out_channels=layer.groups * inside[1])
+                return
             for groups in {max(1, round(share * layer.groups)) for share in SHARES}:
                 yield replace(plain, groups=groups, in_channels=groups * per_in, out_channels=groups * per_out)
             return

@@ -24,7 +24,7 @@ from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_order
 from lightning_compress.surgery.calibration import calibration_of
-from lightning_compress.surgery.graph.channels import IN, ChannelGroup
+from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.structure import network
 
@@ -51,7 +51,7 @@ class Gram(Criterion):
     @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         moments = calibration_of(net, KEY)
-        if moments is not None and not any(m.side == IN and m.layer in moments for m in group.members):
+        if moments is not None and not any(m.layer in moments for m in group.readers):
             return L2()(group, net)
         gram = unit_gram(group, net)
         scores = torch.empty(group.units)
@@ -69,8 +69,8 @@ def unit_gram(group: ChannelGroup, net: nn.Module) -> Tensor:
     if moments is None:
         raise CompressError("Gram: no inputs were gathered; use the callback in a Trainer or a search, or take l2")
     found = []
-    for member in group.members:
-        if member.side == IN and member.layer in moments:
+    for member in group.readers:
+        if member.layer in moments:
             gram = moments[member.layer].channel_gram(net.get_submodule(member.layer).weight)
             index = member.index
             if gram.dim() == 1:

@@ -13,7 +13,7 @@ weights. It breaks where early layers lost so much that their errors are all tha
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pruning.input_moments import added, places, refittable, sampled_rows
+from lightning_compress.pruning.input_moments import added, groups_of, places, refittable, sampled_rows
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
@@ -66,19 +66,48 @@ class Asymmetric(Refit):
             if refittable(layer):
                 target = dense.get_submodule(name).weight.flatten(1)
                 target = target[outputs[name]] if name in outputs else target
-                weight, count = (
-                    layer.weight.flatten(1),
-                    places(layer, self.positions, sum(map(measure.samples_in, batches))),
-                )
-                moments, missing, rows = None, None, 0
-                for number, x in enumerate(batches):
-                    thin, full = (_rows(n, name, x, count, number) for n in (net, dense))
-                    if thin is None or full is None:
-                        break
-                    wanted = full.double() @ target.T.double() - thin.double() @ weight.T.double()
-                    moments, missing, rows = added(moments, thin, thin), added(missing, thin, wanted), rows + len(thin)
-                if moments is not None and missing is not None:
-                    layer.weight.add_(correction(moments, missing, rows).T.reshape(layer.weight.shape))
+                count = places(layer, self.positions, sum(map(measure.samples_in, batches)))
+                _fit(layer, target, _both_rows(net, dense, name, batches, count))
+
+
+def _fit(layer: nn.Module, target: Tensor, seen: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set the weight of a layer by least squares, group by group of a grouped convolution.
+
+    Args:
+        layer: of the thin network.
+        target: its weight in the dense network, a row for each output that stays.
+        seen: rows of each batch in the thin and in the dense network.
+    """
+    groups, count = groups_of(layer), 0
+    moments: list[Tensor | None] = [None] * groups
+    missing: list[Tensor | None] = [None] * groups
+    for thin, full in seen:
+        count += len(thin)
+        parts = (
+            thin.chunk(groups, 1),
+            full.chunk(groups, 1),
+            layer.weight.flatten(1).chunk(groups),
+            target.chunk(groups),
+        )
+        for g, (x, dense, weight, wanted) in enumerate(zip(*parts, strict=True)):
+            lacking = dense.double() @ wanted.T.double() - x.double() @ weight.T.double()
+            moments[g], missing[g] = added(moments[g], x, x), added(missing[g], x, lacking)
+    found = [
+        correction(h, m, count).T for h, m in zip(moments, missing, strict=True) if h is not None and m is not None
+    ]
+    if found:
+        layer.weight.add_(torch.cat(found).reshape(layer.weight.shape))
+
+
+def _both_rows(
+    net: nn.Module, dense: nn.Module, name: str, batches: Iterable[Any], count: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the rows of each batch in two networks, until one does not run the layer."""
+    for number, x in enumerate(batches):
+        thin, full = (_rows(each, name, x, count, number) for each in (net, dense))
+        if thin is None or full is None:
+            return
+        yield thin, full
 
 
 def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor | None:

@@ -57,14 +57,25 @@ class Symmetric(Refit):
         for name, kept in inputs.items():
             layer = net.get_submodule(name)
             if name in moments:
-                layer.weight[:, kept] = refitted(layer.weight, moments[name], kept)
+                layer.weight[:, kept[kept < layer.weight.shape[1]]] = refitted(layer.weight, moments[name], kept)
 
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Do nothing: the kept weights were set before the others were removed."""
 
 
 def refitted(weight: Tensor, moments: Moments, kept: Tensor) -> Tensor:
-    """Return the best weight on the kept inputs, shape ``(out, len(kept), kernel...)``."""
+    """Return the best weight on the kept inputs, shape ``(out, len(kept) / groups, kernel...)``.
+
+    Args:
+        weight: shape ``(out, in / groups, kernel...)``.
+        moments: of all inputs.
+        kept: which stay, ascending; of a grouped convolution the same places of each group.
+    """
+    parts, width = moments.by_group(), weight.shape[1]
+    if len(parts) > 1:
+        own = kept[kept < width]
+        pairs = zip(parts, weight.chunk(len(parts)), strict=True)
+        return torch.cat([refitted(rows, Moments(part, None, moments.rows), own) for part, rows in pairs])
     gone = torch.ones(weight.shape[1], dtype=torch.bool)
     gone[kept] = False
     gone = gone.nonzero().flatten()

@@ -111,4 +111,5 @@ class RemovalGraph:
         resize.resize(
             net,
             {f"{n}.weight": torch.Size([shape[0], after[n].in_channels, *shape[2:]]) for n, shape in weights.items()},
+            {},
         )

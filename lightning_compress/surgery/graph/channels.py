@@ -2,8 +2,9 @@
 
 torch-pruning's dependency graph says which positions of which layers go together: through residual sums,
 concatenations, depthwise convolutions, squeeze-and-excite, flattening. Here that becomes plain data: groups of
-removable *units*, each unit a set of positions in the tensors of the group's members. A grouped convolution's unit is a
-whole conv-group, so that its width per group stays; a depthwise convolution is the case of width one.
+removable *units*, each unit a set of positions in the tensors of the group's members. A grouped convolution gets
+narrower inside its groups: a unit is one place in each of them, and its inputs and outputs are apart. Where one side of
+its groups is a single channel, as in depthwise convolutions, a unit is a whole conv group with both sides.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import resize
-from lightning_compress.surgery._torch import own_buffers, own_parameters
+from lightning_compress.surgery._torch import ConvBase, own_buffers, own_parameters
 from lightning_compress.surgery.attention import attentions, refresh_heads
 from lightning_compress.surgery.replacement import replace_modules
 from lightning_compress.surgery.thin_attention import WEIGHT, ThinAttention, can_be_thin
@@ -40,6 +41,7 @@ class Member:
         index: positions on that side for each unit, shape ``(units, per unit)``.
         dim: of a raw parameter, the dimension that holds the channels; else 0.
         extent: of a raw parameter, the size of that dimension; else 0.
+        conv_groups: of a grouped convolution, how many of its groups one unit takes along; 0 where they get narrower.
     """
 
     layer: str
@@ -47,6 +49,7 @@ class Member:
     index: Tensor
     dim: int = 0
     extent: int = 0
+    conv_groups: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class ChannelGroup:
         return [member for member in self.members if member.side == OUT]
 
     @property
+    def readers(self) -> list[Member]:
+        """The members that read these channels, and compute as many outputs without some of them."""
+        return [member for member in self.members if member.side == IN and not member.conv_groups]
+
+    @property
     def width(self) -> int:
         """Output channels of the root in one unit."""
         return next(m.index.shape[1] for m in self.members if m.layer == self.name and m.side == OUT)
@@ -91,6 +99,7 @@ class ChannelGraph:
         """Return the profile after each group is reduced to ``kept`` units; groups not named stay whole."""
         lost: dict[str, dict[tuple[str, int], int]] = {}  # layer -> side and dimension -> channels
         extents: dict[str, int] = {}  # of raw parameters whose channels are not their first dimension
+        conv_groups: dict[str, int] = {}  # layer -> groups that it loses
         left: dict[str, Fraction] = {}  # share of the positions of layers that run for each channel
         for name, units in kept.items():
             group = self.groups[name]
@@ -100,6 +109,9 @@ class ChannelGraph:
                     continue
                 own, key = lost.setdefault(member.layer, {}), (member.side, member.dim)
                 own[key] = own.get(key, 0) + (group.units - units) * member.index.shape[1]
+                if member.side == OUT:
+                    groups = (group.units - units) * member.conv_groups
+                    conv_groups[member.layer] = conv_groups.get(member.layer, 0) + groups
                 if member.dim:
                     extents[member.layer] = member.extent
         changed = []
@@ -114,23 +126,25 @@ class ChannelGraph:
                 extent = extents[name]
                 changed.append(replace(layer, extras=layer.extras * (extent - sum(own.values())) // extent))
             else:
-                changed.append(_narrow(layer, own.get((IN, 0), 0), own.get((OUT, 0), 0)))
+                changed.append(_narrow(layer, own.get((IN, 0), 0), own.get((OUT, 0), 0), conv_groups.get(name, 0)))
         profile = profile.update(changed)
         return profile.update(
             replace(profile[name], positions=int(profile[name].positions * share)) for name, share in left.items()
         )
 
 
-def _narrow(layer: LayerProfile, lost_in: int, lost_out: int) -> LayerProfile:
+def _narrow(layer: LayerProfile, lost_in: int, lost_out: int, lost_groups: int) -> LayerProfile:
     out = layer.out_channels - lost_out
     if layer.kind not in ("conv", "linear"):
         return replace(layer, in_channels=out, out_channels=out)
-    groups = layer.groups if layer.groups == 1 else out // (layer.out_channels // layer.groups)
+    groups = layer.groups - lost_groups
     return replace(layer, in_channels=layer.in_channels - lost_in, out_channels=out, groups=groups)
 
 
 def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
     """Return layer, in the order in which they run -> the positions of one side that stay; only layers that lose some.
+
+    Of inputs only those of layers that compute as many outputs without them.
 
     Args:
         graph: the groups.
@@ -142,8 +156,8 @@ def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Ten
     for name, kept in keep.items():
         dropped = torch.ones(graph.groups[name].units, dtype=torch.bool)
         dropped[kept.cpu()] = False
-        for member in graph.groups[name].members:
-            if member.side == side and dropped.any():
+        for member in graph.groups[name].readers if side == IN else graph.groups[name].producers:
+            if dropped.any():
                 gone.setdefault(member.layer, []).append(member.index[dropped].flatten())
     found = {}
     for layer in profile.weighted:
@@ -182,7 +196,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
     _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone if layer.endswith(WEIGHT)})
     modules, heads = dict(net.named_modules()), list(attentions(net))
     widths = [attention.width for attention in heads]
-    # Inputs first: a grouped convolution left with one group must still be known as one when its inputs go.
+    # Inputs first: their positions are counted in the conv groups of before.
     for (layer, side), positions in sorted(gone.items(), key=lambda item: item[0][1]):
         lost = torch.cat(positions)
         if len(lost):
@@ -221,19 +235,32 @@ def remove_parameter(module: nn.Module, key: str, dim: int, lost: Tensor) -> Non
 def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
     """Take positions off one side of a layer's tensors.
 
+    Of the groups of a grouped convolution each loses all of its positions, or as many as each other that stays.
+
     Args:
         module: is changed in place.
         side: ``in`` or ``out``.
         lost: positions.
     """
     if side == OUT:
+        if isinstance(module, ConvBase):
+            module.groups = int(_stays(module.out_channels, lost).view(module.groups, -1).any(1).sum())
         for key in ("weight", "bias"):
             _select(own_parameters(module), key, 0, lost)
         for key in ("running_mean", "running_var"):
             _select(own_buffers(module), key, 0, lost)
-    elif getattr(module, "groups", 1) == 1:  # a grouped convolution's inputs go with its outputs, group by group
+    elif isinstance(module, ConvBase):  # inputs of whole conv groups go with the outputs of these
+        columns = _stays(module.in_channels, lost).view(module.groups, -1).any(0)
+        _select(own_parameters(module), "weight", 1, columns.logical_not().nonzero().flatten())
+    else:
         _select(own_parameters(module), "weight", 1, lost)
     resize.refresh_widths(module)
+
+
+def _stays(count: int, lost: Tensor) -> Tensor:
+    stays = torch.ones(count, dtype=torch.bool)
+    stays[lost] = False
+    return stays
 
 
 def _select(store: dict[str, Any], key: str, dim: int, lost: Tensor) -> None:
@@ -241,11 +268,10 @@ def _select(store: dict[str, Any], key: str, dim: int, lost: Tensor) -> None:
     old = store.get(key)
     if old is None:
         return
-    kept = torch.ones(old.shape[dim], dtype=torch.bool)
-    kept[lost] = False
-    new = old.detach().index_select(dim, kept.nonzero().flatten().to(old.device))
+    kept = _stays(old.shape[dim], lost).nonzero().flatten().to(old.device)
+    new = old.detach().index_select(dim, kept)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, old.requires_grad)
         if old.grad is not None:
-            new.grad = old.grad.index_select(dim, kept.nonzero().flatten().to(old.device))
+            new.grad = old.grad.index_select(dim, kept)
     store[key] = new

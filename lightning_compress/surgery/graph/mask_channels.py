@@ -79,13 +79,15 @@ def _lost_inputs(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> 
 def standardizes(module: nn.Module) -> bool:
     """Return whether a convolution computes its weight by a forward of its own, as weight-standardized ones do."""
     plain = any(type(module).forward is kind.forward for kind in measure.CONV)
-    return isinstance(module, measure.CONV) and not plain and module.groups == 1
+    return isinstance(module, measure.CONV) and not plain
 
 
 def _convolve_kept(conv: nn.Module, lost: Tensor) -> None:
     """Let a weight-standardized convolution take its statistics over the inputs that are kept."""
     thin = copy.deepcopy(conv)
     remove_side(thin, IN, lost)
+    if thin.in_channels == conv.in_channels:
+        return  # whole conv groups are lost, and a filter has its own statistics
     kept = torch.ones(conv.in_channels, dtype=torch.bool)
     kept[lost] = False
     kept = kept.nonzero().flatten()

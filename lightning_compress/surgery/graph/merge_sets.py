@@ -2,11 +2,15 @@
 
 A set says which positions of which layers go with the channels of one root. A grouped convolution, a group norm or a
 second mode of the network couples channels of several roots: a unit is then a connected component of channels.
+
+A grouped convolution couples the same place of all its groups, on each side for itself, so that its groups get narrower
+and stay alike. Where a group has a single channel on one side, or nothing could be removed so (a group norm behind it
+wants whole groups), it couples all channels of one group on both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.profile import Profile
 from lightning_compress.surgery.graph.channels import IN, OUT, Member
 from lightning_compress.surgery.graph.dependencies import RAGGED
 
@@ -66,9 +70,8 @@ def merge_sets(
 ) -> list[list[Member]]:
     """Join sets whose channels a grouped convolution or a group norm couples, as members over common units.
 
-    All inputs and outputs of one group end in one unit, and so do channels of one root that meet, as the halves of a
-    split that are added. Where several modes were traced, all that reads an output channel in any of them ends in its
-    unit.
+    Channels of one root that meet end in one unit, as the halves of a split that are added. Where several modes were
+    traced, all that reads an output channel in any of them ends in its unit.
 
     Args:
         sets: for each root its sides, the root's own output first.
@@ -76,11 +79,37 @@ def merge_sets(
         modes: whether the sets are of several modes.
         norm_groups: group norm -> channels in one of its groups.
     """
-    grouped = {p.name: p for p in profile.weighted if p.groups > 1 and not p.groups == p.out_channels == p.in_channels}
+    grouped = {p.name: p for p in profile.weighted if p.groups > 1}
+    whole = {name for name, layer in grouped.items() if layer.groups in (layer.in_channels, layer.out_channels)}
+    while True:
+        found = _merged(sets, profile, modes, norm_groups, whole)
+        stuck = {m.layer for part in found for m in part if m.layer in grouped and len(m.index) == 1} - whole
+        if not stuck:
+            return found
+        whole |= stuck
+
+
+def _merged(
+    sets: Sequence[Sequence[Side]],
+    profile: Profile,
+    modes: bool,
+    norm_groups: Mapping[str, int],
+    whole: Set[str],
+) -> list[list[Member]]:
+    """Return what :func:`merge_sets` does, where some convolutions lose whole groups.
+
+    Args:
+        sets, profile, modes, norm_groups: as there.
+        whole: their names.
+    """
+    grouped = [layer for layer in profile.weighted if layer.groups > 1]
+    inside = {(p.name, IN): p.in_channels // p.groups for p in grouped}
+    inside |= {(p.name, OUT): p.out_channels // p.groups for p in grouped}
+    leaving = {key: width for key, width in inside.items() if key[0] in whole}
     weighted = {layer.name for layer in profile.weighted} if modes else set()
     widths = [int(part[0].roots[-1]) + 1 for part in sets]
     starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
-    couplings = [*_blocks(sets, grouped, norm_groups), *_met(sets), *_outputs(sets, weighted)]
+    couplings = [*_blocks(sets, inside, norm_groups, whole), *_met(sets), *_outputs(sets, weighted)]
     component = _components(couplings, starts)
     among: dict[int, tuple[int, ...]] = {}  # component -> the sets that it is in
     for number in range(len(sets)):
@@ -93,22 +122,30 @@ def merge_sets(
     for numbers, components in joined.items():
         unit[components] = np.arange(len(components))
         units = {number: unit[component[starts[number] : starts[number + 1]]] for number in numbers}
-        found.append(_over_units(sets, units, len(components)))
+        found.append(_over_units(sets, units, len(components), leaving))
         unit[components] = -1
     return found
 
 
 def _blocks(
-    sets: Sequence[Sequence[Side]], grouped: Mapping[str, LayerProfile], norm_groups: Mapping[str, int]
+    sets: Sequence[Sequence[Side]],
+    inside: Mapping[tuple[str, str], int],
+    norm_groups: Mapping[str, int],
+    whole: Set[str],
 ) -> Iterator[_Coupling]:
-    """Return which group of a grouped convolution or a group norm, or which column of a matrix, channels are in."""
+    """Return which group of a grouped convolution or a group norm, or which column of a matrix, channels are in.
+
+    Of the groups of a convolution that get narrower, in which place of all of them.
+    """
     for number, part in enumerate(sets):
         for side in part:
             if side.side not in (IN, OUT):
                 continue
-            if side.layer in grouped:
-                layer = grouped[side.layer]
-                width = (layer.in_channels if side.side == IN else layer.out_channels) // layer.groups
+            if (side.layer, side.side) in inside:
+                width = inside[side.layer, side.side]
+                if side.layer not in whole:  # under a name that no layer has
+                    yield _Coupling(number, side.roots, side.positions % width, f"{side.layer} {side.side} in groups")
+                    continue
             elif side.layer in norm_groups:
                 width = norm_groups[side.layer]
             elif side.side == IN and side.dim:
@@ -158,13 +195,16 @@ def _components(couplings: Sequence[_Coupling], starts: Ints) -> Ints:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _over_units(sets: Sequence[Sequence[Side]], units: Mapping[int, Ints], count: int) -> list[Member]:
+def _over_units(
+    sets: Sequence[Sequence[Side]], units: Mapping[int, Ints], count: int, leaving: Mapping[tuple[str, str], int]
+) -> list[Member]:
     """Return the members of some sets with one row of positions for each unit; ragged rows cannot be pruned.
 
     Args:
         sets: all of them.
         units: number of a set -> unit of each channel of its root; -1 for those of other units.
         count: how many units there are.
+        leaving: convolution that loses whole groups, and side -> channels of one of its groups.
     """
     found: dict[tuple[str, str], list[tuple[Ints, Ints]]] = {}  # layer, side -> units, positions
     places: dict[tuple[str, str], tuple[int, int]] = {}  # of raw parameters
@@ -179,7 +219,8 @@ def _over_units(sets: Sequence[Sequence[Side]], units: Mapping[int, Ints], count
     for (layer, name), pairs in found.items():
         table = _table(pairs, count)
         index = torch.zeros(count, 0, dtype=torch.long) if table is None else table
-        members.append(Member(layer, RAGGED if table is None else name, index, *places[layer, name]))
+        groups = index.shape[1] // leaving[layer, name] if (layer, name) in leaving else 0
+        members.append(Member(layer, RAGGED if table is None else name, index, *places[layer, name], groups))
     return members
 
 
