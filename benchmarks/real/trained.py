@@ -19,38 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_compress.vision.models.mlperf_tiny import tiny_resnet8
 from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR, resnet20
-
-
-class PaddedBlock(nn.Module):
-    """Basic block of the MLPerf Tiny ResNet-8: biased convs, no norm behind the shortcut, TensorFlow's padding."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if stride == 2 else nn.Identity()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=0 if stride == 2 else 1)
-        self.bn1 = nn.BatchNorm2d(out_channels, eps=1e-3)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(out_channels, eps=1e-3)
-        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(in_channels, out_channels, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(self.pad(x))))))
-        return torch.relu(out + self.shortcut(x))
-
-
-class TinyResNet8(nn.Module):
-    """The image classification reference of MLPerf Tiny, on raw 0..255 floats."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16, eps=1e-3)
-        self.layer1, self.layer2, self.layer3 = PaddedBlock(16, 16, 1), PaddedBlock(16, 32, 2), PaddedBlock(32, 64, 2)
-        self.fc = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))
-        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
 class PaddedShortcut(nn.Module):
@@ -95,7 +65,7 @@ NETWORKS = {
         (0.4914 * 255, 0.4822 * 255, 0.4465 * 255),
         (0.2023 * 255, 0.1994 * 255, 0.2010 * 255),
     ),
-    "mlperf_tiny_resnet8": Trained(TinyResNet8),
+    "mlperf_tiny_resnet8": Trained(tiny_resnet8),
     **{
         f"akamaster_resnet{6 * blocks + 2}": Trained(
             partial(akamaster, blocks),
