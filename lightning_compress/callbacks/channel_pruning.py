@@ -83,6 +83,7 @@ class ChannelPruning(CompressionCallback):
 
     kind: ClassVar[str] = "channel_pruning"
     after: ClassVar[frozenset[str]] = frozenset({"layer_removal"})
+    removes: ClassVar[bool] = True
     knobs: ClassVar[Mapping[str, str]] = {CHANNELS: "channels kept", HEADS: "heads kept"}
 
     def __init__(

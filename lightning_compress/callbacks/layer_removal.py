@@ -50,6 +50,7 @@ class LayerRemoval(CompressionCallback):
 
     kind: ClassVar[str] = "layer_removal"
     after: ClassVar[frozenset[str]] = frozenset()
+    removes: ClassVar[bool] = True
     knobs: ClassVar[Mapping[str, str]] = {"keep": "layers kept"}
 
     def __init__(

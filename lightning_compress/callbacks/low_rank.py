@@ -63,6 +63,7 @@ class LowRank(CompressionCallback):
 
     kind: ClassVar[str] = "low_rank"
     after: ClassVar[frozenset[str]] = frozenset({"layer_removal", "channel_pruning"})
+    removes: ClassVar[bool] = True
     knobs: ClassVar[Mapping[str, str]] = {
         "rank_in": "rank, of the input channels",
         "rank_out": "rank, of the output channels",

@@ -64,6 +64,7 @@ class WeightPruning(CompressionCallback):
     after: ClassVar[frozenset[str]] = frozenset(
         {"layer_removal", "channel_pruning", "low_rank", "log_normal_dropout", "information_dropout"}
     )
+    removes: ClassVar[bool] = True
     knobs: ClassVar[Mapping[str, str]] = {"density": "weights kept"}
 
     def __init__(

@@ -6,8 +6,8 @@ whose step runs only inside a training, as of one that optimizes manually, the n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -15,13 +15,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
+from lightning_compress.callbacks.base.norm_statistics import average_statistics, averaging
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery import measure
-from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.modes import without_dropout
-from lightning_compress.surgery.structure import network
-from lightning_compress.surgery.transforms import Transform
 
 
 def recalibrate(module: LightningModule, batches: Iterable[Any], trainer: Trainer) -> None:
@@ -36,10 +33,7 @@ def recalibrate(module: LightningModule, batches: Iterable[Any], trainer: Traine
         with suppress(_NeedsTraining):
             trainer.validate(module, batches, verbose=False)
             return
-    with torch.no_grad(), _averaging(module):
-        for example in network_inputs(module, batches):
-            with without_dropout():
-                measure.forward(network(module), example)
+    average_statistics(module, network_inputs(module, batches))
 
 
 class _NeedsTraining(Exception):
@@ -53,7 +47,7 @@ class TrainingForward(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._state = _averaging(pl_module)
+        self._state = averaging(pl_module)
         self._state.__enter__()
         step = pl_module.training_step
 
@@ -80,22 +74,3 @@ class TrainingForward(Callback):
         pl_module.__dict__.pop("validation_step", None)
         self._state.__exit__(None, None, None)
         self._state = nullcontext()
-
-
-@contextmanager
-def _averaging(module: LightningModule) -> Iterator[None]:
-    """Set training mode, except for what compresses, with cumulative averages in all batch norms."""
-    norms = [(m, m.momentum) for m in module.modules() if isinstance(m, BatchNormBase) and m.track_running_stats]
-    module.train()
-    for part in module.modules():
-        if isinstance(part, Transform):
-            part.eval()
-    for norm, _ in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    try:
-        yield
-    finally:
-        for norm, momentum in norms:
-            norm.momentum = momentum
-        module.eval()

@@ -22,6 +22,7 @@ from torch import nn
 from lightning_compress.callbacks.base.checkpoint_hooks import keep_structure_in_checkpoints
 from lightning_compress.callbacks.base.compatibility import check_averaging
 from lightning_compress.callbacks.base.device import surgery_device
+from lightning_compress.callbacks.base.norm_statistics import follow_removal
 from lightning_compress.callbacks.base.optimizer_groups import extend_configure_optimizers
 from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.callbacks.base.output_errors import layer_errors
@@ -62,12 +63,14 @@ class CompressionCallback(Callback, HasKind, ABC):
         knobs: the words in a plan that this callback understands, each with its title in tables.
         steady: whether weights mean the same from the first step of a training to the last, so that they may be
             averaged over it.
+        removes: whether it takes away what batch norms have statistics of.
     """
 
     after: ClassVar[frozenset[str]] = frozenset()
     before: ClassVar[frozenset[str]] = frozenset()
     knobs: ClassVar[Mapping[str, str]]
     steady: ClassVar[bool] = True
+    removes: ClassVar[bool] = False
 
     def __init__(self, plan: Plan | str | Path | Mapping[str, Any] | None = None) -> None:
         self.plan = as_plan(plan)
@@ -219,9 +222,12 @@ class CompressionCallback(Callback, HasKind, ABC):
         extend_configure_optimizers(pl_module)
         pl_module.to(surgery_device(trainer))
         record = structure_of(net)
-        if record is None or self._due(record) is not None:
+        due = record is None or self._due(record) is not None
+        if due:
             self.calibrate(pl_module, train_batches(trainer))
         self.apply(net, example_of(pl_module, train_batches(trainer)))
+        if due and self.removes:
+            follow_removal(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
