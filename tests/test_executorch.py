@@ -100,6 +100,23 @@ def test_the_file_gives_what_the_emulation_gives(tmp_path):
     assert report.bytes == (tmp_path / "net.pte").stat().st_size
 
 
+def test_transposed_convolutions_run_in_integers(tmp_path):
+    pytest.importorskip("executorch", reason="the runtime is not installed")
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(8, 6, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(6, 4, 5, 2, 1), nn.ConvTranspose2d(4, 3, 2)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), *up).eval()
+    report = ExecuTorch(batch=2, calibration=[images()]).export(net, tmp_path / "net.pte", images())
+    assert (report.deployed.values_off, report.deployed.integer_kernels) == (0, 4)
+    assert report.notes[-1] == "1 parts of the network run in XNNPACK"
+
+
+@pytest.mark.parametrize("settings", [{"groups": 2}, {"dilation": 2}])
+def test_transposed_convolutions_that_xnnpack_has_no_kernel_for_are_refused(settings):
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 6, 3, 2, **settings)).eval()
+    with pytest.raises(CompressError, match=r"transposed convolution '1' has .* groups=1 and dilation=1"):
+        GraphNetwork(lower(complete(net, [images()]), images()))
+
+
 class Gated(nn.Module):
     """An activation function that is in integers, and a gate of a value per channel, as in squeeze and excitation."""
 

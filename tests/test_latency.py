@@ -125,7 +125,13 @@ def test_a_limit_that_no_plan_meets_is_an_error(clock, tmp_path):
 @pytest.mark.parametrize("integer", [False, True])
 def test_layers_run_in_the_runtime(integer):
     conv = LayerProfile("conv", "conv", 4, 8, kernel=(3, 3), stride=2, positions=16)
-    for layer in (conv, LayerProfile("dw", "conv", 8, 8, 8, (3, 3), positions=16), LayerProfile("fc", "linear", 8, 4)):
+    up = LayerProfile("up", "conv_transpose", 8, 4, kernel=(2, 2), stride=2, positions=16)
+    for layer in (
+        conv,
+        up,
+        LayerProfile("dw", "conv", 8, 8, 8, (3, 3), positions=16),
+        LayerProfile("fc", "linear", 8, 4),
+    ):
         assert layer_milliseconds(layer, integer) > 0
 
 

@@ -104,8 +104,6 @@ def test_no_value_changes_and_the_zeros_take_no_bytes(end):
     assert len(content) < len(write.written(Builder(graph))) + 400 * len(graph.operations)
     found = session.Session(content)
     scale = graph.grid(graph.output).scale
-    steps = (found.run(x) / scale).round().long() - emulate(graph, x, FloatRounding())
-    assert steps.abs().max() <= 1
-    assert (steps != 0).float().mean() < 0.02
+    assert torch.equal((found.run(x) / scale).round().long(), emulate(graph, x, FloatRounding()))
     weighted = sum(isinstance(operation, Conv | Linear) for operation in graph.operations)
     assert (found.integer, found.floating) == (weighted, ())

@@ -24,6 +24,7 @@ from lightning_compress.export.integer.graph import (
     Clip,
     Concat,
     Conv,
+    ConvTranspose,
     Graph,
     Grid,
     HardSwish,
@@ -37,8 +38,9 @@ from lightning_compress.export.integer.graph import (
     Sigmoid,
     Weighted,
 )
-from lightning_compress.export.integer.marked import no_form
+from lightning_compress.export.integer.marked import NoIntegerFormError, no_form
 from lightning_compress.export.integer.rounding.zero_point import zero_point
+from lightning_compress.surgery.row_layout import swapped
 
 LOWEST, HIGHEST, LARGEST = -128, 127, 127
 DECOMPOSED = "torch.ao.quantization.fx._decomposed"  # registers torch.ops.quantized_decomposed; torch imports it late
@@ -65,7 +67,16 @@ class GraphNetwork(nn.Module):
             bias = bias * (np.float32(self.graph.grid(operation.inputs[0]).scale) * operation.scale)
             self.register_buffer(f"scale{i}", torch.from_numpy(operation.scale.astype(np.float32)))
             self.register_buffer(f"zero{i}", torch.zeros(len(operation.scale), dtype=torch.int64))
-        self.register_buffer(f"weight{i}", torch.from_numpy(operation.weight.copy()))
+        weight = torch.from_numpy(operation.weight.copy())
+        if isinstance(operation, ConvTranspose):
+            if operation.scale is not None and (operation.groups > 1 or operation.dilation != (1, 1)):
+                raise NoIntegerFormError(
+                    f"export: transposed convolution {operation.module!r} has {operation.groups} groups and dilation "
+                    f"{operation.dilation}, and XNNPACK's integer kernels in ExecuTorch have one group and dilation 1; "
+                    f"use groups=1 and dilation=1"
+                )
+            weight = swapped(weight, operation.groups).contiguous()
+        self.register_buffer(f"weight{i}", weight)
         self.register_buffer(f"bias{i}", torch.from_numpy(bias.astype(np.float32)))
 
     @override
@@ -88,9 +99,10 @@ class GraphNetwork(nn.Module):
 
     def _weighted(self, i: int, operation: Weighted, x: Tensor) -> Tensor:
         weight, bias = self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")
+        axis = int(isinstance(operation, ConvTranspose))
         if operation.scale is not None:
             weight = torch.ops.quantized_decomposed.dequantize_per_channel.default(
-                weight, self.get_buffer(f"scale{i}"), self.get_buffer(f"zero{i}"), 0, -LARGEST, LARGEST, torch.int8
+                weight, self.get_buffer(f"scale{i}"), self.get_buffer(f"zero{i}"), axis, -LARGEST, LARGEST, torch.int8
             )
         return weighted(operation, x, weight, bias)
 
@@ -127,6 +139,14 @@ def weighted(operation: Weighted, x: Tensor, weight: Tensor, bias: Tensor) -> Te
 def _(operation: Conv, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     top, _, left, _ = operation.padding
     return F.conv2d(x, weight, bias, operation.stride, (top, left), operation.dilation, operation.groups)
+
+
+@weighted.register
+def _(operation: ConvTranspose, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv_transpose2d(
+        x, weight, bias, operation.stride, operation.padding, operation.output_padding, operation.groups,
+        operation.dilation,
+    )  # fmt: skip
 
 
 @weighted.register

@@ -22,10 +22,12 @@ from lightning_compress.quantization.quantizers.min_max_activation import MinMax
 from lightning_compress.surgery import transforms
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.measure import CONV, LINEAR, evaluating, forward
+from lightning_compress.surgery.measure import CONV, LINEAR, TRANSPOSED, evaluating, forward
+from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import network
 
 BITS = 8
+LAYERS = CONV + TRANSPOSED + LINEAR
 
 
 @final
@@ -66,7 +68,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
     net = clone(network(module)).cpu().eval()
     trained: dict[str, ActivationQuantizer] = {}
     for name, layer in net.named_modules():
-        if isinstance(layer, CONV + LINEAR):
+        if isinstance(layer, LAYERS):
             _quantize_weight(layer, weight_bits or bits)
             quantizer = transforms.input_transform(layer)
             if isinstance(quantizer, ActivationQuantizer) and quantizer.calibrated:
@@ -74,7 +76,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
     for layer in transforms.transformed(net).values():
         transforms.drop_input(layer)
         transforms.drop_output(layer)
-    layers = [name for name, layer in net.named_modules() if isinstance(layer, CONV + LINEAR)]
+    layers = [name for name, layer in net.named_modules() if isinstance(layer, LAYERS)]
     act_bits = {name: int(trained[name].bits) if name in trained else bits for name in layers}
     Tensors(bits).attach(act_bits, _Range, net, batches[0])
     with evaluating(net):
@@ -87,9 +89,10 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
 def _quantize_weight(layer: nn.Module, bits: int) -> None:
     if any(not isinstance(t, Mask) for t in transforms.weight_transforms(layer)):
         return
-    quantizer = MinMax(bits, (layer.weight.shape[0], *[1] * (layer.weight.dim() - 1)))
-    quantizer.initialize(layer.weight.detach())
-    transforms.attach_weight(layer, quantizer, first=True)
+    weight = weight_rows(layer).detach()
+    quantizer = MinMax(bits, (weight.shape[0], *[1] * (weight.dim() - 1)))
+    quantizer.initialize(weight)
+    attach_to_rows(layer, quantizer)
 
 
 def _replace(net: nn.Module, trained: dict[str, ActivationQuantizer]) -> None:

@@ -19,6 +19,7 @@ from lightning_compress.export.integer.graph import (
     Clip,
     Concat,
     Conv,
+    ConvTranspose,
     Graph,
     Grid,
     HardSwish,
@@ -34,6 +35,7 @@ from lightning_compress.export.integer.graph import (
 )
 from lightning_compress.export.integer.marked import no_form
 from lightning_compress.export.integer.rounding.rounding import Rounding
+from lightning_compress.surgery.row_layout import swapped
 
 Levels = Mapping[str, Tensor]
 
@@ -78,6 +80,16 @@ def _(operation: Conv, graph: Graph, found: Levels, rounding: Rounding) -> Tenso
     weight = torch.from_numpy(operation.weight.astype(np.float64))
     bias = torch.from_numpy(operation.bias.astype(np.float64))
     sums = F.conv2d(x, weight, bias, operation.stride, 0, operation.dilation, operation.groups)
+    return _rescaled(operation, sums, graph, rounding)
+
+
+@run.register
+def _(operation: ConvTranspose, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
+    weight = swapped(torch.from_numpy(operation.weight.astype(np.float64)), operation.groups)
+    sums = F.conv_transpose2d(
+        found[operation.inputs[0]].double(), weight, torch.from_numpy(operation.bias.astype(np.float64)),
+        operation.stride, operation.padding, operation.output_padding, operation.groups, operation.dilation,
+    )  # fmt: skip
     return _rescaled(operation, sums, graph, rounding)
 
 

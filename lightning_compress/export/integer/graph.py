@@ -123,6 +123,22 @@ class Conv(Weighted):
 
 
 @dataclass(frozen=True)
+class ConvTranspose(Weighted):
+    """Two-dimensional transposed convolution with a weight of shape ``(out, in / groups, rows, columns)``.
+
+    Attributes:
+        padding: rows cut off at top and bottom, columns cut off left and right.
+        output_padding: rows more at the bottom, columns more on the right.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    output_padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
 class Linear(Weighted):
     """Matrix product with a weight of shape ``(out, in)``."""
 

@@ -17,7 +17,8 @@ from lightning_compress.surgery import transforms
 from lightning_compress.surgery._torch import own_children
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.measure import CONV, LINEAR
+from lightning_compress.surgery.measure import CONV, LINEAR, TRANSPOSED
+from lightning_compress.surgery.row_layout import Swapped, weight_rows
 from lightning_compress.surgery.structure import network
 
 
@@ -37,7 +38,7 @@ class Levels:
     """A quantized weight.
 
     Attributes:
-        values: int16 levels, shape of the weight.
+        values: int16 levels, shape of the weight with the output channels first.
         scale: float64, ``(out,)``; may be negative or zero.
         bits: of a level.
     """
@@ -90,7 +91,7 @@ def marked(module: nn.Module) -> tuple[nn.Module, dict[str, Levels]]:
     levels: dict[str, Levels] = {}
     for name, layer in transforms.transformed(net).items():
         chain = transforms.weight_transforms(layer)
-        if isinstance(layer, CONV + LINEAR) and any(not isinstance(t, Mask) for t in chain):
+        if isinstance(layer, CONV + TRANSPOSED + LINEAR) and any(not isinstance(t, Mask) for t in chain):
             levels[name] = _levels(name, layer)
         transforms.bake_weight(layer)
         _mark(name, layer, transforms.INPUT, transforms.drop_input, transforms.attach_input)
@@ -122,8 +123,11 @@ def _mark(name: str, layer: nn.Module, slot: str, drop: Any, attach: Any) -> Non
 
 
 def _levels(name: str, layer: nn.Module) -> Levels:
-    """Return the levels of a layer's weight: those of half steps are doubled, and masked weights are 0."""
-    quantizers = [t for t in transforms.weight_transforms(layer) if not isinstance(t, Mask)]
+    """Return the levels of a layer's weight, output channels first.
+
+    Those of half steps are doubled, and masked weights are 0.
+    """
+    quantizers = [t for t in transforms.weight_transforms(layer) if not isinstance(t, Mask | Swapped)]
     if len(quantizers) != 1 or not isinstance(quantizers[0], WeightQuantizer):
         raise NoIntegerFormError(
             f"export: the weight of layer {name!r} goes through {[type(t).__name__ for t in quantizers]}, whose values "
@@ -132,11 +136,11 @@ def _levels(name: str, layer: nn.Module) -> Levels:
     quantizer = quantizers[0]
     codes, scale = quantizer.codes(transforms.weight_before(layer, quantizer))
     steps = 2 if float(quantizer.shift) else 1
-    values = (steps * (codes.double() + quantizer.zero.double())).round() * (layer.weight != 0)
+    values = (steps * (codes.double() + quantizer.zero.double())).round() * (weight_rows(layer) != 0)
     if float(values.abs().amax()) > 128:
         raise NoIntegerFormError(
             f"export: the weight of layer {name!r} has levels up to {int(values.abs().amax())} of half a step, and 8 "
             f"bits hold 127; use {type(quantizer).__name__} with 7 bits or fewer, or another quantizer"
         )
-    per_channel = scale.detach().double().flatten().expand(layer.weight.shape[0]) / steps
+    per_channel = scale.detach().double().flatten().expand(values.shape[0]) / steps
     return Levels(values.cpu().numpy().astype(np.int16), per_channel.cpu().numpy().copy(), int(quantizer.bits))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.export.integer.graph import UNBOUNDED, Bounds, Graph, Grid
+from lightning_compress.export.integer.graph import UNBOUNDED, Bounds, Graph
+from lightning_compress.export.integer.rounding.zero_point import unsigned_zero_point
 
 OPSET, IR_VERSION = 21, 10
 PAD_BYTES = 160  # of a node and its constant
-SIGNED_ZERO = 128  # all activations are uint8: kernels of sums take one type
 
 
 def onnx_package() -> Any:
@@ -27,11 +27,6 @@ def onnx_package() -> Any:
             'export: .onnx files need the package onnx; install it with pip install "lightning-compress[onnx]"'
         ) from error
     return onnx
-
-
-def zero_point(grid: Grid) -> int:
-    """Return the uint8 number that stands for level 0."""
-    return 0 if grid.low == 0 else SIGNED_ZERO
 
 
 class Builder:
@@ -58,15 +53,22 @@ class Builder:
             self.constants[name] = self.onnx.numpy_helper.from_array(np.array(value, order="C"), name)
         return name
 
-    def dequantized(self, name: str, levels: np.ndarray, scale: np.ndarray) -> str:
-        """Add a weight or bias as integers with a scale per output channel, and return its float name."""
+    def dequantized(self, name: str, levels: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
+        """Add a weight or bias as integers with a scale per output channel, and return its float name.
+
+        Args:
+            name: of the float values.
+            levels: int8 or int32.
+            scale: one per output channel.
+            axis: of ``levels`` along which the output channels lie.
+        """
         zeros = self.constant(f"{name}/zero", np.zeros(len(scale), levels.dtype))
         inputs = [
             self.padded(f"{name}/levels", levels),
             self.constant(f"{name}/scale", scale.astype(np.float32)),
             zeros,
         ]
-        return self.node("DequantizeLinear", inputs, name, axis=0)
+        return self.node("DequantizeLinear", inputs, name, axis=axis)
 
     def padded(self, name: str, levels: np.ndarray) -> str:
         """Add integers; zeros at the ends of the first two axes are left to a node that runs when a file is loaded."""
@@ -91,7 +93,7 @@ class Builder:
         if grid is None:
             self.node("Identity", [self.clipped(value, bounds)], tensor)
             return
-        zero = zero_point(grid)
+        zero = unsigned_zero_point(grid)  # all activations are uint8: kernels of sums take one type
         scale = self.constant(f"{tensor}/scale", np.float32(grid.scale))
         point = self.constant(f"{tensor}/zero", np.uint8(zero))
         stored = self.node("QuantizeLinear", [value, scale, point], f"{tensor}/stored")

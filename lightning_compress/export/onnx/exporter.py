@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -17,10 +18,10 @@ from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
 from lightning_compress.export.integer.emulate import emulate, to_values
-from lightning_compress.export.integer.graph import Graph
+from lightning_compress.export.integer.graph import ConvTranspose, Graph
 from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.floating import FloatRounding
-from lightning_compress.export.onnx.session import Session
+from lightning_compress.export.onnx.session import EXACT_SUMS, LARGEST_EXACT, Session
 from lightning_compress.export.onnx.write import onnx_bytes, torch_onnx_bytes
 from lightning_compress.export.whole_file import write_whole
 
@@ -64,11 +65,16 @@ class Onnx(Exporter):
         session, expected = Session(content), compared.outputs_of(found.reference, x)
         outputs = session.run(x)
         integer = found.graph is not None and found.graph.integer
-        if integer and session.floating:
-            raise CompressError(
-                f"export: {session.version} runs {len(session.floating)} layers in floating point that were to run in "
-                f"integers: {list(session.floating)}; this is a fault of the file, please report it"
-            )
+        notes = report.notes
+        if found.graph is not None and integer:
+            transposed = [op.output for op in found.graph.weighted if isinstance(op, ConvTranspose)]
+            left = [name for name in session.floating if name not in transposed]
+            if left:
+                raise CompressError(
+                    f"export: {session.version} runs {len(left)} layers in floating point that were to run in "
+                    f"integers: {left}; this is a fault of the file, please report it"
+                )
+            notes = (*notes, *_warnings(found.graph, session.version, transposed))
         floating = tuple(op.module for op in found.graph.weighted) if found.graph and not integer else session.floating
         off = _off(found.graph, x, outputs) if found.graph is not None and integer else None
         deployed = Deployed(
@@ -76,7 +82,20 @@ class Onnx(Exporter):
             floating, off, compared.slope(expected, outputs),
             session.milliseconds(x[:1]), found.graph.peak_bytes() if found.graph else None,
         )  # fmt: skip
-        return ExportReport(report.path, report.bytes, compared.parity(expected, outputs), report.notes, deployed)
+        return ExportReport(report.path, report.bytes, compared.parity(expected, outputs), notes, deployed)
+
+
+def _warnings(graph: Graph, runtime: str, transposed: list[str]) -> list[str]:
+    """Return what the user must know of the runtime, as sentences."""
+    found = []
+    if transposed:
+        found.append(f"{runtime} has no integer kernel for transposed convolutions: {transposed} run in floating point")
+    if any(np.abs(operation.weight.astype(np.int16)).max(initial=0) > LARGEST_EXACT for operation in graph.weighted):
+        found.append(
+            f"on x86 processors without VNNI set the session option {EXACT_SUMS[0]} to {EXACT_SUMS[1]}, as was done "
+            f"here: {runtime} adds products in 16 bits there otherwise, which saturate"
+        )
+    return found
 
 
 def _off(graph: Graph, x: Tensor, outputs: Tensor) -> float | None:

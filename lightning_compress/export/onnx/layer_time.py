@@ -9,7 +9,7 @@ import torch
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile
-from lightning_compress.export.integer.graph import Conv, Graph, Grid, Linear, Tensor, Weighted
+from lightning_compress.export.integer.graph import Conv, ConvTranspose, Graph, Grid, Linear, Tensor, Weighted
 from lightning_compress.export.onnx.session import Session
 from lightning_compress.export.onnx.widen import INPUTS, fast_channels
 from lightning_compress.export.onnx.write import onnx_bytes
@@ -24,19 +24,20 @@ def layer_milliseconds(layer: LayerProfile, integer: bool) -> float:
     In integers a convolution has the channels that it would have inside a network, see :func:`widened`.
 
     Args:
-        layer: a convolution of two dimensions, of which the image is taken to be square, or a linear layer.
+        layer: a convolution of two dimensions, also a transposed one, of which the image is taken to be square, or a
+            linear layer.
         integer: in 8-bit integers, else in float32.
 
     Raises:
         CompressError: it is another layer, or the runtime is not installed.
     """
-    kernel = layer.kernel if layer.kind == "conv" else ()
-    if layer.kind == "conv" and len(kernel) != 2:
+    kernel = layer.kernel
+    if kernel and len(kernel) != 2:
         raise CompressError(
             f"latency: layer {layer.name!r} is a convolution of {len(kernel)} dimensions, and two can be timed here; "
             f"give a table: compress/cost=latency_table"
         )
-    if integer and kernel and layer.groups == 1:
+    if integer and layer.kind == "conv" and layer.groups == 1:
         inputs = fast_channels(layer.in_channels) if layer.in_channels > INPUTS else INPUTS
         layer = replace(layer, in_channels=inputs, out_channels=fast_channels(layer.out_channels))
     grid = UNIT if integer else None
@@ -50,8 +51,13 @@ def layer_milliseconds(layer: LayerProfile, integer: bool) -> float:
         side = max(round(layer.positions**0.5), 1)
         stride = (layer.stride, layer.stride)
         sides = [(side - 1) * layer.stride + width for width in kernel]
-        made = Conv("layer", ("input",), "layer", weight, scale, bias, stride=stride, groups=layer.groups)
-        shapes: list[tuple[int, ...]] = [(layer.in_channels, *sides), (layer.out_channels, side, side)]
+        large, small = tuple(sides), (side, side)
+        shapes: list[tuple[int, ...]] = [(layer.in_channels, *large), (layer.out_channels, *small)]
+        if layer.kind == "conv":
+            made = Conv("layer", ("input",), "layer", weight, scale, bias, stride=stride, groups=layer.groups)
+        else:  # its positions are those of its input
+            made = ConvTranspose("layer", ("input",), "layer", weight, scale, bias, stride=stride, groups=layer.groups)
+            shapes = [(layer.in_channels, *small), (layer.out_channels, *large)]
         x = torch.rand(1, *shapes[0])
     else:
         made = Linear("layer", ("input",), "layer", weight, scale, bias)

@@ -13,6 +13,7 @@ from lightning_compress.export.integer.graph import (
     Clip,
     Concat,
     Conv,
+    ConvTranspose,
     HardSwish,
     Linear,
     MaxPool,
@@ -44,13 +45,14 @@ def _simple(operation: Operation, b: Builder, kind: str, **attributes: object) -
     return b.node(kind, [b.read(name) for name in operation.inputs], f"{operation.output}/float", **attributes)
 
 
-def _weights(operation: Weighted, b: Builder) -> list[str]:
-    name = operation.output
+def _weights(operation: Weighted, b: Builder, inputs_first: bool = False) -> list[str]:
+    name, axis = operation.output, int(inputs_first)
+    weight = operation.weight.swapaxes(0, axis)
     if operation.scale is None:
-        return [b.constant(f"{name}/weight", operation.weight), b.constant(f"{name}/bias", operation.bias)]
+        return [b.constant(f"{name}/weight", weight), b.constant(f"{name}/bias", operation.bias)]
     unit = np.float32(b.graph.grid(operation.inputs[0]).scale) * operation.scales
     return [
-        b.dequantized(f"{name}/weight", operation.weight, operation.scale),
+        b.dequantized(f"{name}/weight", weight, operation.scale, axis),
         b.dequantized(f"{name}/bias", operation.bias, unit),
     ]
 
@@ -68,6 +70,29 @@ def _(operation: Conv, b: Builder) -> str:
         strides=list(operation.stride), pads=_sides(operation.padding), dilations=list(operation.dilation),
         group=operation.groups,
     )  # fmt: skip
+
+
+@add.register
+def _(operation: ConvTranspose, b: Builder) -> str:
+    weight, bias = _weights(operation, b, inputs_first=operation.groups == 1)
+    if operation.groups > 1:
+        weight = _swapped(operation, weight, b)
+    return b.node(
+        "ConvTranspose", [b.read(operation.inputs[0]), weight, bias], f"{operation.output}/float",
+        kernel_shape=list(operation.weight.shape[2:]), strides=list(operation.stride), pads=[*operation.padding] * 2,
+        output_padding=list(operation.output_padding), dilations=list(operation.dilation), group=operation.groups,
+    )  # fmt: skip
+
+
+def _swapped(operation: ConvTranspose, weight: str, b: Builder) -> str:
+    """Add what puts the input channels of a grouped weight first: scales of all its channels lie along no axis then."""
+    name, groups = f"{operation.output}/weight", operation.groups
+    out, inner, *kernel = operation.weight.shape
+    by_group = b.constant(f"{name}/groups", np.array([groups, out // groups, inner, *kernel], np.int64))
+    split = b.node("Reshape", [weight, by_group], f"{name}/split")
+    turned = b.node("Transpose", [split], f"{name}/turned", perm=[0, 2, 1, 3, 4])
+    sizes = b.constant(f"{name}/sizes", np.array([groups * inner, out // groups, *kernel], np.int64))
+    return b.node("Reshape", [turned, sizes], f"{name}/swapped")
 
 
 @add.register

@@ -21,9 +21,9 @@ class QonnxBuilder(Builder):
     """A model in which a Quant node behind each tensor and weight rounds it to its grid."""
 
     @override
-    def dequantized(self, name: str, levels: np.ndarray, scale: np.ndarray) -> str:
+    def dequantized(self, name: str, levels: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
         """Add a weight as float values behind a Quant node, or a bias as float values; return its float name."""
-        per_channel = np.float32(scale).reshape(-1, *[1] * (levels.ndim - 1))
+        per_channel = np.float32(scale).reshape([-1 if i == axis else 1 for i in range(levels.ndim)])
         values = self.constant(f"{name}/values", np.float32(levels) * per_channel)
         if levels.dtype != np.int8:
             return values

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_compress.export.integer.graph import Graph, Grid, Tensor
+from lightning_compress.export.integer.graph import ConvTranspose, Graph, Grid, Tensor
 from lightning_compress.export.integer.rounding.zero_point import zero_point
 from lightning_compress.export.tflite.flatbuffer import buffer_of, schema, to_bytes
 
 SCHEMA_VERSION = 3
+ANY = -1  # as the schema writes a free batch
 
 
 class Builder:
@@ -21,6 +22,7 @@ class Builder:
         index: tensor of the graph -> its number in the file.
         flattened: tensor of the graph that was a map -> (channels, height, width) of that map.
         int4: whether weights of 4 or fewer bits are stored two a byte.
+        batch: samples that the file takes at a time; one, where an operator holds the shape of its output.
     """
 
     def __init__(self, graph: Graph, int4: bool) -> None:
@@ -31,6 +33,7 @@ class Builder:
         self.tensors: list[Any] = []
         self.buffers: list[Any] = [buffer_of(None)]
         self.operators: list[Any] = []
+        self.batch = 1 if any(isinstance(op, ConvTranspose) for op in graph.operations) else ANY
         self.codes: dict[tuple[int, int], int] = {}
         self.activation(graph.input)
 
@@ -45,7 +48,7 @@ class Builder:
         s = self.s
         shape = nhwc(tensor.shape) if shape is None else shape
         kind = s.TensorType.FLOAT32 if tensor.grid is None else s.TensorType.INT8
-        return self._add((1, *shape), kind, name, self._quantization(tensor.grid), None, (-1, *shape))
+        return self._add((1, *shape), kind, name, self._quantization(tensor.grid), None, (self.batch, *shape))
 
     def constant(self, name: str, data: np.ndarray, scale: Any = None, dim: int = 0, int4: bool = False) -> int:
         """Add constant data, with its scales where it is on grids without zero points."""

@@ -55,11 +55,14 @@ class LiteRT:
         self.version = f"LiteRT {metadata.version('ai-edge-litert')}"
         self.interpreter = Interpreter(model_content=content, num_threads=1)
         self.interpreter.allocate_tensors()
-        self.input = self.interpreter.get_input_details()[0]["index"]
+        given = self.interpreter.get_input_details()[0]
+        self.input, self.one_by_one = given["index"], int(given["shape_signature"][0]) == 1
         self.output = self.interpreter.get_output_details()[0]["index"]
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """Return the output for a batch as the file stores it."""
+        """Return the output for a batch as the file stores it; where it takes one sample at a time, one by one."""
+        if self.one_by_one and len(x) > 1:
+            return np.concatenate([self.run(sample[None]) for sample in x])
         self.interpreter.resize_tensor_input(self.input, x.shape)
         self.interpreter.allocate_tensors()
         self.interpreter.set_tensor(self.input, x)

@@ -19,7 +19,7 @@ from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
 from lightning_compress.export.integer.emulate import emulate, to_levels, to_values
-from lightning_compress.export.integer.graph import Graph
+from lightning_compress.export.integer.graph import ConvTranspose, Graph
 from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.double import DoubleRounding
 from lightning_compress.export.integer.rounding.litert import LiteRTRounding
@@ -29,7 +29,7 @@ from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_s
 from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.export.whole_file import write_whole
 
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class TFLite(Exporter):
         nibbles = self.int4 and any(operation.bits <= INT4_BITS for operation in graph.weighted)
         if nibbles:
             notes.append("weights of 4 bits run in TFLite's own kernels, not in XNNPACK: slower than int8 on phones")
+        if any(isinstance(operation, ConvTranspose) for operation in graph.operations):
+            notes.append("the file takes one sample at a time: TRANSPOSE_CONV holds the shape of its output")
         if graph.integer:
             grid = graph.grid(graph.input)
             notes.append(f"input: int8 round(x / {grid.scale:.9g}) {'- 128' if grid.low == 0 else '+ 0'}, NHWC")

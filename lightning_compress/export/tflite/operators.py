@@ -15,6 +15,7 @@ from lightning_compress.export.integer.graph import (
     Clip,
     Concat,
     Conv,
+    ConvTranspose,
     HardSwish,
     Linear,
     MaxPool,
@@ -28,9 +29,10 @@ from lightning_compress.export.integer.graph import (
 )
 from lightning_compress.export.integer.marked import NoIntegerFormError, no_form
 from lightning_compress.export.tflite.builder import Builder, nhwc
-from lightning_compress.export.tflite.padding import Four, placed
+from lightning_compress.export.tflite.padding import Four, cropped, placed
 
 LEAST_INT8 = -128
+WITH_ACTIVATION = 4  # version of the operator that has a bias and an activation function
 CLIPS: dict[Bounds, str] = {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}
 
 
@@ -72,7 +74,8 @@ def _weight(operation: Weighted, b: Builder, weight: np.ndarray, dim: int) -> tu
     if scale is None:
         return [b.constant(f"{name}/weight", weight), b.constant(f"{name}/bias", operation.bias)], False
     int4 = b.int4 and operation.bits <= INT4_BITS and int(np.abs(weight).max(initial=0)) < 8
-    if isinstance(operation, Linear):  # TFLite-Micro has no kernel for 4 bits with a scale per channel there
+    int4 = int4 and not isinstance(operation, ConvTranspose)  # TFLite-Micro has no kernel for 4 bits there
+    if isinstance(operation, Linear):  # nor one for 4 bits with a scale per channel here
         scale = scale[:1] if (scale == scale[0]).all() else scale
         int4 = int4 and len(scale) == 1
     unit = np.float32(b.graph.grid(operation.inputs[0]).scale) * scale
@@ -98,6 +101,38 @@ def _(operation: Conv, b: Builder) -> None:
     code, version = ("DEPTHWISE_CONV_2D", 6 if int4 else 3) if operation.depthwise else ("CONV_2D", 7 if int4 else 3)
     version = _version(b, operation, version, 2 if operation.depthwise else 1)
     b.operator(code, version, [source, *constants], b.activation(operation.output), options)
+
+
+@add.register
+def _(operation: ConvTranspose, b: Builder) -> None:
+    s, shape = b.s, b.graph.tensors[operation.output].shape
+    rows, columns = operation.weight.shape[2:]
+    kind, zeros = cropped((rows, columns), operation.stride, operation.padding, operation.output_padding)
+    _check_transposed(operation, kind)
+    weight = np.pad(operation.weight, ((0, 0), (0, 0), *zeros)).transpose(0, 2, 3, 1)
+    constants, _ = _weight(operation, b, weight, 0)
+    options = s.TransposeConvOptionsT()
+    options.padding = getattr(s.Padding, kind)
+    options.strideH, options.strideW = operation.stride
+    options.fusedActivationFunction = _activation(b, operation.bounds)
+    sizes = b.constant(f"{operation.output}/shape", np.array([1, *nhwc(shape)], np.int32))
+    inputs = [sizes, constants[0], b.activation(operation.inputs[0]), constants[1]]
+    b.operator("TRANSPOSE_CONV", WITH_ACTIVATION, inputs, b.activation(operation.output), options)
+
+
+def _check_transposed(operation: ConvTranspose, kind: str) -> None:
+    """Raise a sentence for a transposed convolution that TFLite has no operator for."""
+    place = f"export: transposed convolution {operation.module!r}"
+    if operation.groups != 1:
+        raise NoIntegerFormError(f"{place} has {operation.groups} groups, and .tflite files hold one; use groups=1")
+    if operation.dilation != (1, 1):
+        raise NoIntegerFormError(f"{place} has dilation {operation.dilation}, and .tflite files hold 1; use dilation=1")
+    if not kind:
+        raise NoIntegerFormError(
+            f"{place} of kernel {operation.weight.shape[2:]} with stride {operation.stride}, padding "
+            f"{operation.padding} and output_padding {operation.output_padding} has no form in .tflite files: they ask "
+            f"for padding 0, or 0 < kernel - 2 padding + output_padding <= stride; choose another padding"
+        )
 
 
 @add.register

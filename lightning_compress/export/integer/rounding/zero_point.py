@@ -1,4 +1,4 @@
-"""Integer means as TFLite's kernels compute them: on stored numbers, whose zero point moves the ties."""
+"""Stored numbers and their zero points, which move ties; integer means as TFLite's kernels compute them on those."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from lightning_compress.export.integer.graph import Grid
 def zero_point(grid: Grid) -> int:
     """Return the int8 number that stands for level 0: -128 for grids that start at zero, else 0."""
     return -128 if grid.low == 0 else 0
+
+
+def unsigned_zero_point(grid: Grid) -> int:
+    """Return the uint8 number that stands for level 0: 0 for grids that start at zero, else 128."""
+    return 0 if grid.low == 0 else 128
 
 
 def half_away(sums: Tensor, count: int, grid: Grid) -> Tensor:
