@@ -129,7 +129,6 @@ def uneven(x):
 @pytest.mark.parametrize(("net", "whole"), [
     (Tied(), {"b", "c", "d"}),
     (Halves(lambda x: x[:, :8].relu(), 8), {"a", "c"}),
-    (Halves(lambda x: nn.functional.pixel_shuffle(x, 2), 4), {"a", "c"}),
     (Halves(lambda x: x.softmax(1), 16), {"a", "c"}), (Halves(lambda x: x.view(2, 8, 2, 8, 8).amax(2), 8), {"a", "c"}),
     (around(nn.GroupNorm(2, 8, affine=False)), {"0", "3"}),
     (around(nn.LayerNorm((8, 6, 6))), {"0", "3"}), (around(nn.LayerNorm(6, elementwise_affine=False)), {"0", "3"}),
@@ -146,13 +145,18 @@ def test_channels_of_two_halves_that_meet_go_together():
     assert next(m for m in graph.groups["a"].members if m.layer == "a").index[3].tolist() == [3, 11]
 
 
+def test_channels_of_one_image_go_together():
+    graph = check_removal(Halves(lambda x: nn.functional.pixel_shuffle(x, 2), 4), IMAGES)
+    assert {name: group.units for name, group in graph.groups.items()} == {"a": 4}
+
+
 def test_both_ways_of_a_split_are_followed():
     graph = trace_channels(net := Halves(uneven, 16), measure.measure(net, IMAGES), IMAGES)
     assert set(graph.kept_whole) | set(graph.groups) == {"a", "c"}
 
 
 class Shuffled(nn.Module):
-    """A channel shuffle by views, which torch-pruning takes for one that keeps the order."""
+    """A channel shuffle by views with a size of its own, which torch-pruning takes for one that keeps the order."""
 
     def __init__(self, bias: bool, last: nn.Module):
         super().__init__()
@@ -170,10 +174,10 @@ class Shuffled(nn.Module):
     (Shuffled(True, nn.Softmax(1)), 1000 * IMAGES),  # one class gets all, whatever is removed
     (Shuffled(False, nn.Identity()), torch.zeros(2, 3, 8, 8)),  # every layer gives zeros, whatever is removed
 ], ids=["plain", "behind a saturated softmax", "zeros without biases"])  # fmt: skip
-def test_a_shuffle_is_found_out(net, example):
+def test_a_shuffle_is_followed(net, example):
     graph = trace_channels(net, measure.measure(net, example), example)
-    assert set(graph.groups) == {"b"}
-    assert "not the same as masking" in graph.kept_whole["a"]
+    assert {name: group.units for name, group in graph.groups.items()} == {"a": 4, "b": 8}
+    assert next(m for m in graph.groups["a"].members if m.layer == "a").index[3].tolist() == [3, 7]
 
 
 def test_tracing_moves_no_random_numbers():

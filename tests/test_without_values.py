@@ -59,7 +59,7 @@ def test_only_a_network_that_looks_at_values_is_traced_with_them(monkeypatch):
     for at in ("", "values"):
         net = Looks(at)
         trace_channels(net, measure.measure(net, IMAGES), IMAGES)
-    assert devices == ["meta", "cpu"]
+    assert list(dict.fromkeys(devices)) == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize("layer", [*NORMS, nn.Hardswish()], ids=repr)

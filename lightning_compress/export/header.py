@@ -35,6 +35,7 @@ class Description:
         coder: kind of the coder of quantized weights.
         replaced: layer of the dense network -> spec of what stands in its place.
         quantizers: of activations, which are shared or are at no layer's input (shared_quantizers.py).
+        numbers: attribute of a module that counts channels -> its value (split_numbers.py).
     """
 
     profile: Profile
@@ -44,6 +45,7 @@ class Description:
     coder: str = USUAL_CODER
     replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quantizers: Sequence[Mapping[str, Any]] = ()
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
@@ -61,6 +63,7 @@ class Description:
             **({} if self.coder == USUAL_CODER else {"coder": self.coder}),
             **({"replaced": _spec_columns(self.replaced)} if self.replaced else {}),
             **({"quantizers": list(self.quantizers)} if self.quantizers else {}),
+            **({"numbers": dict(self.numbers)} if self.numbers else {}),
         }
 
     @classmethod
@@ -71,7 +74,7 @@ class Description:
             ValueError: the data, which may be hostile, breaks a rule; and whatever else a wrong type leads to.
         """
         needed = ("names", "layers", "applied", "weights", "formats", "kinds", "inputs")
-        untrusted.check_keys("the description", data, needed, ("coder", "replaced", "quantizers"))
+        untrusted.check_keys("the description", data, needed, ("coder", "replaced", "quantizers", "numbers"))
         names, kinds, formats = data["names"], data["kinds"], data["formats"]
         untrusted.check_names(names)
         profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
@@ -86,6 +89,7 @@ class Description:
             data.get("coder", USUAL_CODER),
             _specs(data.get("replaced", {})),
             data.get("quantizers", ()),
+            data.get("numbers", {}),
         )
 
 

@@ -21,6 +21,7 @@ from lightning_compress.surgery.lightning_module import is_lightning_module
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.row_layout import attach_to_rows, swapped
+from lightning_compress.surgery.split_numbers import set_numbers
 from lightning_compress.surgery.structure import Structure, network, structure_of, write_structure
 from lightning_compress.surgery.tied_weights import tie, untie
 
@@ -94,6 +95,7 @@ def receive(
     }
     layers, kept = StoredLayers(tensors["codes"], tensors["floats"], described.coder), described.profile.folded()
     fitting.resize_to(net, described.profile)
+    set_numbers(net, described.numbers)
     for name, value in tables.items():
         net.get_buffer(name).copy_(value)
     tied = untie(net, {f"{layer.name}.weight" for layer in kept.quantizable} | {layer.name for layer in kept})

@@ -33,6 +33,7 @@ from lightning_compress.surgery import measure, replacement, transforms
 from lightning_compress.surgery.mask import mask_of, measured
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.row_layout import weight_rows
+from lightning_compress.surgery.split_numbers import numbers_of
 from lightning_compress.surgery.structure import Structure, network, structure_of
 
 FIXED_WIDTH = FixedWidth()
@@ -85,7 +86,9 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "buffer"},
     }
     shared = shared_quantizers.describe(net, profile.folded())
-    described = Description(profile, record.applied, weights, inputs, coder.kind, replacement.describe(net), shared)
+    described = Description(
+        profile, record.applied, weights, inputs, coder.kind, replacement.describe(net), shared, numbers_of(net)
+    )
     if example_input is not None:
         check_outputs(net, example_input, Path(path), tensors, described)
     container.write(Path(path), tensors, described.to_dict())

@@ -22,6 +22,7 @@ from lightning_compress.surgery import replacement, resize, transform_specs, tra
 from lightning_compress.surgery.calibration import drop_calibration
 from lightning_compress.surgery.copies import keep_copyable
 from lightning_compress.surgery.lightning_module import is_lightning_module
+from lightning_compress.surgery.split_numbers import numbers_of, set_numbers
 
 KEY = "lightning_compress"
 FORMAT = 3
@@ -141,6 +142,7 @@ def save_structure(net: nn.Module, checkpoint: dict[str, Any]) -> None:
             "asked": {name: plan.to_dict() for name, plan in record.asked.items()},
             "replaced": replacement.describe(net),
             "transforms": transform_specs.describe(net),
+            "numbers": numbers_of(net),
         }
         if any(plan.layers for plan in record.applied.values()):
             _add_notice(checkpoint)
@@ -216,6 +218,8 @@ def load_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     replacement.rebuild(net, saved["replaced"])
     profile = Profile.from_dict(saved["profile"])
     resize.resize(net, shapes, profile.conv_groups)
+    if present is None:
+        set_numbers(net, saved.get("numbers", {}))
     drop_calibration(net)
     transform_specs.rebuild(net, saved["transforms"])
     write_structure(net, Structure(profile, applied, asked))

@@ -9,7 +9,7 @@ its groups is a single channel, as in depthwise convolutions, a unit is a whole 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -23,6 +23,7 @@ from lightning_compress.surgery import resize
 from lightning_compress.surgery._torch import ConvBase, own_buffers, own_parameters
 from lightning_compress.surgery.attention import attentions, refresh_heads
 from lightning_compress.surgery.replacement import replace_modules
+from lightning_compress.surgery.split_numbers import set_numbers
 from lightning_compress.surgery.thin_attention import WEIGHT, ThinAttention, can_be_thin
 
 OUT, IN = "out", "in"
@@ -53,6 +54,19 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Number:
+    """An attribute that counts channels of a group.
+
+    Attributes:
+        name: of its module and itself, joined by a dot.
+        each: how much less it is for each unit that is removed.
+    """
+
+    name: str
+    each: int
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that can only be removed together.
 
@@ -60,6 +74,7 @@ class ChannelGroup:
         name: the root: the first layer, as they run, whose output channels these are.
         units: how many can be removed one by one.
         members: all tensors that they reach.
+        numbers: that the code splits them by.
         knob: what a plan calls the ratio of units kept.
     """
 
@@ -67,6 +82,7 @@ class ChannelGroup:
     units: int
     members: tuple[Member, ...]
     knob: str = CHANNELS
+    numbers: tuple[Number, ...] = ()
 
     @property
     def producers(self) -> list[Member]:
@@ -94,6 +110,10 @@ class ChannelGraph:
     def root(self, layer: str) -> str | None:
         """Return the root of the group that owns the layer's output channels, if one does."""
         return next((g.name for g in self.groups.values() if any(m.layer == layer for m in g.producers)), None)
+
+    def halved(self, profile: Profile) -> Profile:
+        """Return the profile after each group is reduced to half of its units."""
+        return self.shrink(profile, {name: max(1, group.units // 2) for name, group in self.groups.items()})
 
     def shrink(self, profile: Profile, kept: Mapping[str, int]) -> Profile:
         """Return the profile after each group is reduced to ``kept`` units; groups not named stay whole."""
@@ -206,6 +226,16 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
                 parent, _, key = layer.rpartition(".")
                 remove_parameter(modules[parent], key, dims[layer, side], lost)
     refresh_heads(net, heads, widths)
+    set_numbers(net, dict(_numbers(net, graph, keep)))
+
+
+def _numbers(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
+    """Yield the values of attributes that count channels, after the removal."""
+    for name, kept in keep.items():
+        group = graph.groups[name]
+        for number in group.numbers:
+            owner, _, key = number.name.rpartition(".")
+            yield number.name, getattr(net.get_submodule(owner), key) - (group.units - len(kept)) * number.each
 
 
 def _make_thin(net: nn.Module, names: Collection[str]) -> None:

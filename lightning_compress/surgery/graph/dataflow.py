@@ -160,7 +160,7 @@ class _Recorder(TorchFunctionMode):
             module = self.running[-1][0] if self.running else ""
             writes = tuple(self.number(leaf, fresh=True) for leaf in made)
             shapes = tuple(tuple(leaf.shape) for leaf in made)
-            self.flow.operations.append(Operation(_plain(func.__name__), numbers, writes, module, shapes))
+            self.flow.operations.append(Operation(plain_name(func.__name__), numbers, writes, module, shapes))
         return result
 
     def before(self, name: str) -> Any:
@@ -176,7 +176,11 @@ class _Recorder(TorchFunctionMode):
         self.flow.calls.append(Call(name, reads, writes, first, len(self.flow.operations)))
 
 
-def _plain(name: str) -> str:
-    """Return the name of a function whatever its form: ``add`` for ``add_``, ``__iadd__`` and ``__radd__``."""
+def plain_name(name: str) -> str:
+    """Return the name of a function whatever its form: ``add`` for ``add_``, ``__iadd__`` and ``__radd__``.
+
+    Args:
+        name: as torch has it.
+    """
     name = name.strip("_")
     return name[1:] if name in ("iadd", "radd", "imul", "rmul") else name

@@ -107,7 +107,7 @@ def _merged(
     inside |= {(p.name, OUT): p.out_channels // p.groups for p in grouped}
     leaving = {key: width for key, width in inside.items() if key[0] in whole}
     weighted = {layer.name for layer in profile.weighted} if modes else set()
-    widths = [int(part[0].roots[-1]) + 1 for part in sets]
+    widths = [max(int(side.roots[-1]) + 1 for side in part if len(side.roots)) for part in sets]
     starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
     couplings = [*_blocks(sets, inside, norm_groups, whole), *_met(sets), *_outputs(sets, weighted)]
     component = _components(couplings, starts)

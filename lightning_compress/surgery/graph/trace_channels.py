@@ -6,8 +6,9 @@ sub-modules there may be channels that can still be removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGrap
 from lightning_compress.surgery.graph.dependencies import Dependencies, Reached, StrayError
 from lightning_compress.surgery.graph.followed_attention import Projection, make_followable
 from lightning_compress.surgery.graph.heads import head_groups
+from lightning_compress.surgery.graph.labelled_sets import Split, labelled_sets, with_numbers
 from lightning_compress.surgery.graph.merge_sets import Side, merge_sets
 from lightning_compress.surgery.graph.reasons import OUTPUT, idle, unfollowed
 from lightning_compress.surgery.graph.token_mixing import Mixing, set_mixing_aside
@@ -30,6 +32,10 @@ from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorde
 from lightning_compress.surgery.thin_attention import WEIGHT
 from lightning_compress.surgery.transforms import bake, transformed
 from lightning_compress.surgery.without_values import without_values
+
+SINGLE = "it has only one channel to remove"
+TOKENS = "tokens, which other layers mix"
+SETTLED = frozenset((OUTPUT, SINGLE, f"its channels are {TOKENS}"))  # of which another way would tell nothing new
 
 
 def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
@@ -45,39 +51,109 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     """
     if not profile.weighted:
         return ChannelGraph({}, {})
-    failures: set[str] = set()  # parts that torch-pruning cannot trace
     net = bake(sharing(net)) if transformed(net) else net
     shapes, modes = _recorded(net, profile, example)
-    checks = _checks(modes)
-    # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
-    traces = [
-        list(_all_sets(_followable(shapes), measure.beside(shapes, example), failures, check.mode))
-        for check in checks
-        if check.other_layers
-    ]
-    sets = [part for found in traces for part in found]
-    if not sets:
-        raise CompressError(
-            f"pruning: the channels of {type(net).__name__} cannot be followed through its forward pass, nor through "
-            f"any part of it; leave ChannelPruning out for this network"
-        )
-    reasons: dict[str, str] = {}
-    heads = head_groups(net, profile)
-    inside = {member.layer for group in heads for member in group.producers}
-    sets = [part for part in sets if part[0].layer not in inside]  # which torch-pruning cannot follow by heads
-    groups = heads + [
-        group
-        for parts in merge_sets(sets, profile, len(traces) > 1, _norm_groups(net))
-        if (group := _group(parts, profile, reasons, not failures)) is not None
-    ]
-    kept, wrong = verified(net, shapes, groups, example, checks)
-    reasons |= wrong
-    covered = {member.layer for group in kept for member in group.producers}
-    weighted = [layer for layer in profile.weighted if layer.name not in covered]
-    reasons |= idle(modes, [layer.name for layer in weighted if not layer.positions and layer.name not in reasons])
-    for layer in weighted:
-        reasons.setdefault(layer.name, _why(layer.name, failures))
-    return ChannelGraph({g.name: g for g in kept}, {layer.name: reasons[layer.name] for layer in weighted})
+    traced = _Traced(net, shapes, modes, profile, example)
+    graph = traced.by_dependencies()
+    if graph is not None and all(r in SETTLED or not profile[n].positions for n, r in graph.kept_whole.items()):
+        return graph
+    return traced.by_labels(graph)
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A network whose channels are followed, in one way or two.
+
+    Attributes:
+        net: dense, with plain weights.
+        shapes: a copy, without values where it runs so.
+        modes: what it does in each mode.
+        profile: of it.
+        example: one input batch.
+    """
+
+    net: nn.Module
+    shapes: nn.Module
+    modes: Mapping[Mode, Recorded]
+    profile: Profile
+    example: Any
+
+    def by_dependencies(self) -> ChannelGraph | None:
+        """Return the groups that torch-pruning's graph tells; None where it can trace no part of the network."""
+        failures: set[str] = set()  # parts that it cannot trace
+        # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
+        traces = [
+            list(_all_sets(_followable(self.shapes), self._beside, failures, check.mode))
+            for check in self._checks
+            if check.other_layers
+        ]
+        return self._graph(traces, [], failures, self.profile.macs) if any(traces) else None
+
+    def by_labels(self, graph: ChannelGraph | None) -> ChannelGraph:
+        """Return the groups that numbers of channels tell, where more can be removed so.
+
+        Args:
+            graph: what was found before; None if nothing was.
+
+        Raises:
+            CompressError: there is none, and the network cannot be followed so either.
+        """
+        traces: list[tuple[list[list[Side]], list[Split]]] = []
+        with suppress(Exception):  # whatever the forward pass raises
+            traces = [labelled_sets(_followable(self.shapes), self._beside, check.mode, _sides)
+                      for check in self._checks if check.other_layers]  # fmt: skip
+        splits = [split for _, found_splits in traces for split in found_splits]
+        most = self.profile.macs if graph is None else graph.halved(self.profile).macs - 1
+        found = self._graph([sets for sets, _ in traces], splits, set(), most) if traces else None
+        if found is None and graph is None:
+            raise CompressError(
+                f"pruning: the channels of {type(self.net).__name__} cannot be followed through its forward pass, nor "
+                f"through any part of it; leave ChannelPruning out for this network"
+            )
+        graphs = [each for each in (graph, found) if each is not None]
+        return min(graphs, key=lambda each: each.halved(self.profile).macs)
+
+    @property
+    def _beside(self) -> Any:
+        return measure.beside(self.shapes, self.example)
+
+    @property
+    def _checks(self) -> list[Check]:
+        return _checks(self.modes)
+
+    def _graph(
+        self, traces: list[list[list[Side]]], splits: Sequence[Split], failures: Set[str], most: int
+    ) -> ChannelGraph | None:
+        """Return the groups of some sets that are right, and why the other layers are kept whole.
+
+        Args:
+            traces: for each mode, for each root or family its sides.
+            splits: by numbers in the code.
+            failures: parts that were not traced.
+            most: MACs with half of all units; None is returned where more would be left.
+        """
+        sets = [part for found in traces for part in found]
+        reasons: dict[str, str] = {}
+        heads = head_groups(self.net, self.profile)
+        inside = {member.layer for group in heads for member in group.producers}
+        sets = [part for part in sets if part[0].layer not in inside]  # which cannot be followed by heads
+        groups = heads + [
+            with_numbers(group, splits, self.net)
+            for parts in merge_sets(sets, self.profile, len(traces) > 1, _norm_groups(self.net))
+            if (group := _group(parts, self.profile, reasons, not failures)) is not None
+        ]
+        groups = list({group.name: group for group in reversed(groups)}.values())[::-1]
+        if ChannelGraph({g.name: g for g in groups}, {}).halved(self.profile).macs > most:
+            return None
+        kept, wrong = verified(self.net, self.shapes, groups, self.example, self._checks)
+        reasons |= wrong
+        covered = {member.layer for group in kept for member in group.producers}
+        weighted = [layer for layer in self.profile.weighted if layer.name not in covered]
+        unused = [layer.name for layer in weighted if not layer.positions and layer.name not in reasons]
+        reasons |= idle(self.modes, unused)
+        for layer in weighted:
+            reasons.setdefault(layer.name, _why(layer.name, failures))
+        return ChannelGraph({g.name: g for g in kept}, {layer.name: reasons[layer.name] for layer in weighted})
 
 
 def _recorded(net: nn.Module, profile: Profile, example: Any) -> tuple[nn.Module, dict[Mode, Recorded]]:
@@ -121,7 +197,7 @@ def _all_sets(net: nn.Module, example: Any, failures: set[str], mode: Mode) -> I
     """Return sides for each root; what mixes tokens is followed around, and then inside."""
     for name, mixing in set_mixing_aside(net, example, mode).items():
         nothing = np.arange(0)
-        ends = Side("", "tokens, which other layers mix", nothing, nothing)
+        ends = Side("", TOKENS, nothing, nothing)
         if isinstance(mixing.inside[0], measure.LINEAR):
             tokens = np.arange(mixing.inside[0].out_features)
             yield [Side(name, OUT, tokens, tokens), ends]
@@ -249,7 +325,7 @@ def _group(members: list[Member], profile: Profile, reasons: dict[str, str], who
     elif all(m.side != IN or m.layer in producers for m in members):
         reason = OUTPUT if whole else f"{OUTPUT}, or of a part of it beyond which they cannot be followed"
     elif members[0].index.shape[0] < 2:
-        reason = "it has only one channel to remove"
+        reason = SINGLE
     else:
         root = min(producers, key=known.__getitem__)
         return ChannelGroup(root, members[0].index.shape[0], tuple(members))

@@ -1,0 +1,182 @@
+"""Channels are followed through splits, shuffles and attention over branches, which a graph of layers does not tell."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_graph import check_removal, random_statistics
+from torch import nn
+
+import lightning_compress as lc
+from lightning_compress.core.errors import CompressError
+from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.modes import training
+from lightning_compress.surgery.split_numbers import numbers_of, set_numbers
+from lightning_compress.surgery.structure import load_structure, save_structure
+
+IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class SplitAttention(nn.Module):
+    """``radix`` splits of one grouped convolution, weighed by a softmax over them for each channel (ResNeSt)."""
+
+    def __init__(self, radix: int, width: int) -> None:
+        super().__init__()
+        self.radix = radix
+        self.stem, self.norm = nn.Conv2d(3, 2 * radix, 1), nn.BatchNorm2d(radix * width)
+        self.conv = nn.Conv2d(2 * radix, radix * width, 3, padding=1, groups=radix)
+        self.down, self.up, self.head = nn.Conv2d(width, 4, 1), nn.Conv2d(4, radix * width, 1), nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        x = self.norm(self.conv(self.stem(x))).relu()
+        batch, channels = x.shape[:2]
+        x = x.reshape(batch, self.radix, channels // self.radix, *x.shape[2:])
+        weights = self.up(self.down(x.sum(1).mean((2, 3), keepdim=True)).relu())
+        weights = weights.view(batch, 1, self.radix, -1).transpose(1, 2).softmax(1).reshape(batch, -1)
+        return self.head((x * weights.view(batch, self.radix, channels // self.radix, 1, 1)).sum(1))
+
+
+class SelectiveKernels(nn.Module):
+    """Branches of several kernels, each of which reads a part of the input; their sizes are numbers in the code."""
+
+    def __init__(self, paths: int, width: int, by_part: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, paths * width, 1)
+        if by_part:
+            self.width = width
+        else:
+            self.in_channels = paths * width
+        self.paths = nn.ModuleList(nn.Conv2d(width, 6, 1 + 2 * i, padding=i) for i in range(paths))
+        self.down, self.select, self.head = nn.Linear(6, 3), nn.Linear(3, 6 * paths), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        size = self.width if hasattr(self, "width") else self.in_channels // len(self.paths)
+        parts = torch.split(self.stem(x).relu(), size, 1)
+        x = torch.stack([path(part) for path, part in zip(self.paths, parts, strict=True)], 1)
+        weights = self.select(self.down(x.sum(1).mean((2, 3))).relu())
+        weights = weights.view(len(x), len(self.paths), -1, 1, 1).softmax(1)
+        return self.head((x * weights).sum(1))
+
+
+class Shuffled(nn.Module):
+    """Half of the channels go through a branch, and a shuffle mixes both halves (ShuffleNet V2)."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.stem, self.branch = nn.Conv2d(3, 2 * width, 1), nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Conv2d(2 * width, 2, 1)
+
+    def forward(self, x):
+        kept, other = self.stem(x).relu().chunk(2, 1)
+        x = torch.cat([kept, self.branch(other)], 1)
+        batch, channels, height, width = x.size()
+        x = x.view(batch, self.groups, channels // self.groups, height, width).transpose(1, 2).contiguous()
+        return self.head(x.view(batch, channels, height, width))
+
+
+class Hierarchical(nn.Module):
+    """Parts of one convolution, each of which is added to the output of the one before (Res2Net)."""
+
+    def __init__(self, parts: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.stem, self.head = nn.Conv2d(3, parts * width, 1), nn.Conv2d(parts * width, 2, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(parts - 1))
+
+    def forward(self, x):
+        parts = torch.split(self.stem(x).relu(), self.width, 1)
+        made = [parts[0]]
+        for conv, part in zip(self.convs, parts[1:], strict=True):
+            made.append(conv(part + made[-1]).relu())
+        return self.head(torch.cat(made, 1))
+
+
+class Positions(nn.Module):
+    """Tokens with a class token, embedded positions and a scale for each channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, width, 3, stride=3), nn.Linear(width, 2)
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 5, width))
+        self.scale, self.inner = nn.Parameter(torch.rand(width)), nn.Linear(width, width)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        return self.head((x + self.scale * self.inner(x).relu()).mean(1))
+
+
+def check(net: nn.Module, units: dict[str, int]) -> None:
+    """Prune: removing equals masking, in both modes, and a file and a checkpoint give the thin network back."""
+    torch.manual_seed(0)
+    net = random_statistics(net)
+    graph = check_removal(net, IMAGES)
+    assert {name: group.units for name, group in graph.groups.items()} == units
+    dense, thin = copy.deepcopy(net), copy.deepcopy(net)
+    lc.ChannelPruning({name: {"channels": 0.5} for name in units}).apply(thin, IMAGES)
+    with torch.no_grad():
+        training(copy.deepcopy(thin), IMAGES)
+    checkpoint = {"state_dict": thin.state_dict()}
+    save_structure(thin, checkpoint)
+    resumed = copy.deepcopy(dense)
+    load_structure(resumed, checkpoint)
+    resumed.load_state_dict(checkpoint["state_dict"])
+    with TemporaryDirectory() as folder:
+        lc.save(thin, path := Path(folder) / "a.safetensors", example_input=IMAGES)
+        loaded = lc.load(path, dense)
+    for other in (resumed.eval(), loaded):
+        torch.testing.assert_close(other(IMAGES), thin.eval()(IMAGES))
+
+
+@given(st.integers(2, 3), st.integers(2, 6))
+@settings(max_examples=4, deadline=None)
+def test_split_attention(radix, width):
+    check(SplitAttention(radix, width), {"stem": 2, "conv": width, "down": 4})
+
+
+@given(st.integers(2, 3), st.integers(3, 6), st.booleans())
+@settings(max_examples=6, deadline=None)
+def test_selective_kernels(paths, width, by_part):
+    check(SelectiveKernels(paths, width, by_part), {"stem": width, "paths.0": 6, "down": 3})
+
+
+@given(st.integers(2, 4))
+@settings(max_examples=3, deadline=None)
+def test_shuffle_and_chunk(quarter):
+    check(Shuffled(2 * quarter, 2), {"stem": 2 * quarter})
+
+
+@given(st.integers(2, 4), st.integers(2, 6))
+@settings(max_examples=4, deadline=None)
+def test_parts_of_a_width(parts, width):
+    check(Hierarchical(parts, width), {"stem": width, f"convs.{parts - 2}": width})
+
+
+def test_parameters_go_with_the_stream():
+    check(Positions(8), {"stem": 8})
+
+
+def test_what_ends_in_an_unknown_operation_stays():
+    class Sorted(Positions):
+        def forward(self, x):
+            return self.head(self.stem(x).flatten(2).mean(2).sort(1).values)
+
+    graph = trace_channels(net := Sorted(8), measure.measure(net, IMAGES), IMAGES)
+    assert "stem" in graph.kept_whole
+
+
+def test_numbers_are_ones_that_the_network_has():
+    net = SelectiveKernels(2, 4, False)
+    set_numbers(net, {"in_channels": 4})
+    assert (net.in_channels, numbers_of(net)) == (4, {"in_channels": 4})
+    for wrong in ({"in_channels": 9}, {"in_channels": 0}, {"in_channels": "2"}, {"training": 1}, {"paths.9.x": 2}):
+        with pytest.raises(CompressError, match="cannot be set to"):
+            set_numbers(net, wrong)
