@@ -180,3 +180,33 @@ def test_numbers_are_ones_that_the_network_has():
     for wrong in ({"in_channels": 9}, {"in_channels": 0}, {"in_channels": "2"}, {"training": 1}, {"paths.9.x": 2}):
         with pytest.raises(CompressError, match="cannot be set to"):
             set_numbers(net, wrong)
+
+
+class Sliding(nn.Module):
+    """A gate for each channel, by a convolution over the means of its neighbors (ECA-Net)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.slide = nn.Conv2d(3, width, 3), nn.Conv1d(1, 1, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(width), nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        gate = self.slide(x.mean((2, 3)).view(len(x), 1, -1)).sigmoid().view(len(x), -1, 1, 1)
+        return self.head(x * gate.expand_as(x))
+
+
+def test_a_convolution_over_channels_runs_over_those_that_stay():
+    torch.manual_seed(0)
+    net = random_statistics(Sliding(8))
+    dense, profile, callback = copy.deepcopy(net), measure.measure(net, IMAGES), lc.ChannelPruning()
+    assert {choice.layer: len(choice.values) for choice in callback.choices(net, profile, IMAGES)} == {"stem": 7}
+    plan = lc.Plan({"stem": {"channels": 0.5}})
+    callback.with_plan(plan).apply(net, IMAGES)
+    assert measure.measure(net, IMAGES) == callback.predict(plan, profile)
+    kept = callback.criterion.kept(trace_channels(dense, profile, IMAGES).groups["stem"], dense, 4)
+    with torch.no_grad():
+        x = dense.norm(dense.stem(IMAGES)).relu()[:, kept]
+        gate = dense.slide(x.mean((2, 3))[:, None]).sigmoid().view(len(x), -1, 1, 1)
+        expected = nn.functional.conv2d(x * gate, dense.head.weight[:, kept], dense.head.bias)
+    torch.testing.assert_close(net(IMAGES), expected)

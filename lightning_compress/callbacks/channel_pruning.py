@@ -3,8 +3,9 @@
     keep the round(ratio x units) units of a group that the criterion chooses; slice all tensors that they reach
 
 Removing equals masking, verified by execution. Where a layer computes statistics over channels (LayerNorm, RMSNorm,
-GroupNorm of one group, GRN, weight-standardized convolutions), masking means statistics over the kept ones. Group norms
-of several groups lose whole groups, so their statistics stay as they were.
+GroupNorm of one group, GRN, weight-standardized convolutions), masking means statistics over the kept ones; where a
+convolution slides over channels (ECA-Net), it slides over the kept ones. Group norms of several groups lose whole
+groups, so their statistics stay as they were.
 
 Heads of attention are units too, where a module keeps their number and size (surgery/attention.py) or is torch's
 ``MultiheadAttention`` (surgery/thin_attention.py): the knob ``heads`` at the layer or matrix of the queries, keys and

@@ -154,6 +154,10 @@ class _Labels(TorchFunctionMode):
 
     def _weighted(self, module: Any, x: Tensor, given: Tensor | None, output: Tensor) -> None:
         conv = isinstance(module, measure.CONV)
+        if given is not None and conv and slides_over_channels(module, x) and given.stride(-1):
+            self._note(module, True, self.along(given, x.dim() - 1))
+            self.set(output, given)
+            return
         first = 0 if conv and x.dim() == len(module.kernel_size) + 1 else 1
         dim, width = (first, module.out_channels) if conv else (output.dim() - 1, module.out_features)
         read = None if given is None else self.along(given, dim if conv else x.dim() - 1)
@@ -462,6 +466,17 @@ def _reached(target: Any, inputs: bool, roots: np.ndarray, positions: np.ndarray
 def _known(module: nn.Module) -> bool:
     kinds = (*measure.CONV, *measure.LINEAR, *measure.NORM, nn.Embedding)
     return isinstance(module, kinds) or (isinstance(module, nn.PReLU) and module.num_parameters > 1)
+
+
+def slides_over_channels(conv: nn.Module, x: Tensor) -> bool:
+    """Return whether a convolution may run over channels, as that of efficient channel attention does.
+
+    Args:
+        conv: a convolution.
+        x: its input.
+    """
+    alike = conv.in_channels == conv.out_channels == 1 and set(conv.stride) == {1}
+    return alike and len(conv.kernel_size) == 1 and x.dim() == 3 and x.shape[-1] > 1
 
 
 def _makes(target: Any) -> bool:

@@ -1,7 +1,8 @@
 """Mask channels: what produces them gives zeros, and what takes statistics over them takes them over the kept ones.
 
 A layer norm over some zeros is not the layer norm of the thin network, nor is a weight standardized over inputs that
-are gone. So such a layer of the masked network runs over what is kept, and gives zeros for the rest.
+are gone. So such a layer of the masked network runs over what is kept, and gives zeros for the rest; and so does a
+convolution that slides over channels (ECA-Net, arXiv 1910.03151).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, remove_parameter, remove_side
+from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGroup, remove_parameter, remove_side
 
 
 def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
@@ -42,7 +43,14 @@ def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tens
                 norms.setdefault(parent, []).append((key, member.dim, lost))
     for name, parts in norms.items():
         _normalize_kept(modules[name], parts)
-    for name, lost in _lost_inputs(groups, keep).items():
+    _mask_readers(modules, groups, keep)
+
+
+def _mask_readers(modules: Mapping[str, nn.Module], groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
+    for name, lost in _lost(groups, keep, EACH).items():
+        if isinstance(modules[name], measure.CONV):
+            _slide_over_kept(modules[name], lost)
+    for name, lost in _lost(groups, keep, IN).items():
         if name in modules and standardizes(modules[name]):
             _convolve_kept(modules[name], lost)
 
@@ -65,13 +73,13 @@ def _zero(module: nn.Module, lost: Tensor) -> None:
             getattr(module, key).data[lost] = 0
 
 
-def _lost_inputs(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return layer -> positions of its inputs that are dropped."""
+def _lost(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
+    """Return layer -> positions of one of its sides that are dropped."""
     found: dict[str, list[Tensor]] = {}
     for group in groups:
         dropped = _dropped(group, keep)
         for member in group.members:
-            if member.side == IN:
+            if member.side == side:
                 found.setdefault(member.layer, []).append(member.index[dropped].flatten())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
@@ -92,6 +100,19 @@ def _convolve_kept(conv: nn.Module, lost: Tensor) -> None:
     kept[lost] = False
     kept = kept.nonzero().flatten()
     conv.register_forward_hook(lambda _conv, args, _output: thin(args[0].index_select(1, kept)))
+
+
+def _slide_over_kept(conv: nn.Module, lost: Tensor) -> None:
+    """Let a convolution that slides over channels run over those that are kept, and give zeros for the others."""
+    plain = copy.deepcopy(conv)
+
+    def over_kept(_conv: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        kept = torch.ones(output.shape[-1], dtype=torch.bool)
+        kept[lost] = False
+        places = kept.nonzero().flatten()
+        return torch.zeros_like(output).index_copy_(-1, places, plain(args[0].index_select(-1, places)))
+
+    conv.register_forward_hook(over_kept)
 
 
 def _normalize_kept(norm: nn.Module, parts: list[tuple[str, int, Tensor]]) -> None:

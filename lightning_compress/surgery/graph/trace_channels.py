@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.profile import Profile
+from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone, sharing
 from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGraph, ChannelGroup, Member
@@ -34,8 +34,8 @@ from lightning_compress.surgery.transforms import bake, transformed
 from lightning_compress.surgery.without_values import without_values
 
 SINGLE = "it has only one channel to remove"
+SLIDES = "it runs over the channels of other layers, and has none of its own"
 TOKENS = "tokens, which other layers mix"
-SETTLED = frozenset((OUTPUT, SINGLE, f"its channels are {TOKENS}"))  # of which another way would tell nothing new
 
 
 def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGraph:
@@ -55,9 +55,15 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     shapes, modes = _recorded(net, profile, example)
     traced = _Traced(net, shapes, modes, profile, example)
     graph = traced.by_dependencies()
-    if graph is not None and all(r in SETTLED or not profile[n].positions for n, r in graph.kept_whole.items()):
+    if graph is not None and all(_settled(profile[name], why) for name, why in graph.kept_whole.items()):
         return graph
     return traced.by_labels(graph)
+
+
+def _settled(layer: LayerProfile, reason: str) -> bool:
+    """Return whether another way would tell nothing new of a layer that is kept whole."""
+    alone = not layer.positions or layer.out_channels == 1
+    return alone or reason in (OUTPUT, f"its channels are {TOKENS}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ class _Traced:
             return None
         kept, wrong = verified(self.net, self.shapes, groups, self.example, self._checks)
         reasons |= wrong
+        reasons = {member.layer: SLIDES for group in kept for member in group.members if member.side == EACH} | reasons
         covered = {member.layer for group in kept for member in group.producers}
         weighted = [layer for layer in self.profile.weighted if layer.name not in covered]
         unused = [layer.name for layer in weighted if not layer.positions and layer.name not in reasons]
@@ -271,6 +278,8 @@ def _sides(reached: Reached, names: Mapping[Any, str], prefix: str) -> list[Side
         return [Side(matrix, IN, *rows, 1, target.in_features)] if reached.inputs else []
     if isinstance(target, nn.Parameter):
         return [Side(name, OUT, *rows, reached.dim, target.shape[reached.dim])]
+    if isinstance(target, measure.CONV) and reached.inputs and int(rows[1].max(initial=0)) >= target.in_channels:
+        return [Side(name, EACH, *rows)]  # it slides over them
     weighted = isinstance(target, measure.CONV + measure.LINEAR)  # whose one output is a channel all the same
     wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
     if not wide and not _mixes(target):
