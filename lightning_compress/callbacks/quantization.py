@@ -25,7 +25,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
-from lightning_compress.callbacks.base.bias_correction import correct_biases
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import steps_done
@@ -49,6 +48,7 @@ from lightning_compress.quantization.quantizers.lsq_activation import LSQActivat
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery._torch import is_compiled
+from lightning_compress.surgery.bias_correction import correct_biases
 from lightning_compress.surgery.mask import Mask, has_moving_mask
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
