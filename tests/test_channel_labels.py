@@ -16,6 +16,7 @@ from torch import nn
 import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.modes import training
 from lightning_compress.surgery.split_numbers import numbers_of, set_numbers
@@ -210,3 +211,56 @@ def test_a_convolution_over_channels_runs_over_those_that_stay():
         gate = dense.slide(x.mean((2, 3))[:, None]).sigmoid().view(len(x), -1, 1, 1)
         expected = nn.functional.conv2d(x * gate, dense.head.weight[:, kept], dense.head.bias)
     torch.testing.assert_close(net(IMAGES), expected)
+
+
+class Biased(nn.Module):
+    """Attention with a bias for each head and distance, whose rows are one head after another (CoAtNet, LeViT)."""
+
+    def __init__(self, heads: int, size: int, by_head: bool, shape: bool) -> None:
+        super().__init__()
+        self.num_heads, self.key_dim, self.all_values = heads, size, heads * size
+        self.by_head, self.tokens = by_head, 9
+        self.bias_shape = (9, 9, heads) if shape else None
+        self.table = nn.Parameter(torch.randn(17, heads))
+        self.register_buffer("places", torch.arange(9)[:, None] - torch.arange(9) + 8)
+        self.stem, self.qkv = nn.Linear(3, 8), nn.Linear(8, 3 * heads * size)
+        self.proj, self.head = nn.Linear(heads * size, 8), nn.Linear(8, 2)
+
+    def bias(self):
+        if self.bias_shape is None:
+            return self.table[self.places].permute(2, 0, 1)
+        return self.table[self.places.view(-1)].view(self.bias_shape).permute(2, 0, 1)
+
+    def forward(self, x):
+        x = self.stem(x[:, :, :3, :3].flatten(2).transpose(1, 2))
+        if self.by_head:
+            q, k, v = self.qkv(x).view(len(x), 9, self.num_heads, -1).split([self.key_dim] * 3, 3)
+        else:
+            q, k, v = self.qkv(x).reshape(len(x), 9, 3, self.num_heads, -1).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        weights = (q @ k.transpose(-2, -1) * self.key_dim**-0.5 + self.bias()).softmax(-1)
+        return self.head(x + self.proj((weights @ v).transpose(1, 2).reshape(len(x), 9, self.all_values)))
+
+
+@given(st.integers(2, 4), st.integers(2, 5), st.booleans(), st.booleans())
+@settings(max_examples=5, deadline=None)
+def test_heads_with_a_table_of_biases(heads, size, by_head, shape):
+    torch.manual_seed(0)
+    net = Biased(heads, size, by_head, shape).eval()
+    profile = measure.measure(net, IMAGES)
+    graph = trace_channels(net, profile, IMAGES)
+    assert {(name, group.units, group.knob) for name, group in graph.groups.items()} == {
+        ("stem", 8, "channels"), ("qkv", heads, "heads")
+    }  # fmt: skip
+    thin, masked = copy.deepcopy(net), copy.deepcopy(net)
+    keep = {"qkv": torch.tensor([heads - 1])}
+    remove(thin, graph, keep)
+    assert (thin.num_heads, thin.key_dim, thin.table.shape) == (1, size, (17, 1))
+    assert measure.measure(thin, IMAGES) == graph.shrink(profile, {"qkv": 1})
+    rows = next(m for m in graph.groups["qkv"].members if m.layer == "qkv").index[:-1].flatten()
+    masked.qkv.weight.data[rows] = 0
+    masked.qkv.bias.data[rows] = 0
+    torch.testing.assert_close(thin(IMAGES), masked(IMAGES))
+    with TemporaryDirectory() as folder:
+        lc.save(thin, path := Path(folder) / "a.safetensors", example_input=IMAGES)
+        torch.testing.assert_close(lc.load(path, net)(IMAGES), thin(IMAGES))

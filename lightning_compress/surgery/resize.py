@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.surgery._torch import ConvBase, NormBase, own_buffers, own_parameters
-from lightning_compress.surgery.attention import attentions, refresh_heads
+from lightning_compress.surgery.attention import COUNTS, attentions, refresh_heads
 from lightning_compress.surgery.thin_attention import ThinAttention
 
 
@@ -58,9 +58,12 @@ def refresh_numbers(module: nn.Module, before: torch.Size, after: torch.Size) ->
     if type(module).__module__.startswith("torch.nn.") or isinstance(module, ThinAttention):
         return
     sizes = {old: new for old, new in zip(before, after, strict=False) if old != new}
+    held = [key for key, value in vars(module).items() if type(value) is int and value in sizes]
+    for key in [key for key in held if key in COUNTS] or held:  # a table has a row for each head
+        setattr(module, key, sizes[getattr(module, key)])
     for key, value in list(vars(module).items()):
-        if type(value) is int and value in sizes:
-            setattr(module, key, sizes[value])
+        if type(value) is tuple and sum(type(each) is int and each in sizes for each in value) == 1:
+            setattr(module, key, tuple(sizes.get(each, each) for each in value))  # shape of a table
 
 
 def refresh_widths(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("avg", "max", "adaptive_avg", 
 SPATIAL = POOLS | {"interpolate", "upsample", "boolean_dispatch", "pad", "fn", "grid_sample"}
 NEW = frozenset(f"{form}" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")
                 for form in (f"{kind}_like", f"new_{kind}"))  # fmt: skip
+PRODUCTS, ATTENTION = frozenset(("matmul", "bmm")), frozenset(("scaled_dot_product_attention",))
 LARGEST = 1 << 20  # elements of a parameter that are followed one by one
 
 
@@ -66,6 +68,21 @@ class SplitBy:
     size: int
     channels: int
     labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Reshape:
+    """What a tensor is seen as.
+
+    Attributes:
+        module: name of the innermost module that was running.
+        labels: in the dimensions along which they differ.
+        several: whether these were one dimension before.
+    """
+
+    module: str
+    labels: np.ndarray
+    several: bool
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,7 @@ class _Labels(TorchFunctionMode):
         self.targets: dict[int, Any] = {}
         self.ends: list[tuple[str, np.ndarray]] = []
         self.splits: list[SplitBy] = []
+        self.reshapes: list[_Reshape] = []
         known = {id(p) for m in net.modules() if _known(m) for p in m.parameters(recurse=False)}
         self.raw = {id(p): p for p in net.parameters() if id(p) not in known and 0 < p.numel() <= LARGEST}
         self.first_of: dict[int, int] = {}  # raw parameter -> number of its first element
@@ -221,10 +239,13 @@ class _Labels(TorchFunctionMode):
         """Return names of functions and what they do to numbers."""
         return (
             (MOVES, self._move), (POINTWISE, self._pointwise), (ALONG, self._reduce), (SOFTMAX, self._softmax),
-            (SPATIAL, self._pool), (NEW, lambda *_: None),
+            (SPATIAL, self._pool), (NEW, lambda *_: None), (PRODUCTS, self._multiply), (ATTENTION, self._attend),
         )  # fmt: skip
 
     def _move(self, name: str, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
+        if name == "getitem" and any(isinstance(leaf, Tensor) for leaf in tree_leaves(args[1])):
+            self._looked_up(self._stand_in(args[0]), args[1], made[0])
+            return
         moved_args, moved_kwargs = tree_map(self._stand_in, (args, kwargs))
         if name in ("view", "reshape"):
             func = Tensor.reshape  # numbers are spread without memory of their own, so a view may need a copy
@@ -235,31 +256,63 @@ class _Labels(TorchFunctionMode):
         if name in ("chunk", "split", "tensor_split") and isinstance(given, Tensor):
             self._parts(name, given, moved, args, kwargs)
         elif name in ("view", "reshape", "unflatten") and isinstance(given, Tensor):
-            self._unfolded(given, moved[0])
+            self._reshaped(given, moved[0])
 
     def _parts(self, name: str, given: Tensor, parts: list[Tensor], args: Any, kwargs: Any) -> None:
         if len({part.shape for part in parts}) > 1:
             return
         dim = next(d for d, (a, b) in enumerate(zip(given.shape, parts[0].shape, strict=True)) if a != b)
-        if (along := self.along(given, dim)).any():
-            rows = along.reshape(len(parts), -1)
-            self._together(rows.T)
+        if given.any():
+            for part in parts[1:]:
+                self.joined(parts[0], part)
             size = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections", kwargs.get("split_size"))
             if name == "split" and isinstance(size, int) and self.running:
-                self.splits.append(SplitBy(self.running[-1], size, len(along), np.unique(along)))
+                numbers = np.unique(_compact(given, dim).numpy())
+                self.splits.append(SplitBy(self.running[-1], size, given.shape[dim], numbers))
 
-    def _unfolded(self, given: Tensor, after: Tensor) -> None:
-        """Keep the places of a dimension that is seen as two alike: a shuffle, or branches side by side."""
-        before = [(d, size) for d, size in enumerate(given.shape) if size > 1]
-        now = [size for size in after.shape if size > 1]
-        while before and now and before[0][1] == now[0]:
-            before, now = before[1:], now[1:]
-        while before and now and before[-1][1] == now[-1]:
-            before, now = before[:-1], now[:-1]
-        if len(before) == 1 and len(now) > 1:
-            rows = self.along(given, before[0][0])
-            if len(np.unique(rows)) > 1:
-                self._together(rows.reshape(now[0], -1).T)
+    def _reshaped(self, given: Tensor, after: Tensor) -> None:
+        """Note along which dimensions channels are told apart now, and whether that was one before."""
+        for d in range(after.dim()):
+            if after.shape[d] > 1 and (after.stride(d) == 0 or bool((after == after.narrow(d, 0, 1)).all())):
+                after = after.narrow(d, 0, 1)
+        if after.numel() > 1 and int(after.max()) > 0:
+            sizes = [size for size in after.shape if size > 1]
+            several = prod(sizes) in given.shape and len(sizes) > 1
+            where = self.running[-1] if self.running else ""
+            self.reshapes.append(_Reshape(where, after.reshape(sizes).numpy(), several))
+
+    def _multiply(self, _name: str, _func: Any, args: Any, _kwargs: Any, _result: Any, made: list[Tensor]) -> None:
+        """Follow a product of matrices: what is summed over goes together, as the features of one head."""
+        left, right = (self._stand_in(arg) for arg in args[:2])
+        if min(left.dim(), right.dim()) < 2:
+            raise NotImplementedError
+        self._alike(left)
+        self._alike(right.transpose(-1, -2))
+        rows, columns = left.amax(-1, keepdim=True), right.amax(-2, keepdim=True)
+        self.set(made[0], self.joined(rows.expand(made[0].shape), columns.expand(made[0].shape)))
+
+    def _attend(self, _name: str, _func: Any, args: Any, kwargs: Any, _result: Any, made: list[Tensor]) -> None:
+        """Follow attention: all of a head goes together."""
+        query, key, value, *rest = (*args, *(kwargs[k] for k in ("query", "key", "value") if k in kwargs))
+        mask = rest[0] if rest else kwargs.get("attn_mask")
+        self._alike(self._stand_in(value).transpose(-1, -2))
+        found = self._stand_in(value).amax(-2, keepdim=True).expand(made[0].shape)
+        for part in (query, key, *([] if mask is None else [mask])):
+            rows = self._stand_in(part).flatten(-2)
+            self._alike(rows)
+            found = self.joined(found, rows.amax(-1)[..., None, None].expand(made[0].shape))
+        self.set(made[0], found)
+
+    def _looked_up(self, given: Tensor, index: Any, made: Tensor) -> None:
+        """Follow a table that is read by a tensor of places along its first or second dimension."""
+        dim = 1 if isinstance(index, tuple) and len(index) == 2 and index[0] == slice(None) else 0
+        places = index[-1] if isinstance(index, tuple) else index
+        if not isinstance(places, Tensor) or (isinstance(index, tuple) and len(index) != dim + 1):
+            raise NotImplementedError
+        self._alike(given.movedim(dim, -1))
+        rest = given.amax(dim)
+        shape = [*rest.shape[:dim], *[1] * places.dim(), *rest.shape[dim:]]
+        self.set(made, rest.reshape(shape).expand(made.shape))
 
     def _pointwise(self, _name: str, _func: Any, args: Any, kwargs: Any, _result: Any, made: list[Tensor]) -> None:
         shape = made[0].shape
@@ -388,8 +441,20 @@ class _Labels(TorchFunctionMode):
 
     # -- result
 
+    def _settle_reshapes(self) -> None:
+        """Keep the places of dimensions alike that both tell channels apart: in a shuffle, or branches side by side."""
+        for reshape in self.reshapes:
+            own = self._components()[reshape.labels]
+            telling = [d for d in range(own.ndim) if (own != own.take([0], d)).any()]
+            if len(telling) > 1 and reshape.several:
+                self._together(reshape.labels.reshape(len(own), -1).T)
+            elif len(telling) == 1:
+                size = own.shape[telling[0]]
+                self.splits.append(SplitBy(reshape.module, size, size, np.unique(reshape.labels)))
+
     def result(self) -> Labelled:
         """Return what was found, by families."""
+        self._settle_reshapes()
         self._raw_sides()
         component = self._components()
         sides = [(self.targets[key], inputs, *_joined(found)) for (key, inputs), found in self.sides.items()]

@@ -213,6 +213,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
                 continue
             gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
             dims[member.layer, member.side] = member.dim
+    numbers = dict(_numbers(net, graph, keep))  # before heads are counted anew, which may be among them
     _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone if layer.endswith(WEIGHT)})
     modules, heads = dict(net.named_modules()), list(attentions(net))
     widths = [attention.width for attention in heads]
@@ -226,7 +227,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
                 parent, _, key = layer.rpartition(".")
                 remove_parameter(modules[parent], key, dims[layer, side], lost)
     refresh_heads(net, heads, widths)
-    set_numbers(net, dict(_numbers(net, graph, keep)))
+    set_numbers(net, numbers)
 
 
 def _numbers(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
@@ -259,6 +260,9 @@ def remove_parameter(module: nn.Module, key: str, dim: int, lost: Tensor) -> Non
     _select(own_parameters(module), key, dim, lost)
     resize.refresh_numbers(module, before, getattr(module, key).shape)
     resize.refresh_widths(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict) and not name.startswith("_") and all(isinstance(v, Tensor) for v in value.values()):
+            value.clear()  # computed from what the parameter was, as LeViT's table of biases
 
 
 @torch.no_grad()

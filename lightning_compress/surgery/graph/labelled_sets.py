@@ -10,8 +10,9 @@ import numpy as np
 from torch import nn
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.attention import COUNTS
 from lightning_compress.surgery.graph.channel_labels import labelled
-from lightning_compress.surgery.graph.channels import OUT, ChannelGroup, Number
+from lightning_compress.surgery.graph.channels import HEADS, OUT, ChannelGroup, Number
 from lightning_compress.surgery.graph.dependencies import Reached
 from lightning_compress.surgery.graph.merge_sets import Side
 from lightning_compress.surgery.modes import Mode
@@ -67,7 +68,7 @@ def labelled_sets(
 def with_numbers(group: ChannelGroup, splits: Sequence[Split], net: nn.Module) -> ChannelGroup:
     """Return a group with the attributes that its channels are split by.
 
-    An attribute counts if it has the size of a part, or else the number of all channels.
+    An attribute counts if it has the size of a part, or else the number of all channels; that of heads before others.
 
     Args:
         group: whose units are of the same kind.
@@ -79,9 +80,11 @@ def with_numbers(group: ChannelGroup, splits: Sequence[Split], net: nn.Module) -
         if split.layer in producers and not split.channels % group.units:
             own, each = dict(counts(net.get_submodule(split.module))), split.channels // group.units
             parts = [key for key, value in own.items() if value == split.size]
+            parts = [key for key in parts if key in COUNTS] or parts
             whole = [key for key, value in own.items() if value == split.channels]
             per_part = each * split.size // split.channels
             changes = dict.fromkeys(parts, per_part) if parts else dict.fromkeys(whole, each)
             prefix = f"{split.module}." if split.module else ""
             found |= {prefix + key: change for key, change in changes.items()}
-    return replace(group, numbers=tuple(Number(name, each) for name, each in found.items()))
+    knob = HEADS if any(name.rpartition(".")[2] in COUNTS for name in found) else group.knob
+    return replace(group, knob=knob, numbers=tuple(Number(name, each) for name, each in found.items()))

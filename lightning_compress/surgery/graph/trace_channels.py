@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,12 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     if graph is not None and all(_settled(profile[name], why) for name, why in graph.kept_whole.items()):
         return graph
     return traced.by_labels(graph)
+
+
+def _followed(sets: Sequence[Sequence[Side]]) -> set[str]:
+    """Return the first layers of the sets that end in layers."""
+    ended = (part for part in sets if all(side.side in (IN, OUT, EACH) for side in part))
+    return {part[0].layer for part in ended if any(side.side == IN for side in part)}
 
 
 def _settled(layer: LayerProfile, reason: str) -> bool:
@@ -141,6 +147,8 @@ class _Traced:
         sets = [part for found in traces for part in found]
         reasons: dict[str, str] = {}
         heads = head_groups(self.net, self.profile)
+        if not failures and splits:
+            heads = [group for group in heads if not {m.layer for m in group.producers} & _followed(sets)]
         inside = {member.layer for group in heads for member in group.producers}
         sets = [part for part in sets if part[0].layer not in inside]  # which cannot be followed by heads
         groups = heads + [
@@ -153,6 +161,11 @@ class _Traced:
             return None
         kept, wrong = verified(self.net, self.shapes, groups, self.example, self._checks)
         reasons |= wrong
+        right = {group.name for group in kept}
+        others = [replace(group, numbers=()) for group in groups if group.numbers and group.name not in right]
+        if others:  # a number may have the size of a part by chance
+            kept, wrong = verified(self.net, self.shapes, [*kept, *others], self.example, self._checks)
+            reasons |= wrong
         reasons = {member.layer: SLIDES for group in kept for member in group.members if member.side == EACH} | reasons
         covered = {member.layer for group in kept for member in group.producers}
         weighted = [layer for layer in self.profile.weighted if layer.name not in covered]
