@@ -293,7 +293,7 @@ class _Labels(TorchFunctionMode):
 
     def _attend(self, _name: str, _func: Any, args: Any, kwargs: Any, _result: Any, made: list[Tensor]) -> None:
         """Follow attention: all of a head goes together."""
-        query, key, value, *rest = (*args, *(kwargs[k] for k in ("query", "key", "value") if k in kwargs))
+        query, key, value, *rest = [*args] + [kwargs[k] for k in ("query", "key", "value") if k in kwargs]
         mask = rest[0] if rest else kwargs.get("attn_mask")
         self._alike(self._stand_in(value).transpose(-1, -2))
         found = self._stand_in(value).amax(-2, keepdim=True).expand(made[0].shape)
