@@ -103,6 +103,17 @@ def test_networks_in_floating_point_agree_with_torch(change, tmp_path):
     assert report.deployed.integer_kernels == 0
 
 
+def test_weights_completed_at_seven_bits_need_no_exact_sums(tmp_path):
+    net = resnet8().eval()
+    for bits in (8, 7):
+        report = Onnx([images()], bits).export(net, tmp_path / "net.onnx", images())
+        assert any("VNNI" in note for note in report.notes) == (bits == 8)
+        assert report.deployed.values_off == 0
+    levels = [w for w in onnx.load(tmp_path / "net.onnx").graph.initializer if w.name.endswith(("/levels", "/kept"))]
+    weights = [w for w in map(onnx.numpy_helper.to_array, levels) if w.dtype == np.int8]
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) == 63
+
+
 @given(st.tuples(*[st.floats(-3, -0.3)] * 3), st.tuples(*[st.booleans()] * 3), st.integers(0, 99))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_kernels_give_what_the_emulation_gives(exponents, signed, seed):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_compress.export.integer.completion import complete
+from lightning_compress.export.integer.completion import BITS, complete
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.integer.marked import NoIntegerFormError, UnquantizedError
@@ -41,20 +41,23 @@ class Deployable:
         return self.notes[-1].removeprefix(IN_FLOAT)
 
 
-def deployable(module: nn.Module, example: Any, calibration: Iterable[Any] | None = None) -> Deployable:
+def deployable(
+    module: nn.Module, example: Any, calibration: Iterable[Any] | None = None, weight_bits: int = BITS
+) -> Deployable:
     """Return what to write of a network.
 
     Args:
         module: a LightningModule or a network; it is not changed.
         example: one input batch; grids that are missing beside trained ones are set from it.
         calibration: batches that set all missing grids, also those of a network in floating point.
+        weight_bits: of weights without a quantizer, where calibration is given.
 
     Raises:
         NoIntegerFormError: calibration was given, and an operation has no integer kernel.
         CompressError: the network cannot be exported by torch.
     """
     if calibration is not None:
-        reference = complete(module, calibration)
+        reference = complete(module, calibration, weight_bits=weight_bits)
         graph = lower(reference, example)
         return Deployable(graph, reference, tuple(graph.notes))
     weights, activations = _quantized(network(module))
