@@ -9,6 +9,7 @@ from lightning_compress.callbacks.layer_removal import LayerRemoval as LayerRemo
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout as LogNormalDropout
 from lightning_compress.callbacks.low_rank import LowRank as LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining as QuantizationAwareTraining
+from lightning_compress.callbacks.rate_quantization import RateQuantization as RateQuantization
 from lightning_compress.callbacks.variational_dropout import VariationalDropout as VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning as WeightPruning
 from lightning_compress.core.errors import CompressError as CompressError

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_compress.export import bits as bits_module
-from lightning_compress.export.bits import pack_bits, unpack_bits
+from lightning_compress.quantization.coders import bits as bits_module
+from lightning_compress.quantization.coders.bits import pack_bits, unpack_bits
 
 
 @st.composite

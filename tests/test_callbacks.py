@@ -27,6 +27,7 @@ from lightning_compress.callbacks.layer_removal import LayerRemoval
 from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
 from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.rate_quantization import RateQuantization
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.core.errors import CompressError
@@ -59,7 +60,7 @@ class MixedModule(CompressibleMixin, PlainModule):
 def quant_plan(module) -> Plan:
     profile = measure.measure(network(module), EXAMPLE)
     plan = Plan({layer.name: {"weight_bits": 3, "act_bits": 4} for layer in profile.weighted})
-    return Plan({**plan.layers, "conv2": {"act_bits": 4}})  # its weight is for the joint method
+    return Plan({**plan.layers, "conv2": {"act_bits": 4}, "fc": {"act_bits": 4}})  # whose weights are for others
 
 
 def prune_plan(module) -> Plan:
@@ -69,7 +70,7 @@ def prune_plan(module) -> Plan:
 
 
 def sparse_plan(module) -> Plan:
-    return Plan({layer: {"density": 0.3} for layer in ("conv1", "fc")})
+    return Plan({layer: {"density": 0.3} for layer in ("conv1",)})
 
 
 def rank_plan(module) -> Plan:
@@ -89,6 +90,7 @@ PLANNED = {
     "weight_pruning": lambda m: WeightPruning(sparse_plan(m), schedule=Cubic(), every=1),
     "variational_dropout": lambda m: VariationalDropout(noise("variational", "stem.0")),
     "joint": lambda m: JointSparsityQuantization(noise("joint", "conv2"), limits=(0.2, 0.1), every=3),
+    "rate_quantization": lambda m: RateQuantization({"fc": {"coded_bits": 3}}),
     "distillation": lambda m: KnowledgeDistillation(PlainModule()),
     "feature_distillation": lambda m: FeatureDistillation(PlainModule(), ["stem", "bn2"], FeatureMSE()),
     "quantization": lambda m: QuantizationAwareTraining(quant_plan(m)),

@@ -20,8 +20,8 @@ from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.local_cost import LocalCost
 from lightning_compress.core.plan import Plan
-from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.vision.models.resnet_cifar import resnet20
 

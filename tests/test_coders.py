@@ -21,7 +21,7 @@ from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import PackedFileError
 from lightning_compress.export import container
-from lightning_compress.export.range_coded import RangeCoded
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.surgery.structure import structure_of
 

@@ -29,7 +29,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.export import container
 from lightning_compress.export.header import Description
 from lightning_compress.export.load import receive
-from lightning_compress.export.range_coded import RangeCoded
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
 
 MUTATIONS = 10_000

@@ -22,10 +22,10 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind, class_of, snake_case
 from lightning_compress.core.settings import settings_of
-from lightning_compress.export.coders import Coder
-from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.pruning.initializers.inherit import Inherit
 from lightning_compress.pruning.schedules.one_shot import OneShot
+from lightning_compress.quantization.coders.coder import Coder
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.search.journal import Journal

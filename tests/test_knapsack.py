@@ -19,8 +19,8 @@ from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.plan import Plan
-from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.pipeline.planners.knapsack import Knapsack
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.testing.toys import ToyNet

@@ -16,6 +16,7 @@ import lightning_compress.conf
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.callbacks.rate_quantization import RateQuantization
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import CompressError
@@ -23,6 +24,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.planners.coded_bits import CodedBits
 from lightning_compress.pipeline.planners.from_file import FromFile
 from lightning_compress.pipeline.planners.knapsack import Knapsack
 from lightning_compress.pipeline.planners.planner import Planned, Planner
@@ -72,6 +74,10 @@ class TestContract(PlannerContract):
         return instantiate(config.compress.stages.quantize.planner, _convert_="object")
 
     @pytest.fixture
+    def callback(self, planner):
+        return RateQuantization() if isinstance(planner, CodedBits) else BITS
+
+    @pytest.fixture
     def module(self):
         return dense()
 
@@ -80,12 +86,12 @@ class TestContract(PlannerContract):
         return module.model
 
     @pytest.fixture
-    def make_plan(self, planner, module):
-        return partial(planned, planner, module=module)
+    def make_plan(self, planner, module, callback):
+        return partial(planned, planner, module=module, callback=callback)
 
     @pytest.fixture
-    def resolve(self, net):
-        return Composition([BITS], net, EXAMPLE).resolve
+    def resolve(self, net, callback):
+        return Composition([callback], net, EXAMPLE).resolve
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from torch import nn
 
 import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
-from lightning_compress.export.range_coded import RangeCoded
-from lightning_compress.export.rate_distortion import quantize_by_rate, rounded
+from lightning_compress.export.rate_distortion import quantize_by_rate
+from lightning_compress.quantization.coders.range_coded import RangeCoded
+from lightning_compress.quantization.rate_distortion import rounded
 from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import ToyNet
 

@@ -16,7 +16,6 @@ from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.packed import Packed
-from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.export.tflite.exporter import TFLite
 from lightning_compress.pipeline.configuration import method_of
 from lightning_compress.pipeline.planners.search import Search
@@ -24,6 +23,7 @@ from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.student import Student
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.search.searchers.greedy import Greedy
 from lightning_compress.testing.toys import PlainModule
 from lightning_compress.vision.models.resnet_cifar import resnet8

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from trained import load
 
 import lightning_compress as lc
-from lightning_compress.export.bits import pack_bits
-from lightning_compress.export.range_coded import RangeCoded
+from lightning_compress.quantization.coders.bits import pack_bits
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.weight_format import WeightFormat
 from lightning_compress.surgery import measure, transforms

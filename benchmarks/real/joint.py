@@ -35,10 +35,10 @@ from trained import NETWORKS, Trained, accuracy, augmented, images, load
 import lightning_compress as lc
 from lightning_compress.callbacks.joint import JointSparsityQuantization
 from lightning_compress.core.costs.weight_bits import WeightBits
-from lightning_compress.export.coders import FixedWidth
-from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.pruning.scopes.network_wide import NetworkWide
+from lightning_compress.quantization.coders.fixed_width import FixedWidth
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.structure import applied_structure

@@ -30,8 +30,8 @@ from trained import NETWORKS, accuracy, images, load
 
 import lightning_compress as lc
 from lightning_compress.core.packed_size import code_bytes
-from lightning_compress.export.range_coded import RangeCoded
 from lightning_compress.export.rate_distortion import quantize_by_rate
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.weight_format import weight_format
 from lightning_compress.surgery import measure, transforms
 from lightning_compress.surgery.structure import structure_of

@@ -105,6 +105,7 @@ class QuantizationAwareTraining(CompressionCallback):
             "weight_pruning",
             "variational_dropout",
             "joint",
+            "rate_quantization",
         }
     )
     knobs: ClassVar[Mapping[str, str]] = {"weight_bits": "bits per weight", "act_bits": "bits per activation"}
@@ -127,7 +128,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self.placement = LAYER_INPUTS if placement is None else placement
         self.ignore = tuple(ignore)
         self._reported: set[str] = set()
-        self._attached = False  # since the last training began
+        self._attached: list[Quantizer] = []  # since the last training began
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}
 
     @override
@@ -196,6 +197,7 @@ class QuantizationAwareTraining(CompressionCallback):
 
     @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        there = set(net.modules())
         for name, bits in plan.layers.items():
             if "weight_bits" in bits:
                 layer, key = weight_place(net, name)
@@ -215,7 +217,7 @@ class QuantizationAwareTraining(CompressionCallback):
                 attach_to_rows(layer, quantizer, key)
         act_bits = {name: int(bits) for name, bits in plan.knob("act_bits").items()}
         self.placement.attach(act_bits, partial(self._activation_quantizer, net), net, example)
-        self._attached = True
+        self._attached = [m for m in net.modules() if isinstance(m, Quantizer) and m not in there]
 
     def _activation_quantizer(self, net: nn.Module, bits: int) -> Quantizer | Codebook:
         return self.activation_quantizer(bits, ()).to(next(net.parameters()).device)
@@ -228,17 +230,16 @@ class QuantizationAwareTraining(CompressionCallback):
         waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
         for quantizer in waiting:
             quantizer.await_calls(float("inf"))
-        untrained = self._attached and 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None
+        untrained = bool(self._attached) and 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None
         examples = calibration_pass(trainer, pl_module) if waiting or untrained else []
         for quantizer in self._activations(pl_module).values():
             # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.
             quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
         if untrained:
             net = network(pl_module)
-            quantizers = [module for module in net.modules() if isinstance(module, Quantizer)]
             with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-                correct_biases(net, applied_structure(net).profile, quantizers, examples)
-        self._attached = False
+                correct_biases(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
+        self._attached = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let grids that nothing has set wait for a batch, also after a sanity check; keep the others."""

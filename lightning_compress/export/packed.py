@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from lightning_compress.export.coders import Coder
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.save import FIXED_WIDTH, save
+from lightning_compress.quantization.coders.coder import Coder
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, weight_shape
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import container, shared_quantizers
-from lightning_compress.export.coders import Coder, FixedWidth
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import write_positions
 from lightning_compress.export.reproduced import check_outputs
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.quantization.coders.coder import Coder
+from lightning_compress.quantization.coders.fixed_width import FixedWidth
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.weight_format import weight_format
 from lightning_compress.surgery import measure, replacement, transforms

@@ -14,8 +14,8 @@ from lightning_compress.core.kinds import class_of
 from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, mask_units, weight_shape
 from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile
 from lightning_compress.export import untrusted
-from lightning_compress.export.coders import Coder
 from lightning_compress.export.positions import read_positions
+from lightning_compress.quantization.coders.coder import Coder
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.weight_format import StoredWeight, WeightFormat
 

@@ -20,16 +20,18 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.gram_masks import elimination_order
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import padding_of
-from lightning_compress.surgery.calibration import store_calibration
-from lightning_compress.surgery.transforms import weight_transforms
+from lightning_compress.surgery.calibration import calibration_of, store_calibration
+from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 
 DOUBLE = 2400  # features up to which H is in float64
 WIDEST = 4608  # features up to which there is an H: 512 channels of 3x3
@@ -233,6 +235,20 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
     if not fed:
         raise CompressError(f"moments: there is no batch to gather inputs of {type(net).__name__} from")
     store_calibration(net, KEY, {name: recorder.moments() for name, recorder in fed.items()})
+
+
+def second_moments(net: nn.Module, layer: str) -> NDArray[np.float64] | None:
+    """Return the mean of x x' over the inputs of a layer, float64; None where that was not gathered for its weight.
+
+    Of grouped convolutions each group has its own, and None is returned too.
+    """
+    found: Moments | None = (calibration_of(net, KEY) or {}).get(layer)
+    if found is None or len(found.by_group()) != 1:
+        return None
+    (features,) = found.by_group()
+    if len(features) != raw_weight(net.get_submodule(layer))[0].numel():
+        return None
+    return features.cpu().double().numpy() / found.rows
 
 
 def removal_error(gram: Tensor, dropped: Tensor) -> Tensor:

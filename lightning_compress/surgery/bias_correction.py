@@ -26,7 +26,9 @@ from lightning_compress.surgery.transforms import Transform
 LAYERS = measure.CONV + measure.TRANSPOSED + measure.LINEAR
 
 
-def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transform], examples: Iterable[Any]) -> None:
+def correct_biases(
+    net: nn.Module, profile: Profile, rounding: Mapping[Transform, Tensor | None], examples: Iterable[Any]
+) -> None:
     """Add to biases and to the means of batch norms what brings back the mean of each output channel.
 
     A layer that runs more than once, or has neither a bias nor a batch norm behind it, is left as it is.
@@ -34,7 +36,7 @@ def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transfor
     Args:
         net: with calibrated quantizers; is changed in place.
         profile: of ``net``.
-        rounding: its quantizers.
+        rounding: quantizers to correct for, each with what it would give without rounding; None for its input.
         examples: input batches.
     """
     means = {layer.follows: layer.name for layer in profile if layer.follows}
@@ -42,7 +44,6 @@ def correct_biases(net: nn.Module, profile: Profile, rounding: Iterable[Transfor
     corrected = [name for name in layers if name in means or _bias(net, name) is not None]
     totals: dict[str, Tensor] = {}
     rows: Counter[str] = Counter()  # a layer need not run on every batch
-    rounding = list(rounding)
     for example in examples:
         expected = _means(net, corrected, rounding, example)
         shifts = _shifts(net, expected, example)
@@ -64,14 +65,16 @@ def _bias(net: nn.Module, name: str) -> nn.Parameter | None:
     return own_parameters(net.get_submodule(name)).get("bias")
 
 
-def _means(net: nn.Module, names: Collection[str], rounding: Iterable[Transform], example: Any) -> dict[str, Tensor]:
+def _means(
+    net: nn.Module, names: Collection[str], rounding: Mapping[Transform, Tensor | None], example: Any
+) -> dict[str, Tensor]:
     """Return the mean of each channel without rounding, of the layers that run once and return a tensor."""
     found: dict[str, list[Tensor | None]] = {name: [] for name in names}
 
     def note(name: str, layer: nn.Module, _args: Any, output: Any) -> None:
         found[name].append(_mean(layer, output))
 
-    unrounded = [transform.register_forward_hook(_unchanged) for transform in rounding]
+    unrounded = [transform.register_forward_hook(partial(_unrounded, value)) for transform, value in rounding.items()]
     measure.forward_hooked(net, example, [*unrounded, *_hooks(net, names, note)])
     return {name: mean[0] for name, mean in found.items() if len(mean) == 1 and mean[0] is not None}
 
@@ -100,8 +103,8 @@ def _mean(layer: nn.Module, output: Any) -> Tensor | None:
     return rows.mean(1, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
-def _unchanged(_transform: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-    return args[0]
+def _unrounded(value: Tensor | None, _transform: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    return args[0] if value is None else value
 
 
 def _hooks(net: nn.Module, names: Iterable[str], hook: Callable[..., Any]) -> list[RemovableHandle]:

@@ -88,7 +88,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
         for batch in batches:
             forward(net, batch)
     _replace(net, trained)
-    correct_biases(net, profile, [made for made in _quantizers(net) if made not in before], batches)
+    correct_biases(net, profile, dict.fromkeys(made for made in _quantizers(net) if made not in before), batches)
     return net
 
 

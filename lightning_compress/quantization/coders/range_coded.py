@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from lightning_compress.export.bits import pack_bits, unpack_bits
-from lightning_compress.export.coders import Bytes, Coder
+from lightning_compress.quantization.coders.bits import pack_bits, unpack_bits
+from lightning_compress.quantization.coders.coder import Bytes, Coder
 
 LENGTH = np.dtype("<u4")  # of the number of a stream's words
 WORD = 4

@@ -1,0 +1,270 @@
+"""Quantization by rate: weights have the codes that are best in a file of a given size, and keep to it in training.
+
+    codes:     min |X (W - s q)|^2 / |X W|^2 + price x bits(q),      one price of a bit for all layers, by bisection
+    training:  loss + price x sum of bits(w / s),      gradients pass straight through the rounding
+    its end:   the codes nearest to the weights that take no more bytes than asked, by the coder's own statistics
+
+Bits per weight are the wrong variable once codes are entropy-coded: here a plan says how many coded bits a weight has
+on average, and layers share them by one price. Steps of codes stay as they were found; the price of a bit in the loss
+follows the size. A training of no epochs corrects biases. Sources: quantization/rate_distortion.py and code_rates.py;
+a rate in the loss is that of Oktay et al. 2020 (arXiv 1906.06624), with the tables of our coder for their learned
+densities. Use it for the smallest file. It breaks where the file is read without its coder: in fixed width it is larger
+than one of the same error whose bits were planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_compress.callbacks.base.calibration_pass import calibration_pass
+from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.progress import steps_done
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
+from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.profile import LayerProfile, Profile
+from lightning_compress.core.space import Choice
+from lightning_compress.pruning.input_moments import gather_moments, second_moments
+from lightning_compress.quantization.code_rates import SLOPE, CodeRates, codes_within
+from lightning_compress.quantization.coders.range_coded import RangeCoded
+from lightning_compress.quantization.quantizers.rate_grid import MOST_BITS, RateGrid
+from lightning_compress.quantization.rate_distortion import RateProblem, code_range, stream_bytes, within
+from lightning_compress.surgery.bias_correction import correct_biases
+from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.structure import Structure, applied_structure, network, write_structure
+from lightning_compress.surgery.transforms import (
+    Transform,
+    attach_weight,
+    check_plain,
+    raw_weight,
+    weight_transforms,
+)
+
+POSITIONS = 20  # of each sample at which inputs of layers are taken, at least
+FIRST_PRICE = 0.01  # of a bit: that share of the mean change of the loss by one code
+EVERY = 10  # optimizer steps between two looks at the size
+GAIN, MOST_CHANGE = 8.0, 0.5  # of the logarithm of the price, by that of size over room
+
+
+@final
+class RateQuantization(CompressionCallback):
+    """Quantizes convolutions and linear layers to ``coded_bits`` on average, as its coder writes them.
+
+    Args:
+        plan: see :class:`CompressionCallback`; ``coded_bits`` is above 0 and at most 8. All layers of a plan share what
+            they have together.
+        coder: of the packed file.
+        batches: train batches that inputs of layers are measured on, at most.
+        ignore: globs of layers that a uniform plan leaves in floating point.
+
+    Raises:
+        CompressError: ``coded_bits`` out of range, or a layer that is none of those, is masked or is quantized.
+        InfeasibleBudgetError: codes that are all alike take more than the plan allows.
+        NoEffectError: a glob of ``ignore`` matches no layer.
+    """
+
+    kind: ClassVar[str] = "rate_quantization"
+    steady: ClassVar[bool] = False
+    after: ClassVar[frozenset[str]] = frozenset(
+        {
+            "layer_removal",
+            "channel_pruning",
+            "low_rank",
+            "log_normal_dropout",
+            "information_dropout",
+            "weight_pruning",
+            "variational_dropout",
+            "joint",
+        }
+    )
+    knobs: ClassVar[Mapping[str, str]] = {"coded_bits": "coded bits per weight"}
+
+    def __init__(
+        self,
+        plan: Plan | str | Path | Mapping[str, Any] | None = None,
+        coder: RangeCoded | None = None,
+        batches: int = 8,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        super().__init__(plan)
+        if batches < 1:
+            raise CompressError(f"RateQuantization: batches must be 1 or more, got {batches}")
+        if coder is not None and not isinstance(coder, RangeCoded):
+            raise CompressError(
+                f"RateQuantization: {type(coder).__name__} does not say what a code takes; give it a RangeCoded "
+                f"(compress/coder=range_coded)"
+            )
+        self.coder = RangeCoded() if coder is None else coder
+        self.batches, self.ignore = batches, tuple(ignore)
+        self._before: dict[str, Tensor] = {}  # weights of layers that were attached since the last training began
+        self._rates: dict[str, CodeRates] = {}  # of the layers in training, from the codes that their grids hold
+
+    @override
+    def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
+        gather_moments(network(module), islice(network_inputs(module, batches), self.batches), POSITIONS)
+
+    @override
+    def choices(self, net: nn.Module, profile: Profile, example: Any) -> list[Choice]:
+        names = [layer.name for layer in profile.weighted if layer.positions]
+        ignored = {name for pattern in self.ignore for name in matching(pattern, names)}
+        return [Choice(name, "coded_bits", (2,)) for name in names if name not in ignored]
+
+    @override
+    def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
+        return "it is no Conv or Linear"
+
+    @override
+    def resolve(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> Plan:
+        names, own = {layer.name for layer in profile.weighted}, self.own(plan)
+        for layer, bits in own.knob("coded_bits").items():
+            if layer not in names:
+                raise CompressError(
+                    f"rate_quantization: layer {layer!r} is no Conv or Linear; the plan may name {sorted(names)}"
+                )
+            if not 0 < bits <= MOST_BITS:
+                raise CompressError(
+                    f"rate_quantization: coded_bits of layer {layer!r} must be above 0 and at most {MOST_BITS}, got "
+                    f"{bits}"
+                )
+        return own
+
+    @override
+    def predict(self, plan: Plan, profile: Profile) -> Profile:
+        """Return the profile before the training ends; how many bits hold all codes is known only then."""
+        norms = {layer.follows for layer in profile if layer.follows}
+        return profile.update(
+            replace(layer, weight_bits=MOST_BITS, weight_scales=layer.out_channels if layer.name in norms else 1)
+            for layer in (profile[name] for name in plan.layers)
+        )
+
+    @torch.no_grad()
+    @override
+    def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
+        norms = {layer.follows: net.get_submodule(layer.name) for layer in profile if layer.follows}
+        problems = {}
+        for name in plan.layers:
+            layer = net.get_submodule(name)
+            check_plain(name, layer, "RateQuantization")
+            problems[name] = RateProblem.of(profile[name], layer, norms.get(name), second_moments(net, name))
+        try:
+            found = within(problems, room(plan, profile), self.coder) if problems else {}
+        except InfeasibleBudgetError as error:
+            raise InfeasibleBudgetError(f"rate_quantization: {error}") from None
+        self._before = {name: raw_weight(net.get_submodule(name)).detach().clone() for name in found}
+        for name, (scale, codes) in found.items():
+            layer = net.get_submodule(name)
+            grid = RateGrid(tuple(scale.shape), tuple(codes.shape)).to(layer.weight.device)
+            grid.scale.copy_(scale)
+            grid.coded.copy_(codes)
+            layer.weight.copy_(grid.scale * codes.to(grid.scale))
+            attach_weight(layer, grid)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Correct biases of a network that is quantized now and not trained; its codes are final."""
+        self._rates = {}
+        net = network(pl_module)
+        if self._before and 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None:
+            grids = self._grids(net)
+            self._settle(net, {name: grid.coded.long() for name, (grid, _) in grids.items()})
+            exact: dict[Transform, Tensor | None] = {
+                grid: self._before[name].to(grid.scale.device) for name, (grid, _) in grids.items()
+            }
+            examples = calibration_pass(trainer, pl_module)
+            with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+                correct_biases(net, applied_structure(net).profile, exact, examples)
+        self._before = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count the bytes of the codes now and then, and let the price of a bit follow."""
+        if steps_done(trainer) % EVERY == 0 and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._look(network(pl_module))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Add the gradient of what the codes take."""
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+        grids = {name: pair for name, pair in self._grids(network(pl_module)).items() if id(pair[1]) in stepped}
+        if not grids:
+            return
+        if not any(grid.price > 0 for grid, _ in grids.values()):  # begin by what the loss feels of a code
+            felt = torch.cat([(_gradient(weight) * grid.scale).abs().flatten() for grid, weight in grids.values()])
+            for grid, _ in grids.values():
+                grid.price.copy_(FIRST_PRICE * felt.mean())
+        for name, (grid, weight) in grids.items():
+            slopes = self._rates_of(name, grid).slopes(weight.detach().float() / grid.scale)
+            _gradient(weight).add_(grid.price * slopes / grid.scale)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave with codes that take no more than the plan says, also when training was stopped early."""
+        net = network(pl_module)
+        self._settle(net, self._nearest(net))
+
+    def _grids(self, net: nn.Module) -> dict[str, tuple[RateGrid, nn.Parameter]]:
+        """Return layer -> its grid and its raw weight."""
+        found = {}
+        for name in applied_structure(net).applied[self.kind].layers:
+            layer = net.get_submodule(name)
+            found[name] = (next(t for t in weight_transforms(layer) if isinstance(t, RateGrid)), raw_weight(layer))
+        return found
+
+    def _rates_of(self, name: str, grid: RateGrid) -> CodeRates:
+        if name not in self._rates:
+            self._rates[name] = CodeRates.of(grid.coded, self.coder)
+        return self._rates[name]
+
+    @torch.no_grad()
+    def _look(self, net: nn.Module) -> None:
+        """Note the codes that the weights have now, and raise the price where they take too much."""
+        size, grids = 0, self._grids(net)
+        for name, (grid, weight) in grids.items():
+            codes = self._rates_of(name, grid).nearest(weight.float() / grid.scale, SLOPE)
+            grid.coded.copy_(codes)
+            size += stream_bytes(codes, self.coder)
+        self._rates = {}
+        change = GAIN * torch.tensor(size / self._room(net)).log()
+        for grid, _ in grids.values():
+            grid.price.mul_(change.clamp(-MOST_CHANGE, MOST_CHANGE).exp())
+
+    @torch.no_grad()
+    def _nearest(self, net: nn.Module) -> dict[str, Tensor]:
+        """Return codes near the weights that fit."""
+        grids = self._grids(net)
+        levels = {name: weight.float() / grid.scale for name, (grid, weight) in grids.items()}
+        rates = {name: self._rates_of(name, grid) for name, (grid, _) in grids.items()}
+        return codes_within(levels, rates, self._room(net), self.coder)
+
+    @torch.no_grad()
+    def _settle(self, net: nn.Module, final: Mapping[str, Tensor]) -> None:
+        """Give the weights their final codes, and write how many bits hold them into the profile."""
+        grids, record, changed = self._grids(net), applied_structure(net), []
+        for name, codes in final.items():
+            grid, weight = grids[name]
+            low, bits = code_range(codes)
+            grid.set_range(low, bits)
+            grid.coded.copy_(codes)
+            weight.copy_(grid.scale * codes.to(grid.scale))
+            changed.append(replace(record.profile[name], weight_bits=bits))
+        self._rates = {}
+        write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))
+
+    def _room(self, net: nn.Module) -> float:
+        record = applied_structure(net)
+        return room(record.applied[self.kind], record.profile)
+
+
+def room(plan: Plan, profile: Profile) -> float:
+    """Return the bytes that the codes of all layers of a plan may take together."""
+    return sum(profile[name].weights * bits for name, bits in plan.knob("coded_bits").items()) / 8
+
+
+def _gradient(weight: nn.Parameter) -> Tensor:
+    """Return the gradient of a weight that has one."""
+    assert weight.grad is not None
+    return weight.grad

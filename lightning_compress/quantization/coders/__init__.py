@@ -1,0 +1,1 @@
+"""Coders of quantized weights, one class a file."""
