@@ -4,9 +4,9 @@
 
 W~: what the layer has, which is zero where it got narrower; lambda: refits/refit.py. A reconstruction: N2N (arXiv
 1709.06030) starts students anew; this is the asymmetric refit of channel pruning (refits/asymmetric.py), used where
-inputs were exchanged rather than dropped. Readers that it cannot set (``input_moments.refittable``) start from their
-own random initialization where they got narrower, and keep their weights elsewhere. It breaks where several removed
-layers were doing what no linear map can do: then the student still has to be trained. Each reader (block_readers.py)
+inputs were exchanged rather than dropped. Readers that it cannot set (grouped ones, and ``input_moments.refittable``)
+start from their own random initialization where they got narrower, and keep their weights elsewhere. It breaks where
+several removed layers were doing what no linear map can do: then the student still has to be trained. Each reader (block_readers.py)
 takes a forward pass of both networks for each batch: for a search over many blocks use Inherit.
 """
 
@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from lightning_compress.pruning.initializers.inherit import Inherit
 from lightning_compress.pruning.initializers.initializer import Initializer
-from lightning_compress.pruning.input_moments import refittable
+from lightning_compress.pruning.input_moments import groups_of, refittable
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 
 
@@ -50,7 +50,8 @@ class LeastSquares(Initializer):
 
     @override
     def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:
-        fitted = [name for name in readers if refittable(net.get_submodule(name))]
+        modules = {name: net.get_submodule(name) for name in readers}
+        fitted = [name for name, module in modules.items() if refittable(module) and groups_of(module) == 1]
         Inherit()(net, {name: narrower for name, narrower in readers.items() if name not in fitted})
         if fitted:
             inputs = {name: torch.arange(net.get_submodule(name).weight.shape[1]) for name in fitted}
