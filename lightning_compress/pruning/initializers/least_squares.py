@@ -6,8 +6,8 @@ W~: what the layer has, which is zero where it got narrower; lambda: refits/refi
 1709.06030) starts students anew; this is the asymmetric refit of channel pruning (refits/asymmetric.py), used where
 inputs were exchanged rather than dropped. Readers that it cannot set (grouped ones, and ``input_moments.refittable``)
 start from their own random initialization where they got narrower, and keep their weights elsewhere. It breaks where
-several removed layers were doing what no linear map can do: then the student still has to be trained. Each reader (block_readers.py)
-takes a forward pass of both networks for each batch: for a search over many blocks use Inherit.
+several removed layers were doing what no linear map can do: then the student still has to be trained. Each reader
+(block_readers.py) takes a forward pass of both networks for each batch: for a search over many blocks use Inherit.
 """
 
 from __future__ import annotations
