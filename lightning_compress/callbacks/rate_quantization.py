@@ -1,6 +1,6 @@
 """Quantization by rate: weights have the codes that are best in a file of a given size, and keep to it in training.
 
-    codes:     min |X (W - s q)|^2 / |X W|^2 + price x bits(q),      one price of a bit for all layers, by bisection
+    codes:     min (relative squared error of X s q) + price x bits(q),      one price for all layers, by bisection
     training:  loss + price x sum of bits(w / s),      gradients pass straight through the rounding
     its end:   the codes nearest to the weights that take no more bytes than asked, by the coder's own statistics
 
