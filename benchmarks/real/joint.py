@@ -80,7 +80,7 @@ class Bench:
 
     def module(self) -> ImageClassifier:
         """Return a module with the dense network."""
-        return ImageClassifier(load(NETWORK, self.nets).to(memory_format=torch.channels_last), 10, lr=self.lr)
+        return ImageClassifier(load(NETWORK, self.nets), 10, lr=self.lr)
 
     def plan(self, **knobs: float) -> dict[str, dict[str, float]]:
         """Return the same numbers for all layers."""

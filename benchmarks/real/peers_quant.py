@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
                 given |= {"lr": arguments.lr}
                 if tuple(given.values()) in done:
                     continue
-                dense = load(NETWORK, arguments.nets).to(memory_format=torch.channels_last)
+                dense = load(NETWORK, arguments.nets)
                 net = SIDES[side](copy.deepcopy(dense), *SETTINGS[bits], calibration)
                 before = accuracy(net, known, *test)
                 began = process_time()

@@ -87,7 +87,7 @@ class Bench:
         self.known = NETWORKS[self.case.network]
         self.train, self.test = images(npz, "train"), images(npz, "test")
         (x, y), (val_x, val_y) = self.train, images(npz, "val")
-        self.module = ImageClassifier(load(self.case.network, nets).to(memory_format=torch.channels_last), 10)
+        self.module = ImageClassifier(load(self.case.network, nets), 10)
         stage = self.method("ddpg")
         callbacks = list(stage.callbacks.values())
         calibration = self._loader(x[: CALIBRATION * BATCH], y[: CALIBRATION * BATCH])

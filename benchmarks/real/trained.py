@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_compress.vision.models.classifier import in_fast_layout
 from lightning_compress.vision.models.mlperf_tiny import tiny_resnet8
 from lightning_compress.vision.models.resnet_cifar import ResNetCIFAR, resnet20
 
@@ -56,7 +57,7 @@ class Trained:
     def normalized(self, images: Tensor) -> Tensor:
         """Return uint8 images as the network takes them."""
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+        return in_fast_layout((images.float() - mean) / std)
 
 
 NETWORKS = {
