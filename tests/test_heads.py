@@ -11,6 +11,8 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.attention import attentions
+from lightning_compress.surgery.graph.channels import IN, OUT
+from lightning_compress.surgery.graph.trace_channels import trace_channels
 
 TOKENS = torch.randint(20, (2, 5), generator=torch.Generator().manual_seed(0))
 
@@ -124,6 +126,21 @@ def test_heads_are_a_knob_of_their_own():
 def test_a_ratio_under_the_other_name_is_refused(layer, knobs, message):
     with pytest.raises(lc.CompressError, match=message):
         lc.ChannelPruning({layer: knobs}).apply(Reader(separate=False), TOKENS)
+
+
+def test_no_channel_is_in_two_groups():
+    net = Reader(separate=True)
+    net.attention[0].query = nn.Identity()  # as after its removal: the stream is the queries
+    graph = trace_channels(net, measure.measure(net, TOKENS), TOKENS)
+    for side in (IN, OUT):
+        seen = [
+            (member.layer, position)
+            for group in graph.groups.values()
+            for member in group.members
+            if member.side == side
+            for position in member.index.flatten().tolist()
+        ]
+        assert len(seen) == len(set(seen)) > 0
 
 
 PLAIN = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))

@@ -61,6 +61,17 @@ def _followed(sets: Sequence[Sequence[Side]]) -> set[str]:
     return {part[0].layer for part in ended if any(side.side == IN for side in part)}
 
 
+def _apart(heads: Sequence[ChannelGroup], made: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """Return groups that share no channel, those of heads first; what was followed is surer than what looks like heads.
+
+    Two groups that share channels could pass their verification by chance: where both lose the same ones.
+    """
+    names = {group.name for group in heads}
+    made = [group for group in made if group.name not in names]
+    owned = {member.layer for group in made for member in group.producers}
+    return [group for group in heads if not owned & {member.layer for member in group.producers}] + made
+
+
 def _settled(layer: LayerProfile, reason: str) -> bool:
     """Return whether another way would tell nothing new of a layer that is kept whole."""
     alone = not layer.positions or layer.out_channels == 1
@@ -146,12 +157,12 @@ class _Traced:
             heads = [group for group in heads if not {m.layer for m in group.producers} & _followed(sets)]
         inside = {member.layer for group in heads for member in group.producers}
         sets = [part for part in sets if part[0].layer not in inside]  # which cannot be followed by heads
-        groups = heads + [
+        made = [
             with_numbers(group, splits, self.net)
             for parts in merge_sets(sets, self.profile, len(traces) > 1, _norm_groups(self.net))
             if (group := _group(parts, self.profile, reasons, not failures)) is not None
         ]
-        groups = list({group.name: group for group in reversed(groups)}.values())[::-1]
+        groups = _apart(heads, made)
         if ChannelGraph({g.name: g for g in groups}, {}).halved(self.profile).macs > most:
             return None
         kept, wrong = verified(self.net, self.shapes, groups, self.example, self._checks)
