@@ -33,7 +33,7 @@ from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.pruning.input_moments import gather_moments, second_moments
-from lightning_compress.quantization.code_rates import SLOPE, CodeRates, codes_within
+from lightning_compress.quantization.code_rates import CodeRates, codes_within
 from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.rate_grid import MOST_BITS, RateGrid
 from lightning_compress.quantization.rate_distortion import RateProblem, code_range, stream_bytes, within
@@ -224,7 +224,7 @@ class RateQuantization(CompressionCallback):
         """Note the codes that the weights have now, and raise the price where they take too much."""
         size, grids = 0, self._grids(net)
         for name, (grid, weight) in grids.items():
-            codes = self._rates_of(name, grid).nearest(weight.float() / grid.scale, SLOPE)
+            codes = self._rates_of(name, grid).nearest(weight.float() / grid.scale, 0.0)
             grid.coded.copy_(codes)
             size += stream_bytes(codes, self.coder)
         self._rates = {}

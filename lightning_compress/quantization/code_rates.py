@@ -1,18 +1,17 @@
 """What codes take where they stand, as a function that weights can descend.
 
     bits(level) between two codes: the straight line between those of the two;      level: weight over scale
-    code for a level:  argmin over q of (level - q)^2 + slope x bits(q),     slope = ln 2 / 6 at high rates
+    code for a level:  argmin over q of (level - q)^2 + slope x bits(q),     slope 0: the nearest code
 
-The bits are those of the coder's own adaptive tables for the codes of before. At high rates a bit more lowers the mean
-squared rounding error, ``1/12 4^-bits``, by ``2 ln 2 / 12`` of a squared step, which is that slope. Ours; rounding by
-rate is that of DeepCABAC (arXiv 1907.11900).
+The bits are those of the coder's own adaptive tables for the codes of before. A training sees its weights at the
+nearest codes, so these are what it ends with where they fit; a slope is only as large as it takes to make them fit.
+Ours; rounding by rate is that of DeepCABAC (arXiv 1907.11900).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.rate_distortion import code_range, stored_codes, stream_bytes
 
-SLOPE = log(2) / 6  # squared steps that a bit is worth
+FLATTEST = 1e-3  # slope that is tried first where the nearest codes do not fit
 STEEPEST = 1e6  # at which all codes are the cheapest ones
 HALVINGS = 14
 
@@ -76,7 +75,7 @@ class CodeRates:
 def codes_within(
     levels: Mapping[str, Tensor], rates: Mapping[str, CodeRates], room: float, coder: RangeCoded
 ) -> dict[str, Tensor]:
-    """Return codes near the levels of all layers that together take no more than some bytes, at one slope.
+    """Return codes near the levels of all layers that together take no more than some bytes, at the least slope.
 
     Args:
         levels: layer -> weights over their scale.
@@ -91,10 +90,10 @@ def codes_within(
     def fits(found: Mapping[str, Tensor]) -> bool:
         return sum(stream_bytes(codes, coder) for codes in found.values()) <= room
 
-    best = at(SLOPE)
+    best = at(0.0)
     if fits(best):
         return best
-    low, high, best = SLOPE, STEEPEST, at(STEEPEST)
+    low, high, best = FLATTEST, STEEPEST, at(STEEPEST)
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
         found = at(middle)
