@@ -88,7 +88,7 @@ def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:
     """Prune all groups by random ratios: outputs as when masked, profile as predicted, and no layer unexplained."""
     dense = measure.measure(net, example)
     callback = ChannelPruning()
-    ratios = {c.layer: {"channels": float(0.1 + 0.9 * torch.rand(()))} for c in callback.choices(net, dense, example)}
+    ratios = {c.layer: {c.knob: float(0.1 + 0.9 * torch.rand(()))} for c in callback.choices(net, dense, example)}
     plan = callback.resolve(Plan(ratios), net, dense, example)
     graph = trace_channels(net, dense, example)
     thin = copy.deepcopy(net)
@@ -99,7 +99,7 @@ def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:
     assert memory(predicted) == memory(measured) <= memory(dense)
     assert measured.macs < dense.macs
     assert min(min(layer.in_channels, layer.out_channels) for layer in measured) >= 1
-    keep = {n: kept_units(graph, net, n, r["channels"], callback) for n, r in plan.layers.items()}
+    keep = {n: kept_units(graph, net, n, ratio, callback) for n, r in plan.layers.items() for ratio in r.values()}
     with torch.no_grad():
         masked, example = mask_by_hooks(net, graph, keep).double(), example.double()
         expected, found = masked(example), thin.double()(example)

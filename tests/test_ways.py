@@ -113,6 +113,8 @@ def test_genes_of_a_mixed_search_are_added_and_dropped_on_the_command_line(overr
 def test_the_file_is_written_by_the_coder_that_a_size_budget_counts(file, coder):
     if "- coder: range_coded" not in file.read_text():
         pytest.skip("it has no codes, or no budget of bytes")
+    if (file.stem, coder) == ("rate", "fixed_width"):
+        pytest.skip("it needs a coder that says what a code takes, and refuses this one in a sentence")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("config", [f"+compress={file.stem}", f"compress/coder={coder}", "hydra.run.dir=unused"])
     method = method_of(config.compress)

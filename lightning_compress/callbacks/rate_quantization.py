@@ -201,6 +201,12 @@ class RateQuantization(CompressionCallback):
             slopes = self._rates_of(name, grid).slopes(weight.detach().float() / grid.scale)
             _gradient(weight).add_(grid.price * slopes / grid.scale)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End with the final codes before the checkpoint of the last epoch is written."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            net = network(pl_module)
+            self._settle(net, self._nearest(net))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with codes that take no more than the plan says, also when training was stopped early."""
         net = network(pl_module)

@@ -93,7 +93,9 @@ def codes_within(
     best = at(0.0)
     if fits(best):
         return best
-    low, high, best = FLATTEST, STEEPEST, at(STEEPEST)
+    # The cheapest codes one by one need not be the cheapest together; codes that are all alike are.
+    best = {name: torch.zeros_like(x).clamp(rates[name].low, rates[name].high).long() for name, x in levels.items()}
+    low, high = FLATTEST, STEEPEST
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
         found = at(middle)
