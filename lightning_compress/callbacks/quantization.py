@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
-from lightning_compress.callbacks.base.progress import steps_done
+from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
@@ -230,7 +230,7 @@ class QuantizationAwareTraining(CompressionCallback):
         waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
         for quantizer in waiting:
             quantizer.await_calls(float("inf"))
-        untrained = bool(self._attached) and 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None
+        untrained = bool(self._attached) and trains_nothing(trainer)
         examples = calibration_pass(trainer, pl_module) if waiting or untrained else []
         for quantizer in self._activations(pl_module).values():
             # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.

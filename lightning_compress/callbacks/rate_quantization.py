@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
-from lightning_compress.callbacks.base.progress import steps_done
+from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -171,7 +171,7 @@ class RateQuantization(CompressionCallback):
         """Correct biases of a network that is quantized now and not trained; its codes are final."""
         self._rates = {}
         net = network(pl_module)
-        if self._before and 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None:
+        if self._before and trains_nothing(trainer):
             grids = self._grids(net)
             self._settle(net, {name: grid.coded.long() for name, (grid, _) in grids.items()})
             exact: dict[Transform, Tensor | None] = {
@@ -204,12 +204,14 @@ class RateQuantization(CompressionCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End with the final codes before the checkpoint of the last epoch is written."""
         if trainer.current_epoch + 1 == trainer.max_epochs:
-            net = network(pl_module)
-            self._settle(net, self._nearest(net))
+            self._end(network(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with codes that take no more than the plan says, also when training was stopped early."""
-        net = network(pl_module)
+        self._end(network(pl_module))
+
+    def _end(self, net: nn.Module) -> None:
+        """Give the weights codes near them that fit; where they have such codes, they stay."""
         self._settle(net, self._nearest(net))
 
     def _grids(self, net: nn.Module) -> dict[str, tuple[RateGrid, nn.Parameter]]:

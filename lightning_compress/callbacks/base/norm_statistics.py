@@ -16,6 +16,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_compress.callbacks.base.progress import trains_nothing
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
@@ -38,8 +39,7 @@ def follow_removal(trainer: Trainer, module: LightningModule) -> None:
         module: is changed in place; its modes stay.
     """
     norms = (norm for norm in module.modules() if isinstance(norm, BatchNormBase))
-    untrained = 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None
-    if not untrained or not any(norm.track_running_stats for norm in norms):
+    if not trains_nothing(trainer) or not any(norm.track_running_stats for norm in norms):
         return
     modes = {part: part.training for part in module.modules()}
     plugin = trainer.precision_plugin

@@ -9,6 +9,11 @@ from lightning import Trainer
 from lightning_compress.core.errors import CompressError
 
 
+def trains_nothing(trainer: Trainer) -> bool:
+    """Return whether the Trainer fits a fresh module for no epochs or no steps, so that nothing follows changes."""
+    return 0 in (trainer.max_epochs, trainer.max_steps) and trainer.ckpt_path is None
+
+
 def steps_done(trainer: Trainer) -> int:
     """Return optimizer steps so far; batches if the module optimizes manually."""
     if trainer.lightning_module.automatic_optimization:
