@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import lightning_compress.conf  # noqa: F401  makes the resolvers known
+from lightning_compress.app import cli
 from lightning_compress.testing.toys import PlainModule, ToyData, ToyNet
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,16 @@ def test_a_command_composes(page, command):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides)
     assert cfg.compress is not None or cfg.recipe is not None
+
+
+NAMED = re.compile(r"(?:^|[`'\"])lightning-compress ([a-z]+)", re.M)
+
+
+def test_commands_that_are_named_exist():
+    sources = (file for file in (ROOT / "lightning_compress").rglob("*") if file.suffix in {".py", ".yaml", ".j2"})
+    named = {word: file for file in (*PAGES, *sources) for word in NAMED.findall(file.read_text())}
+    assert {"run", "report", "export"} <= set(named)
+    assert not {word: file for word, file in named.items() if word not in cli.COMMANDS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

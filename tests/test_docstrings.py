@@ -1,4 +1,7 @@
-"""A docstring that lists arguments lists each, once, and no other. Ruff's D417 cannot read ``low, high:``."""
+"""A docstring that lists arguments lists each, once, and no other. Ruff's D417 cannot read ``low, high:``.
+
+That of a function opens with a verb, that of a property says what the value is, as for an attribute.
+"""
 
 from __future__ import annotations
 
@@ -62,3 +65,22 @@ def test_each_argument_is_documented_once_and_exists(file):
         if (places := [known.index(each) for each in said if each in known]) != sorted(places):
             wrong.append(f"{name}: the order is not that of the signature")
     assert not wrong
+
+
+def opening_words(tree: ast.Module):
+    """Yield, for each function, whether it is a property, the first word of its docstring, and its name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and (docstring := ast.get_docstring(node)):
+            made = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
+            yield bool(made & {"property", "cached_property"}), docstring.split()[0].strip(",:."), node.name
+
+
+def test_functions_open_with_a_verb_and_properties_with_what_they_are():
+    words: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
+    for file in sorted(ROOT.rglob("*.py")):
+        for is_property, word, name in opening_words(ast.parse(file.read_text())):
+            words[is_property].setdefault(word, []).append(f"{file.relative_to(ROOT)}: {name}")
+    nouns = {"A", "Args", "An", "The", "Whether", "Number", *words[True]}
+    assert {"The", "Whether"} <= set(words[True])
+    assert "Return" in words[False]
+    assert not {word: sorted(words[False][word] + words[True].get(word, [])) for word in nouns & set(words[False])}

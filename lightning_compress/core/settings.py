@@ -68,7 +68,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any, above: frozenset[int]) -> Any:
-    """Args: ``above``: ids of the objects that the value is inside of; an object inside itself is named only."""
+    """Return a value as plain types; inside an object of the ids ``above``, that object itself is named only."""
     if id(value) in above:
         return _name(type(value))
     inside = partial(_plain, above=above | {id(value)})

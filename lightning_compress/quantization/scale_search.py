@@ -88,7 +88,7 @@ def _searched(x: Tensor, counts: Tensor, least: float, most: float, offset: floa
     best, least_error = widest, torch.full_like(widest, torch.inf)
 
     def keep_best(candidates: Tensor) -> None:
-        """Args: ``candidates``: shape ``(rows, scales)``, falling where there are many."""
+        """Take the best of the scales, shape ``(rows, scales)``, each row falling where there are many."""
         nonlocal best, least_error
         for part in candidates.split(max(ENTRIES // x.numel(), 1), 1):
             found = _squared_error(x, counts, part, least, most, offset)

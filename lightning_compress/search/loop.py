@@ -170,7 +170,7 @@ class _Open:
 
     @property
     def trials(self) -> list[Trial]:
-        """In the order in which they were asked."""
+        """Those in flight, in the order in which they were asked."""
         return list(self._open)
 
     def advance(self, tell: Callable[[Trial], None]) -> list[Trial]:

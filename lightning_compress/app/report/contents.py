@@ -170,7 +170,7 @@ class Search:
 
     @property
     def against_baselines(self) -> list[str]:
-        """Return a sentence that compares the best plan with that of the best baseline, if there is one."""
+        """A sentence that compares the best plan with that of the best baseline, if there is one."""
         best = {name: point for name, points in self.baselines.items() if (point := best_of(points)) is not None}
         if self.best is None or not best:
             return []

@@ -42,7 +42,7 @@ class Pending:
 
     @property
     def bounds(self) -> Bounds | None:
-        """Return the bounds of the activation function behind the operation; None where it can have none."""
+        """The bounds of the activation function behind the operation; None where it can have none."""
         return getattr(self.core, "bounds", None)
 
 

@@ -6,6 +6,8 @@ from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from typing_extensions import override
+
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, did_you_mean
@@ -33,6 +35,7 @@ class ScoringPlanner(BudgetedPlanner, ABC):
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     @property
+    @override
     def costs(self) -> tuple[Cost, ...]:
         """The costs of the budget, of the objective and of other limits, which scores have too."""
         if self.cost is None or self.objective is None:
@@ -51,8 +54,8 @@ class ScoringPlanner(BudgetedPlanner, ABC):
         self.evaluation.check(stage)
 
     @property
+    @override
     def reads_scores(self) -> bool:
-        """True."""
         return True
 
     def check_metrics(self, stage: str, logged: Mapping[str, float], dense: Profile) -> None:

@@ -117,7 +117,7 @@ class _Process(Worker):
 
 
 def _work(connection: Connection, threads: int) -> None:
-    """Worker process entry point."""
+    """Evaluate what comes through a pipe, until it is closed: all that a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler only sets a flag
     Thread(target=_end_with_parent, daemon=True).start()

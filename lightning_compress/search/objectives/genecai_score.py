@@ -63,13 +63,13 @@ class GeneCAIScore(Objective):
             raise CompressError(f"GeneCAIScore: dense_cost must be above 0, or null, got {self.dense_cost}")
 
     @property
+    @override
     def costs(self) -> tuple[Cost | str, ...]:
-        """The cost."""
         return (self.cost,)
 
     @property
+    @override
     def meaning(self) -> str:
-        """Savings against lost accuracy."""
         return (
             f"{self.coeff:g} times the saved share of {words(name_of(self.cost))}, less the logarithm of a penalty for "
             f"lost accuracy, which is steep below {self.threshold:.0%}"

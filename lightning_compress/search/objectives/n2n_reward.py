@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
 from lightning_compress.search.objectives.objective import Objective, before, name_of, pick, words
@@ -58,13 +60,13 @@ class N2NReward(Objective):
             raise CompressError(f"N2NReward: anneal must be 0 trials or more, got {self.anneal}")
 
     @property
+    @override
     def costs(self) -> tuple[Cost | str, ...]:
-        """The cost."""
         return (self.cost,)
 
     @property
+    @override
     def meaning(self) -> str:
-        """Accuracy times compression."""
         return (
             f"C (2 - C) times the {words(self.metric)} as a share of what it was before the search, where C is the "
             f"saved share of {words(name_of(self.cost))}"

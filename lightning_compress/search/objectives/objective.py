@@ -61,8 +61,8 @@ class AccuracyUnderBudget(Objective):
     weight: float = 0.1
 
     @property
+    @override
     def meaning(self) -> str:
-        """The metric, less a part of the loss."""
         if not self.weight:
             return f"the {words(self.metric)}"
         return f"the {words(self.metric)}, less {self.weight:g} times the {words(self.loss)}"
@@ -85,8 +85,8 @@ class LossUnderBudget(Objective):
     metric: str = "val_loss"
 
     @property
+    @override
     def meaning(self) -> str:
-        """The metric, negated."""
         return f"the {words(self.metric)}, negated so that more is better"
 
     @override
@@ -108,13 +108,13 @@ class AccuracyLogCost(Objective):
     cost: Cost | str = "macs"
 
     @property
+    @override
     def costs(self) -> tuple[Cost | str, ...]:
-        """The cost."""
         return (self.cost,)
 
     @property
+    @override
     def meaning(self) -> str:
-        """The share of errors, weighed by the cost."""
         return f"the share of errors in validation times the logarithm of {words(name_of(self.cost))}, negated"
 
     @override

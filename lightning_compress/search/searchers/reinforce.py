@@ -181,7 +181,7 @@ class Reinforce(Searcher):
         self.optimizer.step()
 
     def _likelihood(self, rollouts: list[_Rollout]) -> tuple[Tensor, Tensor]:
-        """Log-probability of each rollout, shape ``(rollouts,)``, and the mean entropy of a choice."""
+        """Return the log-probability of each rollout, shape ``(rollouts,)``, and the mean entropy of a choice."""
         parts = []
         if self._binary:
             kept = self.removal(self._static, self.keep).expand(len(rollouts), -1, -1)
