@@ -121,8 +121,8 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr.startswith("loading torch and lightning ...\n")
     assert "No CUDA runtime" not in done.stderr
-    assert "cannot be written" in done.stdout
-    assert "Make room on the disk, and give the same command again" in done.stdout
+    assert "cannot be written" in done.stderr
+    assert "Make room on the disk, and give the same command again" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -207,7 +207,7 @@ def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
     assert [row["status"] for row in table] == ["completed", "completed"]
     assert int(table[0]["bytes"]) < int(table[1]["bytes"])
     assert ["budget=0.1," in table[0]["job"], "budget=0.2," in table[1]["job"]] == [True, True]
-    assert [any(f",budget={value}," in path.name for path in tmp_path.iterdir()) for value in (0.1, 0.2)] == [
+    assert [any(f"+budget-{value}+" in path.name for path in tmp_path.iterdir()) for value in (0.1, 0.2)] == [
         True,
         True,
     ]
@@ -215,6 +215,8 @@ def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["+compress=drl_quant", "compress.stages.quantize.planner.budget=0.01"], "smallest feasible one is"),
+    (["+compress=drl_quant", "budget=-0.1"], "budget must be a share in (0, 1] of what the dense network costs"),
+    (["+compress=drl_quant", "finetune.epochs=-1"], "stage quantize: epochs must be 0 or more, got -1"),
     (["+compress=quant", "plan=nowhere.yaml"], "there is no file 'nowhere.yaml'"),
     (["recipe=nowhere"], "recipe: there is no"),
     ([], "+compress=drl_quant"),
@@ -226,7 +228,8 @@ def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
 def test_bad_input_ends_with_one_sentence_and_a_status(overrides, message, cache, tmp_path):
     done = run(*overrides, "epochs=6", cache=cache, folder=tmp_path / "run")
     assert done.returncode == 1
-    assert message in " ".join(done.stdout.split())
+    assert message in " ".join(done.stderr.split())
+    assert "error" not in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -236,14 +239,14 @@ def test_a_run_folder_in_use_is_refused(finished, cache):
     with FileLock(finished / ".lock"):
         done = run("+compress=drl_quant", *SHORT, cache=cache, folder=finished)
     assert done.returncode == 1
-    assert "another process is working in" in done.stdout
+    assert "another process is working in" in done.stderr
 
 
 def test_a_run_folder_that_cannot_be_made_is_named(cache, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = run("+compress=quant", "epochs=6", cache=cache, folder=tmp_path / "file" / "run")
     assert done.returncode == 1
-    assert f"error: cannot write to '{tmp_path}/file/run': Not a directory; choose another run_dir=" in done.stdout
+    assert f"error: cannot write to '{tmp_path}/file/run': Not a directory; choose another run_dir=" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

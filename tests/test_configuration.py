@@ -17,37 +17,16 @@ from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.searchers.greedy import Greedy
-from lightning_compress.testing.toys import PlainModule, ToyData
+from lightning_compress.testing.toys import FullData, FullModule
 
 CONF = Path(__file__).parent.parent / "conf"
-
-
-class Tested(PlainModule):
-    """A module with a test and a learning rate."""
-
-    __test__ = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lr = 0.1
-
-    def test_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
-
-
-class Data(ToyData):
-    """Data with a test set."""
-
-    def test_dataloader(self):
-        return self.val_dataloader()
 
 
 def compress(folder, method="drl_quant", **settings) -> lc.Result:
     torch.manual_seed(0)
     make_trainer = partial(Trainer, accelerator="cpu", enable_progress_bar=False)
     given = {"folder": folder, "make_trainer": make_trainer, **settings}
-    return lc.compress(Tested(), Data(), method, **given)
+    return lc.compress(FullModule(), FullData(), method, **given)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +45,7 @@ def test_one_call_searches_trains_and_measures(result):
 
 def test_a_result_has_the_module_and_saves_and_shows_itself(result, tmp_path):
     file = result.save(tmp_path / "mine.safetensors")
-    loaded = lc.load(file, Tested())
+    loaded = lc.load(file, FullModule())
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded.eval()(x), result.module.eval()(x))
     page = result._repr_html_()

@@ -12,28 +12,11 @@ from hydra import compose, initialize_config_dir
 
 import lightning_compress.conf  # noqa: F401  makes the resolvers known
 from lightning_compress.app import cli
-from lightning_compress.testing.toys import PlainModule, ToyData, ToyNet
+from lightning_compress.testing.toys import FullData, FullModule, ToyNet
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-
-
-class Module(PlainModule):
-    """A trained module as a reader has one."""
-
-    def __init__(self):
-        super().__init__()
-        self.lr = 0.01
-
-    def test_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
-
-
-class Data(ToyData):
-    def test_dataloader(self):
-        return self.val_dataloader()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -57,7 +40,7 @@ def test_the_python_blocks_of_a_page_run_in_turn(page, tmp_path, monkeypatch):
     own = re.search(r"^module = ", page.read_text(), re.M)
     for block in blocks(page, "python"):
         if own is None:  # what a page calls yours: a trained module, its data, an input batch, the class of its network
-            names |= {"module": Module(), "data": Data(), "example": torch.zeros(2, 1, 8, 8), "MyNet": ToyNet}
+            names |= {"module": FullModule(), "data": FullData(), "example": torch.zeros(2, 1, 8, 8), "MyNet": ToyNet}
             names["images"] = torch.rand(8, 1, 8, 8)
         exec(compile(block, str(page), "exec"), names)
 

@@ -22,7 +22,7 @@ from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.objectives.objective import AccuracyLogCost
 from lightning_compress.search.searchers.random import Random
-from lightning_compress.testing.toys import PlainModule, ToyData
+from lightning_compress.testing.toys import FullData, FullModule, ToyData
 
 
 class Energy(Cost):
@@ -34,24 +34,6 @@ class Energy(Cost):
 
     def __call__(self, profile):
         return profile.macs / 1e6
-
-
-class Tested(PlainModule):
-    """A module with a test."""
-
-    def test_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
-
-
-Tested.__test__ = False
-
-
-class Data(ToyData):
-    """Data with a test set."""
-
-    def test_dataloader(self):
-        return self.val_dataloader()
 
 
 def names(figures):
@@ -102,7 +84,9 @@ def test_the_cost_of_a_third_party_is_budget_objective_and_figure(tmp_path):
     torch.manual_seed(0)
     planner = Search(cost=Energy(), budget=0.5, objective=AccuracyLogCost(cost=Energy()), searcher=Random, trials=2)
     stages = {"prune": Stage({"channels": ChannelPruning()}, planner, epochs=0)}
-    result = compress(Tested(), Data(), stages, folder=tmp_path, make_trainer=partial(Trainer, accelerator="cpu"))
+    result = compress(
+        FullModule(), FullData(), stages, folder=tmp_path, make_trainer=partial(Trainer, accelerator="cpu")
+    )
     assert result.compressed.energy == result.compressed.macs / 1e6 <= 0.5 * result.dense.energy
     assert result.samples == len(ToyData().val_dataloader().dataset)
     written = json.loads((tmp_path / "result.json").read_text())

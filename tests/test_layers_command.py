@@ -50,3 +50,9 @@ def test_bad_input_ends_with_a_sentence(monkeypatch, argument, message):
     with pytest.raises(SystemExit) as ended:
         layers(monkeypatch, argument)
     assert str(ended.value).startswith(message)
+
+
+def test_a_run_folder_is_no_override(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        layers(monkeypatch, "runs/compress-quant")
+    assert "'runs/compress-quant' is no KEY=VALUE: layers are those of a configuration" in capsys.readouterr().err

@@ -20,24 +20,10 @@ from lightning_compress.pipeline.lr_probe import PROBED, LearningRateProbe
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.surgery import measure
-from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
+from lightning_compress.testing.toys import FullModule, PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 PROBE = LearningRateProbe(steps=6, shares=(1.0, 0.1, 0.001))
-
-
-class WithRate(PlainModule):
-    """A module whose optimizer reads ``lr``."""
-
-    def __init__(self, lr: float = 0.3) -> None:
-        super().__init__()
-        self.lr = lr
-
-    def test_step(self, batch, batch_idx):
-        self.log("test_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
 def context(folder, module):
@@ -47,7 +33,7 @@ def context(folder, module):
 
 def dense(**settings):
     torch.manual_seed(0)
-    return WithRate(**settings)
+    return FullModule(**{"lr": 0.3, **settings})
 
 
 def loss_after(module, rate, steps=6):

@@ -98,6 +98,15 @@ def test_a_network_without_weights_is_refused():
         measure.measure(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))
 
 
+def test_an_example_that_the_network_does_not_take_is_told_in_a_sentence():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    words = r"Sequential does not run on the example, of shape \(2, 3, 8, 8\) \(Given groups=1, .*one input batch"
+    with pytest.raises(CompressError, match=words):
+        measure.measure(net, torch.zeros(2, 3, 8, 8))
+    with pytest.raises(CompressError, match="of shape no tensor"):
+        measure.measure(net, "an image")
+
+
 def test_profiles_survive_plain_types():
     profile = measure.measure(torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64))
     again = Profile.from_dict(profile.to_dict())

@@ -26,6 +26,7 @@ from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.pipeline.compress import compress
 from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.layerwise import LayerwiseStage
+from lightning_compress.pipeline.planners.limit import Limit
 from lightning_compress.pipeline.planners.planner import Planner
 from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.planners.sensitivity import Sensitivity
@@ -35,28 +36,13 @@ from lightning_compress.pipeline.stage import Stage
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.random import Random
-from lightning_compress.testing.toys import PlainModule, ToyData
+from lightning_compress.testing.toys import FullData, FullModule, PlainModule, ToyData, ToyNet
 
 SECTION = {
     "objective": {"_target_": "lightning_compress.search.objectives.objective.AccuracyUnderBudget"},
     "cost": {"_target_": "lightning_compress.core.costs.macs.MACs"},
 }
 PLAN = Plan({"conv1": {"channels": 0.5}})
-
-
-class Tested(PlainModule):
-    """A module with a test."""
-
-    def test_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
-
-
-class TestedData(ToyData):
-    """Data with a test set."""
-
-    def test_dataloader(self):
-        return self.val_dataloader()
 
 
 BUDGET = {"cost": MACs(), "budget": 0.7, "objective": AccuracyUnderBudget()}
@@ -66,9 +52,9 @@ def pruning(planner: Planner | None) -> Stage:
     return Stage({"channels": ChannelPruning()}, planner, epochs=0)
 
 
-def searching(evaluation: Evaluation | None = None, **settings: int) -> Stage:
+def searching(evaluation: Evaluation | None = None, **settings: Any) -> Stage:
     given = {"searcher": Random, "trials": 2, "evaluation": evaluation or Evaluation()}
-    return pruning(Search(**BUDGET, **{**given, **settings}))
+    return pruning(Search(**{**BUDGET, **given, **settings}))
 
 
 def layerwise(steps_between: int = 20, **settings: Any) -> LayerwiseStage:
@@ -83,7 +69,7 @@ def uniform(numbers: Mapping[str, float] = MappingProxyType({"channels": 0.5})) 
 def run(folder: Path, plan: Plan | None = None, trainer: Mapping[str, Any] = MappingProxyType({}), **stages) -> Result:
     torch.manual_seed(0)
     make_trainer = partial(Trainer, accelerator="cpu", **trainer)
-    return compress(Tested(), TestedData(), stages, folder=folder, make_trainer=make_trainer, plan=plan)
+    return compress(FullModule(), FullData(), stages, folder=folder, make_trainer=make_trainer, plan=plan)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +107,7 @@ def test_a_trainer_that_no_training_can_have_is_refused_at_once(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-class Untrained(Tested):
+class Untrained(FullModule):
     """Without an optimizer."""
 
     configure_optimizers = LightningModule.configure_optimizers
@@ -130,9 +116,9 @@ class Untrained(Tested):
 @pytest.mark.parametrize(
     ("module", "data", "words"),
     [
-        (PlainModule(), TestedData(), "PlainModule has no test_step; the network is measured before and after"),
-        (Tested(), ToyData(), "ToyData has no test_dataloader; the network is measured on test data"),
-        (Untrained(), TestedData(), "Untrained has no configure_optimizers; the network is trained after compression"),
+        (PlainModule(), FullData(), "PlainModule has no test_step; the network is measured before and after"),
+        (FullModule(), ToyData(), "ToyData has no test_dataloader; the network is measured on test data"),
+        (Untrained(), FullData(), "Untrained has no configure_optimizers; the network is trained after compression"),
     ],
 )
 def test_what_the_end_of_a_run_needs_is_missed_at_its_beginning(tmp_path, module, data, words):
@@ -141,11 +127,23 @@ def test_what_the_end_of_a_run_needs_is_missed_at_its_beginning(tmp_path, module
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("given", [ToyNet(), FullModule])
+def test_what_is_no_module_is_refused(tmp_path, given):
+    with pytest.raises(CompressError, match=r"takes a LightningModule .* got (ToyNet|FullModule), so wrap it in one"):
+        compress(given, FullData(), {"prune": searching()}, folder=tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
         (searching(trials=0), "trials must be 1 or more, got 0"),
         (searching(in_flight=0), "in_flight must be 1 or more, got 0"),
+        (searching(trials=2.5), "trials must be a whole number, 1 or more, got 2.5"),
+        (searching(budget=-0.1), r"budget must be a share in \(0, 1\] .* a text such as '100,000 MACs', got -0.1"),
+        (searching(limits={"x": Limit(MACs(), "3 kg")}), "budget must be a share .* got '3 kg'"),
+        (Stage(epochs=-1), "epochs must be 0 or more, got -1"),
+        (Stage(attributes={"lr": -0.1}), "lr must be a number, 0 or more, or 'auto', got -0.1"),
+        (Stage(attributes={"lr": "fast"}), "lr must be a number, 0 or more, or 'auto', got 'fast'"),
         (searching(Evaluation(validation_batches=0)), "validation_batches must be 1 or more, got 0"),
         (searching(Evaluation(finetune_steps=-1)), "finetune_steps must be 0 or more, got -1"),
         (searching(Evaluation(recalibration_batches=-1)), "recalibration_batches must be 0 or more, got -1"),
@@ -176,7 +174,7 @@ class Listing(Exporter):
 def exported(folder: Path, exporters: Mapping[str, Exporter]) -> Result:
     make_trainer = partial(Trainer, accelerator="cpu")
     return compress(
-        Tested(), TestedData(), {"prune": uniform()}, folder=folder, make_trainer=make_trainer, exporters=exporters
+        FullModule(), FullData(), {"prune": uniform()}, folder=folder, make_trainer=make_trainer, exporters=exporters
     )
 
 
@@ -195,7 +193,7 @@ def test_both_networks_have_figures_in_the_runtime(tmp_path):
     stage = Stage({"quantization": callback}, Uniform({"weight_bits": 8, "act_bits": 8}), epochs=1)
     make_trainer = partial(Trainer, accelerator="cpu")
     result = compress(
-        Tested(), TestedData(), {"q": stage}, folder=tmp_path, make_trainer=make_trainer, exporters={"onnx": Onnx()}
+        FullModule(), FullData(), {"q": stage}, folder=tmp_path, make_trainer=make_trainer, exporters={"onnx": Onnx()}
     )
     last = [figure.name for figure in result.figures][-3:]
     assert last == ["onnx_bytes", "onnx_int8_ms", "onnx_float32_ms"]
@@ -219,13 +217,13 @@ def test_exporters_that_cannot_be_are_refused_at_once(tmp_path, exporters, words
 
 
 @pytest.mark.parametrize(("settings", "metric", "message"), [
-    ({}, "test_accuracy", "test_step of Tested logs ['test_acc'], not 'test_accuracy'; did you mean 'test_acc'?"),
+    ({}, "test_accuracy", "test_step of FullModule logs ['test_acc'], not 'test_accuracy'; did you mean 'test_acc'?"),
     ({"evaluation": Evaluation(monitor="acc")}, "test_acc", "stage prune: validation_step logs ['val_acc'"),
     ({"objective": AccuracyUnderBudget(loss="val_los")}, "test_acc", "has no 'val_los'; did you mean 'val_loss'"),
 ])  # fmt: skip
 def test_names_of_metrics_are_checked_before_anything_is_scored_or_trained(settings, metric, message, tmp_path):
     stage = pruning(Search(**{**BUDGET, "searcher": Random, "trials": 2, **settings}))
     with pytest.raises(CompressError) as raised:
-        compress(Tested(), TestedData(), {"prune": stage}, folder=tmp_path, metric=metric)
+        compress(FullModule(), FullData(), {"prune": stage}, folder=tmp_path, metric=metric)
     assert message in str(raised.value)
     assert not (tmp_path / "prune").exists()

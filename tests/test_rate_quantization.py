@@ -29,26 +29,11 @@ from lightning_compress.quantization.quantizers.rate_grid import RateGrid
 from lightning_compress.quantization.rate_distortion import RateProblem, stream_bytes, within
 from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import weight_transforms
-from lightning_compress.testing.toys import QUIET, PlainModule, ToyData, ToyNet, toy_data
+from lightning_compress.testing.toys import QUIET, FullData, FullModule, PlainModule, ToyNet, toy_data
 
 CODER = RangeCoded()
 LAYERS = ("stem.0", "conv1", "conv2", "fc")
 make_trainer = partial(Trainer, **{k: v for k, v in QUIET.items() if k not in ("logger", "enable_checkpointing")})
-
-
-class WithTest(PlainModule):
-    """A module with a test."""
-
-    def test_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
-
-
-class WithTestData(ToyData):
-    """Data with a test set."""
-
-    def test_dataloader(self):
-        return self.val_dataloader()
 
 
 def module(cls=PlainModule):
@@ -95,8 +80,8 @@ def test_codes_take_no_more_than_the_plan_says(bits, epochs, tmp_path):
 @pytest.mark.parametrize(("budget", "epochs"), [(2600, 0), (0.3, 1)])
 def test_a_run_ends_with_a_file_within_its_budget_and_says_so(budget, epochs, tmp_path):
     found = lc.compress(
-        module(WithTest),
-        WithTestData(),
+        module(FullModule),
+        FullData(),
         "rate",
         budget=budget,
         epochs=epochs,
@@ -114,7 +99,7 @@ def test_a_run_ends_with_a_file_within_its_budget_and_says_so(budget, epochs, tm
 def test_a_budget_below_what_is_no_code_is_told_with_the_smallest_one(tmp_path):
     with pytest.raises(InfeasibleBudgetError, match=r"stage rate: the budget of 900 bytes cannot be met: scales.*take "
                        r"861 bytes; the smallest feasible one is 945 bytes. Raise the budget"):  # fmt: skip
-        lc.compress(module(WithTest), WithTestData(), "rate", budget=900, folder=tmp_path, make_trainer=make_trainer)
+        lc.compress(module(FullModule), FullData(), "rate", budget=900, folder=tmp_path, make_trainer=make_trainer)
 
 
 def test_too_few_bits_are_told():

@@ -32,17 +32,13 @@ def composed(*overrides: str):
 
 def test_a_folder_that_is_named_after_the_command(tmp_path):
     CheckFolder().on_run_start(composed("seed=3"))
-    assert (tmp_path / "runs" / "compress=quant,seed=3").is_dir()
+    assert (tmp_path / "runs" / "compress-quant+seed-3").is_dir()
 
 
-def test_a_folder_that_cannot_be_written_ends_the_process_with_a_sentence(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_ends_the_process_with_a_sentence(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="error: cannot write to 'runs/compress-quant': Not a directory; choose "):
         CheckFolder().on_run_start(composed())
-    assert (
-        "error: cannot write to 'runs/compress=quant': Not a directory; choose another run_dir="
-        in capsys.readouterr().out
-    )
 
 
 FIGURES = {

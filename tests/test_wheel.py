@@ -120,6 +120,8 @@ def test_runs_are_compared(installed, finished):
     (["--help"], "report"),
     (["run", "--help"], "lightning-compress run +compress=drl_quant"),
     (["report", "--help"], "--html"),
+    (["layers", "--help"], "--config-dir"),
+    (["export", "--help"], "--calibrate"),
 ])  # fmt: skip
 def test_help_imports_no_torch(arguments, said, installed, tmp_path):
     (tmp_path / "torch").mkdir()

@@ -41,8 +41,7 @@ def run(arguments: Sequence[str]) -> None:
         with interruptible():
             hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(task)()
     except CompressError as error:
-        print(f"error: {error}")
-        sys.exit(1)
+        sys.exit(f"error: {error}")
     finally:
         sys.argv = typed
 
@@ -69,10 +68,10 @@ def layers(arguments: Sequence[str]) -> None:
 
 
 def export(arguments: Sequence[str]) -> None:
-    """Write the network of a finished run for other runtimes: ONNX, TFLite."""
-    from lightning_compress.app import export_run
+    """Write the network of a finished run for other runtimes: ONNX, TFLite, ExecuTorch."""
+    from lightning_compress.app import export_command
 
-    export_run.main(arguments)
+    export_command.main(arguments)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

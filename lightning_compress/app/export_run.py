@@ -1,9 +1,7 @@
-"""The command ``lightning-compress export``: a finished run's network as files for other runtimes."""
+"""The network of a finished run as files for other runtimes."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 from torch import Tensor
 
-import lightning_compress.conf
+from lightning_compress.app.export_command import FORMATS, known_formats
 from lightning_compress.conf import resolvers
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.export.exporter import Exporter, ExportReport
@@ -22,30 +20,7 @@ from lightning_compress.export.packed import Packed
 from lightning_compress.surgery.inputs import network_inputs
 
 CONFIG = Path("hydra") / "config.yaml"
-FORMATS = Path(lightning_compress.conf.__file__).parent / "compress" / "exporter"
 SAMPLES = 512  # that grids are set from, and outputs compared on
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write the files that a command line asks for; print one line for each."""
-    parser = argparse.ArgumentParser(prog="lightning-compress export", description=str(__doc__).partition(": ")[2])
-    parser.add_argument("run_dir", type=Path, help="the folder of a finished run")
-    parser.add_argument("--format", nargs="+", required=True, help=f"of {known_formats()}")
-    parser.add_argument(
-        "--calibrate", action="store_true", help="set the grids of a network in floating point from train data"
-    )
-    given = parser.parse_args(arguments)
-    try:
-        for report in export_run(given.run_dir, given.format, given.calibrate):
-            print(f"{report.path}: {report.sentence}")
-    except CompressError as error:
-        print(f"error: {error}")
-        sys.exit(1)
-
-
-def known_formats() -> list[str]:
-    """Return the names of the formats."""
-    return sorted(file.stem for file in FORMATS.glob("*.yaml"))
 
 
 def export_run(folder: Path, formats: Sequence[str], calibrate: bool = False) -> list[ExportReport]:

@@ -35,8 +35,7 @@ def _check(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        print(f"error: cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir=")
-        sys.exit(1)
+        sys.exit(f"error: cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir=")
 
 
 class SweepSummary(Callback):

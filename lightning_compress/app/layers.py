@@ -6,19 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_compress.app.shipped import shipped
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pipeline.configuration import method_of
-from lightning_compress.pipeline.layers import inspect_layers
-from lightning_compress.surgery.inputs import example_of
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule, LightningModule
 
 
 def main(given: Sequence[str]) -> None:
@@ -35,6 +35,9 @@ def main(given: Sequence[str]) -> None:
     parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, such as model/mine.yaml")
     arguments = parser.parse_args(given)
     overrides = list(arguments.overrides)
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            parser.error(f"{override!r} is no KEY=VALUE: layers are those of a configuration, not of a finished run")
     if arguments.config_dir is not None:
         overrides.append(f"hydra.searchpath=['file://{arguments.config_dir.absolute()}']")
     try:
@@ -46,6 +49,10 @@ def main(given: Sequence[str]) -> None:
 
 
 def _print(cfg: DictConfig) -> None:
+    from lightning_compress.pipeline.configuration import method_of  # torch loads only now, so that --help is quick
+    from lightning_compress.pipeline.layers import inspect_layers
+    from lightning_compress.surgery.inputs import example_of
+
     module: LightningModule = instantiate(cfg.model)
     data: LightningDataModule = instantiate(cfg.data)
     data.prepare_data()

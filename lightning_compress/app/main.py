@@ -27,7 +27,7 @@ from lightning_compress.core.disk import told_disk_errors
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.checkpoint import load_checkpoint
-from lightning_compress.pipeline.compress import compress
+from lightning_compress.pipeline.compress import check_stages, compress
 from lightning_compress.pipeline.configuration import check_searcher, method_of, set_usual
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
         if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(said, CompressError | OmegaConfBaseException):
             raise
         sentence = str(said) if isinstance(said, CompressError) else f"configuration: {str(said).splitlines()[0]}"
-        console.print("[bold red]error:[/]", Text(sentence), soft_wrap=True)
+        Console(stderr=True).print("[bold red]error:[/]", Text(sentence), soft_wrap=True)
         sys.exit(1)
 
 
@@ -70,6 +70,8 @@ def run(cfg: DictConfig, console: Console) -> Result:
     set_usual(cfg.compress, usual, {"epochs": "finetune.epochs"})
     method = method_of(cfg.compress)
     check_searcher(HydraConfig.get().overrides.task, method.stages)
+    asked = method.stages if plan is None else {name: stage.with_plan(plan) for name, stage in method.stages.items()}
+    check_stages(asked)  # before the dense network is trained
     data: LightningDataModule = instantiate(cfg.data)
     dense = dense_module(cfg, data, method.stages)
     result = compress(

@@ -34,6 +34,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Number, Plan, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
@@ -99,6 +100,7 @@ class ChannelPruning(CompressionCallback):
         batches: int = 8,
     ) -> None:
         super().__init__(plan)
+        check_instances("ChannelPruning", criterion=(criterion, Criterion), refit=(refit, Refit))
         if round_to < 1:
             raise CompressError(f"ChannelPruning: round_to must be 1 or more, got {round_to}")
         self.criterion = L2() if criterion is None else criterion

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.instances import check_instances
 from lightning_compress.distillation.hinton import Hinton
 from lightning_compress.distillation.loss import DistillationLoss
 from lightning_compress.distillation.outputs import Select, select_tensor
@@ -49,6 +50,7 @@ class KnowledgeDistillation(DistillationCallback):
         if not 0 <= weight <= 1:
             raise CompressError(f"KnowledgeDistillation: weight must be within 0 and 1, got {weight}")
         super().__init__(teacher, weight)
+        check_instances("KnowledgeDistillation", loss=(loss, DistillationLoss))
         self.loss = Hinton() if loss is None else loss
         self.select = select
 

@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.teacher import DistillationCallback
 from lightning_compress.core.errors import CompressError, NoEffectError, did_you_mean
+from lightning_compress.core.instances import check_instances
 from lightning_compress.distillation.attention_transfer import AttentionTransfer
 from lightning_compress.distillation.feature_loss import FeatureLoss
 from lightning_compress.distillation.outputs import FEATURES, Select, select_tensor
@@ -63,6 +64,7 @@ class FeatureDistillation(DistillationCallback):
         if not layers:
             raise NoEffectError("FeatureDistillation: no layers are given; name those to compare, such as ['layer1']")
         super().__init__(teacher, weight)
+        check_instances("FeatureDistillation", loss=(loss, FeatureLoss))
         self.layers = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
         self.loss = AttentionTransfer() if loss is None else loss
         self.select = select

@@ -30,6 +30,7 @@ from typing_extensions import override
 from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
 from lightning_compress.callbacks.base.progress import progress, steps_done
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.quantization.admm_projections import (
@@ -107,6 +108,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan, ignore)
+        check_instances("JointSparsityQuantization", account=(account, SizeAccount))
         if not limits or list(limits) != sorted(limits, reverse=True) or not 0 < limits[-1] <= limits[0] <= 1:
             raise CompressError(f"JointSparsityQuantization: limits must fall, within 0 and 1, got {list(limits)}")
         if not 0 < bits_until <= end <= 1 or not 0 <= fall <= end or rho <= 0:

@@ -22,6 +22,7 @@ from typing_extensions import override
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
@@ -60,6 +61,7 @@ class LayerRemoval(CompressionCallback):
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan)
+        check_instances("LayerRemoval", initialize=(initialize, Initializer))
         self.initialize = LeastSquares() if initialize is None else initialize
         self.ignore = tuple(ignore)
         self._graphs: dict[object, RemovalGraph] = {}  # by architecture; shared by the copies of with_plan

@@ -29,6 +29,7 @@ from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
@@ -122,6 +123,13 @@ class QuantizationAwareTraining(CompressionCallback):
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan)
+        check_instances("QuantizationAwareTraining", placement=(placement, Placement))
+        for name, make in (("weight_quantizer", weight_quantizer), ("activation_quantizer", activation_quantizer)):
+            if not callable(make) or isinstance(make, nn.Module):
+                raise CompressError(
+                    f"QuantizationAwareTraining: {name} must be a class such as LSQ, or a partial of one, which is "
+                    f"called for each layer; got {type(make).__name__} {make!r}"
+                )
         self.weight_quantizer = weight_quantizer
         self.activation_quantizer = activation_quantizer
         self.per_channel = per_channel

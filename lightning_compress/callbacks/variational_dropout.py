@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_noise import LearnedNoise, salt
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.pruning.noise.gaussian import GaussianNoise
@@ -63,6 +64,7 @@ class VariationalDropout(LearnedNoise):
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan, strength, warmup, end, ignore)
+        check_instances("VariationalDropout", pattern=(pattern, Pattern))
         self.pattern, self.threshold = Element() if pattern is None else pattern, threshold
         if isinstance(self.pattern, NofM):
             raise CompressError(

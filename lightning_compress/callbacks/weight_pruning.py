@@ -25,6 +25,7 @@ from typing_extensions import override
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import progress, steps_done
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Number, Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
@@ -78,6 +79,9 @@ class WeightPruning(CompressionCallback):
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan)
+        check_instances(
+            "WeightPruning", pattern=(pattern, Pattern), schedule=(schedule, Schedule), scope=(scope, Scope)
+        )
         if every < 1:
             raise CompressError(f"WeightPruning: every must be 1 step or more, got {every}")
         self.pattern = Element() if pattern is None else pattern

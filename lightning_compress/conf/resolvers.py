@@ -16,10 +16,13 @@ LONGEST = 120  # file systems allow 255 bytes
 def slug(overrides: str) -> str:
     """Return a folder name for a command line: the same overrides always give the same folder.
 
+    It has neither ``=`` nor a comma, so that it can be typed behind an override: ``plan=runs/NAME/plan.yaml``.
+
     >>> slug("+compress=drl_quant,data.path=/tmp/x.npz,seed=1")
-    'compress=drl_quant,data.path=_tmp_x.npz,seed=1'
+    'compress-drl_quant+data.path-_tmp_x.npz+seed-1'
     """
     name = re.sub(r"[^\w=,.\-]+", "_", overrides.replace("+", "")) or "default"
+    name = name.replace("=", "-").replace(",", "+")
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{crc32(overrides.encode()):08x}"
 
 

@@ -15,7 +15,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_compress.callbacks.base.callback import as_plan, plan_names
+from lightning_compress.callbacks.base.plans import as_plan, plan_names
 from lightning_compress.core.atomic_write import remove_stale_parts
 from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError, did_you_mean
@@ -103,6 +103,11 @@ def compress(
     """
     check_library(module)
     check_library(data)
+    if not isinstance(module, LightningModule):
+        raise CompressError(
+            f"compress: the network is trained after compression, which takes a LightningModule with its steps and its "
+            f"optimizer; got {module if isinstance(module, type) else type(module).__name__}, so wrap it in one"
+        )
     module, data = selecting(module, network), as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)
@@ -118,7 +123,7 @@ def compress(
     if plan is not None and whole is not None:
         _check_plan(whole, stages, module)
         stages = {name: stage.with_plan(plan) for name, stage in stages.items()}
-    _check_stages(stages)
+    check_stages(stages)
     _check_exporters(exporters)
     began = perf_counter()
     try:
@@ -174,8 +179,12 @@ def _check_methods(module: LightningModule, data: LightningDataModule) -> None:
             raise CompressError(f"{type(of).__name__} has no {name}; the network {use}, so give it one")
 
 
-def _check_stages(stages: Mapping[str, Stage]) -> None:
-    """Raise before any training if a setting cannot be, or names a knob that no callback understands."""
+def check_stages(stages: Mapping[str, Stage]) -> None:
+    """Raise before any training if a setting cannot be, or names a knob that no callback understands.
+
+    Raises:
+        CompressError: it is so.
+    """
     for name, stage in stages.items():
         stage.check(name)
     known = frozenset().union(*(c.knobs for stage in stages.values() for c in stage.callbacks.values()))

@@ -163,9 +163,11 @@ def check_least(stage: str, **settings: tuple[int | None, int]) -> None:
         settings: name -> number, the least it may be; None is not checked.
 
     Raises:
-        CompressError: a number is smaller.
+        CompressError: a number is smaller, or no whole number.
     """
     for key, (number, least) in settings.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise CompressError(f"stage {stage}: {key} must be a whole number, {least} or more, got {number!r}")
         if number is not None and number < least:
             raise CompressError(f"stage {stage}: {key} must be {least} or more, got {number}")
 

@@ -16,7 +16,7 @@ from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.json_record import write_record
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.context import PLANNED, RunContext, set_attributes
+from lightning_compress.pipeline.context import PLANNED, RunContext, check_least, set_attributes
 from lightning_compress.pipeline.lr_probe import AUTO, LearningRateProbe
 from lightning_compress.pipeline.planners.from_file import FromFile
 from lightning_compress.pipeline.planners.planner import Planned, Planner
@@ -62,6 +62,8 @@ class Stage:
         Raises:
             CompressError: a setting cannot be, or there are callbacks and no planner.
         """
+        check_least(name, epochs=(self.epochs, 0))
+        self._check_rate(name)
         if self.callbacks and self.planner is None:
             raise CompressError(
                 f"stage {name}: it has callbacks and no planner; give it one (uniform, search, knapsack, from_file), "
@@ -70,6 +72,12 @@ class Stage:
         if self.planner is not None:
             self.planner.check(name)
         self.lr_probe.check(name)
+
+    def _check_rate(self, name: str) -> None:
+        """Raise for a learning rate that the optimizer would refuse after the search."""
+        rate = self.attributes.get("lr")
+        if (isinstance(rate, str) and rate != AUTO) or (isinstance(rate, int | float) and not rate >= 0):
+            raise CompressError(f"stage {name}: lr must be a number, 0 or more, or {AUTO!r}, got {rate!r}")
 
     def with_plan(self, plan: Plan | str | Path | Mapping[str, Any]) -> Self:
         """Return a copy that takes its part of a plan in place of its planner's.

@@ -53,8 +53,11 @@ def fit(
         steps: of the optimizer, at most; None leaves that to ``make_trainer``.
 
     Raises:
-        CompressError: the user's settings leave no room for checkpoints, or a checkpoint in the folder is damaged.
+        CompressError: the user's settings leave no room for checkpoints, a checkpoint in the folder is damaged, or
+            there would be no end: Lightning takes -1 epochs for a training without one.
     """
+    if epochs < 0:
+        raise CompressError(f"training: epochs must be 0 or more, got {epochs}")
     check_trainer(make_trainer)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # jobs of a sweep share the dense network: the first trains it, the others wait

@@ -22,6 +22,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
 from lightning_compress.surgery.activations import ActivationRecorder
+from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.matrices import is_own, matrices, positions
 from lightning_compress.surgery.tensors import operands
 from lightning_compress.surgery.transforms import Transform, weight_transforms
@@ -103,8 +104,8 @@ def measure(net: nn.Module, example: Any) -> Profile:
         example: one input batch (tensor, tuple or dict), of which the first dimension counts the samples.
 
     Raises:
-        CompressError: see :func:`check_kind`; or the network has no conv or linear layer that runs, or one with a
-            weight that is no parameter.
+        CompressError: see :func:`check_kind`; the network does not run on the example, has no layer with a weight that
+            runs, or one with a weight that is no parameter.
     """
     check_kind(net)
     samples = samples_in(example)
@@ -144,7 +145,8 @@ def measure(net: nn.Module, example: Any) -> Profile:
     handles = [module.register_forward_hook(after(name, module), with_kwargs=True) for name, module in owners]
     try:
         # Tensors of inference do not count writes.
-        with torch.inference_mode(False), evaluating(net), recorder.watching(net, _width), uses, recorder:
+        watched = recorder.watching(net, _width)
+        with told_input_errors(net, example), torch.inference_mode(False), evaluating(net), watched, uses, recorder:
             output = forward(net, example)
     finally:
         for handle in handles:

@@ -74,6 +74,21 @@ class PlainModule(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
+class FullModule(PlainModule):
+    """A :class:`PlainModule` with a test and a learning rate to set, as a whole run needs it."""
+
+    def __init__(self, lr: float = 0.05) -> None:
+        super().__init__()
+        self.lr = lr
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("test_acc", (self(x).argmax(1) == y).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+
+
 class _Quadrants(Dataset[tuple[Tensor, Tensor]]):
     """Noise with one brighter quadrant, which is the class."""
 
@@ -108,3 +123,10 @@ class ToyData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return toy_data(0)[1]
+
+
+class FullData(ToyData):
+    """:class:`ToyData` that is tested on its validation data."""
+
+    def test_dataloader(self) -> DataLoader:
+        return self.val_dataloader()

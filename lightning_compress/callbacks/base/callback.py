@@ -26,6 +26,7 @@ from lightning_compress.callbacks.base.norm_statistics import follow_removal
 from lightning_compress.callbacks.base.optimizer_groups import extend_configure_optimizers
 from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.callbacks.base.output_errors import layer_errors
+from lightning_compress.callbacks.base.plans import as_plan, plan_names
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
@@ -38,7 +39,6 @@ from lightning_compress.surgery._lightning import callbacks_of
 from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import example_of
-from lightning_compress.surgery.matrices import matrices
 from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
     Structure,
@@ -47,7 +47,6 @@ from lightning_compress.surgery.structure import (
     structure_of,
     write_structure,
 )
-from lightning_compress.surgery.transforms import transformed
 from lightning_compress.surgery.weight_writes import check_constraints, layers_that_write
 
 
@@ -283,21 +282,6 @@ def known_structure(net: nn.Module, example: Any) -> Structure:
     if not record.profile.steps:  # it comes from a packed file, which holds no more than the layers
         record.profile = replace(record.profile, steps=measure.measure(net, example).steps)
     return record
-
-
-def as_plan(plan: Plan | str | Path | Mapping[str, Any] | None) -> Plan | None:
-    """Return a plan from any of the forms that callbacks accept."""
-    if plan is None or isinstance(plan, Plan):
-        return plan
-    return Plan(plan) if isinstance(plan, Mapping) else Plan.load(plan)
-
-
-def plan_names(net: nn.Module) -> set[str]:
-    """Return the names that a plan may use: modules of the network but the transforms attached, and single matrices."""
-    own = {id(t) for layer in transformed(net).values() for t in layer.modules() if t is not layer}
-    modules = {name: module for name, module in net.named_modules() if id(module) not in own}
-    inside = {f"{name}.{key}" if name else key for name, module in modules.items() for key in matrices(module)}
-    return {name for name in modules if name} | inside
 
 
 def knob_titles() -> dict[str, str]:

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure, plan_names
+from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.callbacks.base.code_sizes import KNOB, MeasuredCodeSizes
 from lightning_compress.callbacks.base.order import check_order
+from lightning_compress.callbacks.base.plans import plan_names
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError, NoEffectError
 from lightning_compress.core.plan import Plan

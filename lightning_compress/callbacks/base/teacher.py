@@ -54,6 +54,11 @@ class DistillationCallback(Callback, HasKind, ABC):
     term_name: ClassVar[str]
 
     def __init__(self, teacher: nn.Module, weight: float) -> None:
+        if not isinstance(teacher, nn.Module):
+            raise CompressError(
+                f"{type(self).__name__}: teacher must be a trained network or LightningModule, such as a copy that "
+                f"was made before anything was compressed (copy.deepcopy(module)); got {teacher!r}"
+            )
         self.teacher = network(teacher).eval().requires_grad_(False)
         self.weight = weight
         self._handles: list[RemovableHandle] = []

@@ -66,6 +66,14 @@ class Cost(HasKind, ABC):
         step = 10.0 ** (floor(log10(abs(value))) + 1 - self.digits)
         return round(ceil(value / step - 1e-9) * step, 12)
 
+    def check_budget(self, budget: float | str) -> None:
+        """Raise if a budget can be none of any network, whatever the dense one costs.
+
+        Raises:
+            CompressError: see :meth:`limit`.
+        """
+        self.limit(budget, 2e5 if self.digits is None else 2.0)  # twice what the message has for an example
+
     def limit(self, budget: float | str, dense: float) -> float:
         """Return the limit that a budget sets.
 

@@ -53,6 +53,11 @@ class BudgetedPlanner(Planner, ABC):
                 f"stage {stage}: {missing} is null, and a plan is to be found under a budget; set a cost, and budget "
                 f"to a share of what the dense network costs (1.0 sets no limit) or above 1 to the limit itself"
             )
+        try:
+            for limit in (Limit(self.cost, self.budget), *self.limits.values()):
+                limit.cost.check_budget(limit.budget)
+        except CompressError as error:
+            raise CompressError(f"stage {stage}: {error}") from None
 
     def budget_for(self, composition: Composition, run: RunContext, stage: str) -> Budget:
         """Return the budget over all choices of a stage, in the unit of the cost.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from lightning_compress.callbacks.base.callback import as_plan
 from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.callbacks.base.plans import as_plan
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
