@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.activations import Step, Steps, Values, in_place, read_by
 from lightning_compress.surgery._torch import written_arguments
-from lightning_compress.surgery.matrices import OUTPUT, argument
+from lightning_compress.surgery.matrices import attended, read_layers, tokens_read
 from lightning_compress.surgery.tensors import operands
 from lightning_compress.surgery.transforms import Transform
 
@@ -70,9 +70,9 @@ class ActivationRecorder(TorchDispatchMode):
             rows = f"{name}.weight" if name else "weight"  # of a table, which give as many features as it has columns
             layer = read_by(rows) if isinstance(module, nn.Embedding) else name
             handles.append(module.register_forward_hook(self._leave(layer, width(module))))
-            if isinstance(module, nn.MultiheadAttention):
+            if layers := read_layers(module):
                 handles.append(module.register_forward_pre_hook(self._enter_attention))
-                handles.append(module.register_forward_hook(self._leave_attention(name), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leave_attention(name, layers[-1]), with_kwargs=True))
         try:
             yield
         finally:
@@ -99,13 +99,12 @@ class ActivationRecorder(TorchDispatchMode):
     def _enter_attention(self, _module: nn.Module, _args: Any) -> None:
         self.inside += 1
 
-    def _leave_attention(self, name: str) -> Any:
-        projection = f"{name}.{OUTPUT}" if name else OUTPUT
+    def _leave_attention(self, name: str, last: str) -> Any:
+        projection = f"{name}.{last}" if name else last
 
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self.inside -= 1
-            given = [argument(args, kwargs, i, key) for i, key in enumerate(("query", "key", "value"))]
-            tokens = [self._per_sample(x) // x.shape[-1] for x in given]
+            given, tokens = attended(module, args, kwargs), tokens_read(module, args, kwargs, self.samples)
             inputs = tuple(dict.fromkeys(self._number[id(x.untyped_storage())] for x in given if self._known(x)))
             first = len(self.steps)
             heads = read_by(projection)
@@ -113,9 +112,11 @@ class ActivationRecorder(TorchDispatchMode):
                 self.order.setdefault(layer, len(self.order))
             self.steps.append(Step(name, inputs, ((heads, sum(tokens)),)))  # queries, keys and values
             self.steps.append(Step(name, (first,), ((heads, tokens[0]),)))
-            for leaf, values in zip(output, (((projection, tokens[0]),), None), strict=True):
+            out, *others = output if isinstance(output, tuple) else (output,)
+            self._write(out, (first + 1,), ((projection, self._per_sample(out) // out.shape[-1]),))
+            for leaf in others:
                 if leaf is not None:
-                    self._write(leaf, (first + 1,), values or (("", self._per_sample(leaf)),))
+                    self._write(leaf, (first + 1,), (("", self._per_sample(leaf)),))
 
         return hook
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_compress.surgery._torch import own_parameters, recurrent_weights
+from lightning_compress.surgery.thin_window_attention import PROJ, QKV, padded_tokens, thin_window_form
 from lightning_compress.surgery.transforms import WEIGHT, Transform, weight_transforms
 
 EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
 PROJECTIONS = {"in_proj_weight": (0, 1, 2), "q_proj_weight": (0,), "k_proj_weight": (1,), "v_proj_weight": (2,)}
-OUTPUT = "out_proj"  # a linear layer that attention never calls: it reads the weight
+OUTPUT = "out_proj"  # a layer of attention
+ATTENDED = ("query", "key", "value")
 
 
 def matrices(module: nn.Module) -> list[str]:
@@ -48,8 +50,8 @@ def is_own(module: nn.Module, key: str) -> bool:
 def positions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], samples: int) -> dict[str, int]:
     """Return at how many positions of a sample a call multiplies each matrix with something: tokens or time steps.
 
-    Of attention whose queries and keys differ in number, the one matrix for all counts the mean. The weight of its
-    output projection, which it reads, is under ``out_proj``.
+    Of attention whose queries and keys differ in number, the one matrix for all counts the mean. Layers whose weights
+    a module reads count too: :func:`read_layers`.
 
     Args:
         module: any.
@@ -60,16 +62,55 @@ def positions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         steps = _tokens(argument(args, kwargs, 0, "input"), module.input_size, samples)
         return dict.fromkeys(matrices(module), steps)
+    if not read_layers(module):
+        return {}
+    tokens = tokens_read(module, args, kwargs, samples)
+    own = {key: [tokens[i] for i in PROJECTIONS[key]] for key in matrices(module)}
+    return {key: round(sum(read) / len(read)) for key, read in own.items()} | dict.fromkeys(
+        read_layers(module), tokens[0]
+    )
+
+
+def read_layers(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers of attention that it never calls: it reads their weights.
+
+    The last one gives its output. Other modules have none.
+
+    Args:
+        module: any.
+    """
     if isinstance(module, nn.MultiheadAttention):
-        widths = module.embed_dim, module.kdim, module.vdim
-        given = [argument(args, kwargs, i, name) for i, name in enumerate(("query", "key", "value"))]
-        tokens = [_tokens(value, width, samples) for value, width in zip(given, widths, strict=True)]
-        found = {}
-        for key in matrices(module):
-            read = [tokens[i] for i in PROJECTIONS[key]]
-            found[key] = round(sum(read) / len(read))
-        return {**found, OUTPUT: tokens[0]}
-    return {}
+        return (OUTPUT,)
+    return () if thin_window_form(module) is None else (QKV, PROJ)
+
+
+def attended(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return what a call of attention takes its queries, keys and values from.
+
+    Args:
+        module: one with layers that it reads.
+        args: of the call.
+        kwargs: of the call.
+    """
+    if thin_window_form(module) is not None:
+        return [argument(args, kwargs, 0, "x")] * len(ATTENDED)
+    return [argument(args, kwargs, i, name) for i, name in enumerate(ATTENDED)]
+
+
+def tokens_read(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], samples: int) -> list[int]:
+    """Return how many queries, keys and values attention has for each sample.
+
+    Args:
+        module: one with layers that it reads.
+        args: of the call.
+        kwargs: of the call.
+        samples: in the batch.
+    """
+    given = attended(module, args, kwargs)
+    if thin_window_form(module) is not None:
+        return [padded_tokens(module, x) * len(x) // samples for x in given]
+    widths = module.embed_dim, module.kdim, module.vdim
+    return [_tokens(value, width, samples) for value, width in zip(given, widths, strict=True)]
 
 
 def weight_place(net: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -93,7 +134,7 @@ def runs_in(net: nn.Module, name: str) -> str:
     """
     parent, _, key = name.rpartition(".")
     owner = net.get_submodule(parent)
-    reads = key in matrices(owner) or (key == OUTPUT and isinstance(owner, nn.MultiheadAttention))
+    reads = key in matrices(owner) or key in read_layers(owner)
     return parent if reads else name
 
 

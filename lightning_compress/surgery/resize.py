@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_compress.surgery._torch import ConvBase, NormBase, own_buffers, own_parameters
 from lightning_compress.surgery.attention import COUNTS, attentions, refresh_heads
+from lightning_compress.surgery.replacement import Replacement
 from lightning_compress.surgery.thin_attention import ThinAttention
 
 
@@ -51,11 +52,11 @@ def refresh_numbers(module: nn.Module, before: torch.Size, after: torch.Size) ->
     """Set the attributes of a module that held a size which its parameter has no more: ``hidden_dim`` beside a token.
 
     Args:
-        module: of a class that torch does not define; of those, :func:`refresh_widths` knows the names.
+        module: of a class that neither torch nor this package defines; those are known to :func:`refresh_widths`.
         before: shape of one of its parameters or buffers.
         after: its shape now.
     """
-    if type(module).__module__.startswith("torch.nn.") or isinstance(module, ThinAttention):
+    if type(module).__module__.startswith("torch.nn.") or isinstance(module, Replacement):
         return
     sizes = {old: new for old, new in zip(before, after, strict=False) if old != new}
     held = [key for key, value in vars(module).items() if type(value) is int and value in sizes]

@@ -22,9 +22,10 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery import resize
 from lightning_compress.surgery._torch import ConvBase, own_buffers, own_parameters
 from lightning_compress.surgery.attention import attentions, refresh_heads
-from lightning_compress.surgery.replacement import replace_modules
+from lightning_compress.surgery.replacement import Replacement, replace_modules
 from lightning_compress.surgery.split_numbers import set_numbers
-from lightning_compress.surgery.thin_attention import WEIGHT, ThinAttention, can_be_thin
+from lightning_compress.surgery.thin_attention import ThinAttention, can_be_thin
+from lightning_compress.surgery.thin_window_attention import thin_window_form
 
 OUT, IN = "out", "in"
 CHANNELS, HEADS = "channels", "heads"  # knobs
@@ -214,7 +215,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
             gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
             dims[member.layer, member.side] = member.dim
     numbers = dict(_numbers(net, graph, keep))  # before heads are counted anew, which may be among them
-    _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone if layer.endswith(WEIGHT)})
+    _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone})
     modules, heads = dict(net.named_modules()), list(attentions(net))
     widths = [attention.width for attention in heads]
     # Inputs first: their positions are counted in the conv groups of before.
@@ -241,9 +242,19 @@ def _numbers(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) ->
 
 def _make_thin(net: nn.Module, names: Collection[str]) -> None:
     """Put attention that may have fewer heads, and another width than its heads, in the place of torch's."""
-    modules = {name: net.get_submodule(name) for name in names}
-    found = {name: module for name, module in modules.items() if not isinstance(module, ThinAttention)}
-    replace_modules(net, {name: ThinAttention.like(module) for name, module in found.items() if can_be_thin(module)})
+    modules = {name: net.get_submodule(name) for name in sorted(names)}
+    old = {name: module for name, module in modules.items() if not isinstance(module, Replacement)}
+    forms = {name: thin_form(module) for name, module in old.items()}
+    replace_modules(net, {name: form.like(old[name]) for name, form in forms.items() if form is not None})
+
+
+def thin_form(module: nn.Module) -> type[Replacement] | None:
+    """Return the class that takes the place of attention which may have fewer heads, or a narrower stream.
+
+    Args:
+        module: any; None is returned for what needs no other class.
+    """
+    return ThinAttention if can_be_thin(module) else thin_window_form(module)
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ from lightning_compress.surgery.graph.followed_attention import Projection
 from lightning_compress.surgery.graph.merge_sets import Side
 from lightning_compress.surgery.graph.token_mixing import Mixing, set_mixing_aside
 from lightning_compress.surgery.modes import Mode
-from lightning_compress.surgery.thin_attention import WEIGHT
 
 TOKENS = "tokens, which other layers mix"
 
@@ -112,8 +111,8 @@ def sides_of(reached: Reached, names: Mapping[Any, str], prefix: str) -> list[Si
     target, name = reached.target, prefix + names[reached.target]
     rows = reached.roots, reached.positions
     if isinstance(target, Projection):
-        matrix = f"{name.rpartition('.')[0]}.{WEIGHT}"
-        return [Side(matrix, IN, *rows, 1, target.in_features)] if reached.inputs else []
+        matrix = f"{name.rpartition('.')[0]}.{target.of}"
+        return [Side(matrix, IN, *rows, *target.place)] if reached.inputs else []
     if isinstance(target, nn.Parameter):
         return [Side(name, OUT, *rows, reached.dim, target.shape[reached.dim])]
     if isinstance(target, measure.CONV) and reached.inputs and int(rows[1].max(initial=0)) >= target.in_channels:

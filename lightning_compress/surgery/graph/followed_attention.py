@@ -1,6 +1,7 @@
-"""``torch.nn.MultiheadAttention`` in a form through which channels can be followed.
+"""Attention that reads the weights of its layers, in a form through which channels can be followed.
 
-torch computes it in one function that reads weights itself. Here each projection is a layer of its own.
+``torch.nn.MultiheadAttention`` and torchvision's attention over shifted windows compute all in one function. Here each
+projection is a layer of its own. Heads are not followed: their groups are known (heads.py).
 """
 
 from __future__ import annotations
@@ -10,11 +11,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_compress.surgery.replacement import replace_modules
-from lightning_compress.surgery.thin_attention import PARTS, can_be_thin
+from lightning_compress.surgery.thin_attention import PARTS, WEIGHT, can_be_thin
+from lightning_compress.surgery.thin_window_attention import QKV, thin_window_form
 
 
 class Projection(nn.Linear):
-    """One third of the matrix, for the queries, the keys or the values."""
+    """Stands for the matrix of queries, keys and values, or for one third of it, as far as its columns go.
+
+    Args:
+        old: the matrix.
+        of: name of the layer or parameter that it is in, beside this one.
+        parameter: whether it is a parameter.
+    """
+
+    def __init__(self, old: Tensor, of: str, parameter: bool) -> None:
+        super().__init__(old.shape[1], len(old) // PARTS, device=old.device, dtype=old.dtype)
+        self.of, self.parameter = of, parameter
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Dimension and extent of the columns, as a :class:`Side` tells them: of a parameter, else zeros."""
+        return (1, self.in_features) if self.parameter else (0, 0)
 
 
 class FollowedAttention(nn.Module):
@@ -26,10 +43,8 @@ class FollowedAttention(nn.Module):
 
     def __init__(self, old: Any) -> None:
         super().__init__()
-        rows, width = old.in_proj_weight.shape
-        place = {"device": old.in_proj_weight.device, "dtype": old.in_proj_weight.dtype}
-        self.query, self.key, self.value = (Projection(width, rows // PARTS, **place) for _ in range(PARTS))
-        self.out_proj = nn.Linear(rows // PARTS, len(old.out_proj.weight), **place)
+        self.query, self.key, self.value = (Projection(old.in_proj_weight, WEIGHT, True) for _ in range(PARTS))
+        self.out_proj = old.out_proj
         self.num_heads, self.batch_first = old.num_heads, old.batch_first
         self.in_proj_bias = None  # nn.TransformerEncoderLayer asks for it, and then calls this
 
@@ -57,11 +72,29 @@ class FollowedAttention(nn.Module):
         return output, weights if average_attn_weights else weights.unsqueeze(-3).expand(-1, self.num_heads, -1, -1)
 
 
+class FollowedWindows(nn.Module):
+    """Takes and gives tensors of the same shapes as attention over windows, for which each place may be alone.
+
+    Args:
+        old: the attention that it stands for.
+    """
+
+    def __init__(self, old: Any) -> None:
+        super().__init__()
+        self.values, self.proj = Projection(old.qkv.weight, QKV, False), old.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what has the shape of the outputs."""
+        return self.proj(self.values(x))
+
+
 def make_followable(net: nn.Module) -> None:
-    """Put such attention in the place of torch's, in place.
+    """Put such attention in the place of what reads weights, in place.
 
     Args:
         net: a copy, which is thrown away.
     """
-    found = {name: module for name, module in net.named_modules() if name and can_be_thin(module)}
-    replace_modules(net, {name: FollowedAttention(module) for name, module in found.items()})
+    modules = {name: module for name, module in net.named_modules() if name}
+    replace_modules(net, {name: FollowedAttention(module) for name, module in modules.items() if can_be_thin(module)})
+    windows = {name: module for name, module in modules.items() if thin_window_form(module)}
+    replace_modules(net, {name: FollowedWindows(module) for name, module in windows.items()})

@@ -34,7 +34,8 @@ POINTWISE = frozenset((
 ALONG = frozenset(("sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "vector_norm", "logsumexp"))
 SOFTMAX = frozenset(("softmax", "log_softmax", "normalize"))
 POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max", "lp") for n in "123")
-SPATIAL = POOLS | {"interpolate", "upsample", "boolean_dispatch", "pad", "fn", "grid_sample"}
+SPATIAL = POOLS | {"interpolate", "upsample", "boolean_dispatch", "fn", "grid_sample"}
+PADDING = frozenset(("pad",))
 NEW = frozenset(f"{form}" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")
                 for form in (f"{kind}_like", f"new_{kind}"))  # fmt: skip
 PRODUCTS, ATTENTION = frozenset(("matmul", "bmm")), frozenset(("scaled_dot_product_attention",))
@@ -155,14 +156,21 @@ def _pool(numbers: ChannelNumbers, name: str, _func: Any, args: Any, kwargs: Any
     given = numbers.label(args[0])
     if given is None:
         raise NotImplementedError
-    if name == "pad":
-        pads = args[1] if len(args) > 1 else kwargs["pad"]
-        if any(pads[2 * (given.dim() - 2) :]) or len(pads) > 2 * (given.dim() - 1):
-            raise NotImplementedError
-        dims = list(range(given.dim() - len(pads) // 2, given.dim()))
-    else:
-        dims = list(range(2, given.dim()))
-    _onto(numbers, given, dims, made)
+    _onto(numbers, given, list(range(2, given.dim())), made)
+
+
+def _pad(numbers: ChannelNumbers, _name: str, _func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+    """Follow what adds places along dimensions in which no channels are told apart."""
+    given, pads = numbers.label(args[0]), args[1] if len(args) > 1 else kwargs["pad"]
+    assert given is not None
+    for dim in range(given.dim()):
+        place = 2 * (given.dim() - 1 - dim)  # the pads of the last dimension come first
+        if any(pads[place : place + 2]):
+            first = given.narrow(dim, 0, 1)
+            if bool((given != first).any()):
+                raise NotImplementedError
+            given = first
+    numbers.set(made[0], given.expand(made[0].shape))
 
 
 def _onto(numbers: ChannelNumbers, given: Tensor, dims: list[int], made: list[Tensor]) -> None:
@@ -185,7 +193,7 @@ def _nothing(*_: Any) -> None:
 
 RULES: tuple[tuple[frozenset[str], Rule], ...] = (
     (MOVES, _move), (POINTWISE, _pointwise), (ALONG, _reduce), (SOFTMAX, _softmax), (SPATIAL, _pool), (NEW, _nothing),
-    (PRODUCTS, _multiply), (ATTENTION, _attend),
+    (PADDING, _pad), (PRODUCTS, _multiply), (ATTENTION, _attend),
 )  # fmt: skip
 
 
