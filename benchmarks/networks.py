@@ -5,14 +5,15 @@
     python benchmarks/networks.py --table              # what was measured so far
 
 Each network is one line of results/networks.jsonl; those that have one are not measured again. Columns: groups that can
-be pruned, layers kept whole, MACs left at keep 0.5 everywhere (ours, Torch-Pruning's), CPU seconds of each, and the
-modes in which the pruned network runs. Results: results/networks.txt.
+be pruned, layers kept whole, MACs left at keep 0.5 everywhere (ours, Torch-Pruning's), CPU seconds of each, the modes
+in which the pruned network runs, and the commit. Results: results/networks.txt.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import resource
 import signal
 import subprocess
@@ -22,8 +23,11 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
+import segmentation_models_pytorch as smp
+import timm
 import torch
 import torch_pruning
+import torchvision
 from torch import nn
 
 from lightning_compress import ChannelPruning, Plan  # which imports Lightning before the clock runs
@@ -47,7 +51,7 @@ WHOLE = (  # those of fixed input size, and those that divide it many times
     "vit_b_16", "swin_t", "maxvit_t", "deit_tiny_patch16_224", "vit_tiny_patch16_224", "mixer_s16_224",
     "coatnet_0_rw_224", "levit_128s", "efficientformer_l1", "gmlp_s16_224",
 )  # fmt: skip
-SIZES = {"inception_v3": 128, "mobilevit_xxs": 128, **dict.fromkeys(WHOLE, 224)}
+SIZES = {"inception_v3": 299, "mobilevit_xxs": 128, **dict.fromkeys(WHOLE, 224)}
 SECONDS = 120  # of CPU time, for one network and one of the two tools
 FILE = Path(__file__).parent / "results" / "networks.jsonl"
 
@@ -55,16 +59,10 @@ FILE = Path(__file__).parent / "results" / "networks.jsonl"
 def made(name: str) -> nn.Module:
     """Return a network with random weights."""
     if name in TORCHVISION:
-        import torchvision
-
         heads = {"aux_logits": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         return getattr(torchvision.models, name)(weights=None, num_classes=10, **heads)
     if name in TIMM:
-        import timm
-
         return timm.create_model(name, pretrained=False, num_classes=10)
-    import segmentation_models_pytorch as smp
-
     return getattr(smp, name)("efficientnet-b0", encoder_weights=None, classes=4)
 
 
@@ -115,15 +113,31 @@ def measured(name: str, tool: str) -> dict[str, Any]:
 
 
 def in_process(name: str, tool: str) -> dict[str, Any]:
-    """Return the result of :func:`measured` in a process of its own."""
-    command = [sys.executable, __file__, "--one", name, tool]
-    done = subprocess.run(command, capture_output=True, text=True)
-    last = done.stdout.strip().rpartition("\n")[2]
-    if done.returncode == 0 and last:
-        return json.loads(last)
-    if done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
-        return {"error": f"no answer in {SECONDS} s"}
-    return {"error": (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:80]}
+    """Return the result of :func:`measured` in a process of its own, which has imported all when it starts."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, name, tool))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+    stopped = process.exitcode in (-signal.SIGKILL, -signal.SIGXCPU)
+    return {"error": f"no answer in {SECONDS} s" if stopped else f"status {process.exitcode}"}
+
+
+def _send(sender: Any, name: str, tool: str) -> None:
+    try:
+        sender.send(measured(name, tool))
+    except Exception as error:  # whatever a network or a tool raises
+        sender.send({"error": f"{type(error).__name__}: {error}".splitlines()[0][:80]})
+
+
+def commit() -> str:
+    """Return the commit of the code that is measured."""
+    command = ["git", "-C", str(FILE.parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -141,23 +155,22 @@ def row(entry: dict[str, Any]) -> str:
         else f"{own['groups']:6d} {own['whole']:6d} {own['macs']:8.3f} {own['seconds']:8.1f}  {own['runs']:22s}"
     )
     beside = other["error"][:40] if "error" in other else f"{other['macs']:6.3f} {other['seconds']:8.1f}"
-    return f"{entry['network']:24s}{cells}  {beside}".rstrip()
+    return f"{entry['network']:24s}{cells}  {beside:40s}  {entry['commit']}"
 
 
 def main() -> None:
     """Measure what has no result yet, then print the table."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(measured(*sys.argv[2:4])), flush=True)
-        return
     wanted = () if sys.argv[1:] == ["--table"] else sys.argv[1:] or (*TORCHVISION, *TIMM, *SMP)
     for name in wanted:
         if name not in results():
-            entry = {"network": name, "ours": in_process(name, "ours"), "torch_pruning": in_process(name, "theirs")}
+            both = {"ours": in_process(name, "ours"), "torch_pruning": in_process(name, "theirs")}
+            entry = {"network": name, **both, "commit": commit()}
             with FILE.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
-    print(f"{'':24s}{'groups':>6s} {'whole':>6s} {'MACs':>8s} {'CPU s':>8s}  {'runs':22s}  Torch-Pruning: MACs, CPU s")
+    head = f"{'':24s}{'groups':>6s} {'whole':>6s} {'MACs':>8s} {'CPU s':>8s}  {'runs':22s}"
+    print(f"{head}  {'Torch-Pruning: MACs, CPU s':40s}  commit")
     for entry in results().values():
         print(row(entry))
 
