@@ -9,7 +9,8 @@ groups, so their statistics stay as they were.
 
 Heads of attention are units too, where a module keeps their number and size (surgery/attention.py), or is torch's
 ``MultiheadAttention`` or the attention of torchvision's Swin (surgery/thin_attention.py, thin_window_attention.py): the
-knob ``heads`` at the layer or matrix of the queries, keys and values keeps that share of the heads. Embeddings lose features with the stream that they feed.
+knob ``heads`` at the layer or matrix of the queries, keys and values keeps that share of the heads.
+Embeddings lose features with the stream that they feed.
 
 Sources: AMC (arXiv 1802.03494) for keep-ratios per layer, DepGraph (arXiv 2301.12900) for coupled groups. Removal
 happens in ``setup``, before the optimizer exists, so the network that is trained is the thin one. Use it first of all
