@@ -104,9 +104,10 @@ def compress(
     check_library(module)
     check_library(data)
     if not isinstance(module, LightningModule):
+        given = module if isinstance(module, type) else type(module)
         raise CompressError(
             f"compress: the network is trained after compression, which takes a LightningModule with its steps and its "
-            f"optimizer; got {module if isinstance(module, type) else type(module).__name__}, so wrap it in one"
+            f"optimizer; got {given.__name__}, so wrap it in one"
         )
     module, data = selecting(module, network), as_data_module(data, train, val, test)
     check_trainer(make_trainer)
