@@ -102,8 +102,11 @@ def case(arguments: argparse.Namespace) -> Case:
     return Case(
         lambda seed: ready(Npz(arguments.npz, 10, 3, 32, shift=4, flip=True, seed=seed)),
         lambda data: restored(arguments.ckpt),
-        share=0.5, plans=16, steps=100, validation_batches=8,
-    )  # fmt: skip
+        share=0.5,
+        plans=16,
+        steps=100,
+        validation_batches=8,
+    )
 
 
 def spread_of_tau(low: list[float], high: list[float]) -> float:

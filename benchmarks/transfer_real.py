@@ -49,12 +49,14 @@ class Way:
 
 WAYS = {
     "N2N": Way(
-        "n2n", ("remove", "shrink"),
+        "n2n",
+        ("remove", "shrink"),
         ("compress.evaluation.finetune_steps=10", f"{REMOVE}.epochs=2", f"{SHRINK}.epochs=4"),
-        source=30, target=30,
+        source=30,
+        target=30,
     ),
     "DDPG": Way("drl_prune", ("prune",), (f"{PRUNE}.epochs=4",), source=100, target=40),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

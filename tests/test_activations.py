@@ -24,9 +24,12 @@ from lightning_compress.vision.models.mlperf_tiny import TinyResNet8
 from lightning_compress.vision.models.resnet_cifar import resnet8, resnet20
 
 SUM = (
-    Step("", (), (("", 4),)), Step("a", (0,), (("a", 2),)), Step("b", (1,), (("b", 2),)),
-    Step("", (1, 2), (("a", 2),)), Step("", (3,)),
-)  # fmt: skip
+    Step("", (), (("", 4),)),
+    Step("a", (0,), (("a", 2),)),
+    Step("b", (1,), (("b", 2),)),
+    Step("", (1, 2), (("a", 2),)),
+    Step("", (3,)),
+)
 
 
 def test_a_sum_keeps_its_first_input_alive():

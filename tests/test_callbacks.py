@@ -178,10 +178,13 @@ def test_a_checkpoint_of_another_plan_is_refused_by_name(tmp_path):
         trainer(2, [QuantizationAwareTraining(other)]).fit(module, *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
 
 
-@pytest.mark.parametrize(("plan", "message"), [
-    ({"layer1": {"weight_bits": 4}}, "no layer 'layer1'"),
-    ({"conv1x": {"weight_bits": 4}}, "did you mean"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"layer1": {"weight_bits": 4}}, "no layer 'layer1'"),
+        ({"conv1x": {"weight_bits": 4}}, "did you mean"),
+    ],
+)
 def test_unknown_layers_are_named_with_a_hint(plan, message):
     module = fresh()
     real = next(iter(quant_plan(module).layers))

@@ -51,12 +51,15 @@ def test_trials_are_counted_in_whole_numbers(last):
     assert 2 <= len(found.labeled(6)) <= 6
 
 
-@pytest.mark.parametrize(("values", "labels"), [
-    ([38_000, 39_000], ["38.0k", "38.2k", "38.4k", "38.6k", "38.8k", "39.0k"]),
-    ([0.97, 0.99], ["0.970", "0.975", "0.980", "0.985", "0.990"]),
-    ([0, 100], ["0", "20", "40", "60", "80", "100"]),
-    ([0, 3_000_000], ["0", "0.5M", "1.0M", "1.5M", "2.0M", "2.5M", "3.0M"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([38_000, 39_000], ["38.0k", "38.2k", "38.4k", "38.6k", "38.8k", "39.0k"]),
+        ([0.97, 0.99], ["0.970", "0.975", "0.980", "0.985", "0.990"]),
+        ([0, 100], ["0", "20", "40", "60", "80", "100"]),
+        ([0, 3_000_000], ["0", "0.5M", "1.0M", "1.5M", "2.0M", "2.5M", "3.0M"]),
+    ],
+)
 def test_tick_labels(values, labels):
     assert [label for _, label in charts.axis(values, 0, 100).ticks] == labels
 

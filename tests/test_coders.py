@@ -38,8 +38,10 @@ def test_streams_one_after_the_other_come_back(file, bits, shapes, data):
     coder = instantiate(OmegaConf.load(file))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     skew = data.draw(st.sampled_from([0.0, 1.0, 20.0]))
-    masks = [rng.random(s) < density if (density := data.draw(st.sampled_from([1.0, 0.5, 0.0]))) < 1 else None
-             for s in shapes]  # fmt: skip
+    masks = [
+        rng.random(s) < density if (density := data.draw(st.sampled_from([1.0, 0.5, 0.0]))) < 1 else None
+        for s in shapes
+    ]
     numbers = [int(np.prod(s)) if m is None else int(m.sum()) for s, m in zip(shapes, masks, strict=True)]
     parts = [(rng.random(n) ** (1 + skew) * 2**bits).astype(np.uint8) for n in numbers]
     layers = list(zip(parts, shapes, masks, strict=True))

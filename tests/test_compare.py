@@ -18,9 +18,12 @@ FIGURES = {
 
 
 FOUND = {
-    "searcher": "DDPG", "objective": "AccuracyUnderBudget", "trials": 12, "failed": 2,
+    "searcher": "DDPG",
+    "objective": "AccuracyUnderBudget",
+    "trials": 12,
+    "failed": 2,
     "best": {"this search": 0.98765, "random": 0.97, "uniform": 0.96},
-}  # fmt: skip
+}
 
 
 def write(folder, accuracy, dense=None, found=None, metric="test_acc"):

@@ -37,11 +37,14 @@ def test_tau_is_that_of_the_pairs(pairs):
     assert rank_correlation(low_fidelity, high_fidelity) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("low_fidelity", "high_fidelity", "message"), [
-    ([1.0], [1.0], "at least two plans, got 1 and 1"),
-    ([1.0, 2.0], [1.0], "got 2 and 1"),
-    ([1.0, 1.0], [1.0, 2.0], "all plans have the same reward"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low_fidelity", "high_fidelity", "message"),
+    [
+        ([1.0], [1.0], "at least two plans, got 1 and 1"),
+        ([1.0, 2.0], [1.0], "got 2 and 1"),
+        ([1.0, 1.0], [1.0, 2.0], "all plans have the same reward"),
+    ],
+)
 def test_what_cannot_be_ranked_is_an_error(low_fidelity, high_fidelity, message):
     with pytest.raises(CompressError, match=message):
         rank_correlation(low_fidelity, high_fidelity)

@@ -42,8 +42,9 @@ def test_npz_reads_the_medmnist_layout(tmp_path, channels):
     data = npz(tmp_path / "a.npz", channels)
     for part in ("train", "val", "test"):
         images, labels = data.parts[part]
-        assert np.array_equal(images.permute(0, 2, 3, 1).numpy().reshape(stored[f"{part}_images"].shape),
-                              stored[f"{part}_images"])  # fmt: skip
+        assert np.array_equal(
+            images.permute(0, 2, 3, 1).numpy().reshape(stored[f"{part}_images"].shape), stored[f"{part}_images"]
+        )
         assert labels.tolist() == stored[f"{part}_labels"].flatten().tolist()
     x, y = next(iter(data.train_dataloader()))
     assert x.shape == (16, channels, 8, 8)
@@ -59,11 +60,14 @@ def test_without_val_a_stratified_tenth_of_train_becomes_it(tmp_path):
     assert torch.bincount(data.parts["val"][1]).tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"num_classes": 3}, r"4 classes; set data.in_channels, data.image_size and data.num_classes"),
-    ({"image_size": 9}, "8 pixels"),
-    ({"in_channels": 1}, "3 channels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 3}, r"4 classes; set data.in_channels, data.image_size and data.num_classes"),
+        ({"image_size": 9}, "8 pixels"),
+        ({"in_channels": 1}, "3 channels"),
+    ],
+)
 def test_data_that_do_not_fit_the_configuration_are_refused(tmp_path, change, message):
     np.savez(tmp_path / "a.npz", **arrays())
     with pytest.raises(CompressError, match=message):
@@ -175,8 +179,10 @@ def test_each_data_configuration_makes_a_data_module_that_states_its_shape(file,
             config.data[key] = value
     data = instantiate(config.data)
     assert (data.num_classes, data.in_channels, data.image_size) == (
-        config.data.num_classes, config.data.in_channels, config.data.image_size
-    )  # fmt: skip
+        config.data.num_classes,
+        config.data.in_channels,
+        config.data.image_size,
+    )
     assert data.seed == 7
 
 

@@ -164,11 +164,14 @@ def test_several_loaders_with_generators_of_their_own(module):
     assert evaluate.settings()["train_data"] is not None
 
 
-@pytest.mark.parametrize(("settings", "counts"), [
-    ({"recalibration_batches": 2}, True),
-    ({"recalibration_batches": 0, "finetune_steps": 1}, True),
-    ({"recalibration_batches": 0}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({"recalibration_batches": 2}, True),
+        ({"recalibration_batches": 0, "finetune_steps": 1}, True),
+        ({"recalibration_batches": 0}, False),
+    ],
+)
 def test_settings_tell_train_data_apart_where_they_count(module, settings, counts):
     mine, same, other = (
         trained_on(module, shuffled(change=change), **settings).settings()
@@ -229,8 +232,10 @@ def test_a_cheaper_evaluator_sees_a_share_of_the_batches_and_steps(module):
     before = whole(AGGRESSIVE)
     part = whole.cheaper(0.4)
     assert (len(part.validation), len(part.recalibration), part.finetune_steps) == (
-        ceil(0.4 * len(whole.validation)), ceil(0.4 * len(whole.recalibration)), 3
-    )  # fmt: skip
+        ceil(0.4 * len(whole.validation)),
+        ceil(0.4 * len(whole.recalibration)),
+        3,
+    )
     assert part(AGGRESSIVE) != before
     assert whole(AGGRESSIVE) == before
     none = evaluator(module, recalibration_batches=0).cheaper(0.1)

@@ -43,14 +43,17 @@ def test_a_module_brings_its_own_example(images, tmp_path):
     assert lc.export(module, tmp_path / "net.tflite", calibration=[images]).deployed.integer_kernels == 4
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    ({"path": "net.pb"}, r"no format is known for 'net.pb'; end it with one of \["),
-    ({"source": "model.safetensors"}, "is a file; pass network="),
-    ({"example_input": None}, "pass example_input="),
-    ({"exporter": TFLite(), "calibration": []}, r"give calibration to the exporter: TFLite\(calibration=...\)"),
-    ({"calibration": []}, "calibration holds no batch"),
-    ({"example_input": (1, 2)}, "must be one tensor with the batch first, got tuple"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"path": "net.pb"}, r"no format is known for 'net.pb'; end it with one of \["),
+        ({"source": "model.safetensors"}, "is a file; pass network="),
+        ({"example_input": None}, "pass example_input="),
+        ({"exporter": TFLite(), "calibration": []}, r"give calibration to the exporter: TFLite\(calibration=...\)"),
+        ({"calibration": []}, "calibration holds no batch"),
+        ({"example_input": (1, 2)}, "must be one tensor with the batch first, got tuple"),
+    ],
+)
 def test_bad_arguments_are_told_in_a_sentence(arguments, sentence, images, tmp_path):
     given = {"source": ToyNet(), "path": "net.tflite", "example_input": images, **arguments}
     with pytest.raises(CompressError, match=sentence):

@@ -38,10 +38,13 @@ def test_files_are_written_beside_the_packed_one(run, capsys):
     assert (run / "model.tflite").is_file()
 
 
-@pytest.mark.parametrize(("format", "folder", "sentence"), [
-    ("onx", ".", "error: export: there is no format 'onx'; did you mean 'onnx' or 'qonnx'?"),
-    ("packed", "nowhere", "holds no finished run"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("format", "folder", "sentence"),
+    [
+        ("onx", ".", "error: export: there is no format 'onx'; did you mean 'onnx' or 'qonnx'?"),
+        ("packed", "nowhere", "holds no finished run"),
+    ],
+)
 def test_bad_arguments_end_with_a_sentence(format, folder, sentence, run):
     with pytest.raises(SystemExit) as ended:
         export_command.main([str(run / folder), "--format", format])

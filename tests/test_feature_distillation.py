@@ -107,10 +107,13 @@ def test_the_teacher_is_in_no_checkpoint_and_stays_as_it_was(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
-@pytest.mark.parametrize(("layers", "message"), [
-    (["stm"], r"student ToyNet has no layer 'stm'; did you mean 'stem'"),
-    ({"stem": "bn3"}, r"teacher ToyNet has no layer 'bn3'; did you mean"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["stm"], r"student ToyNet has no layer 'stm'; did you mean 'stem'"),
+        ({"stem": "bn3"}, r"teacher ToyNet has no layer 'bn3'; did you mean"),
+    ],
+)
 def test_unknown_layers_are_named_with_a_hint(layers, message):
     with pytest.raises(CompressError, match=message):
         trainer([FeatureDistillation(wide(), layers)]).fit(PlainModule(), *toy_data(0))

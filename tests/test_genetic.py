@@ -50,8 +50,11 @@ def test_operators_stay_within_the_boundaries_and_change_nothing_in_place(case, 
     child = mutate(crossover(genome, other, 1.0, 0.5, rng), genes, 1.0, 1.0, rng)
     assert len(child) == len(genome)
     assert all(g.low <= index <= g.high for index, g in zip(child, genes, strict=True))
-    assert all(abs(a - b) <= 1 for a, b, g in zip(mutate(genome, genes, 1.0, 1.0, rng), genome, genes, strict=True)
-               if g.width is None)  # fmt: skip
+    assert all(
+        abs(a - b) <= 1
+        for a, b, g in zip(mutate(genome, genes, 1.0, 1.0, rng), genome, genes, strict=True)
+        if g.width is None
+    )
     assert mutate(genome, genes, 0.0, 1.0, rng) == mutate(genome, genes, 1.0, 0.0, rng) == genome
     assert crossover(genome, other, 0.0, 1.0, rng) == genome
     assert crossover(genome, other, 1.0, 1.0, rng) == other

@@ -198,22 +198,28 @@ def test_the_option_reaches_the_stage():
     assert instantiate(plain.compress.stages, _convert_="object")["prune"].planner.halving is None
 
 
-@pytest.mark.parametrize(("given_", "message"), [
-    ({"shares": (0.5, 0.1)}, "must rise from rung to rung"),
-    ({"shares": ()}, "must be between 0 and 1"),
-    ({"shares": (0.5, 1.0)}, "must be between 0 and 1"),
-    ({"keep": 1.0}, "must be between 0 and 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({"shares": (0.5, 0.1)}, "must rise from rung to rung"),
+        ({"shares": ()}, "must be between 0 and 1"),
+        ({"shares": (0.5, 1.0)}, "must be between 0 and 1"),
+        ({"keep": 1.0}, "must be between 0 and 1"),
+    ],
+)
 def test_settings_out_of_range_are_refused(given_, message):
     with pytest.raises(CompressError, match=message):
         Halving(**given_)
 
 
-@pytest.mark.parametrize(("given_", "in_flight", "least"), [
-    ({}, 1, 9),
-    ({"keep": 0.9}, 9, 10),
-    ({"shares": (0.1,), "keep": 0.2}, 1, 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given_", "in_flight", "least"),
+    [
+        ({}, 1, 9),
+        ({"keep": 0.9}, 9, 10),
+        ({"shares": (0.1,), "keep": 0.2}, 1, 5),
+    ],
+)
 def test_a_batch_that_climbs_as_a_whole_is_refused(given_, in_flight, least):
     halving = Halving(**given_)
     with pytest.raises(NoEffectError, match=f"with in_flight={in_flight} .*set the stage's in_flight to {least}$"):

@@ -110,9 +110,12 @@ def size_of(net, account):
 
 
 @given(
-    seed=st.integers(0, 20), account=st.sampled_from([WeightBitsAccount(), FileAccount()]),
-    factors=st.lists(st.floats(1, 200), min_size=1, max_size=3), start=st.integers(1, 8), free=st.lists(st.booleans()),
-)  # fmt: skip
+    seed=st.integers(0, 20),
+    account=st.sampled_from([WeightBitsAccount(), FileAccount()]),
+    factors=st.lists(st.floats(1, 200), min_size=1, max_size=3),
+    start=st.integers(1, 8),
+    free=st.lists(st.booleans()),
+)
 @settings(deadline=None, max_examples=20)
 def test_any_limits_above_the_smallest_are_met_after_each_projection(seed, account, factors, start, free):
     torch.manual_seed(seed)

@@ -35,9 +35,12 @@ def layers(seed: int, sizes=(30, 400, 3000)) -> dict[str, torch.Tensor]:
 
 
 @given(
-    seed=st.integers(0, 50), share=st.floats(1, 300), account=st.sampled_from(ACCOUNTS), b=st.integers(1, 8),
+    seed=st.integers(0, 50),
+    share=st.floats(1, 300),
+    account=st.sampled_from(ACCOUNTS),
+    b=st.integers(1, 8),
     before=st.integers(0, 30),
-)  # fmt: skip
+)
 @settings(deadline=None, max_examples=100)
 def test_every_limit_above_the_smallest_is_met_by_both_projections(seed, share, account, b, before):
     weights = layers(seed)
@@ -147,9 +150,10 @@ def test_bits_are_the_best_of_all_that_fit(account):
         return sum(books[n][b].distortion for n, b in zip(weights, choice, strict=True))
 
     fitting = [
-        c for c in product(BITS, BITS)
+        c
+        for c in product(BITS, BITS)
         if sum(account.layer(counts[n], counts[n], b) for n, b in zip(weights, c, strict=True)) <= limit
-    ]  # fmt: skip
+    ]
     assert distortion(bits.values()) == pytest.approx(min(map(distortion, fitting)))
 
 

@@ -175,12 +175,15 @@ def test_a_damaged_row_is_named_and_its_remedy_works(statement, what, tmp_path):
     assert len(evaluate.calls) <= 1
 
 
-@pytest.mark.parametrize("statement", [
-    "UPDATE meta SET value = '{' WHERE key = 'fingerprint'",
-    "UPDATE meta SET value = '7' WHERE key = 'fingerprint'",
-    "UPDATE meta SET value = '{\"seed\": 7}' WHERE key = 'fingerprint'",
-    "DELETE FROM meta WHERE key = 'fingerprint'",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = '{' WHERE key = 'fingerprint'",
+        "UPDATE meta SET value = '7' WHERE key = 'fingerprint'",
+        "UPDATE meta SET value = '{\"seed\": 7}' WHERE key = 'fingerprint'",
+        "DELETE FROM meta WHERE key = 'fingerprint'",
+    ],
+)
 def test_a_damaged_fingerprint_is_named(statement, tmp_path):
     run(tmp_path / "j", 2)
     damaged(tmp_path / "j", statement)

@@ -183,12 +183,15 @@ def test_the_layer_behind_a_flattening_gets_its_inputs_channel_by_channel():
     assert net(EXAMPLE).shape == (2, 4)
 
 
-@pytest.mark.parametrize(("part", "readers"), [
-    ("layer1.0", ("layer1.1.conv1", "layer2.0.conv1", "layer2.0.shortcut.0")),
-    ("layer1.1", ("layer2.0.conv1", "layer2.0.shortcut.0")),
-    ("layer2.0.conv2", ("layer2.1.conv1", "layer3.0.conv1", "layer3.0.shortcut.0")),
-    ("layer3.1", ("fc",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "readers"),
+    [
+        ("layer1.0", ("layer1.1.conv1", "layer2.0.conv1", "layer2.0.shortcut.0")),
+        ("layer1.1", ("layer2.0.conv1", "layer2.0.shortcut.0")),
+        ("layer2.0.conv2", ("layer2.1.conv1", "layer3.0.conv1", "layer3.0.shortcut.0")),
+        ("layer3.1", ("fc",)),
+    ],
+)
 def test_who_reads_a_block_is_found_through_sums_and_pooling(part, readers):
     net = ResNetCIFAR(2, in_channels=1).eval()
     assert find_removable(net, measure.measure(net, EXAMPLE), EXAMPLE).removable[part].readers == readers
@@ -253,7 +256,7 @@ def test_what_a_plan_says_of_removed_layers_is_passed_over(tmp_path):
     bits = {layer.name: {"weight_bits": 4} for layer in measure.measure(net, EXAMPLE).weighted}
     composition = Composition(
         [LayerRemoval(initialize=Inherit()), LowRank(), QuantizationAwareTraining()], net, EXAMPLE
-    )  # fmt: skip
+    )
     plan = Plan(bits).merge(Plan({"layer1.1": {"keep": 0}, "layer2.1.conv1": {"rank_in": 0.5, "rank_out": 0.5}}))
     resolved = composition.resolve(plan)
     assert not any(name.startswith("layer1.1.") for name in resolved.layers)

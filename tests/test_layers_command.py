@@ -37,15 +37,18 @@ def test_options_of_the_user_are_found(monkeypatch, capsys, tmp_path):
         "  _target_: lightning_compress.vision.models.classifier.ImageClassifier\n"
         "  net: {_target_: lightning_compress.vision.models.resnet_cifar.resnet8, in_channels: 1, width: 4}\n"
         "  num_classes: 10\n"
-    )  # fmt: skip
+    )
     layers(monkeypatch, "--config-dir", str(tmp_path), "model=mine", "+compress=prune")
     assert "layer3.0.conv2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("argument", "message"), [
-    ("model=nowhere", "error: configuration: "),
-    ("modle=resnet8", "error: configuration: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=nowhere", "error: configuration: "),
+        ("modle=resnet8", "error: configuration: "),
+    ],
+)
 def test_bad_input_ends_with_a_sentence(monkeypatch, argument, message):
     with pytest.raises(SystemExit) as ended:
         layers(monkeypatch, argument)

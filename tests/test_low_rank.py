@@ -130,11 +130,13 @@ def test_cost_rises_along_choices_and_a_budget_is_met():
 
 
 def mixed_plan() -> Plan:
-    return Plan({
-        "conv1": {"channels": 0.5, "rank_in": 0.5, "rank_out": 0.25, "density": 0.5, "weight_bits": 4},
-        "conv2": {"weight_bits": 5},
-        "fc": {"rank_out": 0.5, "weight_bits": 6, "density": 0.5},
-    })  # fmt: skip
+    return Plan(
+        {
+            "conv1": {"channels": 0.5, "rank_in": 0.5, "rank_out": 0.25, "density": 0.5, "weight_bits": 4},
+            "conv2": {"weight_bits": 5},
+            "fc": {"rank_out": 0.5, "weight_bits": 6, "density": 0.5},
+        }
+    )
 
 
 def together() -> list:
@@ -220,11 +222,14 @@ def test_a_file_of_another_network_is_refused(tmp_path):
         lc.load(file, nn.Sequential(nn.Conv2d(1, 4, 3)))
 
 
-@pytest.mark.parametrize(("plan", "message"), [
-    ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorized: it is no Conv or Linear"),
-    ({"conv1": {"rank_in": 0.0}}, "rank_in of layer 'conv1' must be above 0 and at most 1"),
-    ({"fc": {"rank_in": 0.5}}, "layer 'fc' has no rank_in, only one rank"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"bn1": {"rank_out": 0.5}}, "layer 'bn1' cannot be factorized: it is no Conv or Linear"),
+        ({"conv1": {"rank_in": 0.0}}, "rank_in of layer 'conv1' must be above 0 and at most 1"),
+        ({"fc": {"rank_in": 0.5}}, "layer 'fc' has no rank_in, only one rank"),
+    ],
+)
 def test_bad_plans_are_named(plan, message):
     with pytest.raises(CompressError, match=message):
         LowRank(plan).apply(ToyNet(), EXAMPLE)

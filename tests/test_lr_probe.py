@@ -116,9 +116,11 @@ def test_of_an_own_module_through_compress(tmp_path):
         lr="auto",
         folder=tmp_path,
         overrides=[
-            "compress.uniform.weight_bits=4", "compress.stages.quantize.lr_probe.steps=2",
-            "compress.stages.quantize.lr_probe.shares=[1.0,0.1]", "compress.stages.quantize.epochs=0",
+            "compress.uniform.weight_bits=4",
+            "compress.stages.quantize.lr_probe.steps=2",
+            "compress.stages.quantize.lr_probe.shares=[1.0,0.1]",
+            "compress.stages.quantize.epochs=0",
         ],
         make_trainer=partial(Trainer, accelerator="cpu", logger=False),
-    )  # fmt: skip
+    )
     assert "fine-tuned with the learning rate" in result.origins["quantize"]

@@ -50,9 +50,7 @@ SPACES = {pattern: composed.space() for pattern, composed in COMPOSITIONS.items(
 @given(data=st.data())
 def test_costs_are_those_of_the_network_that_is_made(pattern, data):
     composed, space = COMPOSITIONS[pattern], SPACES[pattern]
-    assert {c.knob for c in space.choices} == {
-        "channels", "rank_in", "rank_out", "density", "weight_bits", "act_bits"
-    }  # fmt: skip
+    assert {c.knob for c in space.choices} == {"channels", "rank_in", "rank_out", "density", "weight_bits", "act_bits"}
     plan = space.plan(data.draw(st.tuples(*(st.integers(0, len(c.values) - 1) for c in space.choices))))
     resolved = composed.resolve(plan)
     assert composed.resolve(resolved) == resolved

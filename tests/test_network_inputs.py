@@ -190,10 +190,13 @@ X, Y = torch.zeros(4, 2), torch.zeros(4, 3)
 @pytest.mark.parametrize(
     ("args", "kwargs", "expected"),
     [
-        ((X,), {}, X), ((X, Y), {}, (X, Y)), ((), {"x": X, "other": Y}, {"x": X, "other": Y}),
-        ((X,), {"other": Y}, {"x": X, "other": Y}), (([X, Y],), {}, ([X, Y],)),
+        ((X,), {}, X),
+        ((X, Y), {}, (X, Y)),
+        ((), {"x": X, "other": Y}, {"x": X, "other": Y}),
+        ((X,), {"other": Y}, {"x": X, "other": Y}),
+        (([X, Y],), {}, ([X, Y],)),
     ],
-)  # fmt: skip
+)
 def test_any_call_is_an_example(args, kwargs, expected):
     found = as_example(Sums(), args, kwargs)
     assert type(found) is type(expected)

@@ -68,9 +68,9 @@ def test_noise_on_outputs_is_noise_on_weights(grain):
         noise.raw_log_variance.copy_((torch.randn(grain) - 3) / noise.speed)
     x, weight = torch.randn(1, 4, 7, 7), layer.parametrizations["weight"].original.detach()
     std = (noise.raw_log_variance.detach() * noise.speed / 2).exp().expand(weight.shape)
-    drawn = torch.stack([
-        nn.functional.conv2d(x, weight + std * torch.randn_like(weight), layer.bias, 2, 1) for _ in range(4000)
-    ])  # fmt: skip
+    drawn = torch.stack(
+        [nn.functional.conv2d(x, weight + std * torch.randn_like(weight), layer.bias, 2, 1) for _ in range(4000)]
+    )
     layer.train()
     with torch.no_grad():
         local = torch.stack([layer(x) for _ in range(4000)])

@@ -137,13 +137,16 @@ def test_criteria_without_their_noise_say_what_to_train_with():
         ChannelPruning({"conv1": {"channels": 0.5}}, SignalToNoise()).apply(PlainModule().model, EXAMPLE)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: VariationalDropout({"bn1": {"variational": 1}}), "layer 'bn1' cannot have this noise"),
-    (lambda: VariationalDropout({"conv1": {"variational": 0.5}}), "must be 0 or 1, got 0.5"),
-    (lambda: LogNormalDropout({"fc": {"log_normal": 1}}), "layer 'fc' cannot have this noise"),
-    (lambda: VariationalDropout(pattern=NofM()), "NofM keeps 2 of 4 weights, .* use Element or Kernel"),
-    (lambda: VariationalDropout(end=0.1), r"needs 0 <= warmup\[0\] <= warmup\[1\] <= end <= 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: VariationalDropout({"bn1": {"variational": 1}}), "layer 'bn1' cannot have this noise"),
+        (lambda: VariationalDropout({"conv1": {"variational": 0.5}}), "must be 0 or 1, got 0.5"),
+        (lambda: LogNormalDropout({"fc": {"log_normal": 1}}), "layer 'fc' cannot have this noise"),
+        (lambda: VariationalDropout(pattern=NofM()), "NofM keeps 2 of 4 weights, .* use Element or Kernel"),
+        (lambda: VariationalDropout(end=0.1), r"needs 0 <= warmup\[0\] <= warmup\[1\] <= end <= 1"),
+    ],
+)
 def test_bad_settings_are_named(make, message):
     with pytest.raises(CompressError, match=message):
         make().apply(PlainModule().model, EXAMPLE)

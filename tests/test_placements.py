@@ -106,8 +106,11 @@ def test_a_concatenation_has_one_grid_and_a_max_pool_keeps_it():
 
 def test_readers_of_one_tensor_get_the_largest_of_their_bits():
     net = quantized(resnet8(), Tensors(), layer2__0__conv1=4, layer2__0__shortcut__0=6, layer2__0__conv2=5)
-    bits = {name: int(layer.input_transform.bits) for name, layer in transforms.transformed(net).items()
-            if hasattr(layer, "input_transform")}  # fmt: skip
+    bits = {
+        name: int(layer.input_transform.bits)
+        for name, layer in transforms.transformed(net).items()
+        if hasattr(layer, "input_transform")
+    }
     assert bits["layer2.0.conv1"] == bits["layer2.0.shortcut.0"] == 6
     assert bits["layer2.0.conv2"] == 5
 

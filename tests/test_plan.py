@@ -100,22 +100,25 @@ def test_a_name_that_is_not_there_gets_a_hint(layer, hint):
         Plan({layer: {"density": 0.5}}).check(["conv1", "fc"], ["density"])
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"layers: [", r"line 1: .*expected YAML"),
-    (b"layers:\n  a: {weight_bits: 4}\n b: 3", r"line 3: .*expected YAML"),
-    (b"\x80\x03PK\x00\xff" * 20, "is no text; expected a YAML file"),
-    (b"layers: \x00", "is no text; expected a YAML file"),
-    (b"", "must hold 'layers:'"),
-    (b"layers:\n  1: {weight_bits: 4}\n  a: {weight_bits: 4}", r"got 1 of type int; put it in quotes: '1'"),
-    (b"layers: {a: {2: 4}}", r"got 2 of type int; put it in quotes"),
-    (b"layers: {a: {weight_bits: 4}, a: {weight_bits: 8}}", r"line 1: the key 'a' is there twice"),
-    (b"layers: {a: {weight_bits: 4, weight_bits: 8}}", r"the key 'weight_bits' is there twice"),
-    (b"layers: {? [a] : {weight_bits: 4}}", r"cannot be a key"),
-    (b"layers: {a: {weight_bits: 2001-13-01}}", r"is no YAML \(month must be in"),
-    (b"layers: {a: {weight_bits: .nan}}", "must be a finite number"),
-    (b"layers: {a: !!python/object:os.system {}}", "could not determine a constructor"),
-    (b"[" * 100_000, "plan: .* is no YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"layers: [", r"line 1: .*expected YAML"),
+        (b"layers:\n  a: {weight_bits: 4}\n b: 3", r"line 3: .*expected YAML"),
+        (b"\x80\x03PK\x00\xff" * 20, "is no text; expected a YAML file"),
+        (b"layers: \x00", "is no text; expected a YAML file"),
+        (b"", "must hold 'layers:'"),
+        (b"layers:\n  1: {weight_bits: 4}\n  a: {weight_bits: 4}", r"got 1 of type int; put it in quotes: '1'"),
+        (b"layers: {a: {2: 4}}", r"got 2 of type int; put it in quotes"),
+        (b"layers: {a: {weight_bits: 4}, a: {weight_bits: 8}}", r"line 1: the key 'a' is there twice"),
+        (b"layers: {a: {weight_bits: 4, weight_bits: 8}}", r"the key 'weight_bits' is there twice"),
+        (b"layers: {? [a] : {weight_bits: 4}}", r"cannot be a key"),
+        (b"layers: {a: {weight_bits: 2001-13-01}}", r"is no YAML \(month must be in"),
+        (b"layers: {a: {weight_bits: .nan}}", "must be a finite number"),
+        (b"layers: {a: !!python/object:os.system {}}", "could not determine a constructor"),
+        (b"[" * 100_000, "plan: .* is no YAML"),
+    ],
+)
 def test_a_bad_plan_file_is_told_in_a_sentence(content, message, tmp_path):
     (tmp_path / "p.yaml").write_bytes(content)
     with pytest.raises(CompressError, match=message):

@@ -77,11 +77,14 @@ def test_a_file_that_changes_nothing_changes_nothing(tmp_path):
     assert run(tmp_path, Plan({}), quantize=quantize()) == Plan({})
 
 
-@pytest.mark.parametrize(("plan", "message"), [
-    ({"conv1": {"weight_bit": 4}}, r"sets 'weight_bit', which no callback .* did you mean 'weight_bits'"),
-    ({"conv1": {"density": 0.5}}, r"no callback .* understand \['act_bits', 'keep', 'weight_bits'\]"),
-    ({"conv2": {"weight_bits": 4}}, "the network has no layer 'conv2'; did you mean 'conv1'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"conv1": {"weight_bit": 4}}, r"sets 'weight_bit', which no callback .* did you mean 'weight_bits'"),
+        ({"conv1": {"density": 0.5}}, r"no callback .* understand \['act_bits', 'keep', 'weight_bits'\]"),
+        ({"conv2": {"weight_bits": 4}}, "the network has no layer 'conv2'; did you mean 'conv1'"),
+    ],
+)
 def test_what_no_stage_understands_is_said_before_any_training(plan, message, tmp_path):
     with pytest.raises(CompressError, match=message):
         run(tmp_path / "run", Plan(plan), remove=remove(), quantize=quantize())

@@ -146,9 +146,12 @@ def test_each_row_has_a_min_max_grid_of_its_own(kind):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    groups=st.integers(1, 3), inputs=st.integers(1, 3), outputs=st.integers(1, 3), size=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    inputs=st.integers(1, 3),
+    outputs=st.integers(1, 3),
+    size=st.integers(1, 3),
     seed=st.integers(0, 99),
-)  # fmt: skip
+)
 def test_swapped_channels_make_the_transposed_convolution_a_convolution(groups, inputs, outputs, size, seed):
     torch.manual_seed(seed)
     x, weight = torch.randn(1, groups * inputs, 6), torch.randn(groups * inputs, outputs, size)
@@ -202,10 +205,13 @@ class EveryKind(LightningModule):
 
 
 PLAN = {
-    "embed": {"weight_bits": 2}, "lstm": {"weight_bits": 3}, "lstm.weight_hh_l0": {"weight_bits": 5},
-    "attention.attention": {"weight_bits": 4}, "attention.attention.out_proj": {"weight_bits": 4},
+    "embed": {"weight_bits": 2},
+    "lstm": {"weight_bits": 3},
+    "lstm.weight_hh_l0": {"weight_bits": 5},
+    "attention.attention": {"weight_bits": 4},
+    "attention.attention.out_proj": {"weight_bits": 4},
     "up": {"weight_bits": 4, "act_bits": 8},
-}  # fmt: skip
+}
 
 
 def _fit(epochs: int, folder=None, checkpoint=None) -> EveryKind:

@@ -97,8 +97,11 @@ def test_a_run_ends_with_a_file_within_its_budget_and_says_so(budget, epochs, tm
 
 
 def test_a_budget_below_what_is_no_code_is_told_with_the_smallest_one(tmp_path):
-    with pytest.raises(InfeasibleBudgetError, match=r"stage rate: the budget of 900 bytes cannot be met: scales.*take "
-                       r"861 bytes; the smallest feasible one is 945 bytes. Raise the budget"):  # fmt: skip
+    with pytest.raises(
+        InfeasibleBudgetError,
+        match=r"stage rate: the budget of 900 bytes cannot be met: scales.*take "
+        r"861 bytes; the smallest feasible one is 945 bytes. Raise the budget",
+    ):
         lc.compress(module(FullModule), FullData(), "rate", budget=900, folder=tmp_path, make_trainer=make_trainer)
 
 

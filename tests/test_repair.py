@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from lightning_compress.search.budget_repair import PARTS, scale, spend
 from lightning_compress.testing import problems
 
-BUDGETS = [make(layers=6, budget=share).problem.budget for make in (problems.channels, problems.bits)
-           for share in (0.3, 0.7, 1.0)]  # fmt: skip
+BUDGETS = [
+    make(layers=6, budget=share).problem.budget
+    for make in (problems.channels, problems.bits)
+    for share in (0.3, 0.7, 1.0)
+]
 
 
 @st.composite

@@ -76,27 +76,33 @@ def accuracy(dense: float, compressed: float) -> Row:
     return Row(Figure("accuracy", "test accuracy", "%", higher_is_better=True), dense, compressed, 359)
 
 
-@pytest.mark.parametrize(("row", "noise"), [
-    (accuracy(0.98, 0.985), True),
-    (accuracy(0.98, 0.98), True),
-    (accuracy(0.98, 0.90), False),
-    (Row(Figure("bytes", "file", "bytes"), 1000, 999), False),
-    (Row(Figure("latency_ms", "latency", "ms", 3, measured=True), 1.0, 1.1), True),
-    (Row(Figure("latency_ms", "latency", "ms", 3, measured=True), 1.0, 0.5), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "noise"),
+    [
+        (accuracy(0.98, 0.985), True),
+        (accuracy(0.98, 0.98), True),
+        (accuracy(0.98, 0.90), False),
+        (Row(Figure("bytes", "file", "bytes"), 1000, 999), False),
+        (Row(Figure("latency_ms", "latency", "ms", 3, measured=True), 1.0, 1.1), True),
+        (Row(Figure("latency_ms", "latency", "ms", 3, measured=True), 1.0, 0.5), False),
+    ],
+)
 def test_what_may_be_chance_is_not_bold(write, row, noise):
     page = write(replace(REPORT, rows=[row])).page
     assert row.is_noise == noise
     assert len(page.named("td", **{"class": "change"})) == (not noise)
 
 
-@pytest.mark.parametrize(("best", "chance", "sentence"), [
-    (0.95, None, "Its best reward is 0.0500 below that of random, the best baseline."),
-    (0.85, None, "Its best reward is 0.0500 above that of random, the best baseline."),
-    (0.90, None, "Its best reward is as high as that of random, the best baseline."),
-    (0.89, 0.015, "baseline; with 360 validation samples, a difference of 0.0100 may be chance."),
-    (0.85, 0.015, "baseline; with 360 validation samples, a difference of 0.0500 is not chance alone."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("best", "chance", "sentence"),
+    [
+        (0.95, None, "Its best reward is 0.0500 below that of random, the best baseline."),
+        (0.85, None, "Its best reward is 0.0500 above that of random, the best baseline."),
+        (0.90, None, "Its best reward is as high as that of random, the best baseline."),
+        (0.89, 0.015, "baseline; with 360 validation samples, a difference of 0.0100 may be chance."),
+        (0.85, 0.015, "baseline; with 360 validation samples, a difference of 0.0500 is not chance alone."),
+    ],
+)
 def test_a_search_says_how_it_did_against_its_baselines(best, chance, sentence):
     others = {"uniform": (Point(0, 9.0, 0.1),), "random": (Point(0, 9.0, best),), "failed": (Point(0, nan, nan),)}
     (told,) = replace(SEARCH, baselines=others, chance=chance, samples=360).against_baselines
@@ -204,13 +210,16 @@ def test_the_terminal_table_has_the_same_cells():
         assert all(cell in out.getvalue() for cell in row.cells())
 
 
-@pytest.mark.parametrize(("row", "change"), [
-    (Row(Figure("a", "a"), 8, 2), "4.00x less"),
-    (Row(Figure("a", "a"), 2, 8), "4.00x more"),
-    (Row(Figure("a", "a"), 5, 5), "same"),
-    (Row(Figure("a", "a"), 5, 0), "-"),
-    (Row(Figure("a", "a", "%"), 0.5, 0.75), "+25.00 points"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "change"),
+    [
+        (Row(Figure("a", "a"), 8, 2), "4.00x less"),
+        (Row(Figure("a", "a"), 2, 8), "4.00x more"),
+        (Row(Figure("a", "a"), 5, 5), "same"),
+        (Row(Figure("a", "a"), 5, 0), "-"),
+        (Row(Figure("a", "a", "%"), 0.5, 0.75), "+25.00 points"),
+    ],
+)
 def test_changes_are_ratios_and_of_shares_differences(row, change):
     assert row.cells()[-1] == change
 
@@ -300,12 +309,15 @@ def test_layers_stand_in_the_order_of_the_network_without_what_all_names_begin_w
     assert texts == [["2", None], ["3", None], ["1", None], [None, "12.5 %"]]
 
 
-@pytest.mark.parametrize(("planned", "order"), [
-    ({"b", "a"}, ["b", "a"]),
-    ({"block", "a"}, ["a", "block"]),  # a block of layers
-    ({"b.0", "a.1"}, ["b.0", "a.1"]),  # made of layers
-    ({"x", "a"}, ["a", "x"]),  # unknown
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("planned", "order"),
+    [
+        ({"b", "a"}, ["b", "a"]),
+        ({"block", "a"}, ["a", "block"]),  # a block of layers
+        ({"b.0", "a.1"}, ["b.0", "a.1"]),  # made of layers
+        ({"x", "a"}, ["a", "x"]),  # unknown
+    ],
+)
 def test_the_place_of_a_name_is_that_of_the_first_layer_it_stands_for(planned, order):
     plan = Plan({name: {"density": 0.1 * i} for i, name in enumerate(sorted(planned), 1)})
     assert [row.layer for row in plan_table(plan, ["b", "a", "block.conv"]).rows] == order
@@ -315,8 +327,9 @@ def test_a_knob_that_is_the_same_everywhere_is_said_once(write):
     plan = Plan({f"l{i}": {"act_bits": 8, "weight_bits": i, "density": 0.5} for i in (2, 4)} | {"l8": {"act_bits": 8}})
     found = plan_table(plan)
     assert found.sentences == (
-        "Weights kept: 50 % in the 2 of 3 layers that have it.", "Bits per activation: 8 in all 3 layers."
-    )  # fmt: skip
+        "Weights kept: 50 % in the 2 of 3 layers that have it.",
+        "Bits per activation: 8 in all 3 layers.",
+    )
     assert found.knobs == ("bits per weight",)
     page = write(replace(REPORT, plan=Plan({f"l{i}": {"act_bits": 8} for i in range(3)}))).page
     assert "Bits per activation: 8 in all 3 layers." in page.text

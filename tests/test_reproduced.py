@@ -96,9 +96,12 @@ class Odd(nn.Module):
 
 
 ODD = [
-    torch.tensor([1 + 2j]), torch.tensor([3]), torch.tensor([2**40 + 1]), torch.tensor([True]),
+    torch.tensor([1 + 2j]),
+    torch.tensor([3]),
+    torch.tensor([2**40 + 1]),
+    torch.tensor([True]),
     torch.tensor([1.1], dtype=torch.float64),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: str(value.dtype))

@@ -78,12 +78,16 @@ def test_what_they_are_made_of():
     node = Node("a", {"x": 1, "y": (2.5, None)})
     assert settings_of(node) == {"class": f"{__name__}.Node", "name": "a", "other": {"x": 1, "y": [2.5, None]}}
     assert settings_of(partial(Node, "a", other=Path("b"))) == {
-        "class": f"{__name__}.Node", "arguments": ["a"], "other": "b"
-    }  # fmt: skip
+        "class": f"{__name__}.Node",
+        "arguments": ["a"],
+        "other": "b",
+    }
     assert settings_of(Node) == f"{__name__}.Node"
     assert settings_of({"dtype": torch.float16, "nan": float("nan"), "of": {3, 1}}) == {
-        "dtype": "torch.float16", "nan": "nan", "of": [1, 3]
-    }  # fmt: skip
+        "dtype": "torch.float16",
+        "nan": "nan",
+        "of": [1, 3],
+    }
     assert settings_of(Lock()) == settings_of(Lock())
     node.other = [node]
     assert settings_of(node)["other"] == [f"{__name__}.Node"]

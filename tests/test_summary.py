@@ -23,11 +23,12 @@ from lightning_compress.search.trial import Score
 
 PLANNER = {
     "objective": {
-        "_target_": "lightning_compress.search.objectives.objective.AccuracyLogCost", 
-        "metric": "val_acc", "cost": "packed_bytes"
+        "_target_": "lightning_compress.search.objectives.objective.AccuracyLogCost",
+        "metric": "val_acc",
+        "cost": "packed_bytes",
     },
     "cost": {"_target_": "lightning_compress.core.costs.packed_bytes.PackedBytes"},
-}  # fmt: skip
+}
 CONFIG = {
     "compress": {"stages": {"quantize": {"planner": PLANNER}}},
     "model": {"net": {"_target_": "lightning_compress.vision.models.resnet_cifar.resnet8"}},

@@ -47,10 +47,12 @@ CASES = {
     "densities": (linears, WeightPruning({"0": {"density": 0.5}, "2": {"density": 0.1}}), torch.randn(3, 8)),
     "batch norms": (TiedConvs, None, torch.randn(2, 3, 6, 6)),
     "a table and a pruned layer": (
-        LanguageModel, WeightPruning({"decoder": {"density": 0.1}}), torch.randint(11, (2, 5))
+        LanguageModel,
+        WeightPruning({"decoder": {"density": 0.1}}),
+        torch.randint(11, (2, 5)),
     ),
     "tables alone": (LanguageModel, None, torch.randint(11, (2, 5))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("dequantize", [False, True])

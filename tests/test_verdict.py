@@ -29,5 +29,5 @@ def test_sizes_first_then_what_it_did_to_the_metric(metric, changed, samples, se
     figures = tuple(declare(metric, []))
     result = Result(
         Figures(DENSE), Figures({**DENSE, **changed}), Plan({}), 1.0, Path(), figures=figures, samples=samples
-    )  # fmt: skip
+    )
     assert result.verdict == sentence

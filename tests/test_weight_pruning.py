@@ -171,8 +171,9 @@ def test_the_packed_file_brings_back_masks_and_values_and_has_the_predicted_size
     assert lc.inspect(file).profile.macs == profile.macs == measured(net, profile).macs
     assert WeightBits()(profile) == sum(
         int(mask_of(net.get_submodule(n)).sum() if n in callback.plan.layers else net.get_submodule(n).weight.numel())
-        * (bits or 32) for n in LAYERS
-    )  # fmt: skip
+        * (bits or 32)
+        for n in LAYERS
+    )
 
 
 def test_a_twentieth_of_the_weights_is_about_a_tenth_of_the_file(tmp_path):
@@ -285,12 +286,15 @@ def test_a_file_saved_before_the_schedule_ended_says_what_it_holds(tmp_path):
     assert lc.inspect(lc.save(module, tmp_path / "early")).profile["conv1"].density == 1
 
 
-@pytest.mark.parametrize(("callback", "message"), [
-    (WeightPruning({"bn1": {"density": 0.5}}), "layer 'bn1' is a BatchNorm2d, and only Conv and Linear"),
-    (WeightPruning({"conv1": {"density": 0}}), "density of layer 'conv1' must be above 0"),
-    (WeightPruning({"stem.0": {"density": 0.5}}, NofM()), "layer 'stem.0' has 1 inputs for each output"),
-    (WeightPruning({"conv1": {"density": 0.4}}, NofM()), "must be 0.5 or 1 with 2:4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (WeightPruning({"bn1": {"density": 0.5}}), "layer 'bn1' is a BatchNorm2d, and only Conv and Linear"),
+        (WeightPruning({"conv1": {"density": 0}}), "density of layer 'conv1' must be above 0"),
+        (WeightPruning({"stem.0": {"density": 0.5}}, NofM()), "layer 'stem.0' has 1 inputs for each output"),
+        (WeightPruning({"conv1": {"density": 0.4}}, NofM()), "must be 0.5 or 1 with 2:4"),
+    ],
+)
 def test_bad_plans_are_named(callback, message):
     with pytest.raises(CompressError, match=message):
         callback.apply(ToyNet(), EXAMPLE)

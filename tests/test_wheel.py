@@ -48,7 +48,7 @@ def finished(installed, tmp_path_factory) -> Path:
         "from lightning_compress.vision.models.classifier import ImageClassifier\n"
         "class Mine(ImageClassifier):\n"
         "    pass\n"
-    )  # fmt: skip
+    )
     config = (ROOT / "conf" / "model" / "resnet8.yaml").read_text()
     (folder / "own" / "model").mkdir(parents=True)
     (folder / "own" / "model" / "mine.yaml").write_text(
@@ -116,13 +116,16 @@ def test_runs_are_compared(installed, finished):
     assert "<table" in (finished / "both.html").read_text()
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--help"], "report"),
-    (["run", "--help"], "lightning-compress run +compress=drl_quant"),
-    (["report", "--help"], "--html"),
-    (["layers", "--help"], "--config-dir"),
-    (["export", "--help"], "--calibrate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "report"),
+        (["run", "--help"], "lightning-compress run +compress=drl_quant"),
+        (["report", "--help"], "--html"),
+        (["layers", "--help"], "--config-dir"),
+        (["export", "--help"], "--calibrate"),
+    ],
+)
 def test_help_imports_no_torch(arguments, said, installed, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")

@@ -44,9 +44,12 @@ class KnowledgeDistillation(DistillationCallback):
     term_name: ClassVar[str] = "distillation"
 
     def __init__(
-        self, teacher: nn.Module, loss: DistillationLoss | None = None, weight: float = 0.5,
+        self,
+        teacher: nn.Module,
+        loss: DistillationLoss | None = None,
+        weight: float = 0.5,
         select: Select = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not 0 <= weight <= 1:
             raise CompressError(f"KnowledgeDistillation: weight must be within 0 and 1, got {weight}")
         super().__init__(teacher, weight)

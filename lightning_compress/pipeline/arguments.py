@@ -58,9 +58,7 @@ def as_data_module(
     if isinstance(data, LightningDataModule):
         both = [name for name, loader in given.items() if loader is not None]
         if both:
-            raise CompressError(
-                f"compress: {type(data).__name__} is given, and {both[0]}= too; leave one of them out"
-            )  # fmt: skip
+            raise CompressError(f"compress: {type(data).__name__} is given, and {both[0]}= too; leave one of them out")
         return data
     if data is not None and train is not None:
         raise CompressError("compress: train data is given twice, by position and as train=; leave one of them out")

@@ -193,7 +193,7 @@ def measure_figures(
     with quiet():
         trainer = run.make_trainer(
             callbacks=[counter], logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )  # fmt: skip
+        )
         metrics = trainer.test(module, datamodule=run.data, verbose=False)[0]
     if metric not in metrics:
         raise CompressError(f"test_step of {type(module).__name__} logs {sorted(metrics)}, not {metric!r}; set metric")

@@ -14,9 +14,12 @@ from lightning_compress.vision.data.images import EpochBatches
 
 CLASSES, SIZE = 4, 8
 QUIET: dict[str, Any] = {  # settings of a Trainer that writes and shows nothing
-    "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
     "accelerator": "cpu",
-}  # fmt: skip
+}
 
 
 class ToyNet(nn.Module):

@@ -102,12 +102,15 @@ def _view(search: Search) -> _View:
         rows(search),
         Markup(charts.curve(search)),
         [
-            SIGNS["trial"], SIGNS["best"], *_baselines(search), *(SIGNS[n] for n in below),
+            SIGNS["trial"],
+            SIGNS["best"],
+            *_baselines(search),
+            *(SIGNS[n] for n in below),
             *([SIGNS["failed"]] if failed else []),
         ],
         Markup(charts.scatter(search)),
         [SIGNS[name] for name in ("trial", "front", "chosen", "limit", *below)],
-    )  # fmt: skip
+    )
 
 
 def _sentences(search: Search) -> list[str]:

@@ -104,9 +104,10 @@ def _in_order(planned: Iterable[str], layers: Sequence[str]) -> list[str]:
 
     def place(name: str) -> int:
         related = (
-            i for i, layer in enumerate(layers)
+            i
+            for i, layer in enumerate(layers)
             if layer == name or layer.startswith(f"{name}.") or name.startswith(f"{layer}.")
-        )  # fmt: skip
+        )
         return next(related, len(layers))
 
     return sorted(planned, key=place)

@@ -104,9 +104,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         self.check(net)
         self.teacher.to(pl_module.device).eval()
         if isinstance(pl_module, CompressibleMixin):
-            self._handles = [
-                *self.watch(net), net.register_forward_hook(self._hand_in(pl_module), with_kwargs=True)
-            ]  # fmt: skip
+            self._handles = [*self.watch(net), net.register_forward_hook(self._hand_in(pl_module), with_kwargs=True)]
             self._extend(pl_module, _watched)
         elif pl_module.automatic_optimization:
             self._extend(pl_module, self._extended)

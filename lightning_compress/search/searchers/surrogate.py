@@ -184,10 +184,13 @@ class _Fit:
         slope = scale / max(float(f.sum(1).std()), 1e-6)
         best, found = -np.inf, None
         for spread in SPREADS:
-            deviations = np.concatenate([
-                [10 * scale, slope], np.full(len(tables), spread * slope),
-                np.full(max(len(tables) - 1, 0), spread * slope / 2),
-            ])  # fmt: skip
+            deviations = np.concatenate(
+                [
+                    [10 * scale, slope],
+                    np.full(len(tables), spread * slope),
+                    np.full(max(len(tables) - 1, 0), spread * slope / 2),
+                ]
+            )
             start = np.zeros(len(deviations))
             start[:2] = y.mean() - slope * f.sum(1).mean(), slope
             for noise in NOISES:
