@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+import yaml
 from lightning import Trainer
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.core.costs.latency_table import LatencyTable
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.json_record import read_record
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -31,6 +34,7 @@ from lightning_compress.testing.toys import PlainModule, ToyData, ToyNet
 
 pytest.importorskip("onnxruntime", reason="the runtime is not installed")
 EXAMPLE = torch.zeros(2, 1, 8, 8)
+TABLE = "board.yaml"
 
 
 @pytest.fixture
@@ -133,6 +137,19 @@ def test_layers_run_in_the_runtime(integer):
         LayerProfile("fc", "linear", 8, 4),
     ):
         assert layer_milliseconds(layer, integer) > 0
+
+
+@pytest.mark.parametrize("make", [Latency, lambda: LatencyTable(TABLE)], ids=["measured", "table"])
+def test_transposed_convolutions_count(make, clock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = [
+        {"kind": kind, "in_channels": 8, "out_channels": 8, "kernel": [3, 3], "positions": 64, "milliseconds": 0.5}
+        for kind in ("conv", "conv_transpose")
+    ]
+    (tmp_path / TABLE).write_text(yaml.safe_dump({"layers": layers}))
+    up = LayerProfile("up", "conv_transpose", 8, 4, kernel=(2, 2), stride=1, positions=16)
+    alone, both = Profile({"up": up}), Profile({"up": up, "conv": replace(up, name="conv", kind="conv")})
+    assert make()(both) > make()(alone) > 0
 
 
 def test_a_call_is_repeated_as_often_as_asked():

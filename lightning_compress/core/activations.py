@@ -33,6 +33,10 @@ class Step:
     values: Values = ()
     pointwise: bool = False
 
+    def size(self, widths: Mapping[str, int]) -> int:
+        """Return how many values of one sample it writes, where names among the values stand for so many channels."""
+        return sum(count * (widths[name] if name else 1) for name, count in self.values)
+
     def to_list(self) -> list[Any]:
         """Return plain types."""
         return [self.module, list(self.inputs), [list(pair) for pair in self.values], self.pointwise]
@@ -60,7 +64,7 @@ def peak_values(steps: Sequence[Step], widths: Mapping[str, int], scratch: Mappi
         widths: how many channels each name among the values stands for.
         scratch: module -> values that it needs beside its activations while it runs.
     """
-    sizes = [sum(count * (widths[name] if name else 1) for name, count in step.values) for step in steps]
+    sizes = [step.size(widths) for step in steps]
     alive = peak = 0
     for i, ended in enumerate(_ends(steps)):
         alive += sizes[i]

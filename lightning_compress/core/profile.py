@@ -136,6 +136,11 @@ class Profile:
         return [layer for layer in self if layer.kind in ("conv", "linear")]
 
     @property
+    def kernels(self) -> list[LayerProfile]:
+        """The layers that runtimes for deployment have kernels for: conv, linear and transposed convolutions."""
+        return [layer for layer in self if layer.kind in ("conv", "linear", "conv_transpose")]
+
+    @property
     def conv_groups(self) -> dict[str, int]:
         """Number of groups of each convolution, which the shape of its weight does not tell."""
         return {layer.name: layer.groups for layer in self if layer.kind == "conv"}

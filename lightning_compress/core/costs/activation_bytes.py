@@ -35,5 +35,5 @@ class ActivationBytes(Cost):
 
     @override
     def __call__(self, profile: Profile) -> float:
-        narrow = all(layer.weight_bits <= 8 and layer.act_bits <= 8 for layer in profile.weighted)
+        narrow = all(layer.weight_bits <= 8 and layer.act_bits <= 8 for layer in profile.kernels)
         return peak_values(profile.steps, profile.widths) * (1 if self.integer or narrow else FLOAT_BYTES)

@@ -47,7 +47,7 @@ class _Entry:
 
 
 class LatencyTable(Cost):
-    """Milliseconds per sample: the sum over conv and linear layers of what a table says of each.
+    """Milliseconds per sample: the sum over conv, linear and transposed conv layers of what a table says of each.
 
     A layer takes the time of the fastest entry that is like it and nowhere smaller, so widths between two entries cost
     as much as the next larger one. That is how runtimes behave that compute channels in blocks, and it never rises when
@@ -84,7 +84,7 @@ class LatencyTable(Cost):
 
     @override
     def __call__(self, profile: Profile) -> float:
-        return self.overhead + sum(self._layers(layer) for layer in profile.weighted)
+        return self.overhead + sum(self._layers(layer) for layer in profile.kernels)
 
 
 class LayerTimes:

@@ -46,7 +46,7 @@ class TFLiteBytes(Cost):
 
     @override
     def __call__(self, profile: Profile) -> float:
-        return FILE_BYTES + sum(self._bytes(layer) for layer in profile.weighted)
+        return FILE_BYTES + sum(self._bytes(layer) for layer in profile.kernels)
 
     def _bytes(self, layer: LayerProfile) -> int:
         half = self.int4 and fits_in_nibbles(layer, self.weight_bits)

@@ -71,10 +71,10 @@ class Latency(MeasuredCost):
 
     @override
     def __call__(self, profile: Profile) -> float:
-        missing = [layer for layer in profile.weighted if not self._times.covers(layer)]
+        missing = [layer for layer in profile.kernels if not self._times.covers(layer)]
         if missing:
             self._time(missing)
-        return sum(self._times(layer) for layer in profile.weighted)
+        return sum(self._times(layer) for layer in profile.kernels)
 
     @override
     def measure(self, net: nn.Module, example: Any) -> float:

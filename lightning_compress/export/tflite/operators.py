@@ -105,34 +105,38 @@ def _(operation: Conv, b: Builder) -> None:
 
 @add.register
 def _(operation: ConvTranspose, b: Builder) -> None:
-    s, shape = b.s, b.graph.tensors[operation.output].shape
+    _check_transposed(operation)
+    s, before, after = b.s, b.graph.tensors[operation.inputs[0]], b.graph.tensors[operation.output]
     rows, columns = operation.weight.shape[2:]
     kind, zeros = cropped((rows, columns), operation.stride, operation.padding, operation.output_padding)
-    _check_transposed(operation, kind)
+    shape, target = nhwc(after.shape), b.activation(operation.output)
+    if kind == "VALID" and operation.padding != (0, 0):
+        made = zip(before.shape[1:], operation.stride, (rows, columns), operation.output_padding, strict=True)
+        shape = (*((size - 1) * step + width + more for size, step, width, more in made), after.shape[0])
+        target = b.like(after, f"{operation.output}/whole", shape)
     weight = np.pad(operation.weight, ((0, 0), (0, 0), *zeros)).transpose(0, 2, 3, 1)
     constants, _ = _weight(operation, b, weight, 0)
     options = s.TransposeConvOptionsT()
     options.padding = getattr(s.Padding, kind)
     options.strideH, options.strideW = operation.stride
     options.fusedActivationFunction = _activation(b, operation.bounds)
-    sizes = b.constant(f"{operation.output}/shape", np.array([1, *nhwc(shape)], np.int32))
+    sizes = b.constant(f"{operation.output}/shape", np.array([1, *shape], np.int32))
     inputs = [sizes, constants[0], b.activation(operation.inputs[0]), constants[1]]
-    b.operator("TRANSPOSE_CONV", WITH_ACTIVATION, inputs, b.activation(operation.output), options)
+    b.operator("TRANSPOSE_CONV", WITH_ACTIVATION, inputs, target, options)
+    if target != b.activation(operation.output):
+        begin = b.constant(f"{operation.output}/begin", np.array([0, *operation.padding, 0], np.int32))
+        size = b.constant(f"{operation.output}/size", np.array([1, *nhwc(after.shape)], np.int32))
+        version = _version(b, operation, 2)
+        b.operator("SLICE", version, [target, begin, size], b.activation(operation.output), s.SliceOptionsT())
 
 
-def _check_transposed(operation: ConvTranspose, kind: str) -> None:
+def _check_transposed(operation: ConvTranspose) -> None:
     """Raise a sentence for a transposed convolution that TFLite has no operator for."""
     place = f"export: transposed convolution {operation.module!r}"
     if operation.groups != 1:
         raise NoIntegerFormError(f"{place} has {operation.groups} groups, and .tflite files hold one; use groups=1")
     if operation.dilation != (1, 1):
         raise NoIntegerFormError(f"{place} has dilation {operation.dilation}, and .tflite files hold 1; use dilation=1")
-    if not kind:
-        raise NoIntegerFormError(
-            f"{place} of kernel {operation.weight.shape[2:]} with stride {operation.stride}, padding "
-            f"{operation.padding} and output_padding {operation.output_padding} has no form in .tflite files: they ask "
-            f"for padding 0, or 0 < kernel - 2 padding + output_padding <= stride; choose another padding"
-        )
 
 
 @add.register

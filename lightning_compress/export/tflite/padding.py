@@ -37,23 +37,23 @@ def placed(
 def cropped(
     kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], output_padding: tuple[int, int]
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Return ``SAME``, ``VALID`` or "" for a transposed convolution, and the zeros to put before and behind its kernel.
+    """Return ``SAME`` or ``VALID`` for a transposed convolution, and the zeros to put before and behind its kernel.
 
     A row or column of zeros behind it for each of ``output_padding``: then as much is cut off the output at both ends,
-    as SAME does it where ``0 < kernel - 2 padding <= stride``. VALID cuts nothing off. XNNPACK takes SAME for kernels
-    that are as large as the stride, so smaller ones get more zeros around them, which are cut off again.
+    as SAME does it where ``0 < kernel - 2 padding <= stride``. VALID cuts nothing off; a SLICE behind it can. XNNPACK
+    takes SAME for kernels that are as large as the stride, so smaller ones get more zeros around them, which are cut
+    off again.
 
     Args:
         kernel, stride: along height and width.
         padding, output_padding: as torch was told, along height and width.
     """
-    if padding == (0, 0):
+    sizes = [kernel[i] + output_padding[i] for i in range(2)]
+    same = all(0 < sizes[i] - 2 * padding[i] <= stride[i] for i in range(2))
+    if padding == (0, 0) or not same:
         return "VALID", [(0, more) for more in output_padding]
     zeros = []
-    for i in range(2):
-        size = kernel[i] + output_padding[i]
-        if not 0 < size - 2 * padding[i] <= stride[i]:
-            return "", []
+    for i, size in enumerate(sizes):
         more = max(stride[i] - size, 0)
         zeros.append((more // 2, output_padding[i] + more - more // 2))
     return "SAME", zeros
