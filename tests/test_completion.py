@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.completion import complete
+from lightning_compress.export.integer.emulate import emulate, to_values
+from lightning_compress.export.integer.graph import AveragePool, Requantize
+from lightning_compress.export.integer.lower import lower
+from lightning_compress.export.integer.rounding.floating import FloatRounding
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import measure
 
@@ -55,3 +60,51 @@ def test_nothing_is_corrected_where_grids_were_trained():
     after = complete(net, [X]).state_dict()  # only the output gets another grid
     for name in ("1.running_mean", "3.bias", "5.bias"):
         torch.testing.assert_close(after[name], before[name])
+
+
+class Pooled(nn.Module):
+    """Two maps that are averaged for a layer that is declared first; another layer reads one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 5)
+        self.stem, self.relu, self.again = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3)
+        self.pools = nn.ModuleList([nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        return self.fc(torch.cat([self.pools[0](x), self.pools[1](self.again(x))], 1).flatten(1))
+
+
+def test_what_is_averaged_for_a_layer_is_not_clipped_to_its_grid():
+    torch.manual_seed(0)
+    net, x = Pooled().eval(), torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    net.stem.weight.data *= 4  # values far from their mean
+    plan = {layer.name: {"weight_bits": 8, "act_bits": 8} for layer in measure.measure(net, x[:2]).weighted}
+    QuantizationAwareTraining(plan).apply(net, x)
+    net(x)
+    with torch.no_grad():
+        expected = net(x)
+    graph = lower(complete(net, [x]), x)
+    pools = [operation for operation in graph.operations if isinstance(operation, AveragePool)]
+    assert len(pools) == 2
+    assert any(isinstance(operation, Requantize) for operation in graph.operations)
+    packed = {name: getattr(net, name).input_transform.packed() for name in ("again", "fc")}
+    for name, (number, signed) in packed.items():
+        grid = graph.grid(next(op for op in graph.weighted if op.module == name).inputs[0])
+        assert (grid.scale, grid.low < 0) == (pytest.approx(float(number)), bool(signed))
+    found = to_values(emulate(graph, x, FloatRounding()), graph.grid(graph.output))
+    slope = float((found * expected).sum() / (expected * expected).sum())
+    assert slope == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("calibration", "sentence"), [
+    (X, "calibration is one tensor; pass a list of batches"),
+    ([torch.zeros(2, 5, 8, 8)], r"does not accept a calibration batch of shape \(2, 5, 8, 8\)"),
+    ([X, torch.zeros(2, 3, 8)], r"does not accept a calibration batch of shape \(2, 3, 8\)"),
+    (["x"], "does not accept a calibration batch, a str"),
+    ([X, X / 0], "a calibration batch gives values in the network that are not finite"),
+])  # fmt: skip
+def test_batches_that_say_nothing_are_refused(calibration, sentence):
+    with pytest.raises(CompressError, match=sentence):
+        complete(network(), calibration)

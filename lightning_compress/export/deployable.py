@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_compress.export.finished import finished
 from lightning_compress.export.integer.completion import BITS, complete
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.integer.lower import lower
@@ -19,6 +20,7 @@ from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.structure import network
 
 IN_FLOAT = "in floating point, for "
+WITHOUT_GRAPH = "by torch's own export, for "
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Deployable:
     @property
     def reason(self) -> str:
         """Why there is no graph, or none in integers: the last note."""
-        return self.notes[-1].removeprefix(IN_FLOAT)
+        return self.notes[-1].removeprefix(IN_FLOAT).removeprefix(WITHOUT_GRAPH)
 
 
 def deployable(
@@ -68,9 +70,9 @@ def deployable(
     try:
         try:
             graph = lower(module, example)
-            return Deployable(graph, _finished(module), tuple(graph.notes))
+            return Deployable(graph, finished(module), tuple(graph.notes))
         except UnquantizedError:
-            reference = complete(_finished(module), [example])
+            reference = complete(module, [example])
             graph = lower(reference, example)
             note = (
                 "the network was not trained with the placement Tensors; grids that were missing are those of the "
@@ -79,15 +81,6 @@ def deployable(
             return Deployable(graph, reference, (note, *graph.notes))
     except NoIntegerFormError as error:
         return _in_float(module, example, (IN_FLOAT + str(error).removeprefix("export: "),))
-
-
-def _finished(module: nn.Module) -> nn.Module:
-    """Return a copy of the network whose grids stay as they are, however often it is called."""
-    net = clone(network(module)).cpu().eval()
-    for part in net.modules():
-        if isinstance(part, ActivationQuantizer):
-            part.settle()
-    return net
 
 
 def _quantized(net: nn.Module) -> tuple[bool, bool]:
@@ -105,4 +98,5 @@ def _in_float(module: nn.Module, example: Any, notes: tuple[str, ...]) -> Deploy
         return Deployable(lower(reference, example, integer=False), reference, notes)
     except NoIntegerFormError as error:
         reason = str(error).removeprefix("export: ")
-        return Deployable(None, reference, notes if any(reason in note for note in notes) else (*notes, reason))
+        told = any(reason in note for note in notes)
+        return Deployable(None, reference, notes if told else (*notes, WITHOUT_GRAPH + reason))
