@@ -41,7 +41,7 @@ def images(count: int = 32, size: int = 16) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def quantized(weight_bits: int, act_bits: int = 8, make=LSQ) -> nn.Module:
+def quantized(weight_bits: int, act_bits: int = 8, make=LSQ, mixed: dict[str, int] = {}) -> nn.Module:  # noqa: B006
     """Return a ResNet-8 with batch norms of both signs, quantized on tensors and calibrated."""
     torch.manual_seed(0)
     net = resnet8()
@@ -50,7 +50,7 @@ def quantized(weight_bits: int, act_bits: int = 8, make=LSQ) -> nn.Module:
             module.weight.data = torch.randn_like(module.weight)
     for _ in range(3):
         net.train()(images())
-    plan = {layer.name: {"weight_bits": weight_bits, "act_bits": act_bits}
+    plan = {layer.name: {"weight_bits": mixed.get(layer.name, weight_bits), "act_bits": act_bits}
             for layer in measure.measure(net, images(2)).weighted}  # fmt: skip
     callback = QuantizationAwareTraining(plan, weight_quantizer=make, placement=Tensors())
     callback.apply(net.eval(), images(2))
@@ -71,6 +71,17 @@ def test_every_layer_and_sum_runs_in_integers_at_any_width(weight_bits, act_bits
     assert report.deployed.slope == pytest.approx(1, abs=0.02)
     weights = sum(layer.weights for layer in measure.measure(resnet8(), images(2)).weighted)
     assert report.bytes <= 1.1 * weights + 30_000
+
+
+def test_no_value_of_two_thousand_images_differs_from_the_emulation():
+    widths = {"conv1": 8, "stages.0.0.conv1": 4, "stages.1.0.conv2": 2}  # and 3 bits elsewhere
+    for net in (quantized(8), quantized(4), quantized(2), quantized(3, mixed=widths)):
+        x = torch.randn(2000, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+        graph = lower(net, x[:2])
+        session = Session(onnx_bytes(graph))
+        found = torch.cat([session.run(part) for part in x.split(250)])
+        emulated = torch.cat([emulate(graph, part, FloatRounding()) for part in x.split(250)])
+        assert torch.equal((found / graph.grid(graph.output).scale).round().long(), emulated)
 
 
 def test_half_step_grids_go_out_doubled_and_eight_bits_of_them_in_floating_point(tmp_path):

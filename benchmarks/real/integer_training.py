@@ -22,17 +22,16 @@ from lightning_compress.quantization.placements.layer_inputs import LayerInputs
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import measure
 
-BATCH, SEEDS, BITS = 64, (0, 1, 2), (8, 4)
+BATCH, SEEDS, BITS = 64, (0, 1, 2), ("w8a8", "w4a8", "w4a4")
 PLACEMENTS = (LayerInputs(), Tensors())
 
 
-def trained(net, normalized, placement, weight_bits, x, y, arguments, seed):
+def trained(net, normalized, placement, bits, x, y, arguments, seed):
     """Return the network after QAT of so many steps with a cosine schedule."""
     torch.manual_seed(seed)
     first = normalized(x[:256])
-    plan = {
-        layer.name: {"weight_bits": weight_bits, "act_bits": 8} for layer in measure.measure(net, first[:2]).weighted
-    }
+    widths = {"weight_bits": int(bits[1]), "act_bits": int(bits[3])}
+    plan = {layer.name: widths for layer in measure.measure(net, first[:2]).weighted}
     QuantizationAwareTraining(plan, placement=placement).apply(net, first[:2])
     with torch.no_grad():
         net(first)  # sets the scales of activations
@@ -57,6 +56,7 @@ def main() -> None:
     parser.add_argument("net", choices=NETWORKS)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--bits", nargs="+", choices=BITS, default=BITS, help="of weights and layer inputs")
     parser.add_argument("--rows", type=Path, default=Path("integer_training.jsonl"), help="what is measured; resumable")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,22 +66,22 @@ def main() -> None:
     found = NETWORKS[arguments.net]
     fixed = (arguments.net, arguments.steps, arguments.lr)
     for seed in SEEDS:
-        for weight_bits in BITS:
+        for bits in arguments.bits:
             for placement in PLACEMENTS:
-                key = (*fixed, weight_bits, type(placement).__name__, seed)
+                key = (*fixed, bits, type(placement).__name__, seed)
                 if key in rows:
                     continue
                 net = load(arguments.net, arguments.nets)
-                net = trained(net, found.normalized, placement, weight_bits, x, y, arguments, seed)
+                net = trained(net, found.normalized, placement, bits, x, y, arguments, seed)
                 rows[key] = accuracy(net, found, test, labels)
                 with arguments.rows.open("a") as file:
                     file.write(json.dumps([key, rows[key]]) + "\n")
     print(f"{arguments.net}: {arguments.steps} steps of {BATCH}, learning rate {arguments.lr} to 0, seeds {SEEDS}")
-    for weight_bits in BITS:
+    for bits in arguments.bits:
         for placement in PLACEMENTS:
             name = type(placement).__name__
-            shares = [rows[*fixed, weight_bits, name, seed] for seed in SEEDS]
-            print(f"w{weight_bits}a8 {name}: {mean(shares):.2f} % ({', '.join(f'{share:.2f}' for share in shares)})")
+            shares = [rows[*fixed, bits, name, seed] for seed in SEEDS]
+            print(f"{bits} {name}: {mean(shares):.2f} % ({', '.join(f'{share:.2f}' for share in shares)})")
 
 
 if __name__ == "__main__":
