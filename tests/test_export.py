@@ -9,6 +9,8 @@ import torch
 
 import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.executorch.exporter import ExecuTorch
+from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.tflite.exporter import TFLite
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.surgery import transform_specs
@@ -52,6 +54,13 @@ def test_a_module_brings_its_own_example(images, tmp_path):
         ({"exporter": TFLite(), "calibration": []}, r"give calibration to the exporter: TFLite\(calibration=...\)"),
         ({"calibration": []}, "calibration holds no batch"),
         ({"example_input": (1, 2)}, "must be one tensor with the batch first, got tuple"),
+        ({"example_input": torch.zeros(0, 1, SIZE, SIZE)}, r"of shape \(0, .*\) holds no sample"),
+        ({"example_input": torch.tensor(1.0)}, r"of shape \(\) holds no sample"),
+        ({"example_input": torch.full((2, 1, SIZE, SIZE), torch.nan)}, "holds values that are not finite"),
+        ({"exporter": TFLite(flash="40k")}, "flash is '40k'; it must be a number of bytes above 0"),
+        ({"exporter": TFLite(ram=-1)}, "ram is -1; it must be"),
+        ({"exporter": ExecuTorch(batch="1")}, "batch is '1'"),
+        ({"exporter": Onnx([torch.zeros(2, 1, SIZE, SIZE)], weight_bits=0)}, "bits must be a whole number from 1 to 8"),
     ],
 )
 def test_bad_arguments_are_told_in_a_sentence(arguments, sentence, images, tmp_path):

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.exporter import Parity
-from lightning_compress.surgery.copies import clone
+from lightning_compress.export.finished import finished
+from lightning_compress.export.integer.emulate import emulate, to_values
+from lightning_compress.export.integer.graph import Graph
+from lightning_compress.export.integer.marked import NoIntegerFormError
+from lightning_compress.export.integer.rounding.rounding import Rounding
 from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.measure import evaluating, forward
-from lightning_compress.surgery.structure import network
 
 SAMPLES = 256
 TOKENS = (torch.int32, torch.int64)
@@ -24,15 +27,21 @@ def first_samples(example: Any) -> Tensor:
     """Return at most 256 samples of an example, on the CPU: token ids as they are, all else in fp32.
 
     Raises:
-        CompressError: it is no tensor.
+        CompressError: it is no tensor, holds no sample, or holds values that are not finite.
     """
     if not isinstance(example, Tensor):
         raise CompressError(
             f"export: example_input must be one tensor with the batch first, got {type(example).__name__}; networks "
             f"with several inputs are not supported by this format"
         )
+    if not example.dim() or not len(example):
+        raise CompressError(f"export: example_input of shape {tuple(example.shape)} holds no sample; pass some inputs")
     found = small(example, SAMPLES).detach().cpu()
-    return found if found.dtype in TOKENS else found.float()
+    if found.dtype in TOKENS:
+        return found
+    if not bool(found.isfinite().all()):
+        raise CompressError("export: example_input holds values that are not finite; pass inputs as they are in use")
+    return found.float()
 
 
 def outputs_of(net: nn.Module, x: Tensor) -> Tensor:
@@ -54,13 +63,36 @@ def outputs_of(net: nn.Module, x: Tensor) -> Tensor:
     return y.float()
 
 
-def check_accepts(module: nn.Module, x: Tensor) -> None:
-    """Raise unless a network accepts an example; a copy is run, for the first batch may set scales.
+def expected_of(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the outputs of a network that is about to be exported; a copy is run, for a batch may set missing grids.
 
     Raises:
-        CompressError: naming the shape.
+        CompressError: the network does not accept the example; naming the shape.
     """
-    outputs_of(clone(network(module)).cpu(), x)
+    return outputs_of(finished(module), x)
+
+
+def off_emulation(
+    graph: Graph | None, x: Tensor, outputs: Tensor, rounding: Rounding
+) -> tuple[float | None, float | None]:
+    """Return the shares of values, and of samples' largest outputs, that are not those of the emulation, or None twice.
+
+    Args:
+        graph: None, one in floating point, and one with an operation that the rounding does not know are not emulated.
+        x: the inputs.
+        outputs: of the runtime, as float values.
+        rounding: of the runtime.
+    """
+    if graph is None or not graph.integer:
+        return None, None
+    grid = graph.grid(graph.output)
+    try:
+        emulated = to_values(emulate(graph, x, rounding), grid)
+    except NoIntegerFormError:
+        return None, None
+    values = ((outputs - emulated).abs() > grid.scale / 2).float().mean()
+    largest = outputs.flatten(1).argmax(1) != emulated.flatten(1).argmax(1)
+    return float(values), float(largest.float().mean())
 
 
 def parity(expected: Tensor, found: Tensor) -> Parity:

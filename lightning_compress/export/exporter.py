@@ -14,7 +14,7 @@ from lightning_compress.core.kinds import HasKind
 
 @dataclass(frozen=True)
 class Parity:
-    """Comparison of the file, as its runtime reads it, with the network that was exported.
+    """Comparison of the file, as its runtime reads it, with the network that was given, before missing grids are set.
 
     Attributes:
         samples: number of samples that both were run on.
@@ -41,6 +41,7 @@ class Deployed:
         float_kernels: names of those that run in floating point.
         values_off: share of output values that differ from an exact emulation of the runtime's arithmetic, in [0, 1];
             None in floating point.
+        argmax_off: the same of samples whose largest output is another.
         slope: of the regression of the runtime's outputs on those of the network; a wrong scale shows here alone.
         milliseconds: least CPU time of one sample on one thread; None where the runtime is not for this machine.
         activation_bytes: bytes of activations that are alive at once, at most, for one sample.
@@ -53,6 +54,7 @@ class Deployed:
     integer_kernels: int
     float_kernels: tuple[str, ...]
     values_off: float | None
+    argmax_off: float | None
     slope: float
     milliseconds: float | None
     activation_bytes: int | None
@@ -89,10 +91,24 @@ class ExportReport:
             found += [] if d.activation_bytes is None else [f"{d.activation_bytes:,} bytes of activations at once"]
             found += [] if d.arena_bytes is None else [f"{d.arena_bytes:,} bytes of TFLite-Micro's memory"]
             found.append(f"{d.runtime} on {d.machine}")
+            if d.values_off is not None and d.argmax_off is not None:
+                found.append(
+                    f"{100 * d.values_off:.3g} % of the values and {100 * d.argmax_off:.3g} % of the largest outputs "
+                    f"differ from the emulation"
+                )
         if self.parity is not None:
             p = self.parity
-            found.append(f"same largest output for {100 * p.agreement:.2f} % of {p.samples} samples")
+            slope = "" if self.deployed is None else f", slope {self.deployed.slope:.4f}"
+            found.append(
+                f"same largest output as the network for {100 * p.agreement:.2f} % of {p.samples} samples, mean error "
+                f"{p.mean_error:.2g}{slope}"
+            )
         return "; ".join(found)
+
+    @property
+    def told(self) -> str:
+        """The sentence and all notes, for the user."""
+        return ". ".join((self.sentence, *self.notes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; the path is the file's name alone."""

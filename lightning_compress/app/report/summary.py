@@ -66,8 +66,8 @@ def write_summary(result: Result, config: Mapping[str, Any], console: Console) -
     for found in measured:
         console.print(Text(f"{found.name}: {found.sentence}"))
     for name, exported in result.exports.items():
-        if exported.deployed is not None:
-            console.print(Text(f"{name}: {'. '.join((exported.sentence, *exported.notes))}"))
+        if exported.deployed is not None or exported.notes:
+            console.print(Text(f"{name}: {exported.told}"))
     console.print(f"{duration(result.seconds)} spent, dense training aside", highlight=False)
     for file in (*(report.path.name for report in result.exports.values()), "plan.yaml", REPORT):
         console.print(Text(str(result.folder / file)), soft_wrap=True)  # a folder may be named [red]
@@ -211,7 +211,11 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
     return {
         "budget": "; ".join(budgets) or "none: nothing was searched",
         **{f"plan of {name}": sentence for name, sentence in result.origins.items()},
-        **{f"exported {name}": report.sentence for name, report in result.exports.items() if report.deployed},
+        **{
+            f"exported {name}": report.told
+            for name, report in result.exports.items()
+            if report.deployed or report.notes
+        },
         "seed": str(config["seed"]),
         "command": command_line(),
         "time": f"{duration(result.seconds)} (the last run of the command, without dense training)",

@@ -19,8 +19,6 @@ from lightning_compress.export.executorch.network import GraphNetwork
 from lightning_compress.export.executorch.program import NOT_INSTALLED, Program, Runtime, lowered
 from lightning_compress.export.executorch.rewrite import rewritten
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
-from lightning_compress.export.integer.emulate import emulate, to_values
-from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.single import SingleRounding
 from lightning_compress.export.whole_file import write_whole
 
@@ -49,19 +47,21 @@ class ExecuTorch(Exporter):
     def export(self, module: nn.Module, path: str | Path, example: Any) -> ExportReport:
         """Write the file, see :class:`~lightning_compress.export.exporter.Exporter`."""
         path, x = Path(path), compared.first_samples(example)
-        compared.check_accepts(module, x)
-        if self.batch < 1:
-            raise CompressError(f"export: batch is {self.batch}, and a .pte file takes at least one sample at a time")
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise CompressError(f"export: batch is {self.batch!r}, and a .pte file takes at least one sample at a time")
+        expected = compared.expected_of(module, x)
         if find_spec("executorch") is None:
             raise CompressError(NOT_INSTALLED)
         found = deployable(module, x, self.calibration)
         one = x[:1].expand(self.batch, *x.shape[1:]).contiguous()
         program = lowered(found.reference if found.graph is None else GraphNetwork(found.graph), one)
-        report = self._report(found, program, path, x, one)
+        report = self._report(found, program, path, x, one, expected)
         write_whole(path, program.content)
         return report
 
-    def _report(self, found: Deployable, program: Program, path: Path, x: Tensor, one: Tensor) -> ExportReport:
+    def _report(
+        self, found: Deployable, program: Program, path: Path, x: Tensor, one: Tensor, expected: Tensor
+    ) -> ExportReport:
         graph = found.graph
         integer = graph is not None and graph.integer
         if integer and program.left:
@@ -71,26 +71,18 @@ class ExecuTorch(Exporter):
             )
         runtime, rows = Runtime(program.content), -(-len(x) // self.batch) * self.batch
         samples = x.repeat(-(-rows // len(x)), *[1] * (x.dim() - 1))[:rows]
-        outputs, expected = runtime.run(samples)[: len(x)], compared.outputs_of(found.reference, x)
+        outputs = runtime.run(samples)[: len(x)]
+        off = compared.off_emulation(
+            rewritten(graph) if graph is not None and integer else None, x, outputs, SingleRounding()
+        )
         weighted = graph.weighted if graph is not None else []
         deployed = Deployed(
             runtime.version, compared.machine(), len(gzip.compress(program.content, mtime=0)),
             len(weighted) if integer else 0, () if integer else tuple(operation.module for operation in weighted),
-            _off(found, x, outputs) if integer else None, compared.slope(expected, outputs),
+            *off, compared.slope(expected, outputs),
             runtime.milliseconds(one) / self.batch, graph.peak_bytes() if graph is not None else None,
         )  # fmt: skip
         parts = f"{program.parts} parts of the network run in XNNPACK"
         rest = f", and {', '.join(sorted(set(program.outside)))} outside of it" if program.outside else ""
         parity = compared.parity(expected, outputs)
         return ExportReport(path, len(program.content), parity, (*found.notes, f"{parts}{rest}"), deployed)
-
-
-def _off(found: Deployable, x: Tensor, outputs: Tensor) -> float | None:
-    """Return the share of output values that are not those of the emulation."""
-    assert found.graph is not None
-    grid = found.graph.grid(found.graph.output)
-    try:
-        emulated = to_values(emulate(rewritten(found.graph), x, SingleRounding()), grid)
-    except NoIntegerFormError:
-        return None
-    return float(((outputs - emulated).abs() > grid.scale / 2).float().mean())

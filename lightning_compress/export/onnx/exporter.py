@@ -18,9 +18,7 @@ from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
 from lightning_compress.export.integer.completion import BITS
-from lightning_compress.export.integer.emulate import emulate, to_values
 from lightning_compress.export.integer.graph import ConvTranspose, Graph
-from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.floating import FloatRounding
 from lightning_compress.export.onnx.session import EXACT_SUMS, LARGEST_EXACT, Session
 from lightning_compress.export.onnx.write import onnx_bytes, torch_onnx_bytes
@@ -55,17 +53,21 @@ class Onnx(Exporter):
         Without onnxruntime the report has no parity.
         """
         path, x = Path(path), compared.first_samples(example)
-        compared.check_accepts(module, x)
+        expected = compared.expected_of(module, x)
         found = deployable(module, x, self.calibration, self.weight_bits)
         content = torch_onnx_bytes(found.reference, x) if found.graph is None else onnx_bytes(found.graph)
-        report = ExportReport(path, len(content), notes=found.notes)
-        if find_spec("onnxruntime") is not None:
-            report = self._compared(report, found, content, x)
+        if find_spec("onnxruntime") is None:
+            note = 'not run here, for onnxruntime is not installed: pip install "lightning-compress[onnx]"'
+            report = ExportReport(path, len(content), notes=(*found.notes, note))
+        else:
+            report = self._compared(ExportReport(path, len(content), notes=found.notes), found, content, x, expected)
         write_whole(path, content)
         return report
 
-    def _compared(self, report: ExportReport, found: Deployable, content: bytes, x: Tensor) -> ExportReport:
-        session, expected = Session(content), compared.outputs_of(found.reference, x)
+    def _compared(
+        self, report: ExportReport, found: Deployable, content: bytes, x: Tensor, expected: Tensor
+    ) -> ExportReport:
+        session = Session(content)
         outputs = session.run(x)
         integer = found.graph is not None and found.graph.integer
         notes = report.notes
@@ -79,10 +81,10 @@ class Onnx(Exporter):
                 )
             notes = (*notes, *_warnings(found.graph, session.version, transposed))
         floating = tuple(op.module for op in found.graph.weighted) if found.graph and not integer else session.floating
-        off = _off(found.graph, x, outputs) if found.graph is not None and integer else None
+        off = compared.off_emulation(found.graph, x, outputs, FloatRounding())
         deployed = Deployed(
             session.version, compared.machine(), len(gzip.compress(content, mtime=0)), session.integer,
-            floating, off, compared.slope(expected, outputs),
+            floating, *off, compared.slope(expected, outputs),
             session.milliseconds(x[:1]), found.graph.peak_bytes() if found.graph else None,
         )  # fmt: skip
         return ExportReport(report.path, report.bytes, compared.parity(expected, outputs), notes, deployed)
@@ -99,13 +101,3 @@ def _warnings(graph: Graph, runtime: str, transposed: list[str]) -> list[str]:
             f"here: {runtime} adds products in 16 bits there otherwise, which saturate"
         )
     return found
-
-
-def _off(graph: Graph, x: Tensor, outputs: Tensor) -> float | None:
-    """Return the share of output values that are more than a rounding error from the emulation."""
-    grid = graph.grid(graph.output)
-    try:
-        emulated = to_values(emulate(graph, x, FloatRounding()), grid)
-    except NoIntegerFormError:
-        return None
-    return float(((outputs - emulated).abs() > grid.scale / 2).float().mean())

@@ -41,7 +41,7 @@ class Qonnx(Exporter):
             CompressError: the network has something without a form.
         """
         path, x = Path(path), compared.first_samples(example)
-        compared.check_accepts(module, x)
+        compared.expected_of(module, x)
         found = deployable(module, x, self.calibration)
         if found.graph is None:
             raise CompressError(f"export: QONNX files cannot hold this network: {found.reason}")

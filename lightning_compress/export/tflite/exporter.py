@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,7 +17,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
-from lightning_compress.export.integer.emulate import emulate, to_levels, to_values
+from lightning_compress.export.integer.emulate import to_levels, to_values
 from lightning_compress.export.integer.graph import ConvTranspose, Graph
 from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.double import DoubleRounding
@@ -63,13 +62,17 @@ class TFLite(Exporter):
         The report's parity is that of LiteRT with XNNPACK; with weights of 4 bits, and where only that is installed,
         that of TFLite-Micro.
         """
+        for name in ("flash", "ram"):
+            limit = getattr(self, name)
+            if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+                raise CompressError(f"export: {name} is {limit!r}; it must be a number of bytes above 0, or None")
         path, x = Path(path), compared.first_samples(example)
-        compared.check_accepts(module, x)
+        expected = compared.expected_of(module, x)
         found = deployable(module, x, self.calibration)
         if found.graph is None:
             raise NoIntegerFormError(f"export: .tflite files cannot hold this network: {found.reason}")
         content = tflite_bytes(found.graph, self.int4)
-        report = self._report(found, found.graph, content, path, x)
+        report = self._report(found, found.graph, content, path, x, expected)
         self._check_limits(report)
         write_whole(path, content)
         if self.header:
@@ -89,7 +92,9 @@ class TFLite(Exporter):
                     f"prune to {remedy}, or raise the limit"
                 )
 
-    def _report(self, found: Deployable, graph: Graph, content: bytes, path: Path, x: Tensor) -> ExportReport:
+    def _report(
+        self, found: Deployable, graph: Graph, content: bytes, path: Path, x: Tensor, expected: Tensor
+    ) -> ExportReport:
         notes = list(found.notes)
         nibbles = self.int4 and any(operation.bits <= INT4_BITS for operation in graph.weighted)
         if nibbles:
@@ -101,16 +106,20 @@ class TFLite(Exporter):
             notes.append(f"input: int8 round(x / {grid.scale:.9g}) {'- 128' if grid.low == 0 else '+ 0'}, NHWC")
         micro = graph.integer and find_spec("tflite_micro") is not None
         engine: LiteRT | TFLiteMicro = TFLiteMicro(content) if micro and nibbles else LiteRT(content)
-        stored, expected = _input(graph, x), compared.outputs_of(found.reference, x)
-        result = _checked(engine.run(stored), expected, graph)
+        stored = _input(graph, x)
+        outputs = _checked(engine.run(stored), expected, graph)
         rounding = DoubleRounding() if isinstance(engine, TFLiteMicro) else LiteRTRounding()
-        off, outputs = _off(graph, x, result, rounding)
+        off = compared.off_emulation(graph, x, outputs, rounding)
         left = _left(engine, nibbles)
+        if isinstance(engine, LiteRT):
+            parts, outside = engine.parts()
+            rest = f", and {', '.join(sorted(set(outside)))} outside of it" if outside else ""
+            notes.append(f"{parts} parts of the network run in XNNPACK{rest}")
         deployed = Deployed(
             engine.version, compared.machine(), len(gzip.compress(content, mtime=0)),
             len(graph.weighted) - len(left) if graph.integer else 0,
             tuple(left) if graph.integer else tuple(operation.module for operation in graph.weighted),
-            off, compared.slope(expected, outputs),
+            *off, compared.slope(expected, outputs),
             engine.milliseconds(stored[:1]) if isinstance(engine, LiteRT) else None, graph.peak_bytes(),
             arena_bytes(content) if micro else None,
         )  # fmt: skip
@@ -123,22 +132,12 @@ def _input(graph: Graph, x: Tensor) -> Any:
 
 
 def _checked(values: Any, expected: Tensor, graph: Graph) -> Tensor:
-    found = from_stored(values, graph.tensors[graph.output].grid)
+    """Return the outputs as float values in the shape of the network's."""
+    grid = graph.tensors[graph.output].grid
+    found = from_stored(values, grid)
     if found.shape != expected.shape:
         raise CompressError(f"export: the file gives {tuple(found.shape)} and the network {tuple(expected.shape)}")
-    return found
-
-
-def _off(graph: Graph, x: Tensor, result: Tensor, rounding: Any) -> tuple[float | None, Tensor]:
-    """Return the share of values that differ from the emulation, and the outputs as floats."""
-    grid = graph.tensors[graph.output].grid
-    if grid is None:
-        return None, result
-    try:
-        emulated = emulate(graph, x, rounding)
-    except NoIntegerFormError:
-        return None, to_values(result, grid)
-    return float(torch.ne(result, emulated).float().mean()), to_values(result, grid)
+    return found if grid is None else to_values(found, grid)
 
 
 def _left(engine: LiteRT | TFLiteMicro, nibbles: bool) -> list[str]:
