@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
 
     try:
         for report in export_run(given.run_dir, given.format, given.calibrate):
-            print(f"{report.path}: {report.sentence}")
+            print(f"{report.path}: {report.told}")
     except CompressError as error:
         sys.exit(f"error: {error}")
 

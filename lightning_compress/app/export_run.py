@@ -23,31 +23,6 @@ CONFIG = Path("hydra") / "config.yaml"
 SAMPLES = 512  # that grids are set from, and outputs compared on
 
 
-<<<<<<< HEAD
-=======
-def main(arguments: Sequence[str]) -> None:
-    """Write the files that a command line asks for; print one line for each."""
-    parser = argparse.ArgumentParser(prog="lightning-compress export", description=str(__doc__).partition(": ")[2])
-    parser.add_argument("run_dir", type=Path, help="the folder of a finished run")
-    parser.add_argument("--format", nargs="+", required=True, help=f"of {known_formats()}")
-    parser.add_argument(
-        "--calibrate", action="store_true", help="set the grids of a network in floating point from train data"
-    )
-    given = parser.parse_args(arguments)
-    try:
-        for report in export_run(given.run_dir, given.format, given.calibrate):
-            print(f"{report.path}: {report.told}")
-    except CompressError as error:
-        print(f"error: {error}")
-        sys.exit(1)
-
-
-def known_formats() -> list[str]:
-    """Return the names of the formats."""
-    return sorted(file.stem for file in FORMATS.glob("*.yaml"))
-
-
->>>>>>> e7c35b9 (Reports of exports compare with the network as it was given, and tell slope, error and what differs from the emulation; bad examples and limits end in a sentence)
 def export_run(folder: Path, formats: Sequence[str], calibrate: bool = False) -> list[ExportReport]:
     """Write the network of a finished run in other formats, into its folder.
 
