@@ -19,11 +19,14 @@ import lightning_compress.conf
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.core.costs.packed_bytes import PackedBytes
-from lightning_compress.core.errors import PackedFileError
+from lightning_compress.core.errors import CompressError, PackedFileError
 from lightning_compress.export import container
+from lightning_compress.quantization.coders.fixed_width import FixedWidth
 from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.codebook import Codebook
+from lightning_compress.surgery import measure
 from lightning_compress.surgery.structure import structure_of
+from lightning_compress.vision.models.resnet_cifar import resnet8
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "coder").glob("*.yaml"))
 
@@ -125,6 +128,31 @@ def test_a_file_with_entropy_coded_weights_loads_and_is_smaller(quantizer, prune
     assert coded.stat().st_size <= PackedBytes()(structure_of(net).profile)
     fresh = nn.Sequential(nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 10))
     torch.testing.assert_close(lc.load(coded, fresh)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("coder", [FixedWidth, RangeCoded])
+def test_numbers_are_rounded_once_and_take_half_the_bytes(coder, tmp_path):
+    torch.manual_seed(0)
+    net, x = resnet8(in_channels=1).eval(), torch.randn(2, 1, 8, 8)
+    layers = measure.measure(net, x).weighted
+    QuantizationAwareTraining({layer.name: {"weight_bits": 4} for layer in layers}).apply(net, x)
+    whole = lc.save(net, tmp_path / "whole", coder=coder())
+    half = lc.save(net, tmp_path / "half", x, coder=coder(numbers="bfloat16"))
+    numbers = sum(2 * layer.out_channels for layer in layers)  # a scale and a bias for each channel
+    assert whole.stat().st_size - half.stat().st_size == pytest.approx(2 * numbers, abs=8)
+    exact, rounded = (PackedBytes(c)(structure_of(net).profile) for c in (coder(), coder(numbers="bfloat16")))
+    assert exact - rounded == 2 * numbers
+    assert half.stat().st_size <= rounded
+    loaded = lc.load(half, resnet8(in_channels=1)).eval()
+    assert 0 < (loaded(x) - net(x)).norm() < 0.01 * net(x).norm()
+    assert loaded.fc.bias.dtype == torch.float32
+    again = lc.save(loaded, tmp_path / "again", x, coder=coder(numbers="bfloat16"))
+    assert container.read(again)[0]["floats"].equal(container.read(half)[0]["floats"])
+
+
+def test_another_type_of_numbers_is_refused():
+    with pytest.raises(CompressError, match="FixedWidth: numbers must be one of float32, bfloat16, got 'float16'"):
+        FixedWidth(numbers="float16")
 
 
 def test_a_coder_of_a_newer_version_is_named(tmp_path):

@@ -1,9 +1,9 @@
 """Bytes of each part of a packed file: what ``PackedBytes`` predicts and ``save`` writes.
 
 A packed file holds two tensors: ``codes`` (uint8), the quantized weights of all layers, each layer starting on a byte;
-and ``floats`` (fp32), everything else a layer needs, in the order of :func:`float_counts`. One header entry for each
-would cost more than the weights of a small layer. The codes of a masked layer are those of the kept weights alone, and
-their positions come before them.
+and ``floats`` (fp32 or bfloat16), everything else a layer needs, in the order of :func:`float_counts`. One header entry
+for each would cost more than the weights of a small layer. The codes of a masked layer are those of the kept weights
+alone, and their positions come before them.
 
 Positions take ``n H(k / n)`` bits, the entropy of ``k`` of ``n``, from a range coder with the fixed probability k / n:
 what gap coding with ideal codes would take, and the same for every mask of that density, so that it can be predicted.
@@ -96,12 +96,13 @@ def entry_bytes(layer: LayerProfile) -> int:
     return OTHER_ENTRY_BYTES if layer.kind != "buffer" else TENSOR_ENTRY_BYTES + FLOAT_BYTES * layer.buffers
 
 
-def packed_bytes(profile: Profile, codes: LayerBytes = code_bytes) -> int:
+def packed_bytes(profile: Profile, codes: LayerBytes = code_bytes, number_bytes: int = FLOAT_BYTES) -> int:
     """Return bytes of the packed file of a network, batch norms folded: an upper bound within 2 % from 20 kB on.
 
     Args:
         profile: of the network.
         codes: bytes of the codes of a layer, by default in fixed width.
+        number_bytes: of each scale, bias and whatever else is no code.
     """
     with_norm = {layer.follows for layer in profile if layer.follows}
     total = HEADER_BYTES
@@ -113,5 +114,5 @@ def packed_bytes(profile: Profile, codes: LayerBytes = code_bytes) -> int:
         if layer.name in with_norm:  # what LayerProfile.with_norm adds; searches ask too often to build it
             numbers += (1 - layer.extras) * layer.out_channels
             numbers += layer.out_channels - layer.weight_scales if layer.weight_scales or layer.codebook else 0
-        total += codes(layer) + FLOAT_BYTES * numbers + (mask_bytes(layer) if is_sparse(layer) else 0)
+        total += codes(layer) + number_bytes * numbers + (mask_bytes(layer) if is_sparse(layer) else 0)
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from math import prod
 from operator import gt
 from pathlib import Path
@@ -55,7 +55,10 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
             f"first forward pass; run it once on a batch, then load"
         )
     known, foreign = {p.name: p for p in measure.all_layers(net)}, f"{str(path)!r} was made for another network"
+    gone = {name for name, module in net.named_modules() if isinstance(module, nn.Identity)}  # folded before
     for layer in profile:
+        if layer.kind == "folded" and layer.name in gone:
+            continue
         if layer.name not in known:
             raise PackedFileError(
                 f"{foreign}: it has a layer {layer.name!r}, {type(net).__name__} has "
@@ -72,13 +75,14 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
                 f"{foreign}: {type(net).__name__} has a layer {name!r}, the file has not"
                 f"{did_you_mean(name, profile.layers)}"
             )
-    _check_folded(foreign, net, profile)
+    _check_folded(foreign, net, profile, gone)
     _check_tables(foreign, net, profile, tables)
 
 
-def _check_folded(foreign: str, net: nn.Module, profile: Profile) -> None:
+def _check_folded(foreign: str, net: nn.Module, profile: Profile, gone: Container[str]) -> None:
     for layer in profile:
-        if (layer.follows or layer.kind == "folded") and not measure.can_be_folded(net.get_submodule(layer.name)):
+        folded = layer.follows or (layer.kind == "folded" and layer.name not in gone)
+        if folded and not measure.can_be_folded(net.get_submodule(layer.name)):
             raise PackedFileError(f"{foreign}: {layer.name!r} is folded there, and no batch norm here")
 
 

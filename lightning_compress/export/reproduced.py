@@ -44,7 +44,7 @@ def check_outputs(
     received, example = copy.deepcopy(original), small(example)
     receive(path, received, tensors, described, dequantize=True)
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-    largest = max(LARGEST_ERROR, 16 * torch.finfo(dtype).eps)
+    largest = max(LARGEST_ERROR, *(16 * torch.finfo(each).eps for each in (dtype, tensors["floats"].dtype)))
     expected, again, found = (_outputs(each, example) for each in (original, original, received))
     for before, repeated, after in zip(expected, again, found, strict=True):
         bound = largest * before.norm() + (before - repeated).norm()

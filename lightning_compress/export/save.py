@@ -1,10 +1,10 @@
 """``save``: a compressed network as a file that is really that small.
 
 A file holds the codes of quantized weights, bit-packed, and of masked layers only the kept ones and their positions;
-as fp32 the weights that are not quantized, scales, biases and what else a layer needs; and as metadata the plan, the
-profile and the number formats. Batch norms are folded into the layer before them: the factor goes into the scale, so
-the codes stay. A network of the same architecture, made by its own code, gives the modules to fill; nothing in a file
-is run.
+as fp32, or rounded to bfloat16 if the coder says so, the weights that are not quantized, scales, biases and what else
+a layer needs; and as metadata the plan, the profile and the number formats. Batch norms are folded into the layer
+before them: the factor goes into the scale, so the codes stay. A network of the same architecture, made by its own
+code, gives the modules to fill; nothing in a file is run.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
         example_input: one input batch: the outputs of what is packed are compared with those of the network on it.
             Needed for a network that no callback was applied to.
         coder: of the quantized weights; ``RangeCoded()`` makes files smaller, by how much depends on the weights.
+            Its ``numbers`` are the type of all else.
 
     Raises:
         CompressError: the profile is not known, learned noise is still on, an input quantizer has seen no batch yet, a
@@ -83,7 +84,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
             floats.append(value)
     tensors = {
         "codes": torch.from_numpy(np.concatenate(codes)),
-        "floats": torch.cat(floats),
+        "floats": torch.cat(floats).to(coder.number_type),
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "buffer"},
     }
     shared = shared_quantizers.describe(net, profile.folded())

@@ -15,10 +15,11 @@ from lightning_compress.core.packed_size import float_counts, is_sparse, mask_by
 from lightning_compress.core.profile import WITH_WEIGHT, LayerProfile
 from lightning_compress.export import untrusted
 from lightning_compress.export.positions import read_positions
-from lightning_compress.quantization.coders.coder import Coder
+from lightning_compress.quantization.coders.coder import NUMBERS, Coder
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.weight_format import StoredWeight, WeightFormat
 
+NUMBER_TYPES = [getattr(torch, name) for name in NUMBERS]
 T = TypeVar("T", Coder, WeightFormat, ActivationQuantizer)
 
 
@@ -27,7 +28,7 @@ class StoredLayers:
 
     Args:
         codes: uint8, shape ``(bytes,)``.
-        floats: fp32, shape ``(numbers,)``.
+        floats: fp32 or bfloat16, shape ``(numbers,)``.
         coder: kind of the coder of the codes.
 
     Raises:
@@ -36,11 +37,12 @@ class StoredLayers:
     """
 
     def __init__(self, codes: Tensor, floats: Tensor, coder: str) -> None:
-        if (codes.dtype, codes.dim(), floats.dtype, floats.dim()) != (torch.uint8, 1, torch.float32, 1):
+        whole = (codes.dtype, codes.dim(), floats.dim()) == (torch.uint8, 1, 1)
+        if not whole or floats.dtype not in NUMBER_TYPES:
             raise ValueError("its streams are of other types")
         if not floats.isfinite().all():
             raise ValueError("it holds values that are not finite")
-        self.codes, self.floats, self.coder = codes.numpy(), floats, known(coder, Coder)()
+        self.codes, self.floats, self.coder = codes.numpy(), floats.float(), known(coder, Coder)()
         self.byte = self.number = 0
 
     def next(self, layer: LayerProfile, spec: Mapping[str, Any] | None) -> tuple[Tensor | None, dict[str, Any]]:

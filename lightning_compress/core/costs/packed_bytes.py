@@ -9,12 +9,16 @@ from typing import Any, ClassVar, Protocol, Self
 from typing_extensions import override
 
 from lightning_compress.core.costs.cost import CodeSizes, Cost
-from lightning_compress.core.packed_size import LayerBytes, code_bytes, packed_bytes
+from lightning_compress.core.packed_size import FLOAT_BYTES, LayerBytes, code_bytes, packed_bytes
 from lightning_compress.core.profile import Profile
 
 
 class Writer(Protocol):
     """A coder, as far as a cost needs one."""
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of a number that is no code."""
 
     def write(self, codes: Any, bits: int, shape: Any, kept: Any = None) -> Any:
         """Return the stream of the codes of a layer."""
@@ -41,7 +45,7 @@ class PackedBytes(Cost):
 
     @override
     def __call__(self, profile: Profile) -> float:
-        return packed_bytes(profile, self._codes)
+        return packed_bytes(profile, self._codes, FLOAT_BYTES if self.coder is None else self.coder.number_bytes)
 
     @override
     def for_weights(self, sizes: CodeSizes) -> Self:

@@ -79,7 +79,9 @@ class CodedBits(BudgetedPlanner):
             return 0 if layer.name in layers else code_bytes(layer)
 
         limit = Resolved.of(Limit(self.cost, self.budget), run, composition)
-        rest, weights = packed_bytes(profile, others), sum(profile[name].weights for name in layers)
+        assert self.cost.coder is not None  # as check has said
+        rest = packed_bytes(profile, others, self.cost.coder.number_bytes)
+        weights = sum(profile[name].weights for name in layers)
         least = rest + sum(self._least_stream(profile[name]) for name in layers)
         if limit.most < least:
             raise InfeasibleBudgetError(
