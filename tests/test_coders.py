@@ -150,6 +150,14 @@ def test_numbers_are_rounded_once_and_take_half_the_bytes(coder, tmp_path):
     assert container.read(again)[0]["floats"].equal(container.read(half)[0]["floats"])
 
 
+def test_a_network_without_codes_is_stored_as_it_is(tmp_path):
+    net, x = resnet8(in_channels=1).eval(), torch.randn(2, 1, 8, 8)
+    file = lc.save(net, tmp_path / "dense", x, coder=FixedWidth(numbers="bfloat16"))
+    torch.testing.assert_close(lc.load(file, resnet8(in_channels=1)).eval()(x), net(x), rtol=1e-5, atol=1e-5)
+    profile = measure.measure(net, x)
+    assert PackedBytes(FixedWidth(numbers="bfloat16"))(profile) == PackedBytes()(profile)
+
+
 def test_another_type_of_numbers_is_refused():
     with pytest.raises(CompressError, match="FixedWidth: numbers must be one of float32, bfloat16, got 'float16'"):
         FixedWidth(numbers="float16")

@@ -1,15 +1,16 @@
 """Quantization by rate: weights have the codes that are best in a file of a given size, and keep to it in training.
 
     codes:     min (relative squared error of X s q) + price x bits(q),      one price for all layers, by bisection
-    training:  loss + price x sum of bits(w / s),      gradients pass straight through the rounding
-    its end:   the codes nearest to the weights that take no more bytes than asked, by the coder's own statistics
+    training:  gradients pass straight through the rounding; while the size nears the room, a weight is held to its code
+               where another one takes more bits than it is worth: slope = GAIN x max(0, size / room - BEGIN)
+    its end:   the codes that it saw, or, if these take too much, the nearest that do not
 
 Bits per weight are the wrong variable once codes are entropy-coded: here a plan says how many coded bits a weight has
-on average, and layers share them by one price. Steps of codes stay as they were found; the price of a bit in the loss
-follows the size. A training of no epochs corrects biases. Sources: quantization/rate_distortion.py and code_rates.py;
-a rate in the loss is that of Oktay et al. 2020 (arXiv 1906.06624), with the tables of our coder for their learned
-densities. Use it for the smallest file. It breaks where the file is read without its coder: in fixed width it is larger
-than one of the same error whose bits were planned.
+on average, and layers share them by one price. Steps of codes stay as they were found. A training of no epochs corrects
+biases. Sources: quantization/rate_distortion.py and code_rates.py. A price of bits in the loss (Oktay et al. 2020,
+arXiv 1906.06624) was tried before and lost to no price at all (benchmarks/results/size.txt). Use it for the smallest
+file. It breaks where the file is read without its coder: in fixed width it is larger than one of the same error whose
+bits were planned.
 """
 
 from __future__ import annotations
@@ -49,9 +50,8 @@ from lightning_compress.surgery.transforms import (
 )
 
 POSITIONS = 20  # of each sample at which inputs of layers are taken, at least
-FIRST_PRICE = 0.01  # of a bit: that share of the mean change of the loss by one code
 EVERY = 10  # optimizer steps between two looks at the size
-GAIN, MOST_CHANGE = 8.0, 0.5  # of the logarithm of the price, by that of size over room
+GAIN, BEGIN = 10.0, 0.98  # squared steps that a bit is worth, by the share of the room that is taken beyond the second
 
 
 @final
@@ -105,7 +105,6 @@ class RateQuantization(CompressionCallback):
         self.coder = RangeCoded() if coder is None else coder
         self.batches, self.ignore = batches, tuple(ignore)
         self._before: dict[str, Tensor] = {}  # weights of layers that were attached since the last training began
-        self._rates: dict[str, CodeRates] = {}  # of the layers in training, from the codes that their grids hold
 
     @override
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
@@ -169,8 +168,9 @@ class RateQuantization(CompressionCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Correct biases of a network that is quantized now and not trained; its codes are final."""
-        self._rates = {}
         net = network(pl_module)
+        for grid, _ in self._grids(net).values():  # a training that goes on
+            grid.hold(float(grid.slope), CodeRates.of(grid.coded, self.coder))
         if self._before and trains_nothing(trainer):
             grids = self._grids(net)
             self._settle(net, {name: grid.coded.long() for name, (grid, _) in grids.items()})
@@ -183,23 +183,9 @@ class RateQuantization(CompressionCallback):
         self._before = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count the bytes of the codes now and then, and let the price of a bit follow."""
+        """Count the bytes of the codes now and then, and hold weights as that asks for."""
         if steps_done(trainer) % EVERY == 0 and batch_idx % trainer.accumulate_grad_batches == 0:
             self._look(network(pl_module))
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Add the gradient of what the codes take."""
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-        grids = {name: pair for name, pair in self._grids(network(pl_module)).items() if id(pair[1]) in stepped}
-        if not grids:
-            return
-        if not any(grid.price > 0 for grid, _ in grids.values()):  # begin by what the loss feels of a code
-            felt = torch.cat([(_gradient(weight) * grid.scale).abs().flatten() for grid, weight in grids.values()])
-            for grid, _ in grids.values():
-                grid.price.copy_(FIRST_PRICE * felt.mean())
-        for name, (grid, weight) in grids.items():
-            slopes = self._rates_of(name, grid).slopes(weight.detach().float() / grid.scale)
-            _gradient(weight).add_(grid.price * slopes / grid.scale)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End with the final codes before the checkpoint of the last epoch is written."""
@@ -212,7 +198,7 @@ class RateQuantization(CompressionCallback):
 
     def _end(self, net: nn.Module) -> None:
         """Give the weights codes near them that fit; where they have such codes, they stay."""
-        self._settle(net, self._nearest(net))
+        self._settle(net, self._fitting(net))
 
     def _grids(self, net: nn.Module) -> dict[str, tuple[RateGrid, nn.Parameter]]:
         """Return layer -> its grid and its raw weight."""
@@ -222,30 +208,27 @@ class RateQuantization(CompressionCallback):
             found[name] = (next(t for t in weight_transforms(layer) if isinstance(t, RateGrid)), raw_weight(layer))
         return found
 
-    def _rates_of(self, name: str, grid: RateGrid) -> CodeRates:
-        if name not in self._rates:
-            self._rates[name] = CodeRates.of(grid.coded, self.coder)
-        return self._rates[name]
-
     @torch.no_grad()
     def _look(self, net: nn.Module) -> None:
-        """Note the codes that the weights have now, and raise the price where they take too much."""
-        size, grids = 0, self._grids(net)
-        for name, (grid, weight) in grids.items():
-            codes = self._rates_of(name, grid).nearest(weight.float() / grid.scale, 0.0)
-            grid.coded.copy_(codes)
-            size += stream_bytes(codes, self.coder)
-        self._rates = {}
-        change = GAIN * torch.tensor(size / self._room(net)).log()
-        for grid, _ in grids.values():
-            grid.price.mul_(change.clamp(-MOST_CHANGE, MOST_CHANGE).exp())
+        """Note the codes that the weights have now, and hold them the more the more they take."""
+        codes = self._codes(net)
+        size = sum(stream_bytes(each, self.coder) for each in codes.values())
+        slope = GAIN * max(0.0, size / self._room(net) - BEGIN)
+        for name, (grid, _) in self._grids(net).items():
+            grid.coded.copy_(codes[name])
+            grid.hold(slope, CodeRates.of(codes[name], self.coder))
 
     @torch.no_grad()
-    def _nearest(self, net: nn.Module) -> dict[str, Tensor]:
-        """Return codes near the weights that fit."""
-        grids = self._grids(net)
-        levels = {name: weight.float() / grid.scale for name, (grid, weight) in grids.items()}
-        rates = {name: self._rates_of(name, grid) for name, (grid, _) in grids.items()}
+    def _codes(self, net: nn.Module) -> dict[str, Tensor]:
+        """Return the codes that the forward pass sees."""
+        return {name: (grid(weight) / grid.scale).round().long() for name, (grid, weight) in self._grids(net).items()}
+
+    @torch.no_grad()
+    def _fitting(self, net: nn.Module) -> dict[str, Tensor]:
+        """Return these codes, or the nearest that fit."""
+        grids = self._grids(net).items()
+        levels = {name: grid.precondition(weight.float()) / grid.scale for name, (grid, weight) in grids}
+        rates = {name: CodeRates.of(codes, self.coder) for name, codes in self._codes(net).items()}
         return codes_within(levels, rates, self._room(net), self.coder)
 
     @torch.no_grad()
@@ -257,9 +240,9 @@ class RateQuantization(CompressionCallback):
             low, bits = code_range(codes)
             grid.set_range(low, bits)
             grid.coded.copy_(codes)
+            grid.hold(0.0, None)
             weight.copy_(grid.scale * codes.to(grid.scale))
             changed.append(replace(record.profile[name], weight_bits=bits))
-        self._rates = {}
         write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))
 
     def _room(self, net: nn.Module) -> float:
@@ -270,9 +253,3 @@ class RateQuantization(CompressionCallback):
 def room(plan: Plan, profile: Profile) -> float:
     """Return the bytes that the codes of all layers of a plan may take together."""
     return sum(profile[name].weights * bits for name, bits in plan.knob("coded_bits").items()) / 8
-
-
-def _gradient(weight: nn.Parameter) -> Tensor:
-    """Return the gradient of a weight that has one."""
-    assert weight.grad is not None
-    return weight.grad

@@ -36,6 +36,11 @@ def code_bytes(layer: LayerProfile) -> int:
     return -(-stored_weights(layer) * layer.weight_bits // 8) if layer.weight_bits < 32 else 0
 
 
+def has_codes(profile: Profile) -> bool:
+    """Return whether any layer is quantized."""
+    return any(layer.weight_bits < 32 for layer in profile)
+
+
 def stored_weights(layer: LayerProfile) -> int:
     """Return how many weights are stored: of a masked layer those that are kept."""
     return layer.nonzeros if is_sparse(layer) else layer.weights
@@ -102,8 +107,10 @@ def packed_bytes(profile: Profile, codes: LayerBytes = code_bytes, number_bytes:
     Args:
         profile: of the network.
         codes: bytes of the codes of a layer, by default in fixed width.
-        number_bytes: of each scale, bias and whatever else is no code.
+        number_bytes: of each scale, bias and whatever else is no code, in a network that has codes; else they take 4.
     """
+    if not has_codes(profile):
+        number_bytes = FLOAT_BYTES
     with_norm = {layer.follows for layer in profile if layer.follows}
     total = HEADER_BYTES
     for layer in profile:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.packed_size import float_counts, is_sparse, mask_bytes, weight_shape
+from lightning_compress.core.packed_size import float_counts, has_codes, is_sparse, mask_bytes, weight_shape
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import container, shared_quantizers
 from lightning_compress.export.header import Description
@@ -84,7 +84,7 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
             floats.append(value)
     tensors = {
         "codes": torch.from_numpy(np.concatenate(codes)),
-        "floats": torch.cat(floats).to(coder.number_type),
+        "floats": torch.cat(floats).to(coder.number_type if has_codes(profile) else torch.float32),
         **{p.name: net.get_buffer(p.name).detach().cpu().contiguous() for p in profile if p.kind == "buffer"},
     }
     shared = shared_quantizers.describe(net, profile.folded())

@@ -1,11 +1,11 @@
-"""What codes take where they stand, as a function that weights can descend.
+"""What codes take where they stand, and codes for weights that heed it.
 
-    bits(level) between two codes: the straight line between those of the two;      level: weight over scale
-    code for a level:  argmin over q of (level - q)^2 + slope x bits(q),     slope 0: the nearest code
+    nearest:  argmin over q of (level - q)^2 + slope x bits(q)                        level: weight over scale
+    held:     argmin over q of (level - q)^2 + slope x max(bits(q) - bits(before), 0)      slope 0: the nearest code
 
-The bits are those of the coder's own adaptive tables for the codes of before. A training sees its weights at the
-nearest codes, so these are what it ends with where they fit; a slope is only as large as it takes to make them fit.
-Ours; rounding by rate is that of DeepCABAC (arXiv 1907.11900).
+The bits are those of the coder's own adaptive tables for the codes of before. A held weight needs a better reason for
+a dearer code, and none to stay or to get a cheaper one: in a training, a price on all bits would push weights to zero
+that the loss wants where they are. Ours; rounding by rate is that of DeepCABAC (arXiv 1907.11900).
 """
 
 from __future__ import annotations
@@ -65,11 +65,24 @@ class CodeRates:
         cost = (levels - able).square() + slope * self.bits.flatten()[self.place + able.long()]
         return able.gather(0, cost.argmin(0, keepdim=True))[0].long()
 
-    def slopes(self, levels: Tensor) -> Tensor:
-        """Return bits more for a level one code higher, in the shape of ``levels``."""
-        below = levels.floor().clamp(self.low, self.high - 1).long() + self.place
+    def held(self, levels: Tensor, before: Tensor, slope: float | Tensor) -> Tensor:
+        """Return the best of the nearest code, the next nearest, and the code of before, if only more bits cost.
+
+        Args:
+            levels: weights over their scale.
+            before: the codes that the rates follow from, in the shape of ``levels``.
+            slope: squared steps that a bit is worth.
+
+        Returns:
+            int64, in the shape of ``levels``.
+        """
+        first = levels.round().clamp(self.low, self.high)
+        second = (first + (levels - first).sign()).clamp(self.low, self.high)
+        able = torch.stack([first, second, before.to(first.dtype)])
         bits = self.bits.flatten()
-        return bits[below + 1] - bits[below]
+        more = bits[self.place + able.long()] - bits[self.place + before.long()]
+        cost = (levels - able).square() + slope * more.clamp_min(0)
+        return able.gather(0, cost.argmin(0, keepdim=True))[0].long()
 
 
 def codes_within(

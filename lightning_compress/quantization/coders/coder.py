@@ -22,8 +22,9 @@ class Coder(HasKind, ABC):
     """Writes codes and reads them back.
 
     Args:
-        numbers: type of all that is no code (scales, biases, weights that are not quantized): ``float32``, which loses
-            nothing, or ``bfloat16``, two bytes smaller each and rounded to a relative error of 0.2 % at most.
+        numbers: type of all that is no code in a network that has codes (scales, biases, weights of layers that are not
+            quantized): ``float32``, which loses nothing, or ``bfloat16``, two bytes smaller each and rounded to a
+            relative error of 0.2 % at most. A network without codes is stored as it is.
 
     Raises:
         CompressError: ``numbers`` is another type.

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_compress.quantization.code_rates import CodeRates
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 
 MOST_BITS = 8
+WITHIN = 0.499  # of a step: that far from its code a weight is still rounded to it
 
 
 @final
@@ -30,7 +32,8 @@ class RateGrid(WeightQuantizer):
     Attributes:
         scale: fp32, positive; it is not trained.
         coded: int8, the codes that the lengths of codes follow from.
-        price: of a bit, in the unit of the loss; 0 before the first step of a training.
+        slope: squared steps that one bit more is worth in a training whose codes take too much; else 0.
+        rates: of ``coded``; None where the slope is 0.
     """
 
     kind: ClassVar[str] = "rate_grid"
@@ -38,13 +41,14 @@ class RateGrid(WeightQuantizer):
 
     scale: Tensor
     coded: Tensor
-    price: Tensor
+    slope: Tensor
 
     def __init__(self, shape: Sequence[int], weight_shape: Sequence[int]) -> None:
         super().__init__(MOST_BITS, shape)
         self.register_buffer("scale", torch.ones(self.shape))
         self.register_buffer("coded", torch.zeros(tuple(weight_shape), dtype=torch.int8))
-        self.register_buffer("price", torch.tensor(0.0))
+        self.register_buffer("slope", torch.tensor(0.0))
+        self.rates: CodeRates | None = None
         self.set_range(-(2 ** (MOST_BITS - 1)), MOST_BITS)
 
     @override
@@ -57,6 +61,27 @@ class RateGrid(WeightQuantizer):
     @override
     def scale_for(self, x: Tensor) -> Tensor:
         return self.scale.clamp_min(SMALLEST_SCALE)
+
+    @override
+    def precondition(self, x: Tensor) -> Tensor:
+        """Return the weight within the step of the code that it is held to; gradients pass as if it were ``x``."""
+        if self.rates is None:
+            return x
+        with torch.no_grad():
+            levels = x.float() / self.scale
+            codes = self.rates.held(levels, self.coded, self.slope)
+            inside = (codes + (levels - codes).clamp(-WITHIN, WITHIN)) * self.scale
+        return x + (inside - x).detach()
+
+    def hold(self, slope: float, rates: CodeRates | None) -> None:
+        """Let one bit more be worth that many squared steps from now on.
+
+        Args:
+            slope: 0 lets weights go.
+            rates: of :attr:`coded`; None will do for a slope of 0.
+        """
+        self.slope.fill_(slope)
+        self.rates = rates if slope > 0 else None
 
     def set_range(self, low: int, bits: int) -> None:
         """Let codes be ``low`` to ``low + 2 ** bits - 1``."""
