@@ -16,7 +16,7 @@ from typing import final
 import numpy as np
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.costs.packed_bytes import PackedBytes
+from lightning_compress.core.costs.packed_bytes import PackedBytes, Writer
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.packed_size import code_bytes, packed_bytes, weight_shape
 from lightning_compress.core.plan import Plan
@@ -79,8 +79,7 @@ class CodedBits(BudgetedPlanner):
             return 0 if layer.name in layers else code_bytes(layer)
 
         limit = Resolved.of(Limit(self.cost, self.budget), run, composition)
-        assert self.cost.coder is not None  # as check has said
-        rest = packed_bytes(profile, others, self.cost.coder.number_bytes)
+        rest = packed_bytes(profile, others, self._coder.number_bytes)
         weights = sum(profile[name].weights for name in layers)
         least = rest + sum(self._least_stream(profile[name]) for name in layers)
         if limit.most < least:
@@ -97,8 +96,13 @@ class CodedBits(BudgetedPlanner):
         )
         return Planned(found, origin, limit=self.limit)
 
+    @property
+    def _coder(self) -> Writer:
+        """The coder of the file, which :meth:`check` has asked for."""
+        assert isinstance(self.cost, PackedBytes)
+        assert self.cost.coder is not None
+        return self.cost.coder
+
     def _least_stream(self, layer: LayerProfile) -> int:
         """Return bytes of the codes of a layer when they are all alike."""
-        assert isinstance(self.cost, PackedBytes)  # check has said so
-        assert self.cost.coder is not None
-        return len(self.cost.coder.write(np.zeros(layer.weights, np.uint8), 1, weight_shape(layer)))
+        return len(self._coder.write(np.zeros(layer.weights, np.uint8), 1, weight_shape(layer)))
