@@ -58,7 +58,8 @@ class TestContract(CostContract):
         files = {"file": str(table)} if OmegaConf.is_missing(config, "file") else {}
         cost = instantiate(config, **files)
         if isinstance(cost, MeasuredCost):
-            pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+            for package in ("onnxruntime", "ai_edge_litert"):
+                pytest.importorskip(package, reason="the runtime is not installed")
             cost.keep_in(kept)
         return cost
 

@@ -17,11 +17,16 @@ from lightning_compress.core.costs.latency_table import LatencyTable
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.json_record import read_record
 from lightning_compress.core.profile import LayerProfile, Profile
-from lightning_compress.export.least_time import least_milliseconds
+from lightning_compress.export.compared import machine
+from lightning_compress.export.layer_graph import layer_graph
+from lightning_compress.export.least_time import least_milliseconds, least_of_turns
 from lightning_compress.export.onnx import latency as latency_module
+from lightning_compress.export.onnx import layer_time
 from lightning_compress.export.onnx.int8_latency import Int8Latency
 from lightning_compress.export.onnx.latency import FILE, Latency
-from lightning_compress.export.onnx.layer_time import layer_milliseconds
+from lightning_compress.export.onnx.layer_time import layer_call
+from lightning_compress.export.tflite.int8_latency import LiteRTInt8Latency
+from lightning_compress.export.tflite.latency import LiteRTLatency
 from lightning_compress.pipeline.context import PLANNED, RunContext
 from lightning_compress.pipeline.planners.output_error import OutputError
 from lightning_compress.pipeline.planners.search import Search
@@ -35,6 +40,7 @@ from lightning_compress.testing.toys import PlainModule, ToyData, ToyNet
 pytest.importorskip("onnxruntime", reason="the runtime is not installed")
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 TABLE = "board.yaml"
+COSTS = (LiteRTLatency, LiteRTInt8Latency)
 
 
 @pytest.fixture
@@ -42,9 +48,9 @@ def clock(monkeypatch) -> list[str]:
     """Layers take their MACs, networks the bytes of their file; every measurement is noted."""
     seen: list[str] = []
 
-    def of_layer(layer: LayerProfile, integer: bool) -> float:
+    def of_layer(layer: LayerProfile, integer: bool):
         seen.append("layer")
-        return layer.macs / 1e3
+        return lambda: layer.macs / 1e3
 
     class Counting:
         """Stands in for a session: bytes of the file, which grow with the channels."""
@@ -56,7 +62,8 @@ def clock(monkeypatch) -> list[str]:
             seen.append("network")
             return 1e-3 * len(self.content)
 
-    monkeypatch.setattr(latency_module, "layer_milliseconds", of_layer)
+    monkeypatch.setattr(latency_module, "layer_call", of_layer)
+    monkeypatch.setattr(latency_module, "least_of_turns", lambda calls: [call() for call in calls])
     monkeypatch.setattr(latency_module, "Session", Counting)
     return seen
 
@@ -136,7 +143,8 @@ def test_layers_run_in_the_runtime(integer):
         LayerProfile("dw", "conv", 8, 8, 8, (3, 3), positions=16),
         LayerProfile("fc", "linear", 8, 4),
     ):
-        assert layer_milliseconds(layer, integer) > 0
+        for call in (layer_call, lambda layer, integer: COSTS[integer]().layer_call(layer)):
+            assert least_of_turns([call(layer, integer)], rounds=1, seconds=0.0)[0] > 0
 
 
 @pytest.mark.parametrize("make", [Latency, lambda: LatencyTable(TABLE)], ids=["measured", "table"])
@@ -152,12 +160,44 @@ def test_transposed_convolutions_count(make, clock, tmp_path, monkeypatch):
     assert make()(both) > make()(alone) > 0
 
 
+@pytest.mark.parametrize(("text", "name"), [
+    ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma avx2\n\nprocessor\t: 1\n", "AMD EPYC, AVX2"),
+    ("model name\t: AMD EPYC\nflags\t\t: avx2 avx512f avx512_vnni\n", "AMD EPYC, AVX-512 VNNI"),
+    ("model name\t: Neoverse-N1\nFeatures\t: asimd\n", "Neoverse-N1"),
+])  # fmt: skip
+def test_processors_of_one_name_are_told_apart(text, name, tmp_path):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert machine(tmp_path / "cpuinfo") == name
+
+
 def test_a_call_is_repeated_as_often_as_asked():
     calls = []
     assert least_milliseconds(partial(calls.append, 1), runs=7, seconds=0.0) >= 0
     assert len(calls) == 7
+    found = least_of_turns([partial(calls.append, 2), partial(calls.append, 3)], rounds=3, seconds=0.0)
+    assert calls[7:] == 3 * [2, 2, 3, 3]
+    assert len(found) == 2
+
+
+def test_networks_are_measured_in_litert():
+    pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
+    for make in COSTS:
+        cost = make()
+        assert "LiteRT" in cost.runtime()
+        assert cost.measure(ToyNet(), EXAMPLE) > 0
+        with pytest.raises(CompressError, match="operation 'gelu' in module '1'"):
+            cost.measure(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.GELU()), EXAMPLE)
+
+
+def test_a_pruned_convolution_reads_as_many_channels_as_the_one_before_it_makes(monkeypatch):
+    seen = []
+    noted = lambda layer, integer: seen.append(layer) or layer_graph(layer, integer)  # noqa: E731
+    monkeypatch.setattr(layer_time, "layer_graph", noted)
+    for channels in (3, 4, 8, 20):
+        layer_call(LayerProfile("conv", "conv", channels, 8, kernel=(3, 3), positions=16), True)
+    assert [(layer.in_channels, layer.out_channels) for layer in seen] == [(4, 16), (16, 16), (16, 16), (20, 16)]
 
 
 def test_a_convolution_of_one_dimension_is_refused():
     with pytest.raises(CompressError, match=r"layer 'conv' is a convolution of 1 dimensions.*latency_table"):
-        layer_milliseconds(LayerProfile("conv", "conv", 4, 8, kernel=(3,)), False)
+        layer_call(LayerProfile("conv", "conv", 4, 8, kernel=(3,)), False)

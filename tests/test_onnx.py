@@ -84,6 +84,13 @@ def test_no_value_of_two_thousand_images_differs_from_the_emulation():
         assert torch.equal((found / graph.grid(graph.output).scale).round().long(), emulated)
 
 
+def test_a_layer_that_stays_in_floating_point_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Session, "floating", ("conv1",))
+    with pytest.raises(CompressError, match=r"runs 1 layers in floating point .*: \['conv1'\]"):
+        Onnx().export(quantized(8), tmp_path / "net.onnx", images(2))
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_step_grids_go_out_doubled_and_eight_bits_of_them_in_floating_point(tmp_path):
     report = Onnx().export(quantized(7, make=DoReFa), tmp_path / "net.onnx", images())
     assert report.deployed.float_kernels == ()

@@ -18,6 +18,7 @@ from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.tflite.arena import arena_bytes
 from lightning_compress.export.tflite.c_array import c_array
+from lightning_compress.export.tflite.engines import LiteRT
 from lightning_compress.export.tflite.exporter import TFLite
 from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.quantization.placements.tensors import Tensors
@@ -185,6 +186,13 @@ def test_a_network_never_calibrated_is_refused(tmp_path):
 def test_a_network_above_a_limit_is_not_written(limits, sentence, tmp_path):
     with pytest.raises(CompressError, match=sentence):
         TFLite(calibration=[images()], **limits).export(resnet8(), tmp_path / "net.tflite", images())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_xnnpack_leaves_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(LiteRT, "parts", lambda engine: (3, ["AVERAGE_POOL_2D", "CONV_2D"]))
+    with pytest.raises(CompressError, match=r"does not run 1 of the layers in XNNPACK \(\['CONV_2D'\]\)"):
+        TFLite(calibration=[images()]).export(resnet8(), tmp_path / "net.tflite", images())
     assert not list(tmp_path.iterdir())
 
 

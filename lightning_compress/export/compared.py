@@ -20,6 +20,7 @@ from lightning_compress.surgery.inputs import small
 from lightning_compress.surgery.measure import evaluating, forward
 
 SAMPLES = 256
+INSTRUCTIONS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 TOKENS = (torch.int32, torch.int64)
 
 
@@ -109,9 +110,14 @@ def slope(expected: Tensor, found: Tensor) -> float:
     return float((x @ y) / (x @ x).clamp_min(torch.finfo(torch.float64).tiny))
 
 
-def machine() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
+def machine(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the name of the processor, with the instructions for integers that tell processors of one name apart.
+
+    Args:
+        info: as Linux writes it; elsewhere there is none.
+    """
     lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return name or platform.processor() or platform.machine()
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    name = values.get("model name") or platform.processor() or platform.machine()
+    flags = values.get("flags", "").split()
+    return next((f"{name}, {told}" for flag, told in INSTRUCTIONS.items() if flag in flags), name)

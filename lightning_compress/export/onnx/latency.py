@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.costs.latency_table import LayerTimes
@@ -20,15 +20,17 @@ from lightning_compress.core.costs.measured_cost import MeasuredCost
 from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import compared
-from lightning_compress.export.deployable import deployable
-from lightning_compress.export.onnx.layer_time import layer_milliseconds
+from lightning_compress.export.deployable import Deployable, deployable
+from lightning_compress.export.least_time import least_of_turns
+from lightning_compress.export.onnx.layer_time import layer_call
 from lightning_compress.export.onnx.session import Session, runtime_version
 from lightning_compress.export.onnx.write import onnx_bytes, torch_onnx_bytes
 from lightning_compress.surgery import measure, transforms
 from lightning_compress.surgery.structure import network
 
 FILE = "latency.json"
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the channels of a layer that it is timed at
+AT_ONCE = 128  # layers that take turns while they are timed
+SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the channels of a layer that it is timed at
 
 
 @dataclass
@@ -82,10 +84,26 @@ class Latency(MeasuredCost):
         if key not in self._known.networks:
             x = compared.first_samples(example)[:2]
             found = deployable(self._plain(net), x, [x] if self.integer else None)
-            content = torch_onnx_bytes(found.reference, x) if found.graph is None else onnx_bytes(found.graph)
-            self._known.networks[key] = Session(content).milliseconds(x[:1])
+            self._known.networks[key] = self.time_network(found, x)
             self._save()
         return self._known.networks[key]
+
+    def runtime(self) -> str:
+        """Return the name of the runtime with its version.
+
+        Raises:
+            CompressError: it is not installed.
+        """
+        return runtime_version()
+
+    def time_network(self, found: Deployable, x: Tensor) -> float:
+        """Return the milliseconds of the first sample of ``x`` through a network, see :func:`deployable`."""
+        content = torch_onnx_bytes(found.reference, x) if found.graph is None else onnx_bytes(found.graph)
+        return Session(content).milliseconds(x[:1])
+
+    def layer_call(self, layer: LayerProfile) -> Callable[[], object]:
+        """Return what runs a layer alone."""
+        return layer_call(layer, self.integer)
 
     @override
     def keep_in(self, folder: Path) -> None:
@@ -95,7 +113,7 @@ class Latency(MeasuredCost):
         kept = read_record(file) if file.is_file() else {}
         own = kept.get(self.name, {})
         known = _Known(file=file)
-        if own.get("machine") == compared.machine() and own.get("runtime") == runtime_version():
+        if own.get("machine") == compared.machine() and own.get("runtime") == self.runtime():
             known.networks, known.layers = own["networks"], own["layers"]
         object.__setattr__(self, "_known", known)
         object.__setattr__(self, "_times", LayerTimes(known.layers, self.name))
@@ -113,10 +131,12 @@ class Latency(MeasuredCost):
 
     def _time(self, layers: list[LayerProfile]) -> None:
         known = self._known.layers
-        for layer in dict.fromkeys(wider for found in layers for wider in self._widths(found)):
-            fields = layer.to_dict()
-            del fields["name"]
-            known.append({**fields, "milliseconds": round(layer_milliseconds(layer, self.integer), 6)})
+        wider = list(dict.fromkeys(wide for found in layers for wide in self._widths(found)))
+        for part in (wider[i : i + AT_ONCE] for i in range(0, len(wider), AT_ONCE)):
+            for layer, milliseconds in zip(part, least_of_turns([self.layer_call(p) for p in part]), strict=True):
+                fields = layer.to_dict()
+                del fields["name"]
+                known.append({**fields, "milliseconds": round(milliseconds, 6)})
         object.__setattr__(self, "_times", LayerTimes(known, self.name))
         self._save()
 
@@ -150,7 +170,7 @@ class Latency(MeasuredCost):
             return
         kept = read_record(known.file) if known.file.is_file() else {}
         kept[self.name] = {
-            "machine": compared.machine(), "runtime": runtime_version(), "networks": known.networks,
+            "machine": compared.machine(), "runtime": self.runtime(), "networks": known.networks,
             "layers": known.layers,
         }  # fmt: skip
         write_record(known.file, kept)

@@ -1,67 +1,31 @@
-"""Time single layers in ONNX Runtime."""
+"""Run single layers in ONNX Runtime, to time them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-import torch
-
-from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile
-from lightning_compress.export.integer.graph import Conv, ConvTranspose, Graph, Grid, Linear, Tensor, Weighted
+from lightning_compress.export.layer_graph import layer_graph
 from lightning_compress.export.onnx.session import Session
 from lightning_compress.export.onnx.widen import INPUTS, fast_channels
 from lightning_compress.export.onnx.write import onnx_bytes
 
-UNIT = Grid(0.0625, 0, 255)
-WEIGHT_SCALE = np.float32(2.0**-10)
 
+def layer_call(layer: LayerProfile, integer: bool) -> Callable[[], object]:
+    """Return what runs a layer alone, on one sample and one thread; its weights are random.
 
-def layer_milliseconds(layer: LayerProfile, integer: bool) -> float:
-    """Return the least CPU time of a layer alone, for one sample on one thread; its weights are random.
-
-    In integers a convolution has the channels that it would have inside a network, see :func:`widened`.
+    In integers a convolution has the channels that it would have inside a network, see :func:`widened`; one that reads
+    fewer than :data:`INPUTS` channels is taken to read the network's input.
 
     Args:
-        layer: a convolution of two dimensions, also a transposed one, of which the image is taken to be square, or a
-            linear layer.
-        integer: in 8-bit integers, else in float32.
+        layer, integer: see :func:`~lightning_compress.export.layer_graph.layer_graph`.
 
     Raises:
-        CompressError: it is another layer, or the runtime is not installed.
+        CompressError: it is a layer that cannot be timed, or the runtime is not installed.
     """
-    kernel = layer.kernel
-    if kernel and len(kernel) != 2:
-        raise CompressError(
-            f"latency: layer {layer.name!r} is a convolution of {len(kernel)} dimensions, and two can be timed here; "
-            f"give a table: compress/cost=latency_table"
-        )
     if integer and layer.kind == "conv" and layer.groups == 1:
-        inputs = fast_channels(layer.in_channels) if layer.in_channels > INPUTS else INPUTS
+        inputs = INPUTS if layer.in_channels < INPUTS else fast_channels(layer.in_channels)
         layer = replace(layer, in_channels=inputs, out_channels=fast_channels(layer.out_channels))
-    grid = UNIT if integer else None
-    rng = np.random.default_rng(0)
-    inside = layer.in_channels // layer.groups
-    weight = rng.integers(-127, 128, (layer.out_channels, inside, *kernel)).astype(np.int8 if integer else np.float32)
-    scale = np.full(layer.out_channels, WEIGHT_SCALE) if integer else None
-    bias = np.zeros(layer.out_channels, np.int32 if integer else np.float32)
-    made: Weighted
-    if kernel:
-        side = max(round(layer.positions**0.5), 1)
-        stride = (layer.stride, layer.stride)
-        sides = [(side - 1) * layer.stride + width for width in kernel]
-        large, small = tuple(sides), (side, side)
-        shapes: list[tuple[int, ...]] = [(layer.in_channels, *large), (layer.out_channels, *small)]
-        if layer.kind == "conv":
-            made = Conv("layer", ("input",), "layer", weight, scale, bias, stride=stride, groups=layer.groups)
-        else:  # its positions are those of its input
-            made = ConvTranspose("layer", ("input",), "layer", weight, scale, bias, stride=stride, groups=layer.groups)
-            shapes = [(layer.in_channels, *small), (layer.out_channels, *large)]
-        x = torch.rand(1, *shapes[0])
-    else:
-        made = Linear("layer", ("input",), "layer", weight, scale, bias)
-        shapes = [(layer.in_channels,), (layer.out_channels,)]
-        x = torch.rand(layer.positions, layer.in_channels)
-    tensors = {name: Tensor(name, shape, grid) for name, shape in zip(("input", "layer"), shapes, strict=True)}
-    return Session(onnx_bytes(Graph("input", "layer", tensors, [made]))).milliseconds(x, 50, seconds=0.01)
+    graph, x = layer_graph(layer, integer)
+    return Session(onnx_bytes(graph)).call(x)

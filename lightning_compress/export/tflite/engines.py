@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.integer.emulate import to_levels
 from lightning_compress.export.integer.graph import Grid
 from lightning_compress.export.integer.rounding.zero_point import zero_point
 from lightning_compress.export.least_time import least_milliseconds
@@ -38,6 +40,23 @@ def to_nhwc(x: Tensor) -> np.ndarray:
 ARENA = 1 << 26  # room enough: what is used of it is counted
 
 
+def litert_version() -> str:
+    """Return the name of LiteRT with its version.
+
+    Raises:
+        CompressError: it is not installed.
+    """
+    try:
+        return f"LiteRT {metadata.version('ai-edge-litert')}"
+    except metadata.PackageNotFoundError as error:
+        raise CompressError('LiteRT is needed to measure latency; pip install "lightning-compress[tflite]"') from error
+
+
+def stored_input(x: Tensor, grid: Grid | None) -> np.ndarray:
+    """Return inputs as a file stores them: float values, or int8 numbers on a grid, maps with the channels last."""
+    return to_nhwc(x) if grid is None else to_stored(to_levels(x, grid), grid)
+
+
 class LiteRT:
     """A file in LiteRT, one thread, XNNPACK.
 
@@ -52,7 +71,7 @@ class LiteRT:
             raise CompressError(
                 'export: running .tflite files needs ai-edge-litert: pip install "lightning-compress[tflite]"'
             ) from error
-        self.version = f"LiteRT {metadata.version('ai-edge-litert')}"
+        self.version = litert_version()
         self.interpreter = Interpreter(model_content=content, num_threads=1)
         self.interpreter.allocate_tensors()
         given = self.interpreter.get_input_details()[0]
@@ -69,10 +88,14 @@ class LiteRT:
         self.interpreter.invoke()
         return self.interpreter.get_tensor(self.output)
 
+    def call(self, x: np.ndarray) -> Callable[[], object]:
+        """Return what runs the file once on a batch, which is as the file stores it."""
+        self.run(x)
+        return self.interpreter.invoke
+
     def milliseconds(self, x: np.ndarray) -> float:
         """Return the least CPU time of a run."""
-        self.run(x)
-        return least_milliseconds(self.interpreter.invoke)
+        return least_milliseconds(self.call(x))
 
     def parts(self) -> tuple[int, list[str]]:
         """Return the number of XNNPACK's parts, and the operators outside of them."""

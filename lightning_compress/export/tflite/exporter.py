@@ -17,14 +17,14 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export import compared
 from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
-from lightning_compress.export.integer.emulate import to_levels, to_values
+from lightning_compress.export.integer.emulate import to_values
 from lightning_compress.export.integer.graph import ConvTranspose, Graph
 from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.double import DoubleRounding
 from lightning_compress.export.integer.rounding.litert import LiteRTRounding
 from lightning_compress.export.tflite.arena import arena_bytes
 from lightning_compress.export.tflite.c_array import c_array
-from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_stored, to_nhwc, to_stored
+from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_stored, stored_input
 from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.export.whole_file import write_whole
 
@@ -106,7 +106,7 @@ class TFLite(Exporter):
             notes.append(f"input: int8 round(x / {grid.scale:.9g}) {'- 128' if grid.low == 0 else '+ 0'}, NHWC")
         micro = graph.integer and find_spec("tflite_micro") is not None
         engine: LiteRT | TFLiteMicro = TFLiteMicro(content) if micro and nibbles else LiteRT(content)
-        stored = _input(graph, x)
+        stored = stored_input(x, graph.tensors[graph.input].grid)
         outputs = _checked(engine.run(stored), expected, graph)
         rounding = DoubleRounding() if isinstance(engine, TFLiteMicro) else LiteRTRounding()
         off = compared.off_emulation(graph, x, outputs, rounding)
@@ -124,11 +124,6 @@ class TFLite(Exporter):
             arena_bytes(content) if micro else None,
         )  # fmt: skip
         return ExportReport(path, len(content), compared.parity(expected, outputs), tuple(notes), deployed)
-
-
-def _input(graph: Graph, x: Tensor) -> Any:
-    grid = graph.tensors[graph.input].grid
-    return to_nhwc(x) if grid is None else to_stored(to_levels(x, grid), grid)
 
 
 def _checked(values: Any, expected: Tensor, graph: Graph) -> Tensor:
