@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning import Trainer, seed_everything
 from omegaconf import OmegaConf
 from torch import nn
@@ -21,17 +19,13 @@ import lightning_compress.conf
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.weight_pruning import WeightPruning
-from lightning_compress.core import packed_size
 from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.profile import LayerProfile
-from lightning_compress.export.positions import read_positions, write_positions
 from lightning_compress.pruning.patterns.element import Element
 from lightning_compress.pruning.patterns.kernel import Kernel
 from lightning_compress.pruning.patterns.n_of_m import NofM
 from lightning_compress.pruning.schedules.cubic import Cubic
-from lightning_compress.pruning.schedules.iterative import Iterative
 from lightning_compress.pruning.scopes.network_wide import NetworkWide
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.dorefa import DoReFa
@@ -60,80 +54,6 @@ def pruned(callback: WeightPruning, net: nn.Module | None = None) -> nn.Module:
     net = ToyNet().eval() if net is None else net
     callback.apply(net, EXAMPLE)
     return net
-
-
-@given(units=st.integers(1, 3000), seed=st.integers(0, 9), share=st.floats(0, 1))
-@settings(deadline=None, max_examples=200)
-def test_positions_come_back_and_take_the_predicted_bytes(units, seed, share):
-    kept = np.random.default_rng(seed).random(units) < share
-    layer = LayerProfile("a", "linear", units, 1, density=kept.sum() / units, mask_unit=1)
-    size = packed_size.mask_bytes(layer)
-    stream = write_positions(kept, size)
-    assert len(stream) == size <= -(-units // 8)
-    np.testing.assert_array_equal(read_positions(stream, units, int(kept.sum())), kept)
-
-
-@pytest.mark.parametrize("share", [1e-5, 1e-3, 0.05, 0.5, 0.95])
-@pytest.mark.parametrize("clustered", [False, True])
-def test_positions_of_a_million_are_near_the_entropy_whatever_the_mask(share, clustered):
-    units = 1_000_000
-    kept = np.arange(units) < share * units
-    if not clustered:
-        np.random.default_rng(0).shuffle(kept)
-    count = int(kept.sum())
-    size = packed_size.entropy_bytes(units, count)
-    assert len(write_positions(kept, size)) == size
-    p = count / units
-    entropy = -units * (p * np.log2(p) + (1 - p) * np.log2(1 - p)) / 8
-    assert size <= 1.001 * entropy + 40
-
-
-@pytest.mark.parametrize("file", files("pattern"), ids=lambda f: f.stem)
-class TestPatterns:
-    def test_keeps_the_promised_number_of_whole_units_nested(self, file):
-        pattern = instantiate(OmegaConf.load(file))
-        layer = LayerProfile("a", "conv", 8, 16, kernel=(3, 3))
-        scores = torch.rand(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
-        unit, before = pattern.unit(layer), None
-        for density in [0.5] if isinstance(pattern, NofM) else [0.9, 0.5, 0.1, 1e-6]:
-            kept = pattern.kept(layer, density)
-            mask = pattern.mask(layer, scores, kept)
-            assert mask.dtype == torch.bool
-            assert mask.shape == scores.shape
-            assert int(mask.sum()) == kept * unit
-            assert kept == max(1, round(density * layer.weights / unit))
-            groups = mask.reshape(-1, unit)
-            assert torch.equal(groups.any(1), groups.all(1))
-            assert before is None or not (mask & ~before).any()
-            before = mask
-            # Swapping any kept unit for a dropped one would not raise the score, within what competes.
-            if not isinstance(pattern, NofM):
-                units = pattern.unit_scores(layer, scores)
-                chosen = groups[:, 0]
-                assert units[chosen].min() >= units[~chosen].max()
-
-
-def test_two_of_four_along_the_inputs_keeps_the_two_largest():
-    weight = torch.randn(6, 8, 3, 3)
-    layer = LayerProfile("a", "conv", 8, 6, kernel=(3, 3))
-    mask = NofM().mask(layer, weight.abs(), NofM().kept(layer, 0.5))
-    for o, i, y, x in [(0, 0, 0, 0), (5, 4, 2, 1), (3, 4, 1, 1)]:
-        largest = set(weight.abs()[o, i : i + 4, y, x].topk(2).indices.tolist())
-        assert set(mask[o, i : i + 4, y, x].nonzero().flatten().tolist()) == largest
-
-
-@pytest.mark.parametrize("file", files("schedule"), ids=lambda f: f.stem)
-def test_schedules_rise_to_one(file):
-    schedule = instantiate(OmegaConf.load(file))
-    shares = [schedule(i / 1000) for i in range(1001)]
-    assert shares == sorted(shares)
-    assert shares[0] >= 0
-    assert shares[-1] == 1
-
-
-def test_schedules_by_formula():
-    assert Cubic(0.2, 0.6)(0.4) == pytest.approx(1 - 0.5**3)
-    assert [Iterative(4, 0.6)(p) for p in (0, 0.19, 0.2, 0.4, 0.6)] == [0.25, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_network_wide_is_one_threshold_over_all_layers():
