@@ -189,6 +189,8 @@ def test_qonnx_has_every_width_as_it_is(weight_bits, act_bits, tmp_path):
     net, x = quantized(weight_bits, act_bits), images(2)
     report = Qonnx().export(net, tmp_path / "net.onnx", x)
     assert report.bytes == (tmp_path / "net.onnx").stat().st_size
+    assert report.parity.samples == 2
+    assert report.parity.agreement == 1
 
     class Quant(onnx.reference.op_run.OpRun):
         op_domain = "qonnx.custom_op.general"

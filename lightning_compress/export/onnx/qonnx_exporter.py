@@ -14,16 +14,19 @@ from lightning_compress.export import compared
 from lightning_compress.export.deployable import deployable
 from lightning_compress.export.exporter import Exporter, ExportReport
 from lightning_compress.export.onnx.qonnx_builder import QonnxBuilder
+from lightning_compress.export.onnx.qonnx_reference import run_qonnx
 from lightning_compress.export.onnx.write import written
 from lightning_compress.export.whole_file import write_whole
+
+SAMPLES = 8  # that are compared
 
 
 @dataclass(frozen=True)
 class Qonnx(Exporter):
     """Write an .onnx file in which every weight and activation has a Quant node with its own number of bits.
 
-    Weights are float values on their grid and biases float, as compilers for FPGAs expect. No runtime here reads it, so
-    the report has no parity.
+    Weights are float values on their grid and biases float, as compilers for FPGAs expect. The report's parity is that
+    of ONNX's reference implementation on a few samples; no runtime here reads the file.
 
     Args:
         calibration: batches from which all missing grids are set.
@@ -41,11 +44,12 @@ class Qonnx(Exporter):
             CompressError: the network has something without a form.
         """
         path, x = Path(path), compared.first_samples(example)
-        compared.expected_of(module, x)
+        expected = compared.expected_of(module, x[:SAMPLES])
         found = deployable(module, x, self.calibration)
         if found.graph is None:
             raise CompressError(f"export: QONNX files cannot hold this network: {found.reason}")
         content = written(QonnxBuilder(found.graph))
+        parity = compared.parity(expected, run_qonnx(content, x[:SAMPLES]))
         write_whole(path, content)
         plain = () if found.graph.integer else ("without Quant nodes, for the network is not quantized throughout",)
-        return ExportReport(path, len(content), notes=(*found.notes, *plain))
+        return ExportReport(path, len(content), parity, (*found.notes, *plain))
