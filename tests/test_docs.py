@@ -76,5 +76,22 @@ def test_links_lead_to_files(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_results_and_scripts_that_are_named_exist(page):
+    text = page.read_text()
+    results = {Path(name).name for name in re.findall(r"`([\w/]+\.txt)`", text)}
+    assert not {name for name in results if not (ROOT / "benchmarks" / "results" / name).is_file()}
+    scripts = set(re.findall(r"\b(?:benchmarks|tests)/[\w/]+\.py\b", text))
+    assert not {name for name in scripts if not (ROOT / name).is_file()}
+
+
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.txt"))
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
+def test_results_say_by_which_command_they_were_made(file):
+    assert re.search(r"\bpython (benchmarks/[\w/]+|train)\.py\b", file.read_text())
+
+
 def test_the_readme_has_at_most_100_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100

@@ -31,7 +31,6 @@ from lightning_compress.export.integer.marked import NoIntegerFormError, no_form
 from lightning_compress.export.tflite.builder import Builder, nhwc
 from lightning_compress.export.tflite.padding import Four, cropped, placed
 
-LEAST_INT8 = -128
 WITH_ACTIVATION = 4  # version of the operator that has a bias and an activation function
 CLIPS: dict[Bounds, str] = {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}
 
