@@ -16,6 +16,7 @@ from torch import nn
 import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph import verify_channels
 from lightning_compress.surgery.graph.channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.modes import training
@@ -147,6 +148,19 @@ def test_split_attention(radix, width):
 @settings(max_examples=6, deadline=None)
 def test_selective_kernels(paths, width, by_part):
     check(SelectiveKernels(paths, width, by_part), {"stem": width, "paths.0": 6, "down": 3})
+
+
+@pytest.mark.parametrize("make", [lambda: SelectiveKernels(2, 6, True), lambda: SplitAttention(2, 6)])
+def test_what_numbers_tell_whole_is_not_sought_by_halves(make, monkeypatch):
+    probed = []
+    difference = verify_channels._Probe.difference
+    monkeypatch.setattr(
+        verify_channels._Probe, "difference", lambda probe, groups: probed.append(probe) or difference(probe, groups)
+    )
+    net = make()
+    graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
+    assert len(graph.groups) == 3
+    assert len(probed) <= 3  # what the other way tells, and the numbers in one mode or two
 
 
 @given(st.integers(2, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lightning_compress.surgery import measure
@@ -70,6 +71,40 @@ def test_shapes_and_their_errors_are_those_of_the_network(layer):
         for net, device in ((made, "meta"), (layer, "cpu")):
             with pytest.raises((ValueError, RuntimeError)):
                 net(torch.empty(2, 4, 8, 8, device=device))
+
+
+class Calls(nn.Module):
+    """Calls functions of torch with eight channels of its own, beside layers that torch does not define."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.scale, self.mean = name, nn.Parameter(torch.ones(8)), nn.Buffer(torch.zeros(8))
+        self.weight = nn.Parameter(torch.ones(5, 8))
+
+    def forward(self, x):
+        if self.name == "batch_norm":
+            return F.batch_norm(x, self.mean, self.mean + 1, self.scale, self.scale, training=self.training)
+        if self.name == "layer_norm":
+            return F.layer_norm(x.movedim(1, -1), (8,), self.scale, bias=self.scale)
+        if self.name == "linear":
+            return F.linear(x.movedim(1, -1), self.weight, bias=self.weight[:, 0])
+        given = {"size": (5, 7)} if self.name == "size" else {"scale_factor": 1.5}
+        return F.interpolate(x, **given, mode="bilinear", align_corners=True, antialias=True)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "linear", "size", "scale"])
+def test_shapes_of_functions_are_those_of_torch(name):
+    net, x = Calls(name), torch.rand(2, 8, 4, 6)
+    made = without_values(net)
+    assert made(x.to("meta")).shape == net(x).shape
+    if name in ("batch_norm", "layer_norm", "linear"):
+        for each, device in ((made, "meta"), (net, "cpu")):
+            with pytest.raises((ValueError, RuntimeError)):
+                each(torch.rand(2, 4, 4, 6, device=device))
+    if name == "batch_norm":
+        for each, device in ((made, "meta"), (net, "cpu")):
+            with pytest.raises(ValueError, match="channel"):
+                each(torch.rand(1, 8, 1, 1, device=device))
 
 
 def test_a_sharing_copy_has_the_parameters_and_buffers_of_its_own():

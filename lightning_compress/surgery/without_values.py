@@ -12,7 +12,9 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_compress.surgery.copies import copy_with
 from lightning_compress.surgery.transforms import bake
@@ -37,7 +39,64 @@ def without_values(net: nn.Module) -> nn.Module:
         kind: Any = type(module)
         if kind.forward in SIZES or kind in POINTWISE:  # torch computes their shapes step by step in Python
             module.forward = MethodType(_norm if kind.forward in SIZES else _pointwise, module)
+    made.forward = MethodType(_with_shapes_alone, made)
     return made
+
+
+def _with_shapes_alone(net: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    kind: Any = type(net)
+    with _ShapesAlone():
+        return kind.forward(net, *args, **kwargs)
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Puts functions that give the same shapes at once in the place of those that torch has in Python for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return SHORTCUTS.get(func, func)(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise ValueError(f"a bias of the shape {tuple(bias.shape)} for a weight of the shape {tuple(weight.shape)}")
+    return F.linear(input, weight)
+
+
+def _interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, *_: Any, **__: Any) -> Tensor:
+    return F.interpolate(input, size, scale_factor)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    widths = {len(t) for t in (running_mean, running_var, weight, bias) if t is not None}
+    if widths - {input.shape[1]} or (training and math.prod(input.shape) == input.shape[1]):
+        raise ValueError(f"batch norm of {sorted(widths)} channels got the shape {tuple(input.shape)}")
+    return input.clone()
+
+
+def _layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    shapes = {tuple(normalized_shape), *(tuple(t.shape) for t in (weight, bias) if t is not None)}
+    if shapes != {tuple(input.shape[input.dim() - len(normalized_shape) :])}:
+        raise ValueError(f"layer norm of the shapes {sorted(shapes)} got the shape {tuple(input.shape)}")
+    return input.clone()
+
+
+SHORTCUTS: dict[Any, Callable[..., Tensor]] = {
+    F.linear: _linear,
+    F.interpolate: _interpolate,
+    F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+}
 
 
 def _pointwise(_module: nn.Module, x: Tensor) -> Tensor:

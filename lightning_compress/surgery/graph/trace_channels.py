@@ -1,14 +1,16 @@
 """From sets of coupled channels to groups, each verified by execution before it is offered.
 
-Torch-pruning's dependency graph is asked first (dependency_sets.py); where it leaves layers whole for a reason that
-could be its own, channels are followed by numbers too (labelled_sets.py), and what removes more is taken.
+Torch-pruning's dependency graph is asked first (dependency_sets.py); where it is wrong, or leaves layers whole for a
+reason that could be its own, channels are followed by numbers too (labelled_sets.py), and what removes more is taken.
+Which of the graph's groups are wrong is asked, by halves, only where numbers tell less than the graph would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -24,7 +26,7 @@ from lightning_compress.surgery.graph.heads import head_groups
 from lightning_compress.surgery.graph.labelled_sets import Split, labelled_sets, with_numbers
 from lightning_compress.surgery.graph.merge_sets import Side, merge_sets
 from lightning_compress.surgery.graph.reasons import OUTPUT, idle, unfollowed
-from lightning_compress.surgery.graph.verify_channels import Check, verified
+from lightning_compress.surgery.graph.verify_channels import Check, all_right, verified
 from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded
 from lightning_compress.surgery.transforms import bake, transformed
 from lightning_compress.surgery.without_values import without_values
@@ -42,17 +44,30 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
         example: one input batch.
 
     Raises:
-        CompressError: torch-pruning can trace no part of the network.
+        CompressError: no part of the network can be traced.
     """
     if not profile.weighted:
         return ChannelGraph({}, {})
     net = bake(sharing(net)) if transformed(net) else net
     shapes, modes = _recorded(net, profile, example)
     traced = _Traced(net, shapes, modes, profile, example)
-    graph = traced.by_dependencies()
-    if graph is not None and all(_settled(profile[name], why) for name, why in graph.kept_whole.items()):
+    told = traced.by_dependencies()
+    graph = None if told is None else traced.at_once(told)
+    if graph is not None and traced.settled(graph):
         return graph
-    return traced.by_labels(graph)
+    hoped = profile.macs if told is None else traced.left(told.groups)
+    labelled = traced.by_labels(hoped - (graph is not None))
+    if told is not None and graph is None and (labelled is None or traced.left(labelled.groups.values()) > hoped):
+        graph = traced.by_halves(told)
+        if labelled is None and not traced.settled(graph):
+            labelled = traced.by_labels(traced.left(graph.groups.values()) - 1)
+    graphs = [each for each in (graph, labelled) if each is not None]
+    if not graphs:
+        raise CompressError(
+            f"pruning: the channels of {type(net).__name__} cannot be followed through its forward pass, nor through "
+            f"any part of it; leave ChannelPruning out for this network"
+        )
+    return min(graphs, key=lambda each: traced.left(each.groups.values()))
 
 
 def _followed(sets: Sequence[Sequence[Side]]) -> set[str]:
@@ -79,6 +94,21 @@ def _settled(layer: LayerProfile, reason: str) -> bool:
 
 
 @dataclass(frozen=True)
+class _Told:
+    """Groups that are to be verified.
+
+    Attributes:
+        groups: of channels.
+        reasons: layer -> why it is kept whole.
+        failures: parts that were not traced.
+    """
+
+    groups: list[ChannelGroup]
+    reasons: Mapping[str, str]
+    failures: Set[str]
+
+
+@dataclass(frozen=True)
 class _Traced:
     """A network whose channels are followed, in one way or two.
 
@@ -96,7 +126,7 @@ class _Traced:
     profile: Profile
     example: Any
 
-    def by_dependencies(self) -> ChannelGraph | None:
+    def by_dependencies(self) -> _Told | None:
         """Return the groups that torch-pruning's graph tells; None where it can trace no part of the network."""
         failures: set[str] = set()  # parts that it cannot trace
         # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
@@ -105,31 +135,51 @@ class _Traced:
             for check in self._checks
             if check.other_layers
         ]
-        return self._graph(traces, [], failures, self.profile.macs) if any(traces) else None
+        return self._told(traces, [], failures) if any(traces) else None
 
-    def by_labels(self, graph: ChannelGraph | None) -> ChannelGraph:
-        """Return the groups that numbers of channels tell, where more can be removed so.
+    def by_labels(self, most: int) -> ChannelGraph | None:
+        """Return the groups that numbers of channels tell, and that are right; None where they cannot be followed.
 
         Args:
-            graph: what was found before; None if nothing was.
-
-        Raises:
-            CompressError: there is none, and the network cannot be followed so either.
+            most: MACs with half of all units; None is returned where more would be left even if all were right.
         """
-        traces: list[tuple[list[list[Side]], list[Split]]] = []
-        with suppress(Exception):  # whatever the forward pass raises
-            traces = [labelled_sets(_followable(self.shapes), self._beside, check.mode, sides_of)
-                      for check in self._checks if check.other_layers]  # fmt: skip
-        splits = [split for _, found_splits in traces for split in found_splits]
-        most = self.profile.macs if graph is None else graph.halved(self.profile).macs - 1
-        found = self._graph([sets for sets, _ in traces], splits, set(), most) if traces else None
-        if found is None and graph is None:
-            raise CompressError(
-                f"pruning: the channels of {type(self.net).__name__} cannot be followed through its forward pass, nor "
-                f"through any part of it; leave ChannelPruning out for this network"
-            )
-        graphs = [each for each in (graph, found) if each is not None]
-        return min(graphs, key=lambda each: each.halved(self.profile).macs)
+        if not self._labelled:
+            return None
+        splits = [split for _, found in self._labelled for split in found]
+        told = self._told([sets for sets, _ in self._labelled], splits, set())
+        return self.by_halves(told) if self.left(told.groups) <= most else None
+
+    @cached_property
+    def _labelled(self) -> list[tuple[list[list[Side]], list[Split]]]:
+        """For each mode with other layers, sets and splits by numbers of channels; none where a forward pass raises."""
+        with suppress(Exception):  # whatever the network's own forward raises
+            return [labelled_sets(_followable(self.shapes), self._beside, check.mode, sides_of)
+                    for check in self._checks if check.other_layers]  # fmt: skip
+        return []
+
+    def left(self, groups: Iterable[ChannelGroup]) -> int:
+        """Return the MACs with half of the units of some groups."""
+        return ChannelGraph({group.name: group for group in groups}, {}).halved(self.profile).macs
+
+    def settled(self, graph: ChannelGraph) -> bool:
+        """Return whether another way would tell nothing new."""
+        return all(_settled(self.profile[name], why) for name, why in graph.kept_whole.items())
+
+    def at_once(self, told: _Told) -> ChannelGraph | None:
+        """Return the groups if all of them are right."""
+        right = all_right(self.net, self.shapes, told.groups, self.example, self._checks)
+        return self._graph(told.groups, told.reasons, told.failures) if right else None
+
+    def by_halves(self, told: _Told) -> ChannelGraph:
+        """Return the groups that are right."""
+        groups = told.groups
+        kept, wrong = verified(self.net, self.shapes, groups, self.example, self._checks)
+        reasons, right = {**told.reasons, **wrong}, {group.name for group in kept}
+        others = [replace(group, numbers=()) for group in groups if group.numbers and group.name not in right]
+        if others:  # a number may have the size of a part by chance
+            kept, wrong = verified(self.net, self.shapes, [*kept, *others], self.example, self._checks)
+            reasons |= wrong
+        return self._graph(kept, reasons, told.failures)
 
     @property
     def _beside(self) -> Any:
@@ -139,16 +189,13 @@ class _Traced:
     def _checks(self) -> list[Check]:
         return _checks(self.modes)
 
-    def _graph(
-        self, traces: list[list[list[Side]]], splits: Sequence[Split], failures: Set[str], most: int
-    ) -> ChannelGraph | None:
-        """Return the groups of some sets that are right, and why the other layers are kept whole.
+    def _told(self, traces: list[list[list[Side]]], splits: Sequence[Split], failures: Set[str]) -> _Told:
+        """Return the groups of some sets, and why layers are in none.
 
         Args:
             traces: for each mode, for each root or family its sides.
             splits: by numbers in the code.
             failures: parts that were not traced.
-            most: MACs with half of all units; None is returned where more would be left.
         """
         sets = [part for found in traces for part in found]
         reasons: dict[str, str] = {}
@@ -162,17 +209,11 @@ class _Traced:
             for parts in merge_sets(sets, self.profile, len(traces) > 1, _norm_groups(self.net))
             if (group := _group(parts, self.profile, reasons, not failures)) is not None
         ]
-        groups = _apart(heads, made)
-        if ChannelGraph({g.name: g for g in groups}, {}).halved(self.profile).macs > most:
-            return None
-        kept, wrong = verified(self.net, self.shapes, groups, self.example, self._checks)
-        reasons |= wrong
-        right = {group.name for group in kept}
-        others = [replace(group, numbers=()) for group in groups if group.numbers and group.name not in right]
-        if others:  # a number may have the size of a part by chance
-            kept, wrong = verified(self.net, self.shapes, [*kept, *others], self.example, self._checks)
-            reasons |= wrong
-        reasons = {member.layer: SLIDES for group in kept for member in group.members if member.side == EACH} | reasons
+        return _Told(_apart(heads, made), reasons, failures)
+
+    def _graph(self, kept: Sequence[ChannelGroup], reasons: Mapping[str, str], failures: Set[str]) -> ChannelGraph:
+        """Return groups that are right, and why the layers in none of them are kept whole."""
+        reasons = {member.layer: SLIDES for g in kept for member in g.members if member.side == EACH} | dict(reasons)
         covered = {member.layer for group in kept for member in group.producers}
         weighted = [layer for layer in self.profile.weighted if layer.name not in covered]
         unused = [layer.name for layer in weighted if not layer.positions and layer.name not in reasons]

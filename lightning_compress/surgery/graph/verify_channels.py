@@ -70,6 +70,19 @@ def verified(
     return kept, wrong
 
 
+def all_right(
+    net: nn.Module, shapes: nn.Module, groups: list[ChannelGroup], example: Any, checks: Sequence[Check]
+) -> bool:
+    """Return whether removing equals masking for all groups at once. Arguments as for :func:`verified`."""
+    return all(_probed(net, shapes, groups, example, check) is None for check in checks)
+
+
+def _probed(net: nn.Module, shapes: nn.Module, groups: list[ChannelGroup], example: Any, check: Check) -> str | None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _Probe(shapes if check.shapes_only else net, example, check).difference(groups) if groups else None
+
+
 def _bisect(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]) -> list[ChannelGroup]:
     reason = probe.difference(groups) if groups else None
     if reason is None:
