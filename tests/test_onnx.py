@@ -15,7 +15,7 @@ from lightning_compress.callbacks.weight_pruning import WeightPruning
 from lightning_compress.core.errors import CompressError
 from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.emulate import emulate, to_values
-from lightning_compress.export.integer.graph import Add, Conv, Graph, Grid
+from lightning_compress.export.integer.graph import Add, AveragePool, Conv, Graph, Grid
 from lightning_compress.export.integer.graph import Tensor as GraphTensor
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.integer.rounding.floating import FloatRounding
@@ -147,6 +147,28 @@ def test_kernels_give_what_the_emulation_gives(exponents, signed, seed):
     x = torch.from_numpy(rng.integers(first.low, first.high + 1, (3, 4, 6, 6)))
     found = Session(onnx_bytes(graph)).run(to_values(x, first))
     assert torch.equal((found / last.scale).round().long(), emulate(graph, x, FloatRounding()))
+
+
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 4)), st.integers(1, 3), st.integers(5, 9), st.booleans(),
+    st.floats(-3, -0.3), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_average_pooling_gives_what_the_emulation_gives(kernel, stride, size, signed, exponent, seed):
+    grid = Grid(float(np.float32(10**exponent)), *((-128, 127) if signed else (0, 255)))
+    out = tuple((size - width) // stride + 1 for width in kernel)
+    tensors = {"x": GraphTensor("x", (5, size, size), grid), "y": GraphTensor("y", (5, *out), grid)}
+    graph = Graph("x", "y", tensors, [AveragePool("pool", ("x",), "y", kernel, (stride, stride))])
+    x = torch.from_numpy(np.random.default_rng(seed).integers(grid.low, grid.high + 1, (2, 5, size, size)))
+    found = Session(onnx_bytes(graph)).run(to_values(x, grid))
+    assert torch.equal((found / grid.scale).round().long(), emulate(graph, x, FloatRounding()))
+
+
+def test_windows_that_are_averaged_between_layers_are_emulated_too(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Conv2d(8, 8, 1), nn.Flatten())
+    report = Onnx([images(64)]).export(net.append(nn.Linear(128, 5)).eval(), tmp_path / "net.onnx", images(64))
+    assert report.deployed.values_off == 0
 
 
 @pytest.mark.parametrize("weight_bits", [8, 4, 2])

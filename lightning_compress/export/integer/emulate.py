@@ -150,9 +150,8 @@ def _(operation: Concat, graph: Graph, found: Levels, rounding: Rounding) -> Ten
 
 @run.register
 def _(operation: AveragePool, graph: Graph, found: Levels, rounding: Rounding) -> Tensor:
-    (name,), count = operation.inputs, operation.kernel[0] * operation.kernel[1]
-    sums = F.avg_pool2d(found[name].double(), operation.kernel, operation.stride, divisor_override=1)
-    return rounding.average(sums.round().long(), count, graph.grid(name))
+    (name,) = operation.inputs
+    return rounding.average_pool(found[name], operation.kernel, operation.stride, graph.grid(name))
 
 
 @run.register

@@ -22,7 +22,7 @@ from lightning_compress.export.integer.rounding.zero_point import unsigned_zero_
 
 @final
 class FloatRounding(Rounding):
-    """The arithmetic of QLinearConv, QLinearAdd and QLinearGlobalAveragePool."""
+    """The arithmetic of QLinearConv, QLinearAdd, QLinearGlobalAveragePool and QLinearAveragePool."""
 
     @override
     def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
@@ -43,3 +43,15 @@ class FloatRounding(Rounding):
     @override
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
         return (sums.double() / count).float().round().long()
+
+    @override
+    def average_pool(self, levels: Tensor, kernel: tuple[int, int], stride: tuple[int, int], grid: Grid) -> Tensor:
+        if kernel == tuple(levels.shape[2:]):
+            return super().average_pool(levels, kernel, stride, grid)
+        scale = np.float32(grid.scale)  # windows are added in float32, value by value, row by row
+        values = (levels.float() * float(scale)).unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
+        total = torch.zeros(values.shape[:4])
+        for value in values.flatten(4).unbind(4):
+            total = total + value
+        zero = unsigned_zero_point(grid)  # added before the rounding, which moves ties
+        return (total / (kernel[0] * kernel[1]) / float(scale) + zero).round().long() - zero

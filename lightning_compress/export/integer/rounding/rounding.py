@@ -34,6 +34,11 @@ class Rounding(ABC):
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
         """Return means from sums over ``count`` levels."""
 
+    def average_pool(self, levels: Tensor, kernel: tuple[int, int], stride: tuple[int, int], grid: Grid) -> Tensor:
+        """Return the means of windows; levels have shape ``(batch, channels, height, width)``."""
+        sums = F.avg_pool2d(levels.double(), kernel, stride, divisor_override=1)
+        return self.average(sums.round().long(), kernel[0] * kernel[1], grid)
+
     def multiply(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
         """Return the product of two tensors of levels."""
         return self.rescale(a * b, a_grid, np.array([b_grid.scale], np.float32), out)
