@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lightning_compress.app.export_command import FORMATS
+from lightning_compress.app.formats import FORMATS
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.plan import Plan

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning_compress.conf
+from lightning_compress.app.formats import known_formats
 from lightning_compress.core.errors import CompressError
-
-FORMATS = Path(lightning_compress.conf.__file__).parent / "compress" / "exporter"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,8 +29,3 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{report.path}: {report.told}")
     except CompressError as error:
         sys.exit(f"error: {error}")
-
-
-def known_formats() -> list[str]:
-    """Return the names of the formats."""
-    return sorted(file.stem for file in FORMATS.glob("*.yaml"))

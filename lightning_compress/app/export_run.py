@@ -11,7 +11,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lightning_compress.app.export_command import FORMATS, known_formats
+from lightning_compress.app.formats import FORMATS, known_formats
 from lightning_compress.conf import resolvers
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.export.exporter import Exporter, ExportReport
