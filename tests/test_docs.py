@@ -24,8 +24,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if re.match(r"(python train\.py|lightning-compress run) ", line)]
+    found = [*blocks(page, "bash"), *blocks(page, "text")]
+    lines = [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+    ours = [line for line in lines if re.match(r"(python train\.py|lightning-compress run) ", line)]
+    return [line for line in ours if "--config-dir" not in line]  # tests/test_own_modules.py has those
 
 
 PYTHON = [page for page in PAGES if blocks(page, "python")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from statistics import mean
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.search.trial import Trial
 from lightning_compress.testing import problems
-from lightning_compress.testing.searchers import told
+from lightning_compress.testing.searchers import mean_accuracies, told
 
 OBJECTIVE = AccuracyUnderBudget()
 
@@ -35,21 +34,11 @@ class Spent(Searcher):
         pass
 
 
-def best(searcher, problem, trials: int) -> float:
-    plans = [problem.problem.space.plan(point) for point in told(searcher, problem, trials)]
-    return max(problem(plan).metrics["val_acc"] for plan in plans)
-
-
 @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
 def test_it_beats_random_and_uniform_at_equal_evaluations(surface):
-    found = {GeneCAI: [], Random: [], Spent: [], Uniform: []}
-    for seed in range(3):
-        problem = surface(layers=14, seed=seed)
-        for cls, scores in found.items():
-            scores.append(best(cls(problem.problem, seed, OBJECTIVE), problem, 100))
-    assert mean(found[GeneCAI]) > mean(found[Random])
-    assert mean(found[GeneCAI]) > mean(found[Spent])
-    assert mean(found[GeneCAI]) > mean(found[Uniform])
+    makers = (GeneCAI, Random, Spent, Uniform)
+    own, *others = mean_accuracies(makers, lambda seed: surface(layers=14, seed=seed), OBJECTIVE, seeds=3)
+    assert own > max(others)
 
 
 def test_it_starts_at_the_uncompressed_point_unless_the_budget_excludes_it():

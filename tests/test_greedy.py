@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from statistics import mean
 
 import pytest
 
@@ -17,21 +16,16 @@ from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.search.trial import Score
 from lightning_compress.testing import problems
-from lightning_compress.testing.searchers import told
+from lightning_compress.testing.searchers import mean_accuracies
 
 OBJECTIVE = AccuracyUnderBudget(weight=0)
 
 
 @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
 def test_it_beats_random_and_uniform_at_equal_evaluations(surface):
-    found = {Greedy: [], Random: [], Uniform: []}
-    for seed in range(3):
-        problem = surface(layers=14, seed=seed)
-        for cls, scores in found.items():
-            points = told(cls(problem.problem, seed, OBJECTIVE), problem, 100)
-            scores.append(max(problem(problem.problem.space.plan(p)).metrics["val_acc"] for p in points))
-    assert mean(found[Greedy]) > mean(found[Random])
-    assert mean(found[Greedy]) > mean(found[Uniform])
+    makers = (Greedy, Random, Uniform)
+    own, *others = mean_accuracies(makers, lambda seed: surface(layers=14, seed=seed), OBJECTIVE, seeds=3)
+    assert own > max(others)
 
 
 def linear(weights: tuple[float, ...], limit: int) -> tuple[Problem, dict[str, float]]:

@@ -22,7 +22,7 @@ from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.reinforce import Reinforce
 from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
-from lightning_compress.testing.searchers import told
+from lightning_compress.testing.searchers import mean_accuracies
 
 OBJECTIVE = AccuracyUnderBudget()
 
@@ -137,25 +137,18 @@ def test_an_update_comes_when_a_batch_was_told():
 
 @pytest.mark.parametrize("budget", [0.5, 0.7])
 def test_removal_beats_random_at_equal_evaluations(budget):
-    found = {Reinforce: [], Random: []}
-    for seed in range(5):
-        problem = problems.removal(layers=14, budget=budget, seed=seed)
-        for cls, scores in found.items():
-            points = told(cls(problem.problem, seed, OBJECTIVE), problem, 100)
-            scores.append(max(problem(problem.problem.space.plan(p)).metrics["val_acc"] for p in points))
-    assert mean(found[Reinforce]) > mean(found[Random])
+    def surface(seed):
+        return problems.removal(layers=14, budget=budget, seed=seed)
+
+    own, random = mean_accuracies((Reinforce, Random), surface, OBJECTIVE, seeds=5)
+    assert own > random
 
 
 @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
 def test_beats_random_and_uniform_at_equal_evaluations(surface):
-    found = {Reinforce: [], Random: [], Uniform: []}
-    for seed in range(5):
-        problem = surface(layers=14, seed=seed)
-        for cls, scores in found.items():
-            points = told(cls(problem.problem, seed, OBJECTIVE), problem, 100)
-            scores.append(max(problem(problem.problem.space.plan(p)).metrics["val_acc"] for p in points))
-    assert mean(found[Reinforce]) > mean(found[Random])
-    assert mean(found[Reinforce]) > mean(found[Uniform])
+    makers = (Reinforce, Random, Uniform)
+    own, *others = mean_accuracies(makers, lambda seed: surface(layers=14, seed=seed), OBJECTIVE, seeds=5)
+    assert own > max(others)
 
 
 def test_mixed_spaces_are_searched_by_both_policies():

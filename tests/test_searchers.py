@@ -25,7 +25,7 @@ from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.reinforce import Reinforce
 from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
-from lightning_compress.testing.searchers import SearcherContract, told
+from lightning_compress.testing.searchers import SearcherContract, mean_accuracies, told
 
 FILES = sorted((Path(lightning_compress.conf.__file__).parent / "compress" / "searcher").glob("*.yaml"))
 OBJECTIVE = AccuracyUnderBudget()
@@ -38,20 +38,11 @@ class TestContract(SearcherContract):
         return lambda problem, seed: made(problem=problem, seed=seed, objective=OBJECTIVE)
 
 
-def best(searcher, problem, trials: int) -> float:
-    plans = [problem.problem.space.plan(point) for point in told(searcher, problem, trials)]
-    return max(problem(plan).metrics["val_acc"] for plan in plans)
-
-
 @pytest.mark.parametrize("surface", [problems.channels, problems.bits])
 def test_ddpg_beats_random_and_uniform_at_equal_evaluations(surface):
-    found = {DDPG: [], Random: [], Uniform: []}
-    for seed in range(3):
-        problem = surface(layers=14, seed=seed)
-        for cls, scores in found.items():
-            scores.append(best(cls(problem.problem, seed, OBJECTIVE), problem, 100))
-    assert mean(found[DDPG]) > mean(found[Random])
-    assert mean(found[DDPG]) > mean(found[Uniform])
+    makers = (DDPG, Random, Uniform)
+    own, *others = mean_accuracies(makers, lambda seed: surface(layers=14, seed=seed), OBJECTIVE, seeds=3)
+    assert own > max(others)
 
 
 @pytest.mark.parametrize(("make", "statistic"), [(DDPG, max), (Reinforce, mean)])  # DDPG tries no plan twice

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from statistics import mean
 
 import numpy as np
 import pytest
 import torch
 
+from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.testing import problems
@@ -26,6 +28,31 @@ def told(searcher: Searcher, problem: Synthetic, trials: int) -> list[tuple[int,
         searcher.tell(trial, problem(trial.plan))
         points.append(trial.indices)
     return points
+
+
+def best_accuracy(searcher: Searcher, problem: Synthetic, trials: int) -> float:
+    """Run some trials; the highest accuracy of a plan that was proposed."""
+    plans = [problem.problem.space.plan(point) for point in told(searcher, problem, trials)]
+    return max(problem(plan).metrics["val_acc"] for plan in plans)
+
+
+def mean_accuracies(
+    makers: Iterable[Callable[[Problem, int, Objective], Searcher]],
+    surface: Callable[[int], Synthetic],
+    objective: Objective,
+    *,
+    seeds: int,
+) -> list[float]:
+    """Return for each searcher the best accuracy in 100 trials, on average over seeds of problem and searcher.
+
+    Args:
+        makers: ``(problem, seed, objective) -> searcher``.
+        surface: ``seed -> problem``.
+        objective: of all searchers.
+        seeds: how many.
+    """
+    drawn = list(enumerate(map(surface, range(seeds))))
+    return [mean(best_accuracy(make(of.problem, seed, objective), of, 100) for seed, of in drawn) for make in makers]
 
 
 class SearcherContract:
