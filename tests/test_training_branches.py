@@ -83,6 +83,23 @@ def test_a_head_of_training_is_pruned_along():
     assert {(m.layer, m.side) for m in graph.groups["conv"].members} == {("conv", "out"), ("deep", "in"), ("aux", "in")}
 
 
+class Large(Auxiliary):
+    """A head of training for images above a size, as that of Inception v3."""
+
+    def forward(self, x):
+        if self.training and x.shape[-1] < 16:
+            raise ValueError("the images are too small")
+        return super().forward(x)
+
+
+def test_an_example_that_training_mode_fails_on_is_told():
+    callback = lc.ChannelPruning()
+    with pytest.warns(UserWarning, match=r"fails in training mode on the example.*'aux' never ran.*can be trained on"):
+        kept = callback.kept_whole(Large(), IMAGES)
+    assert kept["aux"] == kept["aux_fc"] == "it never ran on the example input, on which training mode fails"
+    assert lc.ChannelPruning().kept_whole(Large(), torch.rand(2, 1, 16, 16)).keys() == {"fc", "aux_fc"}
+
+
 @pytest.mark.parametrize("refit", [None, Symmetric(), Asymmetric()])
 def test_training_runs_after_a_head_of_training_was_pruned(refit):
     plan = {name: {"channels": 0.5} for name in ("conv", "deep", "aux")}

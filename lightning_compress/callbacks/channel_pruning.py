@@ -57,6 +57,7 @@ from lightning_compress.surgery.graph.channels import (
     kept_positions,
     remove,
 )
+from lightning_compress.surgery.graph.reasons import UNTRAINED
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.patience import told_when_slow
 from lightning_compress.surgery.structure import network
@@ -226,6 +227,12 @@ class ChannelPruning(CompressionCallback):
                 f"verifying each group by execution; this is done once"
             ):
                 graph = trace_channels(net, profile, example)
+            if unseen := [name for name, reason in graph.kept_whole.items() if reason == UNTRAINED]:
+                rank_zero_warn(
+                    f"ChannelPruning: {type(net).__name__} fails in training mode on the example input, so layers that "
+                    f"run in training alone are not followed ({unseen[0]!r} never ran) and may not fit what is pruned; "
+                    f"give an example_input_array that the network can be trained on"
+                )
             names = [layer.name for layer in profile.weighted]
             fixed = {name for pattern in self.ignore for name in matching(pattern, names)}
             fixed |= {names[0]} if self.keep_first else set()

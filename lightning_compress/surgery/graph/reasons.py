@@ -12,9 +12,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_compress.surgery.copies import clone
-from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded
+from lightning_compress.surgery.modes import Mode, Recorded, evaluation, recorded, training
 
 OUTPUT = "its output channels are the output of the network"
+NEVER = "it never ran on the example input"
+UNTRAINED = f"{NEVER}, on which training mode fails"
 SHORTCUT = (
     "it is added to a zero-padded shortcut (option A), whose padding has a fixed number of channels; use a shortcut "
     "with a 1x1 convolution to prune it"
@@ -60,7 +62,7 @@ def idle(modes: Mapping[Mode, Recorded], layers: Sequence[str]) -> dict[str, str
         elif f"{name}.weight" in evaluated.read:
             found[name] = "it is not called: something else reads its weight, as attention does"
         else:
-            found[name] = "it never ran on the example input"
+            found[name] = NEVER if training in modes else UNTRAINED
     return found
 
 
