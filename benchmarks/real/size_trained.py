@@ -1,15 +1,15 @@
 """Bytes of whole packed files against accuracy after a short training: ``python size_trained.py run NETS DATA``.
 
 NETS and DATA as in trained.py. Weights of convolutions and linear layers are quantized by rate (``RateQuantization``)
-to what a file of the budget has room for, and all sides begin with the same codes:
+to what a file of the budget has room for, its other numbers are bfloat16, and all sides begin with the same codes:
 
     post-training   no training; biases corrected
     frozen steps    the same codes, then trained on their grids as by ordinary QAT: nothing holds the size
-    rate-trained    the same, and the loss pays for the bits, as ``+compress=rate`` does
+    rate-trained    the same, and weights are held to codes that fit, as ``+compress=rate`` does
 
 Trained sides get the same batches of 128 augmented images, SGD whose learning rate falls to zero as a cosine, and half
 of their loss is distillation from the network as it came. The seed is that of the batches. Bytes are those of the file.
-Rows are appended to ``FOLDER/size_trained.jsonl``; those that are there are not run again.
+Accuracies are those of the networks that are read from the files. Rows are appended to ``FOLDER/size_trained.jsonl``; those that are there are not run again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from lightning_compress.surgery.structure import Structure, structure_of, write_
 
 EXAMPLE = torch.zeros(2, 3, 32, 32)
 BATCH = 128
+CODER = RangeCoded(numbers="bfloat16")
 SIDES = ("post-training", "frozen steps", "rate-trained")
 
 
@@ -85,7 +86,7 @@ def plan_of(net: nn.Module, budget: int) -> Plan:
     profile = measure.measure(net, EXAMPLE)
     layers = [layer.name for layer in profile.weighted]
     whole = lc.RateQuantization().predict(Plan({name: {"coded_bits": 1} for name in layers}), profile)
-    room = budget - packed_bytes(whole, lambda layer: 0)
+    room = budget - packed_bytes(whole, lambda layer: 0, CODER.number_bytes)
     return Plan({name: {"coded_bits": 8 * room / sum(layer.weights for layer in profile.weighted)} for name in layers})
 
 
@@ -101,12 +102,14 @@ def settle(net: nn.Module) -> None:
     write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))
 
 
-def quantized(net: nn.Module, side: str, budget: int, trained: Trained, train: Any, arguments: Any, seed: int) -> int:
-    """Quantize and train a network in place; return bytes of its file."""
+def quantized(
+    net: nn.Module, side: str, budget: int, trained: Trained, train: Any, arguments: Any, seed: int
+) -> tuple[int, nn.Module]:
+    """Quantize and train a network in place; return bytes of its file, and the network that is read from it."""
     steps = 0 if side == "post-training" else arguments.steps
     student = Student(net, arguments.lr, max(steps, 1))
     data = DataLoader(Images(trained, train, max(steps, 8), seed), batch_size=None)
-    rate: list[Any] = [lc.RateQuantization(plan_of(net, budget))]
+    rate: list[Any] = [lc.RateQuantization(plan_of(net, budget), CODER)]
     if side == "frozen steps":
         rate[0].calibrate(student, data)
         rate[0].apply(net, EXAMPLE)
@@ -119,7 +122,8 @@ def quantized(net: nn.Module, side: str, budget: int, trained: Trained, train: A
     if side == "frozen steps":
         settle(net)
     with TemporaryDirectory() as folder:
-        return lc.save(net.eval(), Path(folder, "net"), coder=RangeCoded()).stat().st_size
+        file = lc.save(net.eval(), Path(folder, "net"), coder=CODER)
+        return file.stat().st_size, lc.load(file, trained.make())
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -138,8 +142,8 @@ def run(arguments: argparse.Namespace) -> None:
                     if any(given.items() <= row.items() for row in rows.rows_of(file)):
                         continue
                     net = copy.deepcopy(arguments.dense)
-                    size = quantized(net, side, budget, NETWORKS[name], train, arguments, seed)
-                    rows.append(file, {**given, "bytes": size, "accuracy": accuracy(net, NETWORKS[name], *test)})
+                    size, read = quantized(net, side, budget, NETWORKS[name], train, arguments, seed)
+                    rows.append(file, {**given, "bytes": size, "accuracy": accuracy(read, NETWORKS[name], *test)})
 
 
 def table(arguments: argparse.Namespace) -> None:
