@@ -8,8 +8,9 @@ to what a file of the budget has room for, its other numbers are bfloat16, and a
     rate-trained    the same, and weights are held to codes that fit, as ``+compress=rate`` does
 
 Trained sides get the same batches of 128 augmented images, SGD whose learning rate falls to zero as a cosine, and half
-of their loss is distillation from the network as it came. The seed is that of the batches. Bytes are those of the file.
-Accuracies are those of the networks that are read from the files. Rows are appended to ``FOLDER/size_trained.jsonl``; those that are there are not run again.
+of their loss is distillation from the network as it came. The seed is that of the batches. Bytes are those of the file,
+accuracies those of the network that is read from it. Rows are appended to ``FOLDER/size_trained.jsonl``; those that are
+there are not run again.
 """
 
 from __future__ import annotations
