@@ -65,8 +65,17 @@ def mask_by_hooks(net: nn.Module, graph: ChannelGraph, keep: dict[str, torch.Ten
             return output.index_fill(dim, channels, 0)
 
         if layer in dict(net.named_modules()):
-            net.get_submodule(layer).register_forward_hook(zero)
+            module = net.get_submodule(layer)
+            module.register_forward_hook(zero)
+            zero_rows(module, channels)
     return net
+
+
+def zero_rows(module: nn.Module, channels: torch.Tensor) -> None:
+    """Zero rows of a linear layer too, which may be one that is not called, as Swin's qkv."""
+    if isinstance(module, nn.Linear):
+        for parameter in module.parameters():
+            parameter.data.index_fill_(0, channels, 0)
 
 
 def over_kept(norm: nn.LayerNorm, x: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
