@@ -1,16 +1,15 @@
 """Quantization by rate: weights have the codes that are best in a file of a given size, and keep to it in training.
 
     codes:     min (relative squared error of X s q) + price x bits(q),      one price for all layers, by bisection
-    training:  gradients pass straight through the rounding; while the size nears the room, a weight is held to its code
-               where another one takes more bits than it is worth: slope = GAIN x max(0, size / room - BEGIN)
+    training:  a code changes if it is worth its bits: slope of a bit = GAIN x max(0, size / room - BEGIN)
     its end:   the codes that it saw, or, if these take too much, the nearest that do not
 
 Bits per weight are the wrong variable once codes are entropy-coded: here a plan says how many coded bits a weight has
-on average, and layers share them by one price. Steps of codes stay as they were found. A training of no epochs corrects
-biases. Sources: quantization/rate_distortion.py and code_rates.py. A price of bits in the loss (Oktay et al. 2020,
-arXiv 1906.06624) was tried before and lost to no price at all (benchmarks/results/size.txt). Use it for the smallest
-file. It breaks where the file is read without its coder: in fixed width it is larger than one of the same error whose
-bits were planned.
+on average, and layers share them by one price. Steps of codes stay as they were found, and gradients pass straight
+through the rounding. A training of no epochs corrects biases. Sources: quantization/rate_distortion.py and
+code_rates.py. A price of bits in the loss (Oktay et al. 2020, arXiv 1906.06624) was tried before and lost to no price
+at all (benchmarks/results/size.txt). Use it for the smallest file. It breaks where the file is read without its coder:
+in fixed width it is larger than one of the same error whose bits were planned.
 """
 
 from __future__ import annotations
