@@ -83,6 +83,8 @@ def test_each_width_is_coded_once(net):
     written = []
 
     class Counting:
+        number_bytes = 4
+
         def write(self, codes, bits, shape, kept=None):
             written.append(bits)
             return codes

@@ -100,9 +100,9 @@ def test_what_is_averaged_for_a_layer_is_not_clipped_to_its_grid():
 
 @pytest.mark.parametrize(("calibration", "sentence"), [
     (X, "calibration is one tensor; pass a list of batches"),
-    ([torch.zeros(2, 5, 8, 8)], r"does not accept a calibration batch of shape \(2, 5, 8, 8\)"),
-    ([X, torch.zeros(2, 3, 8)], r"does not accept a calibration batch of shape \(2, 3, 8\)"),
-    (["x"], "does not accept a calibration batch, a str"),
+    ([torch.zeros(2, 5, 8, 8)], r"does not run on the example, of shape \(2, 5, 8, 8\)"),
+    ([X, torch.zeros(2, 3, 8)], r"does not run on the example, of shape \(2, 3, 8\)"),
+    (["x"], "does not run on the example, which holds no tensor"),
     ([X, X / 0], "a calibration batch gives values in the network that are not finite"),
 ])  # fmt: skip
 def test_batches_that_say_nothing_are_refused(calibration, sentence):

@@ -39,7 +39,7 @@ def dense(**settings):
 def loss_after(module, rate, steps=6):
     """Return the validation loss after a plain training without compression."""
     net, (train, val) = copy.deepcopy(module.model).train(), toy_data(0)
-    optimizer = torch.optim.SGD(net.parameters(), rate)
+    optimizer = torch.optim.SGD(net.parameters(), rate, momentum=0.9)
     for _, (x, y) in zip(range(steps), train, strict=False):
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()

@@ -54,18 +54,19 @@ def test_ids_of_tokens_stay_integers(dtype, tmp_path):
     assert report.notes == (f"by torch's own export, for {reason}",)
 
 
-@pytest.mark.parametrize("callback", [
-    ChannelPruning({"encoder.layers.0.self_attn.in_proj_weight": {"heads": 0.5}}),
-    QuantizationAwareTraining({"embed": {"weight_bits": 4}, "head": {"weight_bits": 4, "act_bits": 8}}),
+@pytest.mark.parametrize(("callback", "largest"), [
+    (ChannelPruning({"encoder.layers.0.self_attn.in_proj_weight": {"heads": 0.5}}), 1e-5),
+    (QuantizationAwareTraining({name: {"weight_bits": 4} for name in ("embed", "head")}), 1e-5),
+    (QuantizationAwareTraining({"head": {"weight_bits": 4, "act_bits": 8}}), 1e-2),  # the file rounds no inputs
 ])  # fmt: skip
-def test_compressed_networks_of_tokens_too(callback, tmp_path):
+def test_compressed_networks_of_tokens_too(callback, largest, tmp_path):
     torch.manual_seed(0)
     net = Reader().eval()
     callback.apply(net, TOKENS)
     net(TOKENS)
     parity = Onnx().export(net, tmp_path / "a.onnx", TOKENS).parity
     assert parity is not None
-    assert parity.max_error < 1e-5
+    assert parity.max_error < largest
 
 
 @pytest.mark.parametrize("exporter", [TFLite(), Qonnx()])

@@ -46,7 +46,7 @@ def fit(
         make_trainer: ``lightning.Trainer`` with the user's settings, as a partial; each training gets copies of its
             callbacks, behind ours.
         folder: holds ``last.ckpt`` while training, ``final.ckpt`` after it, and the logged metrics.
-        epochs: none leaves the module as the callbacks made it.
+        epochs: none leaves the module as the callbacks made it; -1 leaves the end to ``steps``.
         seed: set before training.
         callbacks: applied in order.
         make_logger: ``(save_dir) -> Logger``; it is given the folder.
@@ -54,9 +54,9 @@ def fit(
 
     Raises:
         CompressError: the user's settings leave no room for checkpoints, a checkpoint in the folder is damaged, or
-            there would be no end: Lightning takes -1 epochs for a training without one.
+            there would be no end: epochs are below 0, which Lightning takes for none, and steps are not given.
     """
-    if epochs < 0:
+    if epochs < 0 and steps is None:
         raise CompressError(f"training: epochs must be 0 or more, got {epochs}")
     check_trainer(make_trainer)
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,9 +31,10 @@ def told_input_errors(net: nn.Module, example: Any) -> Iterator[None]:
     except (CompressError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever the network's own forward raises
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_in(example)) or "no tensor"
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_in(example))
+        which = f"of shape {shapes}" if shapes else "which holds no tensor"
         said = (str(error).splitlines() or [type(error).__name__])[0][:LONGEST]
         raise CompressError(
-            f"{type(net).__name__} does not run on the example, of shape {shapes} ({said}); give it one input batch "
+            f"{type(net).__name__} does not run on the example, {which} ({said}); give it one input batch "
             f"that its forward takes"
         ) from error

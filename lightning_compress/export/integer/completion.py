@@ -12,8 +12,7 @@ fewer, where training is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.surgery import transforms
 from lightning_compress.surgery.bias_correction import correct_biases
 from lightning_compress.surgery.copies import clone
+from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.measure import CONV, LINEAR, TRANSPOSED, evaluating, forward, measure
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
@@ -58,8 +58,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
         raise CompressError("export: calibration holds no batch; pass some inputs, a few hundred samples in all")
     net = finished(module)
     before = set(_quantizers(net))
-    with _accepting(net, batches[0]):
-        profile = measure(transforms.bake(clone(net)), batches[0])
+    profile = measure(transforms.bake(clone(net)), batches[0])
     trained: dict[str, ActivationQuantizer] = {}
     for name, layer in net.named_modules():
         if isinstance(layer, LAYERS):
@@ -76,26 +75,11 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
     places = own_watchers(net)
     with evaluating(net):
         for batch in batches:
-            with _accepting(net, batch):
+            with told_input_errors(net, batch):
                 forward(net, batch)
     put_grids(places, trained)
     correct_biases(net, profile, dict.fromkeys(made for made in _quantizers(net) if made not in before), batches)
     return net
-
-
-@contextmanager
-def _accepting(net: nn.Module, batch: Any) -> Iterator[None]:
-    """Turn what a network says of a batch that it does not accept into a sentence."""
-    try:
-        yield
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, CompressError):
-            raise
-        shape = f" of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f", a {type(batch).__name__}"
-        reason = str(error).splitlines()[0]
-        raise CompressError(
-            f"export: {type(net).__name__} does not accept a calibration batch{shape}: {reason}"
-        ) from error
 
 
 def _quantizers(net: nn.Module) -> list[Quantizer]:
