@@ -35,7 +35,7 @@ lint: $(VENV)/ready-dev
 
 $(VENV)/ready: pyproject.toml
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[onnx]'
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
