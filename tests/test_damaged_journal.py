@@ -105,20 +105,24 @@ def test_tables_of_our_names_with_other_columns_are_refused(tmp_path):
         Journal(tmp_path / "j", {})
 
 
-def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
-    """Run in a child that may write no file beyond a size, which to SQLite is a disk that fails."""
-    whole = run(tmp_path / "whole", 400)
-    report = tmp_path / "report"
+def told_on_a_full_disk(report, most, act):
+    """Return the sentence of a child that may write no file beyond some bytes, which to SQLite is a disk that fails."""
     if not (child := os.fork()):
         try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            run(tmp_path / "j", 400)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            act()
         except CompressError as error:
             report.write_text(str(error))
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert "make room on the disk and give the same command again" in report.read_text()
+    return report.read_text()
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
+    whole = run(tmp_path / "whole", 400)
+    told = told_on_a_full_disk(tmp_path / "report", 100_000, lambda: run(tmp_path / "j", 400))
+    assert "make room on the disk and give the same command again" in told
     written = read(tmp_path / "j")
     assert 10 < len(written) < 400
     assert run(tmp_path / "j", 400) == whole
@@ -135,17 +139,8 @@ def test_a_file_that_another_program_holds_is_named_so(tmp_path):
 
 
 def test_a_disk_that_is_full_from_the_start_is_named_so(tmp_path):
-    report = tmp_path / "report"
-    if not (child := os.fork()):
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-            Journal(tmp_path / "j", {})
-        except CompressError as error:
-            report.write_text(str(error))
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert "make room on the disk" in report.read_text()
+    told = told_on_a_full_disk(tmp_path / "report", 1000, lambda: Journal(tmp_path / "j", {}))
+    assert "make room on the disk" in told
     assert len(run(tmp_path / "j", 2).plan.layers) == 4
 
 

@@ -205,7 +205,7 @@ def test_a_held_weight_is_rounded_to_its_code_and_trained_as_before(levels, slop
     grid = RateGrid((), tuple(levels.shape))
     grid.scale.fill_(0.37)
     grid.coded.copy_(before)
-    grid.hold(slope, CodeRates.of(before, CODER))
+    grid.hold(slope, CODER)
     weight = (0.37 * (levels.float() + 0.4)).requires_grad_()
     found = grid(weight)
     assert torch.equal((found / 0.37).round().long(), grid.rates.held(weight.detach() / grid.scale, before, slope))

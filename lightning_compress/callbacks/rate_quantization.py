@@ -169,7 +169,7 @@ class RateQuantization(CompressionCallback):
         """Correct biases of a network that is quantized now and not trained; its codes are final."""
         net = network(pl_module)
         for grid, _ in self._grids(net).values():  # a training that goes on
-            grid.hold(float(grid.slope), CodeRates.of(grid.coded, self.coder))
+            grid.hold(float(grid.slope), self.coder)
         if self._before and trains_nothing(trainer):
             grids = self._grids(net)
             self._settle(net, {name: grid.coded.long() for name, (grid, _) in grids.items()})
@@ -215,7 +215,7 @@ class RateQuantization(CompressionCallback):
         slope = GAIN * max(0.0, size / self._room(net) - BEGIN)
         for name, (grid, _) in self._grids(net).items():
             grid.coded.copy_(codes[name])
-            grid.hold(slope, CodeRates.of(codes[name], self.coder))
+            grid.hold(slope, self.coder)
 
     @torch.no_grad()
     def _codes(self, net: nn.Module) -> dict[str, Tensor]:
@@ -239,7 +239,7 @@ class RateQuantization(CompressionCallback):
             low, bits = code_range(codes)
             grid.set_range(low, bits)
             grid.coded.copy_(codes)
-            grid.hold(0.0, None)
+            grid.hold(0.0, self.coder)
             weight.copy_(grid.scale * codes.to(grid.scale))
             changed.append(replace(record.profile[name], weight_bits=bits))
         write_structure(net, Structure(record.profile.update(changed), record.applied, record.asked))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.installed import installed_version
 from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx.builder import onnx_package
 
@@ -30,12 +30,7 @@ def runtime_version() -> str:
     Raises:
         CompressError: it is not installed.
     """
-    try:
-        return f"ONNX Runtime {metadata.version('onnxruntime')}"
-    except metadata.PackageNotFoundError as error:
-        raise CompressError(
-            'ONNX Runtime is needed to measure latency; pip install "lightning-compress[onnx]"'
-        ) from error
+    return installed_version("ONNX Runtime", "onnxruntime", "onnx")
 
 
 class Session:

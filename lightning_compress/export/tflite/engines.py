@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.installed import installed_version
 from lightning_compress.export.integer.emulate import to_levels
 from lightning_compress.export.integer.graph import Grid
 from lightning_compress.export.integer.rounding.zero_point import zero_point
@@ -46,10 +47,7 @@ def litert_version() -> str:
     Raises:
         CompressError: it is not installed.
     """
-    try:
-        return f"LiteRT {metadata.version('ai-edge-litert')}"
-    except metadata.PackageNotFoundError as error:
-        raise CompressError('LiteRT is needed to measure latency; pip install "lightning-compress[tflite]"') from error
+    return installed_version("LiteRT", "ai-edge-litert", "tflite")
 
 
 def stored_input(x: Tensor, grid: Grid | None) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.quantization.code_rates import CodeRates
+from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.fake_quantize import SMALLEST_SCALE
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 
@@ -73,15 +74,15 @@ class RateGrid(WeightQuantizer):
             inside = (codes + (levels - codes).clamp(-WITHIN, WITHIN)) * self.scale
         return x + (inside - x).detach()
 
-    def hold(self, slope: float, rates: CodeRates | None) -> None:
-        """Let one bit more be worth that many squared steps from now on.
+    def hold(self, slope: float, coder: RangeCoded) -> None:
+        """Let one bit more than :attr:`coded` takes be worth that many squared steps from now on.
 
         Args:
             slope: 0 lets weights go.
-            rates: of :attr:`coded`; None will do for a slope of 0.
+            coder: of the file.
         """
         self.slope.fill_(slope)
-        self.rates = rates if slope > 0 else None
+        self.rates = CodeRates.of(self.coded, coder) if slope > 0 else None
 
     def set_range(self, low: int, bits: int) -> None:
         """Let codes be ``low`` to ``low + 2 ** bits - 1``."""
