@@ -17,7 +17,7 @@ import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph import verify_channels
-from lightning_compress.surgery.graph.channels import remove
+from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.modes import training
 from lightning_compress.surgery.split_numbers import numbers_of, set_numbers

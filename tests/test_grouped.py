@@ -25,7 +25,8 @@ from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
-from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member, remove
+from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member
+from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.structure import Structure, load_structure, save_structure, write_structure
 

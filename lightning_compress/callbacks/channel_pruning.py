@@ -55,9 +55,9 @@ from lightning_compress.surgery.graph.channels import (
     ChannelGraph,
     ChannelGroup,
     kept_positions,
-    remove,
 )
 from lightning_compress.surgery.graph.reasons import UNTRAINED
+from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.patience import told_when_slow
 from lightning_compress.surgery.structure import network

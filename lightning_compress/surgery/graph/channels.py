@@ -1,4 +1,4 @@
-"""Groups of coupled channels, and their removal.
+"""Groups of coupled channels.
 
 torch-pruning's dependency graph says which positions of which layers go together: through residual sums,
 concatenations, depthwise convolutions, squeeze-and-excite, flattening. Here that becomes plain data: groups of
@@ -9,23 +9,14 @@ its groups is a single channel, as in depthwise convolutions, a unit is a whole 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import LayerProfile, Profile
-from lightning_compress.surgery import resize
-from lightning_compress.surgery._torch import ConvBase, own_buffers, own_parameters
-from lightning_compress.surgery.attention import attentions, refresh_heads
-from lightning_compress.surgery.replacement import Replacement, replace_modules
-from lightning_compress.surgery.split_numbers import set_numbers
-from lightning_compress.surgery.thin_attention import ThinAttention, can_be_thin
-from lightning_compress.surgery.thin_window_attention import thin_window_form
 
 OUT, IN = "out", "in"
 CHANNELS, HEADS = "channels", "heads"  # knobs
@@ -187,136 +178,3 @@ def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Ten
             stays[torch.cat(gone[layer.name])] = False
             found[layer.name] = stays.nonzero().flatten()
     return found
-
-
-@torch.no_grad()
-def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> None:
-    """Shrink a network in place to the units that are kept.
-
-    Args:
-        net: of the architecture that was traced.
-        graph: its groups.
-        keep: root -> indices of the kept units, at least one; groups not named stay whole.
-
-    Raises:
-        CompressError: a group would be left with nothing.
-    """
-    gone: dict[tuple[str, str], list[Tensor]] = {}
-    dims: dict[tuple[str, str], int] = {}
-    for name, kept in keep.items():
-        group = graph.groups[name]
-        if not len(kept):
-            raise CompressError(f"pruning: no channel of {name!r} would be left; keep at least one")
-        dropped = torch.ones(group.units, dtype=torch.bool)
-        dropped[kept.cpu()] = False
-        for member in group.members:
-            if member.side == EACH:
-                continue
-            gone.setdefault((member.layer, member.side), []).append(member.index[dropped].flatten())
-            dims[member.layer, member.side] = member.dim
-    numbers = dict(_numbers(net, graph, keep))  # before heads are counted anew, which may be among them
-    _make_thin(net, {layer.rpartition(".")[0] for layer, _ in gone})
-    modules, heads = dict(net.named_modules()), list(attentions(net))
-    widths = [attention.width for attention in heads]
-    # Inputs first: their positions are counted in the conv groups of before.
-    for (layer, side), positions in sorted(gone.items(), key=lambda item: item[0][1]):
-        lost = torch.cat(positions)
-        if len(lost):
-            if layer in modules:
-                remove_side(modules[layer], side, lost)
-            else:
-                parent, _, key = layer.rpartition(".")
-                remove_parameter(modules[parent], key, dims[layer, side], lost)
-    refresh_heads(net, heads, widths)
-    set_numbers(net, numbers)
-
-
-def _numbers(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
-    """Yield the values of attributes that count channels, after the removal."""
-    for name, kept in keep.items():
-        group = graph.groups[name]
-        for number in group.numbers:
-            owner, _, key = number.name.rpartition(".")
-            yield number.name, getattr(net.get_submodule(owner), key) - (group.units - len(kept)) * number.each
-
-
-def _make_thin(net: nn.Module, names: Collection[str]) -> None:
-    """Put attention that may have fewer heads, and another width than its heads, in the place of torch's."""
-    modules = {name: net.get_submodule(name) for name in sorted(names)}
-    old = {name: module for name, module in modules.items() if not isinstance(module, Replacement)}
-    forms = {name: thin_form(module) for name, module in old.items()}
-    replace_modules(net, {name: form.like(old[name]) for name, form in forms.items() if form is not None})
-
-
-def thin_form(module: nn.Module) -> type[Replacement] | None:
-    """Return the class that takes the place of attention which may have fewer heads, or a narrower stream.
-
-    Args:
-        module: any; None is returned for what needs no other class.
-    """
-    return ThinAttention if can_be_thin(module) else thin_window_form(module)
-
-
-@torch.no_grad()
-def remove_parameter(module: nn.Module, key: str, dim: int, lost: Tensor) -> None:
-    """Take positions off a parameter of a module that is no known layer.
-
-    Args:
-        module: is changed in place.
-        key: name of the parameter.
-        dim: along which.
-        lost: positions.
-    """
-    before = getattr(module, key).shape
-    _select(own_parameters(module), key, dim, lost)
-    resize.refresh_numbers(module, before, getattr(module, key).shape)
-    resize.refresh_widths(module)
-    for name, value in vars(module).items():
-        if isinstance(value, dict) and not name.startswith("_") and all(isinstance(v, Tensor) for v in value.values()):
-            value.clear()  # computed from what the parameter was, as LeViT's table of biases
-
-
-@torch.no_grad()
-def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
-    """Take positions off one side of a layer's tensors.
-
-    Of the groups of a grouped convolution each loses all of its positions, or as many as each other that stays.
-
-    Args:
-        module: is changed in place.
-        side: ``in`` or ``out``.
-        lost: positions.
-    """
-    if side == OUT:
-        if isinstance(module, ConvBase):
-            module.groups = int(_stays(module.out_channels, lost).view(module.groups, -1).any(1).sum())
-        for key in ("weight", "bias"):
-            _select(own_parameters(module), key, 0, lost)
-        for key in ("running_mean", "running_var"):
-            _select(own_buffers(module), key, 0, lost)
-    elif isinstance(module, ConvBase):  # inputs of whole conv groups go with the outputs of these
-        columns = _stays(module.in_channels, lost).view(module.groups, -1).any(0)
-        _select(own_parameters(module), "weight", 1, columns.logical_not().nonzero().flatten())
-    else:
-        _select(own_parameters(module), "weight", 1, lost)
-    resize.refresh_widths(module)
-
-
-def _stays(count: int, lost: Tensor) -> Tensor:
-    stays = torch.ones(count, dtype=torch.bool)
-    stays[lost] = False
-    return stays
-
-
-def _select(store: dict[str, Any], key: str, dim: int, lost: Tensor) -> None:
-    """Replace a parameter or buffer by the positions that are not lost."""
-    old = store.get(key)
-    if old is None:
-        return
-    kept = _stays(old.shape[dim], lost).nonzero().flatten().to(old.device)
-    new = old.detach().index_select(dim, kept)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, old.requires_grad)
-        if old.grad is not None:
-            new.grad = old.grad.index_select(dim, kept)
-    store[key] = new

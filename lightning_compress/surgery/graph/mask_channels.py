@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGroup, remove_parameter, remove_side
+from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGroup
+from lightning_compress.surgery.graph.remove_channels import remove_parameter, remove_side
 
 
 def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
