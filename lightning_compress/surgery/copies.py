@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_compress.surgery._torch import own_children
-
 PLAIN = (bool, int, float, str, type(None))
+COPYING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -25,7 +24,7 @@ def clone(module: ModuleT) -> ModuleT:
     Args:
         module: any.
     """
-    return copy.deepcopy(module, _memo(module))
+    return _Copying(_computed).of(module)
 
 
 def sharing(module: ModuleT) -> ModuleT:
@@ -34,7 +33,7 @@ def sharing(module: ModuleT) -> ModuleT:
     Args:
         module: any.
     """
-    return copy.deepcopy(module, {**_memo(module), **{id(p): p for p in module.parameters()}})
+    return _Copying(lambda tensor: tensor if isinstance(tensor, nn.Parameter) else _computed(tensor)).of(module)
 
 
 def copy_with(module: ModuleT, change: Callable[[Tensor], Tensor]) -> ModuleT:
@@ -44,13 +43,13 @@ def copy_with(module: ModuleT, change: Callable[[Tensor], Tensor]) -> ModuleT:
         module: any.
         change: tensor -> what the copy has in its place.
     """
-    tensors = {id(leaf): leaf for part in module.modules() for leaf in _tensors(part)}
+
+    def changed(tensor: Tensor) -> Tensor:
+        new = change(tensor)
+        return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
     with torch.no_grad():
-        changed = {key: change(tensor) for key, tensor in tensors.items()}
-    for key, tensor in tensors.items():
-        if isinstance(tensor, nn.Parameter):
-            changed[key] = nn.Parameter(changed[key], tensor.requires_grad)
-    return copy.deepcopy(module, {**_empty(module), **changed})
+        return _Copying(changed).of(module)
 
 
 def keep_copyable(net: nn.Module) -> None:
@@ -68,21 +67,68 @@ def keep_copyable(net: nn.Module) -> None:
             module.__dict__["__deepcopy__"] = None
 
 
-def _memo(module: nn.Module) -> dict[int, Any]:
-    """Return copies, by the id of each, of the tensors that a module has computed and of its empty tables."""
-    kept = [leaf for part in module.modules() for leaf in _tensors(part)]
-    return _empty(module) | {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+def _computed(tensor: Tensor) -> Tensor | None:
+    """Return a copy of what was computed from other tensors; None for what ``deepcopy`` copies."""
+    return None if tensor.is_leaf else tensor.detach().clone()
 
 
-def _empty(module: nn.Module) -> dict[int, Any]:
-    """Return empty tables of hooks for those of a module, by the id of each: ``deepcopy`` is slow about them."""
-    tables = (value for part in module.modules() for value in part.__dict__.values())
-    return {id(table): OrderedDict() for table in tables if type(table) is OrderedDict and not table}
+class _Copying:
+    """Does what ``deepcopy`` does, with a say about tensors, and several times faster for modules.
+
+    ``deepcopy`` asks each of the two dozen attributes of a module how it is to be copied, and most are numbers, or
+    empty tables of hooks.
+
+    Args:
+        tensors: tensor -> what the copy has in its place; None where it is copied as ``deepcopy`` does.
+    """
+
+    def __init__(self, tensors: Callable[[Tensor], Tensor | None]) -> None:
+        self.tensors = tensors
+        self.memo: dict[int, Any] = {}
+
+    def of(self, module: ModuleT) -> ModuleT:
+        """Return the copy of a module."""
+        parts = list(module.modules())
+        plain = [part for part in parts if _copied_by_attributes(part)]
+        for part in plain:  # before what refers to them
+            self.memo[id(part)] = type(part).__new__(type(part))
+        for part in set(parts).difference(plain):
+            self._tensors_in(vars(part))
+        for part in plain:
+            self.memo[id(part)].__setstate__({key: self._value(value) for key, value in vars(part).items()})
+        return copy.deepcopy(module, self.memo)
+
+    def _value(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in PLAIN:
+            return value
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        if isinstance(value, Tensor):
+            new = self.tensors(value)
+            return copy.deepcopy(value, self.memo) if new is None else self.memo.setdefault(id(value), new)
+        if kind in (dict, OrderedDict):
+            table = self.memo[id(value)] = kind()
+            table.update((key if type(key) in PLAIN else self._other(key), self._value(v)) for key, v in value.items())
+            return table
+        if kind is tuple and all(type(each) in PLAIN for each in value):
+            return value
+        if kind is set and not value:
+            return self.memo.setdefault(id(value), set())
+        return self._other(value)
+
+    def _other(self, value: Any) -> Any:
+        self._tensors_in(value)
+        return copy.deepcopy(value, self.memo)
+
+    def _tensors_in(self, value: Any) -> None:
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor) and id(leaf) not in self.memo and (new := self.tensors(leaf)) is not None:
+                self.memo[id(leaf)] = new
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """Return the tensors among a module's own attributes, parameters and buffers."""
-    values = [value for value in module.__dict__.values() if type(value) not in PLAIN]
-    skipped = own_children(module)  # which are modules, and empty tables of hooks
-    own = [v for v in values if v is not skipped and (type(v) is not OrderedDict or v)]
-    return [leaf for value in own for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+def _copied_by_attributes(module: nn.Module) -> bool:
+    """Return whether ``deepcopy`` would copy a module attribute by attribute."""
+    kind, plain = type(module), nn.Module
+    own = any(getattr(kind, name, None) is not getattr(plain, name, None) for name in COPYING)
+    return not own and getattr(module, "__deepcopy__", None) is None and not hasattr(kind, "__slots__")
