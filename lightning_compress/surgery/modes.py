@@ -26,6 +26,11 @@ RANDOM = frozenset((
     "bernoulli", "binomial", "cauchy", "exponential", "geometric", "log_normal", "multinomial", "normal", "poisson",
     "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "random", "randperm", "rrelu", "uniform",
 ))  # fmt: skip
+TRANSPOSING = frozenset((
+    "adjoint", "as_strided", "einsum", "moveaxis", "movedim", "permute", "swapaxes", "swapdims", "t", "transpose",
+))  # fmt: skip
+TRANSPOSED = (Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__, Tensor.mH.__get__)
+SEQUENCE = 3  # dimensions of a batch of sequences
 DROPOUT = (
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
 )  # fmt: skip
@@ -56,6 +61,10 @@ def training(net: nn.Module, example: Any) -> Any:
         return measure.forward(net.train(), tree_map(_doubled, example))
 
 
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
 def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == 1 else leaf
 
@@ -71,6 +80,8 @@ class Recorded:
         draws: whether random numbers are drawn.
         outputs: shapes of the tensors that the network returns.
         read: names of the parameters that operations read.
+        transposes: whether the dimensions of a tensor are exchanged.
+        sequences: names of the modules that take one tensor of three dimensions, and give one of its shape.
     """
 
     layers: Counter[str] = field(default_factory=Counter)
@@ -78,6 +89,13 @@ class Recorded:
     draws: bool = False
     outputs: list[torch.Size] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
+    transposes: bool = False
+    sequences: set[str] = field(default_factory=set)
+
+    @property
+    def may_mix_tokens(self) -> set[str]:
+        """Names of the modules that may work on transposed sequences."""
+        return self.sequences if self.transposes else set()
 
 
 class _Recording(TorchFunctionMode):
@@ -95,7 +113,9 @@ class _Recording(TorchFunctionMode):
         self.record.read |= {
             self.parameters[id(leaf)] for leaf in operands((args, kwargs)) if id(leaf) in self.parameters
         }
-        self.record.draws |= getattr(func, "__name__", "").rstrip("_") in RANDOM
+        name = getattr(func, "__name__", "").rstrip("_")
+        self.record.draws |= name in RANDOM
+        self.record.transposes |= name in TRANSPOSING or func in TRANSPOSED
         gives = result is None or any(isinstance(leaf, Tensor) for leaf in operands(result))
         if func in DROPOUT:
             self._name(result, self.outline(args[0] if args else (kwargs or {})["input"]))
@@ -149,6 +169,8 @@ def _record(net: nn.Module, example: Any, mode: Mode) -> Recorded:
     def leave(name: str, module: nn.Module) -> Any:
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
             found.layers[name] += 1
+            if len(args) == 1 and _shape(args[0]) == _shape(output) and len(_shape(output)) == SEQUENCE:
+                found.sequences.add(name)
             if isinstance(module, measure.NORM):
                 recording.norms -= 1
                 recording.note(name, args, output)
@@ -166,17 +188,3 @@ def _record(net: nn.Module, example: Any, mode: Mode) -> Recorded:
     found.operations.append([recording.outline(leaf) for leaf in tree_leaves(output)])
     found.outputs = [tensor.shape for tensor in tensors_in(output)]
     return found
-
-
-def draws_numbers(net: nn.Module, example: Any, mode: Mode) -> bool:
-    """Return whether the forward pass draws random numbers.
-
-    Args:
-        net: the network.
-        example: one input batch.
-        mode: that the network runs in.
-    """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        before = torch.get_rng_state()
-        mode(net, example)
-        return not torch.equal(before, torch.get_rng_state())

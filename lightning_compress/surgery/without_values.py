@@ -91,11 +91,20 @@ def _layer_norm(
     return input.clone()
 
 
+def _value_by_value(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input.clone()
+
+
 SHORTCUTS: dict[Any, Callable[..., Tensor]] = {
     F.linear: _linear,
     F.interpolate: _interpolate,
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
+    F.gelu: _value_by_value,
+    F.silu: _value_by_value,
+    F.hardswish: _value_by_value,
+    torch.sigmoid: _value_by_value,
+    Tensor.sigmoid: _value_by_value,
 }
 
 

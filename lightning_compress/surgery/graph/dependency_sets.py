@@ -6,7 +6,7 @@ channels that can still be removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ from lightning_compress.surgery.modes import Mode
 TOKENS = "tokens, which other layers mix"
 
 
-def dependency_sets(net: nn.Module, example: Any, failures: set[str], mode: Mode) -> Iterator[list[Side]]:
+def dependency_sets(
+    net: nn.Module, example: Any, failures: set[str], mode: Mode, mixing: Set[str]
+) -> Iterator[list[Side]]:
     """Yield sides for each root; what mixes tokens is followed around, and then inside.
 
     Args:
@@ -32,15 +34,16 @@ def dependency_sets(net: nn.Module, example: Any, failures: set[str], mode: Mode
         example: one input batch.
         failures: is told of the parts that torch-pruning cannot trace.
         mode: in which it runs.
+        mixing: names of the modules that may mix tokens.
     """
-    for name, mixing in set_mixing_aside(net, example, mode).items():
+    for name, aside in set_mixing_aside(net, example, mode, mixing).items():
         nothing = np.arange(0)
         ends = Side("", TOKENS, nothing, nothing)
-        if isinstance(mixing.inside[0], measure.LINEAR):
-            tokens = np.arange(mixing.inside[0].out_features)
+        if isinstance(aside.inside[0], measure.LINEAR):
+            tokens = np.arange(aside.inside[0].out_features)
             yield [Side(name, OUT, tokens, tokens), ends]
             continue
-        for part in _coupled_sets(mixing.inside[0], f"{name}.", mixing.example[0], failures, mode):
+        for part in _coupled_sets(aside.inside[0], f"{name}.", aside.example[0], failures, mode):
             yield part if any(side.side == IN for side in part) else [*part, ends]
     yield from _coupled_sets(net, "", example, failures, mode)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -96,29 +96,15 @@ def pads_channels(net: nn.Module, example: Any, mode: Mode) -> bool:
     return padding.found
 
 
-@contextmanager
-def watch_calls(net: nn.Module) -> Iterator[list[str]]:
-    """Give a list that holds the names of the modules that are running, the innermost last.
-
-    After a forward pass that raised, its last entry is where; an empty list means the network itself.
+def innermost(error: BaseException, names: Mapping[int, str]) -> str:
+    """Return the name of the innermost module that was running when an error was raised; "" if none was.
 
     Args:
-        net: has hooks inside the context.
+        error: that was caught.
+        names: of modules, by their ids.
     """
-    inside: list[str] = []
-
-    def left(*_: Any) -> None:
-        inside.pop()
-
-    handles = []
-    for name, module in net.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: inside.append(name)))
-        handles.append(module.register_forward_hook(left))
-    try:
-        yield inside
-    finally:
-        for handle in handles:
-            handle.remove()
+    running = [names.get(id(frame.f_locals.get("self")), "") for frame, _ in walk_tb(error.__traceback__)]
+    return next((name for name in reversed(running) if name), "")
 
 
 def breaks_in(module: nn.Module, name: str, where: str) -> str:

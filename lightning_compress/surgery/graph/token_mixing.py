@@ -9,6 +9,7 @@ Source: Tolstikhin et al. 2021 (MLP-Mixer, arXiv 2105.01601, section 2).
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -39,13 +40,14 @@ class Mixing(nn.Module):
         return x * self.channels
 
 
-def set_mixing_aside(net: nn.Module, example: Any, mode: Mode) -> dict[str, Mixing]:
+def set_mixing_aside(net: nn.Module, example: Any, mode: Mode, names: Set[str]) -> dict[str, Mixing]:
     """Put :class:`Mixing` in the place of the outermost modules that mix tokens, in place; return them by name.
 
     Args:
         net: a copy, which is thrown away.
         example: one input batch.
         mode: in which it runs.
+        names: of the modules that may; without any, nothing is run.
     """
     found: dict[str, Tensor] = {}
 
@@ -59,7 +61,7 @@ def set_mixing_aside(net: nn.Module, example: Any, mode: Mode) -> dict[str, Mixi
     candidates = {
         name: module
         for name, module in net.named_modules()
-        if name and any(isinstance(part, measure.LINEAR) for part in module.modules())
+        if name in names and any(isinstance(part, measure.LINEAR) for part in module.modules())
     }
     if not candidates:
         return {}

@@ -131,9 +131,10 @@ class _Traced:
         failures: set[str] = set()  # parts that it cannot trace
         # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
         traces = [
-            list(dependency_sets(_followable(self.shapes), self._beside, failures, check.mode))
-            for check in self._checks
-            if check.other_layers
+            list(
+                dependency_sets(_followable(self.shapes), self._beside, failures, mode, self.modes[mode].may_mix_tokens)
+            )
+            for mode in (check.mode for check in self._checks if check.other_layers)
         ]
         return self._told(traces, [], failures) if any(traces) else None
 

@@ -9,7 +9,8 @@ Norms over channels: mask_channels.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,11 +21,12 @@ from torch.utils._pytree import tree_map
 
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import sharing
-from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup, remove
+from lightning_compress.surgery.graph.channels import ChannelGraph, ChannelGroup
 from lightning_compress.surgery.graph.mask_channels import mask
 from lightning_compress.surgery.graph.random_weights import randomized
-from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, pads_channels, watch_calls
-from lightning_compress.surgery.modes import Mode, draws_numbers, training
+from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, innermost, pads_channels
+from lightning_compress.surgery.graph.remove_channels import remove
+from lightning_compress.surgery.modes import Mode, training
 from lightning_compress.surgery.tensors import tensors_in
 
 TOLERANCE = 1e-3  # of the largest output, in fp32; where removing is wrong, the difference is of order 1
@@ -106,6 +108,10 @@ def _one_by_one(probe: _Probe, groups: list[ChannelGroup], wrong: dict[str, str]
     return kept
 
 
+class _ShapesOnlyError(Exception):
+    """Values of a network cannot be compared, shapes can."""
+
+
 class _Probe:
     """A network with random weights, run in one mode with channels removed and with channels masked.
 
@@ -114,24 +120,25 @@ class _Probe:
 
     def __init__(self, net: nn.Module, example: Any, check: Check) -> None:
         self.net, self.check, self.shapes_only = net, check, check.shapes_only
-        self.example, self.double = tree_map(_noise, measure.beside(net, example)), False
+        self.example = tree_map(_noise, measure.beside(net, example))
         self.where = " in training mode" if check.mode is training else ""
-        if check.mode is training and not check.shapes_only:
-            self._in_double_precision()
-
-    def _in_double_precision(self) -> None:
-        """Choose double precision, as batch statistics would magnify differences."""
-        example = tree_map(_doubled, self.example)
-        try:
-            self.shapes_only = draws_numbers(randomized(self.net).double(), example, self.check.mode)
-        except Exception:  # it has single precision in its code
-            self.shapes_only = True
-        if not self.shapes_only:
-            self.example, self.double = example, True
+        self.double = False
 
     def difference(self, groups: list[ChannelGroup]) -> str | None:
         """Return why removing a random half of each group's units differs from masking; None if it does not."""
         keep = {g.name: _half(g.units) for g in groups}
+        try:
+            reason = self._difference(groups, keep)
+            if reason is None or self.shapes_only or self.check.mode is not training:
+                return reason
+            self.double = True  # batch statistics magnify the differences of single precision
+            reason, self.double = self._difference(groups, keep), False
+            return reason
+        except _ShapesOnlyError:
+            self.double, self.shapes_only = False, True
+            return self._difference(groups, keep)
+
+    def _difference(self, groups: list[ChannelGroup], keep: Mapping[str, Tensor]) -> str | None:
         masked = self._copy()
         thin = masked if self.shapes_only else sharing(masked)
         try:
@@ -170,18 +177,41 @@ class _Probe:
         return randomized(self.net).double() if self.double else randomized(self.net)
 
     def _run(self, net: nn.Module) -> list[Tensor] | str:
-        """Return the outputs of a network; where its forward pass raises, the name of the innermost module that did."""
-        with watch_calls(net) as inside:
-            try:
-                with torch.no_grad():
-                    return tensors_in(self.check.mode(net, self.example))
-            except Exception:  # whatever the network's own forward raises on the wrong shapes
-                return inside[-1] if inside else ""
+        """Return the outputs of a network; where its forward pass raises, the name of the innermost module that did.
+
+        Raises:
+            _ShapesOnlyError: values are asked for in training mode, and the network draws random numbers, or does not
+                run in double precision.
+        """
+        names = {id(module): name for name, module in net.named_modules()}
+        before = torch.get_rng_state()
+        try:
+            with torch.no_grad():
+                found = tensors_in(self.check.mode(net, self._given))
+        except Exception as error:  # whatever the network's own forward raises on the wrong shapes
+            if self.double and not self._runs_dense:
+                raise _ShapesOnlyError from error
+            return innermost(error, names)
+        if self.where and not self.shapes_only and not torch.equal(before, torch.get_rng_state()):
+            raise _ShapesOnlyError
+        return found
+
+    @property
+    def _given(self) -> Any:
+        return tree_map(_doubled, self.example) if self.double else self.example
+
+    @cached_property
+    def _runs_dense(self) -> bool:
+        """Whether the network runs while it is whole: its code may ask for single precision."""
+        with torch.random.fork_rng(devices=[]), suppress(Exception), torch.no_grad():
+            self.check.mode(self._copy(), self._given)
+            return True
+        return False
 
     @cached_property
     def pads(self) -> bool:
         """Whether the network adds channels of zeros to a tensor."""
-        return pads_channels(self._copy(), self.example, self.check.mode)
+        return pads_channels(self._copy(), self._given, self.check.mode)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
