@@ -8,7 +8,6 @@ from torch import nn
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import copy_with
 
-
 FIRST = 1 << 16  # places in one row of random numbers at which those of a parameter may begin: to draw takes long
 
 
