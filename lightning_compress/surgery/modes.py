@@ -29,7 +29,7 @@ RANDOM = frozenset((
 TRANSPOSING = frozenset((
     "adjoint", "as_strided", "einsum", "moveaxis", "movedim", "permute", "swapaxes", "swapdims", "t", "transpose",
 ))  # fmt: skip
-TRANSPOSED = (Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__, Tensor.mH.__get__)
+TRANSPOSED = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH"))
 SEQUENCE = 3  # dimensions of a batch of sequences
 DROPOUT = (
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,

@@ -117,7 +117,8 @@ def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
         side: ``in`` or ``out``.
         lost: positions.
     """
-    parameters, buffers = own_parameters(module), own_buffers(module)
+    parameters: dict[str, Any] = own_parameters(module)
+    buffers: dict[str, Any] = own_buffers(module)
     if side == OUT:
         if isinstance(module, ConvBase):
             module.groups = int(_stays(module.out_channels, lost).view(module.groups, -1).any(1).sum())
