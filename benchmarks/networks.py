@@ -5,8 +5,9 @@
     python benchmarks/networks.py --table              # what was measured so far
 
 Each network is one line of results/networks.jsonl; those that have one are not measured again. Columns: groups that can
-be pruned, layers kept whole, MACs left at keep 0.5 everywhere (ours, Torch-Pruning's), CPU seconds of each, the modes
-in which the pruned network runs, and the commit. Results: results/networks.txt.
+be pruned, layers kept whole, MACs left at keep 0.5 everywhere (ours, Torch-Pruning's), CPU seconds of each, their ratio
+with its least and greatest, the modes in which the pruned network runs, and the commit. Where both succeed they run
+three times in turn, and the seconds are medians. Results: results/networks.txt.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from statistics import median
 from time import process_time
 from typing import Any
 
@@ -52,6 +54,7 @@ WHOLE = (  # those of fixed input size, and those that divide it many times
     "coatnet_0_rw_224", "levit_128s", "efficientformer_l1", "gmlp_s16_224",
 )  # fmt: skip
 SIZES = {"inception_v3": 299, "mobilevit_xxs": 128, **dict.fromkeys(WHOLE, 224)}
+RUNS = 3
 SECONDS = 60  # of CPU time, for one network and one of the two tools
 FILE = Path(__file__).parent / "results" / "networks.jsonl"
 
@@ -135,6 +138,19 @@ def _send(sender: Any, name: str, tool: str) -> None:
         sender.send({"error": f"{type(error).__name__}: {error}".splitlines()[0][:80]})
 
 
+def compared(name: str) -> dict[str, dict[str, Any]]:
+    """Return what both tools make of a network; where both succeed, with the seconds of three runs in turn."""
+    both: dict[str, dict[str, Any]] = {}
+    for _ in range(RUNS):
+        for side, tool in (("ours", "ours"), ("torch_pruning", "theirs")):
+            found = in_process(name, tool)
+            found["seconds"] = [*both.get(side, {}).get("seconds", []), found.get("seconds")]
+            both[side] = found
+        if any("error" in found for found in both.values()):
+            break
+    return both
+
+
 def commit() -> str:
     """Return the commit of the code that is measured."""
     command = ["git", "-C", str(FILE.parent), "rev-parse", "--short", "HEAD"]
@@ -153,9 +169,12 @@ def row(entry: dict[str, Any]) -> str:
     cells = (
         f"{'':14s}{own['error'][:42]:42s}"
         if "error" in own
-        else f"{own['groups']:6d} {own['whole']:6d} {own['macs']:8.3f} {own['seconds']:8.1f}  {own['runs']:22s}"
+        else f"{own['groups']:6d} {own['whole']:6d} {own['macs']:8.3f} {median(own['seconds']):8.2f}  {own['runs']:22s}"
     )
-    beside = other["error"][:40] if "error" in other else f"{other['macs']:6.3f} {other['seconds']:8.1f}"
+    beside = other["error"][:40] if "error" in other else f"{other['macs']:6.3f} {median(other['seconds']):8.2f}"
+    if "error" not in own and "error" not in other:
+        ratios = [mine / theirs for mine, theirs in zip(own["seconds"], other["seconds"], strict=True)]
+        beside += f"   x {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     return f"{entry['network']:24s}{cells}  {beside:40s}  {entry['commit']}"
 
 
@@ -166,12 +185,11 @@ def main() -> None:
     wanted = () if sys.argv[1:] == ["--table"] else sys.argv[1:] or (*TORCHVISION, *TIMM, *SMP)
     for name in wanted:
         if name not in results():
-            both = {"ours": in_process(name, "ours"), "torch_pruning": in_process(name, "theirs")}
-            entry = {"network": name, **both, "commit": commit()}
+            entry = {"network": name, **compared(name), "commit": commit()}
             with FILE.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
     head = f"{'':24s}{'groups':>6s} {'whole':>6s} {'MACs':>8s} {'CPU s':>8s}  {'runs':22s}"
-    print(f"{head}  {'Torch-Pruning: MACs, CPU s':40s}  commit")
+    print(f"{head}  {'Torch-Pruning: MACs, CPU s, ratio':40s}  commit")
     for entry in results().values():
         print(row(entry))
 
