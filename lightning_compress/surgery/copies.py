@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-PLAIN = (bool, int, float, str, type(None))
+PLAIN = frozenset((bool, int, float, str, type(None)))
 COPYING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -95,8 +95,20 @@ class _Copying:
         for part in set(parts).difference(plain):
             self._tensors_in(vars(part))
         for part in plain:
-            self.memo[id(part)].__setstate__({key: self._value(value) for key, value in vars(part).items()})
+            self.memo[id(part)].__setstate__(self._attributes(vars(part)))
         return copy.deepcopy(module, self.memo)
+
+    def _attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, value in attributes.items():  # this loop is most of the time that a copy takes
+            kind = type(value)
+            if kind in PLAIN:
+                found[name] = value
+            elif kind is OrderedDict and not value:  # a table of hooks
+                found[name] = OrderedDict()
+            else:
+                found[name] = self._value(value)
+        return found
 
     def _value(self, value: Any) -> Any:
         kind = type(value)

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_compress.surgery.copies import copy_with
 from lightning_compress.surgery.transforms import bake
 
+IMAGES = 4  # dimensions of a batch of images
 POINTWISE = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.GELU, nn.Sigmoid, nn.SiLU)
 
 
@@ -66,6 +67,13 @@ def _interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, *_: 
     return F.interpolate(input, size, scale_factor)
 
 
+def _adaptive_pool(input: Tensor, output_size: Any) -> Tensor:
+    sizes = output_size if isinstance(output_size, tuple | list) else (output_size,)
+    if input.dim() != IMAGES or None in sizes:
+        return F.adaptive_avg_pool2d(input, output_size)
+    return F.interpolate(input, output_size)
+
+
 def _batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -98,6 +106,7 @@ def _value_by_value(input: Tensor, *_: Any, **__: Any) -> Tensor:
 SHORTCUTS: dict[Any, Callable[..., Tensor]] = {
     F.linear: _linear,
     F.interpolate: _interpolate,
+    F.adaptive_avg_pool2d: _adaptive_pool,
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     F.gelu: _value_by_value,
