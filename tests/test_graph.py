@@ -97,7 +97,7 @@ def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:
     """Prune all groups by random ratios: outputs as when masked, profile as predicted, and no layer unexplained."""
     dense = measure.measure(net, example)
     callback = ChannelPruning()
-    ratios = {c.layer: {c.knob: float(0.1 + 0.9 * torch.rand(()))} for c in callback.choices(net, dense, example)}
+    ratios = {c.layer: {c.knob: float(0.1 + 0.8 * torch.rand(()))} for c in callback.choices(net, dense, example)}
     plan = callback.resolve(Plan(ratios), net, dense, example)
     graph = trace_channels(net, dense, example)
     thin = copy.deepcopy(net)

@@ -223,7 +223,7 @@ class ChannelPruning(CompressionCallback):
                     "pruning: another callback of this stage removes layers; prune channels in a stage after it"
                 )
             with told_when_slow(
-                f"ChannelPruning: following the channels of {type(net).__name__} ({len(profile.weighted)} layers) and "
+                f"ChannelPruning: following the channels of {type(net).__name__} ({len(profile.kernels)} layers) and "
                 f"verifying each group by execution; this is done once"
             ):
                 graph = trace_channels(net, profile, example)
@@ -233,7 +233,7 @@ class ChannelPruning(CompressionCallback):
                     f"run in training alone are not followed ({unseen[0]!r} never ran) and may not fit what is pruned; "
                     f"give an example_input_array that the network can be trained on"
                 )
-            names = [layer.name for layer in profile.weighted]
+            names = [layer.name for layer in profile.kernels]
             fixed = {name for pattern in self.ignore for name in matching(pattern, names)}
             fixed |= {names[0]} if self.keep_first else set()
             kept = {n: g for n, g in graph.groups.items() if not fixed & {m.layer for m in g.producers}}

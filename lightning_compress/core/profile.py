@@ -142,8 +142,8 @@ class Profile:
 
     @property
     def conv_groups(self) -> dict[str, int]:
-        """Number of groups of each convolution, which the shape of its weight does not tell."""
-        return {layer.name: layer.groups for layer in self if layer.kind == "conv"}
+        """Number of groups of each convolution, transposed ones too, which the shape of its weight does not tell."""
+        return {layer.name: layer.groups for layer in self if layer.kind in ("conv", "conv_transpose")}
 
     @property
     def widths(self) -> dict[str, int]:

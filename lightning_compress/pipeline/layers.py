@@ -118,9 +118,9 @@ def inspect_layers(
         for choice in callback.choices(net, profile, example):
             found.setdefault(choice.layer, []).append(choice)
     kept = {type(callback).__name__: callback.kept_whole(net, example) for callback in made}
-    weighted = {layer.name for layer in profile.weighted}
+    kernels = {layer.name for layer in profile.kernels}
     coupled = {
-        root: tuple(layer for layer in layers if layer in weighted)  # norms go with their layers anyway
+        root: tuple(layer for layer in layers if layer in kernels)  # norms go with their layers anyway
         for callback in made
         for root, layers in callback.coupled(net, example).items()
     }

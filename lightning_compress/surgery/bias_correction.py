@@ -23,7 +23,7 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import own_parameters
 from lightning_compress.surgery.transforms import Transform
 
-LAYERS = measure.CONV + measure.TRANSPOSED + measure.LINEAR
+LAYERS = measure.KERNELS
 
 
 def correct_biases(

@@ -30,6 +30,7 @@ from lightning_compress.surgery.transforms import Transform, weight_transforms
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LINEAR = (nn.Linear,)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+KERNELS = CONV + TRANSPOSED + LINEAR  # the layers whose channels can be removed
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NORM = (*BATCH_NORM, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
 
@@ -123,7 +124,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
             calls.setdefault(name, 0)
             found = positions(module, args, kwargs, samples)
             multiplied.update({f"{name}.{key}" if name else key: count for key, count in found.items()})
-            if not isinstance(module, CONV + LINEAR + TRANSPOSED + NORM):
+            if not isinstance(module, KERNELS + NORM):
                 return
             out = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
             calls[name] += _positions(module, args, out) // samples
@@ -175,7 +176,7 @@ def _positions(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> int:
 
 
 def _width(module: nn.Module) -> int | None:
-    if isinstance(module, CONV):
+    if isinstance(module, CONV + TRANSPOSED):
         return module.out_channels
     if isinstance(module, nn.Embedding):
         return module.embedding_dim

@@ -77,8 +77,9 @@ def refresh_widths(module: nn.Module) -> None:
 
 
 def _refresh_by_weight(module: nn.Module, weight: Tensor) -> None:
-    if isinstance(module, ConvBase) and not module.transposed:
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+    if isinstance(module, ConvBase):
+        first, second = weight.shape[0], weight.shape[1] * module.groups
+        module.in_channels, module.out_channels = (first, second) if module.transposed else (second, first)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]
     elif isinstance(module, nn.Linear):

@@ -57,8 +57,17 @@ def weight_rows(layer: nn.Module, key: str = WEIGHT) -> Tensor:
         layer: any with a weight.
         key: name of the weight.
     """
-    weight = getattr(layer, key)
-    return swapped(weight, layer.groups) if isinstance(layer, ConvTransposeBase) else weight
+    return as_rows(layer, getattr(layer, key))
+
+
+def as_rows(layer: nn.Module, values: Tensor) -> Tensor:
+    """Return what has the shape of a layer's weight, as its gradient has, with the output channels first.
+
+    Args:
+        layer: any with a weight.
+        values: of that shape.
+    """
+    return swapped(values, layer.groups) if isinstance(layer, ConvTransposeBase) else values
 
 
 def attach_to_rows(layer: nn.Module, transform: Transform, key: str = WEIGHT) -> None:

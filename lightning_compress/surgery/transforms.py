@@ -200,11 +200,12 @@ def raw_weight(layer: nn.Module, key: str = WEIGHT) -> nn.Parameter:
 
 
 def transformed(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that have a weight, input or output transform, by name."""
+    """Return the layers that have a weight, input or output transform of this package, by name."""
     return {
         name: module
         for name, module in net.named_modules()
-        if weight_chains(module) or {INPUT, OUTPUT} & own_children(module).keys()
+        if any(isinstance(t, Transform) for chain in weight_chains(module).values() for t in chain)
+        or {INPUT, OUTPUT} & own_children(module).keys()
     }
 
 

@@ -30,11 +30,11 @@ from lightning_compress.surgery.bias_correction import correct_biases
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.measure import CONV, LINEAR, TRANSPOSED, evaluating, forward, measure
+from lightning_compress.surgery.measure import KERNELS, evaluating, forward, measure
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 
 BITS = 8
-LAYERS = CONV + TRANSPOSED + LINEAR
+LAYERS = KERNELS
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from lightning_compress.surgery import transforms
 from lightning_compress.surgery._torch import own_children
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.mask import Mask
-from lightning_compress.surgery.measure import CONV, LINEAR, TRANSPOSED
+from lightning_compress.surgery.measure import KERNELS
 from lightning_compress.surgery.row_layout import Swapped, weight_rows
 from lightning_compress.surgery.structure import network
 
@@ -91,7 +91,7 @@ def marked(module: nn.Module) -> tuple[nn.Module, dict[str, Levels]]:
     levels: dict[str, Levels] = {}
     for name, layer in transforms.transformed(net).items():
         chain = transforms.weight_transforms(layer)
-        if isinstance(layer, CONV + TRANSPOSED + LINEAR) and any(not isinstance(t, Mask) for t in chain):
+        if isinstance(layer, KERNELS) and any(not isinstance(t, Mask) for t in chain):
             levels[name] = _levels(name, layer)
         transforms.bake_weight(layer)
         _mark(name, layer, transforms.INPUT, transforms.drop_input, transforms.attach_input)

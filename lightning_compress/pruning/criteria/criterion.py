@@ -16,6 +16,7 @@ from lightning_compress.pruning.noise.noise import Noise
 from lightning_compress.surgery._torch import BatchNormBase, ConvBase, own_children
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.matrices import PROJECTIONS
+from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.transforms import output_transform
 
 
@@ -70,7 +71,7 @@ def over_units(group: ChannelGroup, per_channel: dict[str, Tensor]) -> Tensor:
 
 
 def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, Tensor]:
-    """Name -> weight of what makes the channels of a group: conv and linear layers, the matrix of attention."""
+    """Name -> weight of what makes the channels of a group, outputs first: layers, and the matrix of attention."""
     found = {}
     for member in group.producers:
         if not _is_module(net, member.layer):
@@ -78,7 +79,7 @@ def producer_weights(group: ChannelGroup, net: nn.Module) -> dict[str, Tensor]:
             if key in PROJECTIONS and member.dim == 0:
                 found[member.layer] = getattr(net.get_submodule(parent), key)
         elif isinstance(module := net.get_submodule(member.layer), (ConvBase, nn.Linear)):
-            found[member.layer] = module.weight
+            found[member.layer] = weight_rows(module)
     return found
 
 

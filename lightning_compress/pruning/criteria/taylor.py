@@ -22,6 +22,8 @@ from lightning_compress.pruning.criteria.criterion import Criterion, over_units,
 from lightning_compress.pruning.gradients import gather_gradients
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.graph.channels import ChannelGroup
+from lightning_compress.surgery.matrices import weight_place
+from lightning_compress.surgery.row_layout import as_rows
 from lightning_compress.surgery.structure import network
 
 KEY = "gradients"
@@ -47,9 +49,12 @@ class Taylor(Criterion):
     @override
     def __call__(self, group: ChannelGroup, net: nn.Module) -> Tensor:
         weights, known = producer_weights(group, net), calibration_of(net, KEY) or {}
-        grads = {name: known.get(name, weight.grad) for name, weight in weights.items()}
-        found = {name: known.get(f"{name}.weight", grad) for name, grad in grads.items()}
-        slopes: dict[str, Tensor] = {name: slope for name, slope in found.items() if slope is not None}
+        slopes: dict[str, Tensor] = {}
+        for name in weights:
+            owner, key = weight_place(net, name)
+            slope = known.get(name, known.get(f"{name}.weight", getattr(owner, key).grad))
+            if slope is not None:
+                slopes[name] = as_rows(owner, slope)
         missing = [name for name in weights if name not in slopes]
         if missing:
             raise CompressError(

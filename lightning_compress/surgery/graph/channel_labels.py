@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery._torch import ConvTransposeBase
 from lightning_compress.surgery.graph.channel_numbers import ChannelNumbers, spread
 from lightning_compress.surgery.graph.dataflow import plain_name
 from lightning_compress.surgery.graph.mask_channels import channel_dim
@@ -64,7 +63,7 @@ class _Labels(TorchFunctionMode):
         if _known(module):
             yield module.register_forward_pre_hook(self._enter)
             yield module.register_forward_hook(self._leave)
-        elif isinstance(module, (ConvTransposeBase, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
             yield module.register_forward_pre_hook(lambda m, args: self.numbers.end(type(m).__name__, args))
         elif type(module).__module__.partition(".")[0] != "torch":
             yield module.register_forward_pre_hook(lambda *_: self.numbers.running.append(name))
@@ -81,13 +80,13 @@ class _Labels(TorchFunctionMode):
         self.numbers.targets[id(module)] = module
         if isinstance(module, nn.Embedding):
             self._produce(module, output, output.dim() - 1, module.embedding_dim)
-        elif isinstance(module, (*measure.CONV, *measure.LINEAR)):
+        elif isinstance(module, measure.KERNELS):
             self._weighted(module, args[0], given, output)
         elif given is not None:
             self._normalized(module, args[0], given, output)
 
     def _weighted(self, module: Any, x: Tensor, given: Tensor | None, output: Tensor) -> None:
-        conv = isinstance(module, measure.CONV)
+        conv = isinstance(module, measure.CONV + measure.TRANSPOSED)
         if given is not None and conv and slides_over_channels(module, x) and given.stride(-1):
             self.numbers.note(module, True, self.numbers.along(given, x.dim() - 1))
             self.numbers.set(output, given)
@@ -145,7 +144,7 @@ class _Labels(TorchFunctionMode):
 
 
 def _known(module: nn.Module) -> bool:
-    kinds = (*measure.CONV, *measure.LINEAR, *measure.NORM, nn.Embedding)
+    kinds = (*measure.KERNELS, *measure.NORM, nn.Embedding)
     return isinstance(module, kinds) or (isinstance(module, nn.PReLU) and module.num_parameters > 1)
 
 
@@ -156,5 +155,5 @@ def slides_over_channels(conv: nn.Module, x: Tensor) -> bool:
         conv: a convolution.
         x: its input.
     """
-    alike = conv.in_channels == conv.out_channels == 1 and set(conv.stride) == {1}
+    alike = isinstance(conv, measure.CONV) and conv.in_channels == conv.out_channels == 1 and set(conv.stride) == {1}
     return alike and len(conv.kernel_size) == 1 and x.dim() == 3 and x.shape[-1] > 1

@@ -147,7 +147,7 @@ class ChannelGraph:
 
 def _narrow(layer: LayerProfile, lost_in: int, lost_out: int, lost_groups: int) -> LayerProfile:
     out = layer.out_channels - lost_out
-    if layer.kind not in ("conv", "linear"):
+    if layer.kind not in ("conv", "conv_transpose", "linear"):
         return replace(layer, in_channels=out, out_channels=out)
     groups = layer.groups - lost_groups
     return replace(layer, in_channels=layer.in_channels - lost_in, out_channels=out, groups=groups)
@@ -172,7 +172,7 @@ def kept_positions(graph: ChannelGraph, profile: Profile, keep: Mapping[str, Ten
             if dropped.any():
                 gone.setdefault(member.layer, []).append(member.index[dropped].flatten())
     found = {}
-    for layer in profile.weighted:
+    for layer in profile.kernels:
         if layer.name in gone:
             stays = torch.ones(layer.in_channels if side == IN else layer.out_channels, dtype=torch.bool)
             stays[torch.cat(gone[layer.name])] = False

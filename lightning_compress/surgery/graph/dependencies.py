@@ -78,7 +78,7 @@ class Dependencies:
     """
 
     def __init__(self, net: nn.Module, example: Any, mode: Mode) -> None:
-        if not any(isinstance(m, measure.CONV + measure.LINEAR) for m in net.modules()):
+        if not any(isinstance(m, measure.KERNELS) for m in net.modules()):
             raise CompressError("it has no conv or linear layer")
         with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
             warnings.simplefilter("ignore")  # about unknown layers; what is not in a group is reported by us
@@ -97,13 +97,13 @@ class Dependencies:
         """Return all that the output channels of a layer are coupled with, itself first.
 
         Args:
-            root: a conv or linear layer of the graph.
+            root: a conv, transposed conv or linear layer of the graph.
 
         Raises:
             StrayError: the channels reach positions that a layer does not have, or all the one that it has.
         """
         node, pruner = self._graph.module2node[root], self._graph.get_pruner_of_module(root)
-        channels = np.arange(root.weight.shape[0], dtype=np.int64)
+        channels = np.arange(width(root, inputs=False), dtype=np.int64)
         first = (node, pruner.prune_out_channels)
         found, due = {first: (channels << SHIFT) | channels}, [(*first, (channels << SHIFT) | channels)]
         while due:
@@ -128,11 +128,11 @@ class Dependencies:
 
     def _check(self, edge: Any, pairs: np.ndarray) -> None:
         target = edge.target.module
-        width = _width(target, self._graph.is_in_channel_pruning_fn(edge.handler))
-        beyond = bool(width) and int((pairs & POSITION).max()) >= width
+        own = width(target, self._graph.is_in_channel_pruning_fn(edge.handler))
+        beyond = bool(own) and int((pairs & POSITION).max()) >= own
         if beyond or len(pairs) > FACTOR * self._widest:
             raise StrayError(target, RAGGED)
-        if width == 1 and len(pairs) > 1:
+        if own == 1 and len(pairs) > 1:
             raise StrayError(target, OVER_CHANNELS)
 
 
@@ -144,9 +144,9 @@ def _followed(mode: Mode) -> Mode:
     return run
 
 
-def _width(target: Any, inputs: bool) -> int:
+def width(target: Any, inputs: bool) -> int:
     """Return how many positions one side of a layer has; 0 if it is none that is known."""
-    if isinstance(target, measure.CONV):
+    if isinstance(target, measure.CONV + measure.TRANSPOSED):
         return target.in_channels if inputs else target.out_channels
     if isinstance(target, measure.LINEAR):
         return target.in_features if inputs else target.out_features

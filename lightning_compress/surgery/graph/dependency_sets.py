@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import ConvBase
 from lightning_compress.surgery.graph.channels import EACH, IN, OUT
-from lightning_compress.surgery.graph.dependencies import Dependencies, Reached, StrayError
+from lightning_compress.surgery.graph.dependencies import Dependencies, Reached, StrayError, width
 from lightning_compress.surgery.graph.followed_attention import Projection
 from lightning_compress.surgery.graph.merge_sets import Side
 from lightning_compress.surgery.graph.token_mixing import Mixing, set_mixing_aside
+from lightning_compress.surgery.matrices import is_own
 from lightning_compress.surgery.modes import Mode
+from lightning_compress.surgery.transforms import WEIGHT
 
 TOKENS = "tokens, which other layers mix"
 
@@ -56,14 +59,14 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str],
         failures.add(prefix.rstrip("."))
         inputs = _inputs_of_children(net, example, mode)
         for name, child in net.named_children():
-            if name in inputs and any(isinstance(m, measure.CONV + measure.LINEAR) for m in list(child.modules())[1:]):
+            if name in inputs and any(isinstance(m, measure.KERNELS) for m in list(child.modules())[1:]):
                 yield from _coupled_sets(child, f"{prefix}{name}.", inputs[name], failures, mode)
         return
     names: dict[Any, str] = {module: name for name, module in net.named_modules()}
     names |= {parameter: name for name, parameter in net.named_parameters()}
     seen: set[str] = set()
     for module, name in list(names.items()):
-        if not isinstance(module, measure.CONV + measure.LINEAR) or name in seen or module not in graph:
+        if not isinstance(module, measure.KERNELS) or name in seen or module not in graph:
             continue
         if isinstance(module, Projection):
             continue  # which is pruned by heads
@@ -72,12 +75,13 @@ def _coupled_sets(net: nn.Module, prefix: str, example: Any, failures: set[str],
         except StrayError as stray:
             place = names.get(stray.target)
             beyond = "" if place is None else prefix + place
-            channels = np.arange(module.weight.shape[0])
+            channels = np.arange(width(module, inputs=False))
             yield [Side(prefix + name, OUT, channels, channels), Side(beyond, stray.reason, channels[:0], channels[:0])]
             continue
         sides = [s for reached in found if reached.target in names for s in sides_of(reached, names, prefix)]
         sides = [each for side in sides for each in _mixed(side, net, prefix)]
-        whole = [side for side in sides if side.side == OUT and len(np.unique(side.roots)) == module.weight.shape[0]]
+        count = width(module, inputs=False)
+        whole = [side for side in sides if side.side == OUT and len(np.unique(side.roots)) == count]
         seen |= {side.layer.removeprefix(prefix) for side in whole}
         yield sides
 
@@ -120,7 +124,7 @@ def sides_of(reached: Reached, names: Mapping[Any, str], prefix: str) -> list[Si
         return [Side(name, OUT, *rows, reached.dim, target.shape[reached.dim])]
     if isinstance(target, measure.CONV) and reached.inputs and int(rows[1].max(initial=0)) >= target.in_channels:
         return [Side(name, EACH, *rows)]  # it slides over them
-    weighted = isinstance(target, measure.CONV + measure.LINEAR)  # whose one output is a channel all the same
+    weighted = isinstance(target, measure.KERNELS)  # whose one output is a channel all the same
     wide = weighted or any(value.dim() and len(value) > 1 for value in target.state_dict().values())
     if not wide and not _mixes(target):
         return []  # a norm without parameters, one slope for all channels: any number of channels fits
@@ -128,14 +132,13 @@ def sides_of(reached: Reached, names: Mapping[Any, str], prefix: str) -> list[Si
         return [Side(f"{name}.weight", OUT, *rows, 1, target.embedding_dim)]
     if isinstance(target, nn.PReLU):
         return [Side(f"{name}.weight", OUT, *rows)]
-    if (_mixes(target) and not wide) or not isinstance(target, measure.CONV + measure.LINEAR + measure.NORM):
-        unseen = " without a weight, whose width a saved file does not show" if _mixes(target) else ""
-        return [Side(name, f"a {type(target).__name__}{unseen}", *rows)]
+    if foreign := _foreign(target, wide):
+        return [Side(name, foreign, *rows)]
     if isinstance(target, measure.NORM):
         return [Side(name, OUT, *rows)]
     own = {key: p for key, p in target.named_parameters(recurse=False) if key not in ("weight", "bias")}
     gains = [Side(f"{name}.{key}", OUT, *rows, 0, len(p)) for key, p in own.items() if p.dim()]
-    depthwise = isinstance(target, measure.CONV) and target.groups > 1 and target.groups == target.out_channels
+    depthwise = isinstance(target, ConvBase) and target.groups > 1 and target.groups == target.out_channels
     if depthwise and target.in_channels == target.out_channels:
         return [Side(name, OUT, *rows), Side(name, IN, *rows), *gains]
     return [Side(name, IN, *rows)] if reached.inputs else [Side(name, OUT, *rows), *gains]
@@ -150,6 +153,23 @@ def _mixed(side: Side, net: nn.Module, prefix: str) -> list[Side]:
     inside = [name for name, module in mixing.inside[0].named_modules() if isinstance(module, measure.LINEAR)]
     names = [f"{prefix}{owner}.{name}" if name else prefix + owner for name in inside]
     return [Side(name, EACH, side.roots, side.positions) for name in names]
+
+
+def _foreign(target: nn.Module, wide: bool) -> str:
+    """Return what a module is whose channels cannot be removed; nothing of one whose channels can.
+
+    Args:
+        target: the module.
+        wide: whether it has tensors as wide as its channels.
+    """
+    why = ""
+    if isinstance(target, measure.TRANSPOSED) and not is_own(target, WEIGHT):
+        why = " whose weight is computed from other parameters"
+    elif _mixes(target) and not wide:
+        why = " without a weight, whose width a saved file does not show"
+    elif isinstance(target, measure.KERNELS + measure.NORM):
+        return ""
+    return f"a {type(target).__name__}{why}"
 
 
 def _mixes(module: nn.Module) -> bool:

@@ -49,7 +49,7 @@ def labelled_sets(
     """
     names: dict[Any, str] = {module: name for name, module in net.named_modules()}
     names |= {parameter: name for name, parameter in net.named_parameters()}
-    weighted = {name for module, name in names.items() if isinstance(module, measure.CONV + measure.LINEAR)}
+    weighted = {name for module, name in names.items() if isinstance(module, measure.KERNELS)}
     found, sets, splits = labelled(net, example, mode), list[list[Side]](), list[Split]()
     for family, ends, by in zip(found.families, found.ends, found.splits, strict=True):
         sides = [side for reached in family for side in sides_of(reached, names, "")]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery._torch import ConvBase
 from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGroup
 from lightning_compress.surgery.graph.remove_channels import remove_parameter, remove_side
 
@@ -40,7 +41,7 @@ def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tens
                 continue
             parameters[member.layer].data.index_fill_(member.dim, lost, 0)
             parent, _, key = member.layer.rpartition(".")
-            if not list(modules[parent].children()) and not isinstance(modules[parent], (*measure.CONV, nn.Embedding)):
+            if not list(modules[parent].children()) and not isinstance(modules[parent], (ConvBase, nn.Embedding)):
                 norms.setdefault(parent, []).append((key, member.dim, lost))
     for name, parts in norms.items():
         _normalize_kept(modules[name], parts)
@@ -71,7 +72,12 @@ def _zero(module: nn.Module, lost: Tensor) -> None:
     # The mean of a norm without shift: zeros would leave it as something else.
     for key in ("weight", "bias", "running_mean"):
         if getattr(module, key, None) is not None:
-            getattr(module, key).data[lost] = 0
+            values = getattr(module, key).data
+            if key == "weight" and isinstance(module, measure.TRANSPOSED):
+                first, width = len(values) // module.groups, values.shape[1]
+                values.view(module.groups, first, *values.shape[1:])[lost // width, :, lost % width] = 0
+            else:
+                values[lost] = 0
 
 
 def _lost(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:

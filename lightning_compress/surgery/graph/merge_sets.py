@@ -79,7 +79,7 @@ def merge_sets(
         modes: whether the sets are of several modes.
         norm_groups: group norm -> channels in one of its groups.
     """
-    grouped = {p.name: p for p in profile.weighted if p.groups > 1}
+    grouped = {p.name: p for p in profile.kernels if p.groups > 1}
     whole = {name for name, layer in grouped.items() if layer.groups in (layer.in_channels, layer.out_channels)}
     while True:
         found = _merged(sets, profile, modes, norm_groups, whole)
@@ -102,11 +102,11 @@ def _merged(
         sets, profile, modes, norm_groups: as there.
         whole: their names.
     """
-    grouped = [layer for layer in profile.weighted if layer.groups > 1]
+    grouped = [layer for layer in profile.kernels if layer.groups > 1]
     inside = {(p.name, IN): p.in_channels // p.groups for p in grouped}
     inside |= {(p.name, OUT): p.out_channels // p.groups for p in grouped}
     leaving = {key: width for key, width in inside.items() if key[0] in whole}
-    weighted = {layer.name for layer in profile.weighted} if modes else set()
+    weighted = {layer.name for layer in profile.kernels} if modes else set()
     widths = [max(int(side.roots[-1]) + 1 for side in part if len(side.roots)) for part in sets]
     starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
     couplings = [*_blocks(sets, inside, norm_groups, whole), *_met(sets), *_outputs(sets, weighted)]

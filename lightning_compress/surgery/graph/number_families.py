@@ -110,6 +110,6 @@ def _reached(target: Any, inputs: bool, roots: np.ndarray, positions: np.ndarray
 
 def _makes(target: Any) -> bool:
     """Return whether a layer makes channels, and does not hand on those that it reads."""
-    if isinstance(target, measure.CONV):
+    if isinstance(target, measure.CONV + measure.TRANSPOSED):
         return not target.groups == target.in_channels == target.out_channels > 1
     return isinstance(target, (*measure.LINEAR, nn.Embedding))

@@ -46,7 +46,7 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     Raises:
         CompressError: no part of the network can be traced.
     """
-    if not profile.weighted:
+    if not profile.kernels:
         return ChannelGraph({}, {})
     net = bake(sharing(net)) if transformed(net) else net
     shapes, modes = _recorded(net, profile, example)
@@ -216,7 +216,7 @@ class _Traced:
         """Return groups that are right, and why the layers in none of them are kept whole."""
         reasons = {member.layer: SLIDES for g in kept for member in g.members if member.side == EACH} | dict(reasons)
         covered = {member.layer for group in kept for member in group.producers}
-        weighted = [layer for layer in self.profile.weighted if layer.name not in covered]
+        weighted = [layer for layer in self.profile.kernels if layer.name not in covered]
         unused = [layer.name for layer in weighted if not layer.positions and layer.name not in reasons]
         reasons |= idle(self.modes, unused)
         for layer in weighted:
@@ -229,8 +229,8 @@ def _recorded(net: nn.Module, profile: Profile, example: Any) -> tuple[nn.Module
 
     That network has no values where it runs the same layers without them.
     """
-    called = {layer.name for layer in profile.weighted if layer.positions}
-    weighted = {layer.name for layer in profile.weighted}
+    called = {layer.name for layer in profile.kernels if layer.positions}
+    weighted = {layer.name for layer in profile.kernels}
     with suppress(Exception):  # whatever the network's own forward raises
         shapes = without_values(net)
         modes = recorded(clone(shapes), example)
@@ -271,7 +271,7 @@ def _group(members: list[Member], profile: Profile, reasons: dict[str, str], who
     """Return a group, or None after its producers' reasons are noted."""
     known = {layer.name: i for i, layer in enumerate(profile)}
     foreign = [m for m in members if m.side not in (IN, OUT, EACH) or m.layer not in known]
-    weighted = {layer.name for layer in profile.weighted}
+    weighted = {layer.name for layer in profile.kernels}
     producers = [m.layer for m in members if m.side == OUT and m.layer in weighted]
     if foreign:
         where = f"reach {foreign[0].layer!r}, which is" if foreign[0].layer else "are"
