@@ -27,6 +27,7 @@ from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refit
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.testing.toys import PlainModule, toy_data
 
 EVERYWHERE = 10_000  # places of an image: all of them
@@ -36,6 +37,8 @@ LAYERS = {
     "same": (nn.Conv2d(6, 5, (1, 3), padding="same"), (3, 6, 7, 7)),
     "reflect": (nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), (3, 6, 7, 7)),
     "pointwise": (nn.Conv2d(6, 5, 1), (3, 6, 7, 7)),
+    "transposed": (nn.ConvTranspose2d(6, 5, 4, 2, 1), (12, 6, 4, 4)),
+    "uneven": (nn.ConvTranspose2d(6, 5, (2, 3), (3, 1), (1, 2), (2, 0), dilation=(1, 2)), (12, 6, 4, 5)),
     "linear": (nn.Linear(6, 5), (40, 6)),
     "tokens": (nn.Linear(6, 5), (3, 11, 6)),
 }
@@ -43,7 +46,7 @@ LAYERS = {
 
 def direct_error(layer: nn.Module, x: torch.Tensor, dropped: torch.Tensor) -> float:
     cut = copy.deepcopy(layer)
-    cut.weight.data[:, dropped] = 0
+    cut.weight.data[(slice(None), dropped) if not isinstance(layer, nn.ConvTranspose2d) else dropped] = 0
     return float((layer(x) - cut(x)).double().square().sum())
 
 
@@ -61,7 +64,7 @@ def test_the_quadratic_form_is_the_error_of_the_outputs(name, double, widest, to
     x = torch.randn(shape)
     net = nn.Sequential(layer)
     gather_moments(net, [x[:1], x[1:]], EVERYWHERE)
-    gram = calibration_of(net, KEY)["0"].channel_gram(layer.weight)
+    gram = calibration_of(net, KEY)["0"].channel_gram(weight_rows(layer))
     sizes = (1,) if gram.dim() == 1 else (1, 2, 5)  # of a wide linear layer only single channels are known
     sets = [s for k in sizes for s in combinations(range(6), k)]
     with torch.no_grad():
@@ -97,11 +100,12 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
     net = nn.Sequential(layer)
     gather_moments(net, [x], EVERYWHERE)
     rows = input_moments.sampled_rows(layer, x, EVERYWHERE, torch.Generator().manual_seed(0)).double()
-    size = layer.weight[0, 0].numel()
+    own = weight_rows(layer).detach().double()
+    size = own[0, 0].numel()
     columns = (kept[:, None] * size + torch.arange(size)).flatten()
-    weight = layer.weight.detach().double().flatten(1).T
+    weight = own.flatten(1).T
     expected = pulled(rows[:, columns], rows @ weight, weight[columns]).T
-    found = refitted(layer.weight.detach().double(), calibration_of(net, KEY)["0"], kept)
+    found = refitted(own, calibration_of(net, KEY)["0"], kept)
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-5)
 
 

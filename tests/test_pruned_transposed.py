@@ -10,18 +10,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning import LightningModule
 from test_graph import check_removal, random_statistics
 from torch import nn
 
 import lightning_compress as lc
 from lightning_compress.core.profile import Profile
 from lightning_compress.pruning.criteria.criterion import over_units
+from lightning_compress.pruning.criteria.gram import Gram
 from lightning_compress.pruning.criteria.l1 import L1
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.criteria.taylor import Taylor
+from lightning_compress.pruning.input_moments import sampled_rows
+from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
+from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import ChannelGraph, remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.structure import Structure, load_structure, save_structure, write_structure
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -160,3 +166,60 @@ def test_criteria_score_its_outputs(groups, name):
     }
     expected = over_units(group, {"3": torch.stack(by_hand[name]).detach()})
     torch.testing.assert_close({"l1": L1(), "l2": L2(), "taylor": Taylor()}[name](group, net), expected)
+
+
+@given(st.sampled_from([1, 2]), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99), st.data())
+@settings(max_examples=20, deadline=None)
+def test_rows_times_weight_are_the_outputs(groups, inside, stride, kernel, seed, data):
+    torch.manual_seed(seed)
+    padding, dilation = data.draw(st.integers(0, kernel)), data.draw(st.integers(1, 2))
+    more = data.draw(st.integers(0, max(stride, dilation) - 1), "output_padding")
+    up = nn.ConvTranspose2d(2 * inside, 4, (kernel, 2), stride, (padding, 0), more, groups, False, dilation)
+    x = torch.randn(3, 2 * inside, 9, 8)
+    expected = up(x).flatten(2).transpose(1, 2).flatten(0, 1)
+    rows = sampled_rows(up, x, 10_000, torch.Generator().manual_seed(0)).chunk(groups, 1)
+    weights = weight_rows(up).flatten(1).chunk(groups)
+    found = torch.cat([part @ weight.T for part, weight in zip(rows, weights, strict=True)], 1)
+    # The places of a sample come in a random order.
+    for ours, theirs in zip(found.chunk(3), expected.chunk(3), strict=True):
+        torch.testing.assert_close(ours.sort(0).values, theirs.sort(0).values, rtol=1e-4, atol=1e-5)
+
+
+class Generator(LightningModule):
+    """Gives its network images."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch, _index):
+        return self.net(batch).mean()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("refit", [Symmetric(10_000), Asymmetric(10_000)], ids=repr)
+@pytest.mark.parametrize("criterion", [L2(), Gram(10_000)], ids=repr)
+def test_pruning_with_a_refit_loses_less(refit, criterion, groups):
+    torch.manual_seed(0)
+    dense, x = decoder(nn.ConvTranspose2d(16, 12, 3, 2, groups=groups)), torch.randn(32, 3, 8, 8)
+
+    def error(refit):
+        net = copy.deepcopy(dense)
+        callback = lc.ChannelPruning({"0": {"channels": 0.5}, "3": {"channels": 0.5}}, criterion, refit=refit)
+        callback.calibrate(Generator(net), [x])
+        callback.apply(net, x[:2])
+        assert net[3].weight.shape == (8, 6 // groups, 3, 3)
+        with torch.no_grad():
+            return float((net(x) - dense(x)).square().sum())
+
+    assert error(refit) < 0.9 * error(None)
+
+
+def test_a_planner_knows_what_its_readers_lose():
+    torch.manual_seed(0)
+    net = decoder(nn.ConvTranspose2d(6, 4, 2, 2))
+    callback, profile = lc.ChannelPruning(refit=Symmetric()), measure.measure(net, IMAGES)
+    choices = callback.choices(net, profile, IMAGES)
+    for errors in callback.output_errors(choices, net, profile, IMAGES, [IMAGES]):
+        assert errors == sorted(errors, reverse=True)
+        assert errors[0] > errors[-1] == 0

@@ -109,6 +109,10 @@ def test_who_loads_without_callbacks_or_mixin_is_told_what_is_missing(tmp_path):
         Trainer(max_epochs=2, **QUIET).fit(PlainModule(), *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     assert next(iter(state)) == NOTICE
+    with pytest.raises(
+        CompressError, match=r"^load_state_dict: these weights are of a compressed network.*load_from_checkpoint"
+    ):
+        MixedModule().load_state_dict(state)
 
 
 def test_a_compressed_network_loads_the_state_dict_by_hand(tmp_path):

@@ -8,7 +8,7 @@ convolution slides over channels (ECA-Net), it slides over the kept ones. Group 
 groups, so their statistics stay as they were.
 
 Heads of attention are units too, where a module keeps their number and size (surgery/attention.py), or is torch's
-``MultiheadAttention`` or the attention of torchvision's Swin (surgery/thin_attention.py, thin_window_attention.py): the
+``MultiheadAttention`` or the attention of torchvision's Swin or MaxViT (surgery/thin_attention.py, ...): the
 knob ``heads`` at the layer or matrix of the queries, keys and values keeps that share of the heads.
 Embeddings lose features with the stream that they feed.
 
@@ -60,6 +60,7 @@ from lightning_compress.surgery.graph.reasons import UNTRAINED
 from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.patience import told_when_slow
+from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.structure import network
 from lightning_compress.surgery.transforms import check_plain, drop_output, transformed
 
@@ -189,7 +190,9 @@ class ChannelPruning(CompressionCallback):
             gather_moments(net, batches)
         moments = calibration_of(net, MOMENTS)
         if self.refit is None:
-            moments = {name: found.without_features(net.get_submodule(name).weight) for name, found in moments.items()}
+            moments = {
+                name: found.without_features(weight_rows(net.get_submodule(name))) for name, found in moments.items()
+            }
         groups, errors = self._graph(net, profile, example).groups, []
         for choice in choices:
             group = groups[choice.layer]

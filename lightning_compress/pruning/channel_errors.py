@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_compress.pruning.input_moments import Moments
 from lightning_compress.surgery.graph.channels import ChannelGroup
+from lightning_compress.surgery.row_layout import weight_rows
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def channel_errors(group: ChannelGroup, net: nn.Module, moments: dict[str, Momen
     total = torch.zeros(group.units + 1, dtype=torch.float64)
     for member in group.readers:
         if member.layer in moments:
-            weight = net.get_submodule(member.layer).weight.detach()
+            weight = weight_rows(net.get_submodule(member.layer)).detach()
             index = member.index.to(weight.device)[order.to(weight.device)]
             total += noise_to_signal(_reader_errors(index, weight, moments[member.layer])).cpu()
     return total

@@ -31,6 +31,7 @@ from lightning_compress.pruning.gram_masks import elimination_order
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import padding_of
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
+from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 
 DOUBLE = 2400  # features up to which H is in float64
@@ -87,7 +88,7 @@ class _Recorder:
 
     @torch.no_grad()
     def __call__(self, _layer: nn.Module, args: tuple[Any, ...]) -> None:
-        weight, x = self.layer.weight.detach(), args[0]
+        weight, x = weight_rows(self.layer).detach(), args[0]
         count = places(self.layer, self.positions, self.batches * len(x))
         rows = sampled_rows(self.layer, x, count, self.generator)
         self.rows += len(rows)
@@ -109,11 +110,12 @@ class _Recorder:
 
     def moments(self) -> Moments:
         """Return the moments of all rows seen; something was fed to it."""
-        width, found = self.layer.weight[0].numel(), self.seen
+        weight, found = weight_rows(self.layer), self.seen
+        width = weight[0].numel()
         if width > WIDEST:
             return Moments(None, found[0], self.rows)
         moments = Moments(torch.stack(found) if len(found) > 1 else found[0], None, self.rows)
-        return moments if width <= DOUBLE else replace(moments, gram=moments.channel_gram(self.layer.weight))
+        return moments if width <= DOUBLE else replace(moments, gram=moments.channel_gram(weight))
 
 
 def places(layer: nn.Module, positions: int, samples: int) -> int:
@@ -124,7 +126,7 @@ def places(layer: nn.Module, positions: int, samples: int) -> int:
         positions: at least so many.
         samples: of all batches.
     """
-    features = layer.weight[0].numel()
+    features = weight_rows(layer)[0].numel()
     return max(positions, ceil(ROWS_PER_FEATURE * features / samples)) if features <= WIDEST else positions
 
 
@@ -144,8 +146,10 @@ def added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.Generator | None) -> Tensor:
     """Return the rows a layer multiplies with its weight, at up to ``positions`` random positions per sample.
 
+    Of a transposed convolution those that make an output value, as the weight of :func:`weight_rows` reads them.
+
     Args:
-        layer: a Conv2d or a Linear.
+        layer: a Conv2d, a ConvTranspose2d or a Linear.
         x: its input.
         positions: places for each sample.
         generator: of the places; the same state gives the same places for inputs of the same size.
@@ -155,6 +159,8 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     """
     if isinstance(layer, nn.Linear):
         rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
+    elif isinstance(layer, nn.ConvTranspose2d):
+        rows = _unfolded(layer, x)
     else:
         if layer.padding_mode != "zeros":
             x = F.pad(x, padding_of(layer), mode=layer.padding_mode)
@@ -165,6 +171,21 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     count = min(positions, rows.shape[1])
     chosen = torch.rand(len(rows), rows.shape[1], generator=generator).argsort(1)[:, :count].to(rows.device)
     return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2])).flatten(0, 1)
+
+
+def _unfolded(layer: Any, x: Tensor) -> Tensor:
+    """Return what makes each output of a transposed convolution, shape ``(samples, places, features)``.
+
+    It is a convolution of stride 1 by the mirrored kernel, over inputs with zeros between them.
+    """
+    sizes = ((size - 1) * step + 1 for size, step in zip(x.shape[2:], layer.stride, strict=True))
+    spread = x.new_zeros(*x.shape[:2], *sizes)
+    spread[..., :: layer.stride[0], :: layer.stride[1]] = x
+    before = [d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)]
+    behind = [b + more for b, more in zip(before, layer.output_padding, strict=True)]
+    spread = F.pad(spread, (before[1], behind[1], before[0], behind[0]))
+    columns = F.unfold(spread, layer.kernel_size, layer.dilation).unflatten(1, (x.shape[1], *layer.kernel_size))
+    return columns.flip(2, 3).flatten(1, 3).transpose(1, 2)
 
 
 def _gram_of(features: Tensor, weight: Tensor) -> Tensor:
@@ -192,19 +213,20 @@ def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
 
 def supported(layer: nn.Module) -> bool:
     """Return whether moments can be gathered for a layer: of grouped convolutions those that may get fewer inputs."""
-    if not isinstance(layer, nn.Conv2d) or layer.groups == 1:
-        return isinstance(layer, nn.Linear | nn.Conv2d)
-    return layer.weight.shape[1] > 1 and layer.weight[0].numel() <= WIDEST
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return isinstance(layer, nn.Linear)
+    weight = weight_rows(layer)
+    return layer.groups == 1 or (weight.shape[1] > 1 and weight[0].numel() <= WIDEST)
 
 
 def groups_of(layer: nn.Module) -> int:
     """Return how many groups a layer has; 1 of what is no convolution."""
-    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return layer.groups if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else 1
 
 
 def refittable(layer: nn.Module) -> bool:
     """Return whether least squares can set a layer's weights: it has no transform, and is not above ``WIDEST``."""
-    return supported(layer) and layer.weight[0].numel() <= WIDEST and not weight_transforms(layer)
+    return supported(layer) and weight_rows(layer)[0].numel() <= WIDEST and not weight_transforms(layer)
 
 
 def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -> None:
@@ -246,7 +268,8 @@ def second_moments(net: nn.Module, layer: str) -> NDArray[np.float64] | None:
     if found is None or len(found.by_group()) != 1:
         return None
     (features,) = found.by_group()
-    if len(features) != raw_weight(net.get_submodule(layer))[0].numel():
+    module = net.get_submodule(layer)
+    if len(features) != as_rows(module, raw_weight(module))[0].numel():
         return None
     return features.cpu().double().numpy() / found.rows
 

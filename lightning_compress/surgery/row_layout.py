@@ -61,11 +61,11 @@ def weight_rows(layer: nn.Module, key: str = WEIGHT) -> Tensor:
 
 
 def as_rows(layer: nn.Module, values: Tensor) -> Tensor:
-    """Return what has the shape of a layer's weight, as its gradient has, with the output channels first.
+    """Return what has the shape of a layer's weight, as its gradient has, with the output channels first, or back.
 
     Args:
         layer: any with a weight.
-        values: of that shape.
+        values: of that shape, or with the output channels first.
     """
     return swapped(values, layer.groups) if isinstance(layer, ConvTransposeBase) else values
 

@@ -170,17 +170,22 @@ def _without_notice(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
     """Take the notice out of what is loaded; it stays in what the caller holds.
 
     Raises:
-        CompressError: the shapes are those of another plan.
+        CompressError: the network is dense, or the shapes are those of another plan.
     """
     if state.pop(NOTICE, None) is None:
         return
-    own = module.state_dict()
+    kind, own = type(module).__name__, module.state_dict()
+    if structure_of(network(module)) is None:
+        raise CompressError(
+            f"load_state_dict: these weights are of a compressed network, and this {kind} is dense. Load the "
+            f"checkpoint by {kind}.load_from_checkpoint, or give it to a Trainer with the same callbacks"
+        )
     wrong = next((key for key, value in state.items() if key in own and own[key].shape != value.shape), None)
     if wrong is not None:
         raise CompressError(
             f"load_state_dict: {wrong!r} has shape {tuple(state[wrong].shape)} there and {tuple(own[wrong].shape)} in "
-            f"this {type(module).__name__}: it is of a network compressed by another plan. Apply the plan of the "
-            f"checkpoint, or give the checkpoint to a Trainer with the same callbacks"
+            f"this {kind}: it is of a network compressed by another plan. Apply the plan of the checkpoint, or give "
+            f"the checkpoint to a Trainer with the same callbacks"
         )
 
 

@@ -36,6 +36,7 @@ class ThinWindowAttention(Replacement):
 
     Attributes:
         by_head: parameter, or layer, with a place for each head -> the dimension of these places.
+        given, output: names of the layers that give queries, keys and values, and that read the heads.
         head_dim: features of one head.
         window_size: height and width of a window.
         shift_size: how far windows are moved, down and to the right.
@@ -44,6 +45,8 @@ class ThinWindowAttention(Replacement):
 
     kind: ClassVar[str] = "thin_window_attention"
     by_head: ClassVar[Mapping[str, int]] = {TABLE: 1}
+    given: ClassVar[str] = QKV
+    output: ClassVar[str] = PROJ
     head_dim: int
     window_size: list[int]
     shift_size: list[int]

@@ -6,13 +6,14 @@ structure (Lightning calls no callback there), and loss terms of callbacks are a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery.structure import load_structure, network, save_structure
+from lightning_compress.surgery.structure import accept_notice, load_structure, network, save_structure
 
 TERMS = "_loss_terms"
 
@@ -40,6 +41,15 @@ class CompressibleMixin(Base):
         """Give the network the structure of the checkpoint before its weights are loaded."""
         load_structure(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does, and those of a checkpoint of a compressed network where this one has its shapes.
+
+        Raises:
+            CompressError: it has not.
+        """
+        accept_notice(self)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def add_loss(self, name: str, value: Tensor) -> None:
         """Add the value of a loss term to this training step; callbacks call this, several times if need be."""

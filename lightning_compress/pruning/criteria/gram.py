@@ -26,6 +26,7 @@ from lightning_compress.pruning.input_moments import KEY, gather_moments, remova
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.channels import ChannelGroup
 from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.structure import network
 
 
@@ -71,7 +72,7 @@ def unit_gram(group: ChannelGroup, net: nn.Module) -> Tensor:
     found = []
     for member in group.readers:
         if member.layer in moments:
-            gram = moments[member.layer].channel_gram(net.get_submodule(member.layer).weight)
+            gram = moments[member.layer].channel_gram(weight_rows(net.get_submodule(member.layer)))
             index = member.index
             if gram.dim() == 1:
                 found.append(gram[index].sum(1) / gram.sum().clamp_min(1e-30))

@@ -28,6 +28,7 @@ from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.structure import network
 
 KEY = "calibration"
@@ -64,7 +65,7 @@ class Asymmetric(Refit):
         for name in inputs:
             layer = net.get_submodule(name)
             if refittable(layer):
-                target = dense.get_submodule(name).weight.flatten(1)
+                target = weight_rows(dense.get_submodule(name)).flatten(1)
                 target = target[outputs[name]] if name in outputs else target
                 count = places(layer, self.positions, sum(map(measure.samples_in, batches)))
                 _fit(layer, target, _both_rows(net, dense, name, batches, count))
@@ -78,7 +79,7 @@ def _fit(layer: nn.Module, target: Tensor, seen: Iterable[tuple[Tensor, Tensor]]
         target: its weight in the dense network, a row for each output that stays.
         seen: rows of each batch in the thin and in the dense network.
     """
-    groups, count = groups_of(layer), 0
+    groups, count, rows = groups_of(layer), 0, weight_rows(layer)
     moments: list[Tensor | None] = [None] * groups
     missing: list[Tensor | None] = [None] * groups
     for thin, full in seen:
@@ -86,7 +87,7 @@ def _fit(layer: nn.Module, target: Tensor, seen: Iterable[tuple[Tensor, Tensor]]
         parts = (
             thin.chunk(groups, 1),
             full.chunk(groups, 1),
-            layer.weight.flatten(1).chunk(groups),
+            rows.flatten(1).chunk(groups),
             target.chunk(groups),
         )
         for g, (x, dense, weight, wanted) in enumerate(zip(*parts, strict=True)):
@@ -96,7 +97,7 @@ def _fit(layer: nn.Module, target: Tensor, seen: Iterable[tuple[Tensor, Tensor]]
         correction(h, m, count).T for h, m in zip(moments, missing, strict=True) if h is not None and m is not None
     ]
     if found:
-        layer.weight.add_(torch.cat(found).reshape(layer.weight.shape))
+        layer.weight.add_(as_rows(layer, torch.cat(found).reshape(rows.shape)))
 
 
 def _both_rows(

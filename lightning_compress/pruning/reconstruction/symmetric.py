@@ -26,6 +26,7 @@ from lightning_compress.pruning.input_moments import KEY, Moments, gather_moment
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.structure import network
 
 
@@ -57,7 +58,9 @@ class Symmetric(Refit):
         for name, kept in inputs.items():
             layer = net.get_submodule(name)
             if name in moments:
-                layer.weight[:, kept[kept < layer.weight.shape[1]]] = refitted(layer.weight, moments[name], kept)
+                weight = weight_rows(layer).clone()
+                weight[:, kept[kept < weight.shape[1]]] = refitted(weight, moments[name], kept)
+                layer.weight.copy_(as_rows(layer, weight))
 
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Do nothing: the kept weights were set before the others were removed."""

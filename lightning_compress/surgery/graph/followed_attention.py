@@ -1,7 +1,8 @@
 """Attention that reads the weights of its layers, in a form through which channels can be followed.
 
-``torch.nn.MultiheadAttention`` and torchvision's attention over shifted windows compute all in one function. Here each
-projection is a layer of its own. Heads are not followed: their groups are known (heads.py).
+``torch.nn.MultiheadAttention`` and torchvision's attention over shifted windows compute all in one function; that of its
+MaxViT takes the width of the stream for that of the heads. Here each projection is a layer of its own. Heads are not
+followed: their groups are known (heads.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_compress.surgery.replacement import replace_modules
 from lightning_compress.surgery.thin_attention import PARTS, WEIGHT, can_be_thin
-from lightning_compress.surgery.thin_window_attention import QKV, thin_window_form
+from lightning_compress.surgery.thin_partition_attention import ThinPartitionAttention, thin_partition_form
+from lightning_compress.surgery.thin_window_attention import ThinWindowAttention, thin_window_form
 
 
 class Projection(nn.Linear):
@@ -77,15 +79,18 @@ class FollowedWindows(nn.Module):
 
     Args:
         old: the attention that it stands for.
+        form: what may take its place.
     """
 
-    def __init__(self, old: Any) -> None:
+    def __init__(self, old: nn.Module, form: type[ThinWindowAttention | ThinPartitionAttention]) -> None:
         super().__init__()
-        self.values, self.proj = Projection(old.qkv.weight, QKV, False), old.proj
+        self.values = Projection(old.get_parameter(f"{form.given}.weight"), form.given, False)
+        self.output = form.output
+        self.add_module(form.output, old.get_submodule(form.output))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what has the shape of the outputs."""
-        return self.proj(self.values(x))
+        return self.get_submodule(self.output)(self.values(x))
 
 
 def make_followable(net: nn.Module) -> None:
@@ -96,5 +101,5 @@ def make_followable(net: nn.Module) -> None:
     """
     modules = {name: module for name, module in net.named_modules() if name}
     replace_modules(net, {name: FollowedAttention(module) for name, module in modules.items() if can_be_thin(module)})
-    windows = {name: module for name, module in modules.items() if thin_window_form(module)}
-    replace_modules(net, {name: FollowedWindows(module) for name, module in windows.items()})
+    forms = {name: thin_window_form(module) or thin_partition_form(module) for name, module in modules.items()}
+    replace_modules(net, {n: FollowedWindows(modules[n], form) for n, form in forms.items() if form is not None})

@@ -18,13 +18,8 @@ from lightning_compress.surgery._torch import own_parameters
 from lightning_compress.surgery.attention import Attention, attentions
 from lightning_compress.surgery.graph.channels import HEADS, IN, OUT, ChannelGroup, Member
 from lightning_compress.surgery.thin_attention import BIAS, PARTS, WEIGHT, can_be_thin
-from lightning_compress.surgery.thin_window_attention import (
-    OF_DISTANCE,
-    PROJ,
-    QKV,
-    ThinWindowAttention,
-    thin_window_form,
-)
+from lightning_compress.surgery.thin_partition_attention import ThinPartitionAttention, thin_partition_form
+from lightning_compress.surgery.thin_window_attention import OF_DISTANCE, ThinWindowAttention, thin_window_form
 
 
 def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
@@ -34,14 +29,16 @@ def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
         net: dense.
         profile: of it, in the order in which layers run.
     """
-    several = (attention for attention in attentions(net) if attention.heads > 1)
+    forms = {name: thin_window_form(module) or thin_partition_form(module) for name, module in net.named_modules()}
+    windows = {name: form for name, form in forms.items() if form is not None}
+    several = (each for each in attentions(net) if each.heads > 1 and each.name not in windows)
     own = (name for name, module in net.named_modules() if can_be_thin(module) and module.num_heads > 1)
-    forms = ((name, thin_window_form(module)) for name, module in net.named_modules())
-    windows = [(name, form) for name, form in forms if form is not None]
+    given = {name: profile[f"{name}.{form.given}".lstrip(".")] for name, form in windows.items()}
+    runs = [name for name, layer in given.items() if layer.positions or layer.read_positions]
     return [
         *(group for attention in several for group in _group(attention, profile)),
         *(_thin_group(net, name) for name in own if profile.inside(name)[0].positions),
-        *(g for name, form in windows if profile[f"{name}.{QKV}"].read_positions for g in _of_windows(net, name, form)),
+        *(group for name in runs for group in _of_windows(net, name, windows[name])),
     ]
 
 
@@ -56,17 +53,20 @@ def _thin_group(net: nn.Module, name: str) -> ChannelGroup:
     return ChannelGroup(members[0].layer, heads, (*members, Member(f"{prefix}out_proj", IN, columns)), HEADS)
 
 
-def _of_windows(net: nn.Module, name: str, form: type[ThinWindowAttention]) -> Iterator[ChannelGroup]:
+def _of_windows(
+    net: nn.Module, name: str, form: type[ThinWindowAttention | ThinPartitionAttention]
+) -> Iterator[ChannelGroup]:
     """Yield the heads of torchvision's attention over windows, and what is hidden in its network for distances."""
-    attention: Any = net.get_submodule(name)
-    prefix, heads = f"{name}." if name else "", attention.num_heads
+    prefix = f"{name}." if name else ""
+    given, heads = prefix + form.given, form.like(net.get_submodule(name)).num_heads
     if heads > 1:
-        rows = torch.arange(attention.qkv.out_features).view(PARTS, heads, -1).transpose(0, 1).reshape(heads, -1)
-        columns = torch.arange(attention.proj.in_features).view(heads, -1)
+        count = net.get_submodule(given).out_features
+        rows = torch.arange(count).view(PARTS, heads, -1).transpose(0, 1).reshape(heads, -1)
+        columns = torch.arange(count // PARTS).view(heads, -1)
         each = torch.arange(heads)[:, None]
         tables = (Member(prefix + key, OUT, each, dim, heads) for key, dim in form.by_head.items())
-        members = (Member(prefix + QKV, OUT, rows), *tables, Member(prefix + PROJ, IN, columns))
-        yield ChannelGroup(prefix + QKV, heads, members, HEADS)
+        members = (Member(given, OUT, rows), *tables, Member(prefix + form.output, IN, columns))
+        yield ChannelGroup(given, heads, members, HEADS)
     if OF_DISTANCE[1] in form.by_head:
         first, last = (prefix + key for key in OF_DISTANCE)
         each = torch.arange(net.get_submodule(first).out_features)[:, None]
