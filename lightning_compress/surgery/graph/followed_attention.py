@@ -1,8 +1,8 @@
 """Attention that reads the weights of its layers, in a form through which channels can be followed.
 
-``torch.nn.MultiheadAttention`` and torchvision's attention over shifted windows compute all in one function. That of its
-MaxViT takes the width of the stream for that of heads. Here each projection is a layer of its own. Heads are not followed:
-their groups are known (heads.py).
+``torch.nn.MultiheadAttention`` and torchvision's attention over shifted windows compute all in one function. That of
+MaxViT takes the width of the stream for that of heads. Here each projection is a layer of its own. Heads are not
+followed: their groups are known (heads.py).
 """
 
 from __future__ import annotations
