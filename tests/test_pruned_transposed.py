@@ -25,7 +25,8 @@ from lightning_compress.pruning.input_moments import sampled_rows
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.graph.channels import ChannelGraph, remove
+from lightning_compress.surgery.graph.channels import ChannelGraph
+from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.structure import Structure, load_structure, save_structure, write_structure

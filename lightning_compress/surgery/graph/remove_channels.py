@@ -12,7 +12,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import resize
 from lightning_compress.surgery._torch import ConvBase, own_buffers, own_parameters
 from lightning_compress.surgery.attention import attentions, refresh_heads
-from lightning_compress.surgery.graph.channels import EACH, OUT, ChannelGraph
+from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGraph
 from lightning_compress.surgery.replacement import Replacement, replace_modules
 from lightning_compress.surgery.split_numbers import set_numbers
 from lightning_compress.surgery.thin_attention import ThinAttention, can_be_thin
@@ -120,18 +120,24 @@ def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
     """
     parameters: dict[str, Any] = own_parameters(module)
     buffers: dict[str, Any] = own_buffers(module)
-    if side == OUT:
-        if isinstance(module, ConvBase):
-            module.groups = int(_stays(module.out_channels, lost).view(module.groups, -1).any(1).sum())
+    if isinstance(module, ConvBase):
+        first = IN if module.transposed else OUT  # the side of the weight's first dimension
+        by_group = _stays(module.out_channels if side == OUT else module.in_channels, lost).view(module.groups, -1)
+        kept = by_group.flatten().nonzero().flatten()
+        # The other side of whole conv groups goes with the first dimension of these.
+        own = kept if side == first else by_group.any(0).nonzero().flatten()
+        _select(parameters, "weight", int(side != first), own)
+        if side == OUT:
+            module.groups = int(by_group.any(1).sum())
+            if parameters["bias"] is not None:
+                _select(parameters, "bias", 0, kept)
+    elif side == OUT:
         tables = [(parameters, "weight"), (parameters, "bias"), (buffers, "running_mean"), (buffers, "running_var")]
         found = [(table, key) for table, key in tables if table.get(key) is not None]
         if found:
             kept = _kept(len(found[0][0][found[0][1]]), lost)
         for table, key in found:
             _select(table, key, 0, kept)
-    elif isinstance(module, ConvBase):  # inputs of whole conv groups go with the outputs of these
-        columns = _stays(module.in_channels, lost).view(module.groups, -1).any(0)
-        _select(parameters, "weight", 1, columns.nonzero().flatten())
     else:
         _select(parameters, "weight", 1, _kept(parameters["weight"].shape[1], lost))
     resize.refresh_widths(module)
