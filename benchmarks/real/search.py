@@ -81,12 +81,13 @@ WAYS = (
 class Bench:
     """One problem: its data in memory, the evaluator, and the plan of the closed form."""
 
-    def __init__(self, name: str, nets: Path, npz: Path, folder: Path) -> None:
-        self.case, self.folder = PROBLEMS[name], folder / name
+    def __init__(self, case: Case, nets: Path, npz: Path, folder: Path) -> None:
+        self.case, self.folder = case, folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.known = NETWORKS[self.case.network]
         self.train, self.test = images(npz, "train"), images(npz, "test")
-        (x, y), (val_x, val_y) = self.train, images(npz, "val")
+        self.validation = tuple(part[:VALIDATION] for part in images(npz, "val"))
+        (x, y), (val_x, val_y) = self.train, self.validation
         self.module = ImageClassifier(load(self.case.network, nets), 10)
         stage = self.method("ddpg")
         callbacks = list(stage.callbacks.values())
@@ -107,7 +108,7 @@ class Bench:
             partial(copy.deepcopy, self.module),
             self.composition,
             calibration,
-            validation=self._loader(val_x[:VALIDATION], val_y[:VALIDATION]),
+            validation=self._loader(val_x, val_y),
             recalibration_batches=CALIBRATION,
             costs=[planner.cost],
         )
@@ -198,7 +199,7 @@ def run(arguments: argparse.Namespace) -> None:
     done = {key(row) for row in rows}
     worth = {(r["problem"], r["plan"], r["seed"], r["steps"], r["lr"]): r for r in rows}
     lr = arguments.lr or PROBLEMS[arguments.problem].lr
-    bench = Bench(arguments.problem, arguments.nets, arguments.npz, arguments.folder)
+    bench = Bench(PROBLEMS[arguments.problem], arguments.nets, arguments.npz, arguments.folder / arguments.problem)
     for seed in arguments.seeds:
         for evaluations in arguments.evaluations:
             for way in arguments.ways:
@@ -256,7 +257,7 @@ def table(arguments: argparse.Namespace) -> None:
 
 def tau(arguments: argparse.Namespace) -> None:
     """Print Kendall's tau of the closed form's error with the rewards of all plans that were scored."""
-    bench = Bench(arguments.problem, arguments.nets, arguments.npz, arguments.folder)
+    bench = Bench(PROBLEMS[arguments.problem], arguments.nets, arguments.npz, arguments.folder / arguments.problem)
     objective = bench.method("random").planner.objective
     entries = [entry for file in sorted(bench.folder.glob("*.sqlite")) for entry in read(file)]
     rewards = {entry.indices: objective(entry.score) for entry in entries if entry.score is not None}

@@ -1,0 +1,128 @@
+"""Does a cheap score rank plans as their accuracy after fine-tuning does? Kendall's tau of every kind of score.
+
+    python benchmarks/real/score_kinds.py run NETS cifar10.npz --problem resnet8-macs --plans 24 --steps 390
+    python benchmarks/real/score_kinds.py table
+
+NETS and the ``.npz`` as in search.py, whose problems these are. Half of the plans are drawn at random, half are near
+the plan of the closed form (each number moves by up to two values with probability 0.3); all are projected onto the
+budget. Scores of a plan, none of which opens the test images:
+
+    error              the closed form's own: minus the sum of relative output errors, nothing is run
+    recalibrated       accuracy on validation images with batch norms recalibrated, no refit
+    refit              the same with the layers behind removed channels refitted, which searches use
+    refit + N steps    the same after so few steps of fine-tuning
+
+What they are held against is the accuracy on all test images after the longer fine-tuning (SGD, cosine to zero, no
+distillation), with refit. The seed is that of the plans and of the batches. Rows are appended to
+``FOLDER/score_kinds.jsonl``; those that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from rows import append, asking, rows_of, start
+from search import PROBLEMS, Bench, Case, fine_tune
+from trained import accuracy
+
+from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
+from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
+
+SHORT = 40  # steps of the short fine-tuning
+MOVED, REACH = 0.3, 2  # probability that a number moves, and by how many values at most
+KINDS = ("error", "recalibrated", "refit", f"refit + {SHORT} steps")
+WITHOUT_REFIT = "compress.refit=null"
+
+
+def plans(bench: Bench, count: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Yield different points within the budget: random ones and neighbors of the closed form's, in turn."""
+    draw, seen = np.random.default_rng(seed), set[tuple[int, ...]]()
+    sizes = [len(choice.values) for choice in bench.budget.space.choices]
+    while len(seen) < count:
+        if len(seen) % 2:
+            moves = draw.integers(-REACH, REACH + 1, len(sizes)) * (draw.random(len(sizes)) < MOVED)
+            drawn = [min(max(at + move, 0), size - 1) for at, move, size in zip(bench.prior, moves, sizes, strict=True)]
+        else:
+            drawn = list(draw.integers(0, sizes))
+        point = bench.budget.project([int(index) for index in drawn])
+        if point not in seen:
+            seen.add(point)
+            yield point
+
+
+def validated(bench: Bench, point: tuple[int, ...], steps: int, seed: int) -> float:
+    """Return the score of a plan as a search sees it, after a few steps of fine-tuning if any."""
+    if not steps:
+        score = bench.evaluate(bench.budget.space.plan(point))
+        return float(bench.method("random").planner.objective(score))
+    module = copy.deepcopy(bench.module)
+    bench.composition.apply(module.net, bench.budget.space.plan(point))
+    recalibrate(module, bench.evaluate.recalibration, bench.evaluate._trainer([TrainingForward()]))
+    fine_tune(module.net, bench.known.normalized, bench.train, lr=bench.case.lr, steps=steps, seed=seed)
+    return accuracy(module.net, bench.known, *bench.validation)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Add the rows that are missing."""
+    torch.set_num_threads(1)
+    file, (seed,) = arguments.folder / "score_kinds.jsonl", arguments.seeds
+    case = PROBLEMS[arguments.problem]
+    bench = Bench(case, arguments.nets, arguments.npz, arguments.folder / arguments.problem)
+    plain = Bench(
+        Case(case.network, case.method, case.budget, (*case.overrides, WITHOUT_REFIT), case.lr),
+        arguments.nets,
+        arguments.npz,
+        arguments.folder / f"{arguments.problem}-plain",
+    )
+    done = {(row["problem"], row["plan"], row["seed"], row["steps"]) for row in rows_of(file)}
+    scores: dict[str, Callable[[tuple[int, ...]], float]] = {
+        "error": lambda point: -sum(float(table[i]) for table, i in zip(bench.errors, point, strict=True)),
+        "recalibrated": lambda point: validated(plain, point, 0, seed),
+        "refit": lambda point: validated(bench, point, 0, seed),
+        f"refit + {SHORT} steps": lambda point: validated(bench, point, SHORT, seed),
+    }
+    for point in plans(bench, arguments.plans, seed):
+        plan = bench.budget.space.plan(point)
+        if (arguments.problem, plan.digest, seed, arguments.steps) in done:
+            continue
+        row: dict[str, Any] = {"problem": arguments.problem, "plan": plan.digest, "seed": seed}
+        row["steps"] = arguments.steps
+        row |= {kind: score(point) for kind, score in scores.items()}
+        row |= bench.worth(plan, seed, arguments.steps, case.lr)
+        append(file, row)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Print tau of each kind of score with the accuracy after fine-tuning: of all plans, and of the best quarter."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows_of(arguments.folder / "score_kinds.jsonl"):
+        groups.setdefault((row["problem"], row["steps"], row["seed"]), []).append(row)
+    for (problem, steps, seed), rows in groups.items():
+        ranked = sorted(rows, key=lambda row: -row["after"])
+        best = ranked[: max(2, len(rows) // 4)]
+        print(f"\n{problem}, {len(rows)} plans of seed {seed}, {steps} steps: {best[0]['after']:.2f} to "
+              f"{ranked[-1]['after']:.2f} %")  # fmt: skip
+        print(f"unrelated scores: 0 +- {deviation_of_unrelated(len(rows)):.2f} and, of the best quarter ({len(best)}), "
+              f"0 +- {deviation_of_unrelated(len(best)):.2f}")  # fmt: skip
+        for kind in KINDS:
+            found = [
+                rank_correlation([row[kind] for row in part], [row["after"] for row in part]) for part in (rows, best)
+            ]
+            print(f"{kind:20}{found[0]:8.2f}{found[1]:8.2f}")
+
+
+def main() -> None:
+    """Run rows or print them."""
+    asked, jobs, running = asking(__doc__, run, steps=390)
+    running.add_argument("--problem", choices=list(PROBLEMS), default="resnet8-macs")
+    running.add_argument("--plans", type=int, default=24)
+    start(asked, jobs, table)
+
+
+if __name__ == "__main__":
+    main()
