@@ -127,6 +127,11 @@ def _merged(
     return found
 
 
+def _ascending(values: Ints) -> Ints:
+    """Return values in ascending order and once each; most are so already, and sorting takes longer than to see it."""
+    return values if (values[1:] > values[:-1]).all() else np.unique(values)
+
+
 def _blocks(
     sets: Sequence[Sequence[Side]],
     inside: Mapping[tuple[str, str], int],
@@ -159,7 +164,7 @@ def _met(sets: Sequence[Sequence[Side]]) -> Iterator[_Coupling]:
     """Return the channels of a root at a side where several come to one position, under a name that no layer has."""
     for number, part in enumerate(sets):
         for place, side in enumerate(part):
-            if len(side.positions) > len(np.unique(side.positions)):
+            if np.bincount(side.positions).max(initial=0) > 1:
                 yield _Coupling(number, side.roots, side.positions, f"{number} {place}")
 
 
@@ -228,7 +233,7 @@ def _table(pairs: Sequence[tuple[Ints, Ints]], count: int) -> Tensor | None:
     """Return the positions of each unit, ascending and once each; None where units have different numbers of them."""
     of, positions = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     extent = int(positions.max(initial=0)) + 1
-    distinct = np.unique(of * extent + positions)
+    distinct = _ascending(of * extent + positions)
     counts = np.bincount(distinct // extent, minlength=count)
     if (counts != counts[0]).any():
         return None

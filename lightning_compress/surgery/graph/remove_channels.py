@@ -51,7 +51,7 @@ def remove(net: nn.Module, graph: ChannelGraph, keep: Mapping[str, Tensor]) -> N
     widths = [attention.width for attention in heads]
     # Inputs first: their positions are counted in the conv groups of before.
     for (layer, side), positions in sorted(gone.items(), key=lambda item: item[0][1]):
-        lost = torch.cat(positions)
+        lost = positions[0] if len(positions) == 1 else torch.cat(positions)
         if len(lost):
             if layer in modules:
                 remove_side(modules[layer], side, lost)
@@ -122,13 +122,13 @@ def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
     buffers: dict[str, Any] = own_buffers(module)
     if isinstance(module, ConvBase):
         first = IN if module.transposed else OUT  # the side of the weight's first dimension
-        by_group = _stays(module.out_channels if side == OUT else module.in_channels, lost).view(module.groups, -1)
-        kept = by_group.flatten().nonzero().flatten()
+        stays = _stays(module.out_channels if side == OUT else module.in_channels, lost)
+        by_group, kept = stays.view(module.groups, -1), stays.nonzero().flatten()
         # The other side of whole conv groups goes with the first dimension of these.
-        own = kept if side == first else by_group.any(0).nonzero().flatten()
+        own = kept if side == first or module.groups == 1 else by_group.any(0).nonzero().flatten()
         _select(parameters, "weight", int(side != first), own)
         if side == OUT:
-            module.groups = int(by_group.any(1).sum())
+            module.groups = 1 if module.groups == 1 else int(by_group.any(1).sum())
             if parameters["bias"] is not None:
                 _select(parameters, "bias", 0, kept)
     elif side == OUT:

@@ -183,7 +183,6 @@ class _Probe:
             _ShapesOnlyError: values are asked for in training mode, and the network draws random numbers, or does not
                 run in double precision.
         """
-        names = {id(module): name for name, module in net.named_modules()}
         before = torch.get_rng_state()
         try:
             with torch.no_grad():
@@ -191,7 +190,7 @@ class _Probe:
         except Exception as error:  # whatever the network's own forward raises on the wrong shapes
             if self.double and not self._runs_dense:
                 raise _ShapesOnlyError from error
-            return innermost(error, names)
+            return innermost(error, {id(module): name for name, module in net.named_modules()})
         if self.where and not self.shapes_only and not torch.equal(before, torch.get_rng_state()):
             raise _ShapesOnlyError
         return found
