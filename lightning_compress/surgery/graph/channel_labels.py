@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.graph.channel_numbers import ChannelNumbers, spread
+from lightning_compress.surgery.graph.channel_numbers import ChannelNumbers, Width, spread
 from lightning_compress.surgery.graph.dataflow import plain_name
 from lightning_compress.surgery.graph.mask_channels import channel_dim
 from lightning_compress.surgery.graph.number_families import Labelled, families
@@ -115,7 +115,8 @@ class _Labels(TorchFunctionMode):
         width = next((len(t) for t in module.state_dict().values() if t.dim()), 0)
         dim = channel_dim(module, x, width) if width > 1 and isinstance(module, measure.NORM) else 1
         if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            dim = x.dim() - 1 if shape is None or x.shape[-1] == tuple(shape)[-1] else 1
+            fits = shape is None or x.shape[-1] == tuple(shape)[-1]
+            dim = x.dim() - 1 if fits and given.stride(-1) else 1  # an image may be as wide as its channels are many
         self.numbers.note(module, False, self.numbers.along(given, dim))
         self.numbers.set(output, given)
 
@@ -123,10 +124,21 @@ class _Labels(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self.inside:
+            if isinstance(result, torch.Size) or func is Tensor.size:
+                return self._sizes(result, *args, **kwargs)
             made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             if made and any(self.numbers.label(leaf) is not None for leaf in tree_leaves((args, kwargs))):
                 self._follow(func, args, kwargs, made)
         return result
+
+    def _sizes(self, sizes: Any, x: Any, dim: int | None = None) -> Any:
+        """Return the sizes of a tensor, or that of a dimension; where channels are told apart they know of which."""
+        labels = self.numbers.label(x)
+        if labels is None:
+            return sizes
+        if dim is not None:
+            return Width.of(labels, dim) if labels.stride(dim) else sizes
+        return torch.Size([Width.of(labels, d) if labels.stride(d) else size for d, size in enumerate(sizes)])
 
     def _follow(self, func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> None:
         name = plain_name(getattr(func, "__name__", ""))

@@ -51,6 +51,25 @@ class Reshape:
     several: bool
 
 
+class Width(int):
+    """How many places a dimension has, as code reads it from a tensor whose channels are told apart along it.
+
+    Attributes:
+        labels: the numbers of that tensor.
+        dim: the dimension.
+    """
+
+    labels: Tensor
+    dim: int
+
+    @classmethod
+    def of(cls, labels: Tensor, dim: int) -> Width:
+        """Return the size of a dimension of a tensor with these numbers."""
+        made = cls(labels.shape[dim])
+        made.labels, made.dim = labels, dim
+        return made
+
+
 class ChannelNumbers:
     """What is known of the channels of a network while it runs.
 
@@ -65,6 +84,7 @@ class ChannelNumbers:
         ends: operations at which channels are lost, with their numbers.
         splits: parts of equal size.
         reshapes: what tensors are seen as.
+        equal_widths: numbers by place of two dimensions that must stay as wide as each other.
         raw: id -> parameter that may be read as it is.
         first_of: id of a parameter that was read -> number of its first element.
     """
@@ -77,6 +97,7 @@ class ChannelNumbers:
         self.ends: list[tuple[str, np.ndarray]] = []
         self.splits: list[SplitBy] = []
         self.reshapes: list[Reshape] = []
+        self.equal_widths: list[tuple[Tensor, Tensor]] = []
         self.raw = {id(p): p for p in parameters if 0 < p.numel() <= LARGEST}
         self.first_of: dict[int, int] = {}
         self._of: dict[int, Tensor] = {}
@@ -147,6 +168,18 @@ class ChannelNumbers:
             self._pair(a[differs], b[differs])
         return torch.maximum(a, b).expand(shape)
 
+    def as_many(self, width: Width, labels: Tensor, dim: int) -> None:
+        """Note that the channels of two dimensions must stay as many: one was given the size of the other.
+
+        Args:
+            width: read from one tensor.
+            labels: of another, which was given that size.
+            dim: at that place.
+        """
+        own, other = _by_place(width.labels, width.dim), _by_place(labels, dim)
+        if own is not None and other is not None and not torch.equal(own, other):
+            self.equal_widths.append((own, other))
+
     def _pair(self, a: Tensor, b: Tensor) -> None:
         merged = torch.unique(a * (1 << 31) + b).numpy()
         self._pairs.append(np.stack([merged >> 31, merged & ((1 << 31) - 1)]))
@@ -175,6 +208,12 @@ def smallest_partners(pairs: np.ndarray, count: int) -> np.ndarray:
     first = np.full(labels.max() + 1, count)
     np.minimum.at(first, labels, np.arange(count))
     return first[labels]
+
+
+def _by_place(labels: Tensor, dim: int) -> Tensor | None:
+    """Return the one number of each place of a dimension; None where a place has several."""
+    rows = compact(labels, dim).movedim(dim, 0).reshape(labels.shape[dim], -1)
+    return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
 
 
 def spread(labels: Tensor, like: Tensor, dim: int) -> Tensor:

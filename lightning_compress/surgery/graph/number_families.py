@@ -45,9 +45,22 @@ def _settle_reshapes(numbers: ChannelNumbers) -> None:
             numbers.splits.append(SplitBy(reshape.module, size, size, np.unique(reshape.labels)))
 
 
+def _settle_widths(numbers: ChannelNumbers) -> None:
+    """Let channels of dimensions that must stay as wide as each other go together, place by place.
+
+    Where they are the same channels in another order, as behind a shuffle, they are as many anyway.
+    """
+    for pair in numbers.equal_widths:
+        component = numbers.components()
+        own, other = (np.sort(component[labels.numpy()]) for labels in pair)
+        if (own != other).any():
+            numbers.joined(*pair)
+
+
 def families(numbers: ChannelNumbers) -> Labelled:
     """Return what was found, by families."""
     _settle_reshapes(numbers)
+    _settle_widths(numbers)
     _raw_sides(numbers)
     component = numbers.components()
     sides = [(numbers.targets[key], inputs, *_joined(found)) for (key, inputs), found in numbers.sides.items()]

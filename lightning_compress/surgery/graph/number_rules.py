@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_compress.surgery.graph.channel_numbers import ChannelNumbers, Reshape, SplitBy, compact
+from lightning_compress.surgery.graph.channel_numbers import ChannelNumbers, Reshape, SplitBy, Width, compact
 
 Rule = Callable[[ChannelNumbers, str, Any, Any, Any, list[Tensor]], None]
 
@@ -56,6 +56,10 @@ def _move(numbers: ChannelNumbers, name: str, func: Any, args: Any, kwargs: Any,
         _parts(numbers, name, given, moved, args, kwargs)
     elif name in ("view", "reshape", "unflatten") and isinstance(given, Tensor):
         _reshaped(numbers, given, moved[0])
+        sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+        for dim, size in enumerate(() if name == "unflatten" else sizes):
+            if isinstance(size, Width):
+                numbers.as_many(size, moved[0], dim)
 
 
 def _parts(numbers: ChannelNumbers, name: str, given: Tensor, parts: list[Tensor], args: Any, kwargs: Any) -> None:
