@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_graph import check_removal
+from test_graph import mask_by_hooks
 from torch import nn
 
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channel_labels import labelled
 from lightning_compress.surgery.graph.channel_numbers import Width
+from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.modes import evaluation
 
@@ -55,13 +58,21 @@ class Tokens(nn.Module):
 @settings(max_examples=8, deadline=None)
 def test_heads_go_with_what_is_as_wide(heads, size, seed):
     torch.manual_seed(seed)
-    graph = check_removal(Tokens(heads, size).eval(), torch.randn(2, 3, 6, 6))
+    net, x = Tokens(heads, size).eval(), torch.randn(2, 3, 6, 6)
+    profile = measure.measure(net, x)
+    graph = trace_channels(net, profile, x)
     assert {name: (group.units, group.knob) for name, group in graph.groups.items()} == {
         "embed": (heads, "heads"), "hidden": (12, "channels")
     }  # fmt: skip
     together = {member.layer for member in graph.groups["embed"].producers}
     assert {"attention.q", "attention.kv", "attention.sr", "attention.proj", "out"} <= together
     assert list(graph.kept_whole) == ["head"]
+    keep = {"embed": torch.arange(1, heads), "hidden": torch.arange(5)}
+    masked, thin = mask_by_hooks(net, graph, keep).double(), copy.deepcopy(net)
+    remove(thin, graph, keep)
+    assert measure.measure(thin, x) == graph.shrink(profile, {"embed": heads - 1, "hidden": 5})
+    with torch.no_grad():
+        torch.testing.assert_close(thin.double()(x.double()), masked(x.double()))
 
 
 class Sized(nn.Module):
@@ -115,3 +126,22 @@ def test_images_as_wide_as_their_channels_are_many(side):
     assert [len(set(reached.roots)) for reached in labelled(net, x, evaluation).families[0]] == [4, 4, 4]
     graph = trace_channels(net, measure.measure(net, x), x)
     assert {name: group.units for name, group in graph.groups.items()} == {"stem": 4}
+
+
+class Computed(nn.Module):
+    """Features are given a width that is computed from that of an image: such numbers are not followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.last = nn.Conv2d(3, 8, 1), nn.Linear(3, 8), nn.Linear(8, 2), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        rows, x = self.b(x.mean((2, 3))), self.a(x)
+        return self.head(rows.relu().view(len(x), x.shape[1] // 2 * 2)), self.last(x)
+
+
+def test_what_runs_only_while_both_are_halved_is_not_offered():
+    net, x = Computed().eval(), torch.randn(2, 3, 5, 5)
+    graph = trace_channels(net, measure.measure(net, x), x)
+    assert not graph.groups
+    assert "Computed" in graph.kept_whole["a"]

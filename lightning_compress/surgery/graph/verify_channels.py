@@ -125,8 +125,8 @@ class _Probe:
         self.double = False
 
     def difference(self, groups: list[ChannelGroup]) -> str | None:
-        """Return why removing a random half of each group's units differs from masking; None if it does not."""
-        keep = {g.name: _half(g.units) for g in groups}
+        """Return why removing about half of each group's units differs from masking; None if it does not."""
+        keep = _about_half(groups)
         try:
             reason = self._difference(groups, keep)
             if reason is None or self.shapes_only or self.check.mode is not training:
@@ -218,12 +218,28 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all())
 
 
-def _half(units: int) -> Tensor:
-    """Return a random half of some units; no range, which would fit padding and slices by chance."""
+def _about_half(groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+    """Return root -> indices of random units that stay.
+
+    Of groups that are as wide as each other, each keeps another number, as far as there are so many: code that takes
+    the width of one for that of another would run while both were halved.
+    """
+    seen, keep = set[tuple[int, int]](), dict[str, Tensor]()
+    for group in groups:
+        half, least, width = max(1, group.units // 2), max(1, group.units // 4), group.units * group.width
+        counts = [count for count in range(least, group.units - least + 1) if (width, count * group.width) not in seen]
+        count = min(counts, key=lambda count: abs(count - half), default=half)
+        seen.add((width, count * group.width))
+        keep[group.name] = _random_units(group.units, count)
+    return keep
+
+
+def _random_units(units: int, count: int) -> Tensor:
+    """Return the indices of random units; no range, which would fit padding and slices by chance."""
     while True:
-        half = torch.randperm(units)[: max(1, units // 2)].sort().values
-        if units < 4 or int(half[-1] - half[0]) >= len(half):
-            return half
+        found = torch.randperm(units)[:count].sort().values
+        if units < 4 or count == 1 or int(found[-1] - found[0]) >= count:
+            return found
 
 
 def _noise(leaf: Any) -> Any:
