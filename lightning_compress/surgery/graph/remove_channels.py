@@ -127,10 +127,10 @@ def remove_side(module: nn.Module, side: str, lost: Tensor) -> None:
         # The other side of whole conv groups goes with the first dimension of these.
         own = kept if side == first or module.groups == 1 else by_group.any(0).nonzero().flatten()
         _select(parameters, "weight", int(side != first), own)
-        if side == OUT:
-            module.groups = 1 if module.groups == 1 else int(by_group.any(1).sum())
-            if parameters["bias"] is not None:
-                _select(parameters, "bias", 0, kept)
+        if side == OUT and module.groups > 1:
+            module.groups = int(by_group.any(1).sum())
+        if side == OUT and parameters["bias"] is not None:
+            _select(parameters, "bias", 0, kept)
     elif side == OUT:
         tables = [(parameters, "weight"), (parameters, "bias"), (buffers, "running_mean"), (buffers, "running_var")]
         found = [(table, key) for table, key in tables if table.get(key) is not None]
