@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
     file = arguments.folder / "peers.jsonl"
     rows = rows_of(file)
     done = {(row["share"], row["seed"], row["way"], row["steps"]) for row in rows}
-    bench = Bench(PROBLEM, arguments.nets, arguments.npz, arguments.folder)
+    bench = Bench(PROBLEMS[PROBLEM], arguments.nets, arguments.npz, arguments.folder / PROBLEM)
     for seed in arguments.seeds:
         for share in arguments.shares:
             for way in arguments.ways:
