@@ -8,8 +8,10 @@ residual stream included, and then get the same batches: 8 of 128 for batch norm
 refit too; Torch-Pruning's Taylor: for gradients), and a fine-tuning with SGD whose learning rate falls to zero as a
 cosine. Ours: Gram criterion and symmetric refit, the same ratio in every layer or the closed form's plan; no candidate
 is scored. Torch-Pruning: its README's recipe, one step, the ratio bisected to the MACs; ``local`` has the same ratio
-everywhere, the others rank over all layers. The seed is that of the fine-tuning. Rows are appended to
-``FOLDER/peers.jsonl``; those that are there are not run again.
+everywhere, the others rank over all layers. FastNAS: channels in multiples of 8, the same
+validation images as score, the same batches for batch norms; it searches once for all shares, and runs where ``pip
+install --no-deps nvidia-modelopt==0.47.* torchprofile==0.0.4 pulp ninja`` was. The seed is that of the fine-tuning.
+Rows are appended to ``FOLDER/peers.jsonl``; those that are there are not run again.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from lightning_compress.search.problem import Problem
 from lightning_compress.surgery import measure
 
 PROBLEM = "resnet20-macs"
+DIVISOR = 8  # of FastNAS's channels; at its default, 32, a ResNet-20 has next to nothing to choose
 HALVINGS = 9  # of the interval that Torch-Pruning's ratio is searched in
 
 
@@ -87,6 +90,31 @@ def scale(bench: Bench, net: nn.Module, ratio: float) -> None:
     _prune(bench, net, ratio, tp.importance.BNScaleImportance(), everywhere=True)
 
 
+def fast_nas(bench: Bench, share: float) -> nn.Module:
+    """Return the network that NVIDIA Model-Optimizer's FastNAS finds; not everybody has it who runs the other sides."""
+    import modelopt.torch.prune as mtp
+    from modelopt.torch.prune.fastnas import FastNASConfig
+
+    config = FastNASConfig().model_dump()
+    for kind in config.values():
+        for settings in kind.values():
+            for divisor in settings.keys() & {"channel_divisor", "feature_divisor"}:
+                settings[divisor] = DIVISOR
+    found, _ = mtp.prune(
+        copy.deepcopy(bench.module.net),
+        mode=[("fastnas", config)],
+        constraints={"flops": f"{100 * share:g}%"},
+        dummy_input=bench.composition.example[:1],
+        config={
+            "data_loader": bench.calibration,
+            "collect_func": lambda batch: batch[0],
+            "score_func": lambda net: accuracy(net, bench.known, *bench.validation),
+            "checkpoint": str(bench.folder / "fastnas.pth"),
+        },
+    )
+    return found
+
+
 def _prune(bench: Bench, net: nn.Module, ratio: float, importance: Any, *, everywhere: bool) -> None:
     pruner = tp.pruner.MetaPruner(
         net, bench.composition.example, importance=importance, pruning_ratio=ratio, ignored_layers=[net.fc],
@@ -102,7 +130,8 @@ TORCH_PRUNING: dict[str, Callable[[Bench, nn.Module, float], None]] = {
     "Torch-Pruning, BN scale": scale,
 }
 OURS = ("ours, uniform", "ours, closed form")
-WAYS = (*OURS, *TORCH_PRUNING)
+FAST_NAS = "FastNAS"
+WAYS = (*OURS, *TORCH_PRUNING, FAST_NAS)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -119,7 +148,9 @@ def run(arguments: argparse.Namespace) -> None:
                 if (share, seed, way, arguments.steps) in done:
                     continue
                 began = process_time()
-                net = (ours if way in OURS else theirs)(bench, share, way)
+                net = (
+                    fast_nas(bench, share) if way == FAST_NAS else (ours if way in OURS else theirs)(bench, share, way)
+                )
                 taken = MACs()(measure.measure(net, bench.composition.example)) / MACs()(bench.composition.profile)
                 module = copy.deepcopy(bench.module)
                 module.net = net
