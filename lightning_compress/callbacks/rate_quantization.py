@@ -2,7 +2,11 @@
 
     codes:     min (relative squared error of X s q) + price x bits(q),      one price for all layers, by bisection
     training:  a code changes if it is worth its bits: slope of a bit = GAIN x max(0, size / room - BEGIN)
-    its end:   the codes that it saw, or, if these take too much, the nearest that do not
+    from LAST: no code changes: those that it saw, or, if these take too much, the nearest that do not
+
+A cut of 0.3 % of the bytes of a ResNet-8 took 5 points of its accuracy: so weights are held the harder the nearer their
+codes are to the room, and what is left to cut is cut while the rest of the network can still adapt to it. A training
+without a known number of steps is cut at its end.
 
 Bits per weight are the wrong variable once codes are entropy-coded: here a plan says how many coded bits a weight has
 on average, and layers share them by one price. Steps of codes stay as they were found, and gradients pass straight
@@ -17,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -27,7 +32,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
-from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
+from lightning_compress.callbacks.base.progress import share_done, steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.plan import Plan, matching
 from lightning_compress.core.profile import LayerProfile, Profile
@@ -50,7 +55,8 @@ from lightning_compress.surgery.transforms import (
 
 POSITIONS = 20  # of each sample at which inputs of layers are taken, at least
 EVERY = 10  # optimizer steps between two looks at the size
-GAIN, BEGIN = 10.0, 0.98  # squared steps that a bit is worth, by the share of the room that is taken beyond the second
+GAIN, BEGIN = 80.0, 0.995  # squared steps that a bit is worth, by the share of the room that is taken beyond the second
+LAST = 0.8  # of the steps: from there codes are final, and what is no code adapts to what the cut changed
 
 
 @final
@@ -182,8 +188,12 @@ class RateQuantization(CompressionCallback):
         self._before = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count the bytes of the codes now and then, and hold weights as that asks for."""
-        if steps_done(trainer) % EVERY == 0 and batch_idx % trainer.accumulate_grad_batches == 0:
+        """Count the bytes of the codes now and then, and hold weights as that asks for; end with codes that fit."""
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        if (share_done(trainer) or 0.0) >= LAST:
+            self._pin(network(pl_module))
+        elif steps_done(trainer) % EVERY == 0:
             self._look(network(pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -213,9 +223,22 @@ class RateQuantization(CompressionCallback):
         codes = self._codes(net)
         size = sum(stream_bytes(each, self.coder) for each in codes.values())
         slope = GAIN * max(0.0, size / self._room(net) - BEGIN)
-        for name, (grid, _) in self._grids(net).items():
+        for name, (grid, weight) in self._grids(net).items():
+            if grid.slope.isinf():  # the training was given more steps after its codes were final
+                weight.copy_(grid.scale * codes[name].to(grid.scale))
             grid.coded.copy_(codes[name])
             grid.hold(slope, self.coder)
+
+    @torch.no_grad()
+    def _pin(self, net: nn.Module) -> None:
+        """Give the weights codes near them that fit, and let these not change, unless that is done."""
+        grids = self._grids(net)
+        if all(bool(grid.slope.isinf()) for grid, _ in grids.values()):
+            return
+        for name, codes in self._fitting(net).items():
+            grid, _ = grids[name]
+            grid.coded.copy_(codes)
+            grid.hold(inf, self.coder)
 
     @torch.no_grad()
     def _codes(self, net: nn.Module) -> dict[str, Tensor]:

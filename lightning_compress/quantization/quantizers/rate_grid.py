@@ -7,6 +7,7 @@ exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, ClassVar, final
 
 import torch
@@ -33,8 +34,9 @@ class RateGrid(WeightQuantizer):
     Attributes:
         scale: fp32, positive; it is not trained.
         coded: int8, the codes that the lengths of codes follow from.
-        slope: squared steps that one bit more is worth in a training whose codes take too much; else 0.
-        rates: of ``coded``; None where the slope is 0.
+        slope: squared steps that one bit more is worth in a training whose codes take too much; else 0. Infinite where
+            all codes stay as they are.
+        rates: of ``coded``; None where the slope is 0 or infinite.
     """
 
     kind: ClassVar[str] = "rate_grid"
@@ -66,8 +68,8 @@ class RateGrid(WeightQuantizer):
     @override
     def precondition(self, x: Tensor) -> Tensor:
         """Return the weight within the step of the code that it is held to; gradients pass as if it were ``x``."""
-        if self.rates is None:
-            return x
+        if self.rates is None:  # a tensor, not a number, tells whether codes stay: so do those that a checkpoint brings
+            return x + (torch.where(self.slope.isinf(), self.scale * self.coded, x) - x).detach()
         with torch.no_grad():
             levels = x.float() / self.scale
             codes = self.rates.held(levels, self.coded, self.slope)
@@ -78,11 +80,11 @@ class RateGrid(WeightQuantizer):
         """Let one bit more than :attr:`coded` takes be worth that many squared steps from now on.
 
         Args:
-            slope: 0 lets weights go.
+            slope: 0 lets weights go, and ``inf`` lets no code change.
             coder: of the file.
         """
         self.slope.fill_(slope)
-        self.rates = CodeRates.of(self.coded, coder) if slope > 0 else None
+        self.rates = CodeRates.of(self.coded, coder) if 0 < slope < inf else None
 
     def set_range(self, low: int, bits: int) -> None:
         """Let codes be ``low`` to ``low + 2 ** bits - 1``."""
