@@ -1,14 +1,14 @@
 """Output error: the plan with the least error of single layers' outputs under a budget; no candidate is scored.
 
-    min sum over choices of e_i(v_i)     s.t.     cost(v) <= limit
+    min sum over choices of w_i e_i(v_i)     s.t.     cost(v) <= limit
     e = r / (1 - r),   r: the relative squared error that one choice causes in the outputs of layers, on a few batches
 
 Each callback reports the errors of its knobs (``output_errors``): of channels the error of the layers that read them,
 after the refit; of bits, masks, ranks and removed blocks the error of the layer's own output. Errors of different
-layers are added as they are. The solver asks the exact cost (core/least_error.py), so costs need not be additive. Ours;
-the parts are those of AMC (arXiv 1802.03494), ThiNet (arXiv 1707.06342) and the knapsack of paper 5 (arXiv 1910.05897).
-It takes seconds, and is the prior that searches start from. It breaks where layers interact: it knows what each loses,
-not what the others make of it.
+layers are added as they are (all weights 1), or with the weights of choice_weights.py. The solver asks the exact cost
+(core/least_error.py), so costs need not be additive. Ours; the parts are those of AMC (arXiv 1802.03494), ThiNet (arXiv
+1707.06342) and the knapsack of paper 5 (arXiv 1910.05897). It takes seconds, and is the prior that searches start from.
+It breaks where layers interact: it knows what each loses, not what the others make of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lightning_compress.core.least_error import least_error
 from lightning_compress.core.space import Space
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
+from lightning_compress.pipeline.planners.choice_weights import choice_weights
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.student import Student
 from lightning_compress.surgery.inputs import network_inputs
@@ -41,9 +42,19 @@ class OutputError(BudgetedPlanner):
 
     Attributes:
         batches: train batches that errors are measured on.
+        probes: of these, batches on which the network is also run with each choice alone at its middle value, which
+            weighs its errors: takes longer, and needs class scores. 0 adds errors as they are.
+
+    Raises:
+        CompressError: ``probes`` is below 0.
     """
 
     batches: int = 4
+    probes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probes < 0:
+            raise CompressError(f"OutputError: probes must be 0 or more, got {self.probes}")
 
     def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
         """Return the plan of the least error that meets the budget.
@@ -73,7 +84,7 @@ class OutputError(BudgetedPlanner):
             batches: of train data.
 
         Raises:
-            CompressError: there is no batch.
+            CompressError: there is no batch, or it is asked for probes of a network without class scores.
         """
         inputs = list(islice(network_inputs(module, batches, finite=True), self.batches))
         if not inputs:
@@ -85,4 +96,8 @@ class OutputError(BudgetedPlanner):
             choices = [space.choices[i] for i in own]
             found = callback.output_errors(choices, net, composition.profile, composition.example, inputs)
             errors.update(zip(own, found, strict=True))
-        return tuple(tuple(errors[i]) for i in range(len(space)))
+        table = [errors[i] for i in range(len(space))]
+        if self.probes:
+            weights = choice_weights(table, composition, space, module, inputs[: self.probes])
+            table = [[weight * error for error in own] for weight, own in zip(weights, table, strict=True)]
+        return tuple(map(tuple, table))
