@@ -1,5 +1,7 @@
 """Searches on well-trained networks: Uniform, the closed form, Random, and each searcher with and without the prior.
 
+"planner" adds the closed form's errors as they are, "probes" with the weights of single choices (OutputError(probes=)).
+
     python benchmarks/real/search.py run NETS cifar10.npz --problem resnet20-macs --seeds 0 1 2
     python benchmarks/real/search.py table
     python benchmarks/real/search.py tau NETS cifar10.npz --problem resnet20-macs
@@ -71,7 +73,7 @@ PROBLEMS = {
     "resnet8-macs": Case("mlperf_tiny_resnet8", "drl_prune", 1 / 2),
     "resnet8-bytes": Case("mlperf_tiny_resnet8", "drl_prune", 0.3, ("compress/cost=packed_bytes",)),
 }
-SCORED_NONE = ("uniform", "planner")  # plans that need no evaluation
+SCORED_NONE = ("uniform", "planner", "probes")  # plans that need no evaluation
 WAYS = (
     *SCORED_NONE, "random", "ddpg+prior", "ddpg", "genecai+prior", "nsga2+prior", "optuna+prior", "greedy+prior",
     "surrogate+prior", "reinforce+prior", "genecai", "nsga2", "optuna", "greedy", "reinforce", "surrogate",
@@ -102,6 +104,7 @@ class Bench:
             cost.limit(self.case.budget, cost(profile)),
             self.composition.space(),
         )
+        self.planner, self.calibration = planner.prior, calibration
         self.errors = planner.prior.errors(self.composition, self.budget.space, self.module, calibration)
         self.prior = self.closed_form(self.budget)
         self.evaluate = Evaluator(
@@ -112,7 +115,12 @@ class Bench:
             recalibration_batches=CALIBRATION,
             costs=[planner.cost],
         )
-        self.calibration = calibration
+
+    def probed(self) -> tuple[int, ...]:
+        """Return the point of the least error where choices have weights."""
+        planner = replace(self.planner, probes=self.planner.batches)
+        errors = planner.errors(self.composition, self.budget.space, self.module, self.calibration)
+        return least_error(errors, self.budget)
 
     def closed_form(self, budget: Budget) -> tuple[int, ...]:
         """Return the point of the least error under a budget."""
@@ -137,9 +145,9 @@ class Bench:
         problem = Problem(self.budget, self.composition.profile, self.composition.predict)
         if prior:
             problem = replace(problem, prior=self.prior, errors=self.errors)
-        if way == "planner":
-            plan = self.budget.space.plan(self.prior)
-            return plan, self._score(plan)
+        if way in ("planner", "probes"):
+            plan = self.budget.space.plan(self.prior if way == "planner" else self.probed())
+            return plan, self._score(way, plan)
         made = planner.searcher(problem=problem, seed=seed, objective=planner.objective)
         known = [entry for file in sorted(self.folder.glob("*.sqlite")) for entry in read(file)]
         # Journals hold the scores of one evaluator: a folder of another's has another name.
@@ -147,9 +155,9 @@ class Bench:
             best = search(made, self.evaluate, journal, evaluations, known=known)
         return best.plan, 100 * best.score.metrics["val_acc"]
 
-    def _score(self, plan: Plan) -> float:
+    def _score(self, way: str, plan: Plan) -> float:
         """Return the validation accuracy of a plan, from a journal of its own."""
-        with Journal(self.folder / "planner.sqlite", {"way": "planner", "seed": 0}) as journal:
+        with Journal(self.folder / f"{way}.sqlite", {"way": way, "seed": 0}) as journal:
             found = list(journal)
             if not found:
                 score = self.evaluate(plan)
