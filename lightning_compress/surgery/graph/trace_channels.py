@@ -51,8 +51,11 @@ def trace_channels(net: nn.Module, profile: Profile, example: Any) -> ChannelGra
     net = bake(sharing(net)) if transformed(net) else net
     shapes, modes = _recorded(net, profile, example)
     traced = _Traced(net, shapes, modes, profile, example)
-    told = traced.by_dependencies()
+    told = traced.by_dependencies(traced.widest)
     graph = None if told is None else traced.at_once(told)
+    if graph is None and len(traced.widest) < len(traced.different):
+        told = traced.by_dependencies(traced.different)
+        graph = None if told is None else traced.at_once(told)
     if graph is not None and traced.settled(graph):
         return graph
     hoped = profile.macs if told is None else traced.left(told.groups)
@@ -126,15 +129,31 @@ class _Traced:
     profile: Profile
     example: Any
 
-    def by_dependencies(self) -> _Told | None:
-        """Return the groups that torch-pruning's graph tells; None where it can trace no part of the network."""
+    @property
+    def different(self) -> list[Mode]:
+        """Modes in which other layers run, evaluation first."""
+        return [check.mode for check in self._checks if check.other_layers]
+
+    @property
+    def widest(self) -> list[Mode]:
+        """Of these, the one in which all layers of the others run as often, if there is one; else all."""
+        modes = self.different
+        wide = [mode for mode in modes if all(self.modes[other].layers <= self.modes[mode].layers for other in modes)]
+        return wide[:1] or modes
+
+    def by_dependencies(self, modes: Sequence[Mode]) -> _Told | None:
+        """Return the groups that torch-pruning's graph tells; None where it can trace no part of the network.
+
+        Args:
+            modes: in which it is traced.
+        """
         failures: set[str] = set()  # parts that it cannot trace
         # Traced copies are thrown away: a network may cache a tensor of the traced pass, and then cannot be copied.
         traces = [
             list(
                 dependency_sets(_followable(self.shapes), self._beside, failures, mode, self.modes[mode].may_mix_tokens)
             )
-            for mode in (check.mode for check in self._checks if check.other_layers)
+            for mode in modes
         ]
         return self._told(traces, [], failures) if any(traces) else None
 
@@ -154,8 +173,7 @@ class _Traced:
     def _labelled(self) -> list[tuple[list[list[Side]], list[Split]]]:
         """For each mode with other layers, sets and splits by numbers of channels; none where a forward pass raises."""
         with suppress(Exception):  # whatever the network's own forward raises
-            return [labelled_sets(_followable(self.shapes), self._beside, check.mode, sides_of)
-                    for check in self._checks if check.other_layers]  # fmt: skip
+            return [labelled_sets(_followable(self.shapes), self._beside, mode, sides_of) for mode in self.different]
         return []
 
     def left(self, groups: Iterable[ChannelGroup]) -> int:
