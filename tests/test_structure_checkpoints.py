@@ -102,13 +102,20 @@ def test_a_network_that_is_made_late_is_compressed_saved_and_loaded(tmp_path, ma
 
 def test_who_loads_without_callbacks_or_mixin_is_told_what_is_missing(tmp_path):
     train(lambda: LowRank(RANKS), 1, tmp_path)
-    message = r"\[lightning_compress: .* give the Trainer the same compression callbacks, or, .*CompressibleMixin"
-    with pytest.raises(RuntimeError, match=message):
+    told = r"this checkpoint is of a compressed network.* give the Trainer the same compression callbacks, or, .*"
+    message = rf"^PlainModule: {told}CompressibleMixin, LightningModule\)$"  # and no list of sizes
+    with pytest.raises(CompressError, match=message):
         PlainModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(CompressError, match=message):
+        PlainModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, strict=False)
+    with pytest.raises(CompressError, match=message):
         Trainer(max_epochs=2, **QUIET).fit(PlainModule(), *toy_data(0), ckpt_path=tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    with pytest.raises(CompressError, match=message):
+        PlainModule().load_state_dict(state)
     assert next(iter(state)) == NOTICE
+    with pytest.raises(RuntimeError, match=r"\[lightning_compress: this checkpoint"):  # as where nothing is imported
+        torch.nn.Module.load_state_dict(PlainModule(), state)
     with pytest.raises(
         CompressError, match=r"^load_state_dict: these weights are of a compressed network.*load_from_checkpoint"
     ):

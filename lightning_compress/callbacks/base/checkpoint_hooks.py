@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning import LightningModule
 
+from lightning_compress.callbacks.base import refused_weights  # noqa: F401  which gives LightningModule its refusal
 from lightning_compress.surgery.structure import accept_notice, load_structure, network, save_structure
 
 
