@@ -32,6 +32,13 @@ def own_children(module: nn.Module) -> dict[str, nn.Module | None]:
     return module._modules
 
 
+def take_over(new: nn.Module, old: nn.Module) -> None:
+    """Give a module the parameters, buffers and children of another, which keeps them too."""
+    new._parameters.update(old._parameters)
+    new._buffers.update(old._buffers)
+    new._modules.update(old._modules)
+
+
 def set_tables(
     module: nn.Module, parameters: dict[str, nn.Parameter | None], children: dict[str, nn.Module | None]
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery._torch import own_buffers, own_children, own_parameters
+from lightning_compress.surgery._torch import take_over
 from lightning_compress.surgery._torchvision import partition_attention
 from lightning_compress.surgery.replacement import Replacement
 from lightning_compress.surgery.thin_window_attention import PARTS, TABLE
@@ -49,9 +49,7 @@ class ThinPartitionAttention(Replacement):
         if thin_partition_form(old) is not cls:
             raise CompressError(f"{cls.__name__}: expected torchvision's attention over partitions, got {old}")
         new = cls()
-        own_parameters(new).update(own_parameters(old))
-        own_buffers(new).update(own_buffers(old))
-        own_children(new).update(own_children(old))
+        take_over(new, old)
         new.head_dim, new.scale_factor = int(old.head_dim), float(old.scale_factor)
         return new.train(old.training)
 

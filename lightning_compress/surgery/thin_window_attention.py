@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery._torch import own_buffers, own_children, own_parameters
+from lightning_compress.surgery._torch import take_over
 from lightning_compress.surgery._torchvision import window_attentions
 from lightning_compress.surgery.replacement import Replacement
 
@@ -62,9 +62,7 @@ class ThinWindowAttention(Replacement):
         if thin_window_form(old) is not cls:
             raise CompressError(f"{cls.__name__}: expected torchvision's attention over shifted windows, got {old}")
         new = cls()
-        own_parameters(new).update(own_parameters(old))
-        own_buffers(new).update(own_buffers(old))
-        own_children(new).update(own_children(old))
+        take_over(new, old)
         new.head_dim = new.qkv.out_features // (PARTS * int(old.num_heads))
         new.window_size, new.shift_size = [*old.window_size], [*old.shift_size]
         new.attention_dropout, new.dropout = old.attention_dropout, old.dropout
