@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_graph import check_removal, random_statistics
+from test_graph import check_removal, given_back, random_statistics
 from torch import nn
 
 import lightning_compress as lc
@@ -21,7 +21,6 @@ from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.modes import training
 from lightning_compress.surgery.split_numbers import numbers_of, set_numbers
-from lightning_compress.surgery.structure import load_structure, save_structure
 
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -126,14 +125,7 @@ def check(net: nn.Module, units: dict[str, int]) -> None:
     lc.ChannelPruning({name: {"channels": 0.5} for name in units}).apply(thin, IMAGES)
     with torch.no_grad():
         training(copy.deepcopy(thin), IMAGES)
-    checkpoint = {"state_dict": thin.state_dict()}
-    save_structure(thin, checkpoint)
-    resumed = copy.deepcopy(dense)
-    load_structure(resumed, checkpoint)
-    resumed.load_state_dict(checkpoint["state_dict"])
-    with TemporaryDirectory() as folder:
-        lc.save(thin, path := Path(folder) / "a.safetensors", example_input=IMAGES)
-        loaded = lc.load(path, dense)
+    resumed, loaded = given_back(thin, dense, IMAGES)
     for other in (resumed.eval(), loaded):
         torch.testing.assert_close(other(IMAGES), thin.eval()(IMAGES))
 

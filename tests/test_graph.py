@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+import lightning_compress as lc
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.costs.activation_bytes import ActivationBytes
 from lightning_compress.core.errors import CompressError
@@ -16,6 +19,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import OUT, ChannelGraph
 from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.structure import load_structure, save_structure
 
 NETWORKS = {  # name -> arguments; 64 pixels where the network takes them
     "resnet18": {}, "resnet50": {}, "vgg16_bn": {}, "mobilenet_v2": {}, "densenet121": {}, "efficientnet_b0": {},
@@ -91,6 +95,18 @@ def test_removing_equals_masking_and_prediction(name):
     torch.manual_seed(0)
     net = getattr(torchvision.models, name)(num_classes=10, **NETWORKS[name])
     check_removal(random_statistics(net), torch.randn(2, 3, 64, 64))
+
+
+def given_back(thin: nn.Module, dense: nn.Module, example: torch.Tensor) -> tuple[nn.Module, nn.Module]:
+    """Return what a checkpoint and a file of a thin network make of the dense one."""
+    checkpoint = {"state_dict": thin.state_dict()}
+    save_structure(thin, checkpoint)
+    resumed = copy.deepcopy(dense)
+    load_structure(resumed, checkpoint)
+    resumed.load_state_dict(checkpoint["state_dict"])
+    with TemporaryDirectory() as folder:
+        lc.save(thin, path := Path(folder) / "a.safetensors", example_input=example)
+        return resumed, lc.load(path, dense)
 
 
 def check_removal(net: nn.Module, example: torch.Tensor) -> ChannelGraph:

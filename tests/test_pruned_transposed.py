@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import LightningModule
-from test_graph import check_removal, random_statistics
+from test_graph import check_removal, given_back, random_statistics
 from torch import nn
 
 import lightning_compress as lc
@@ -29,7 +27,7 @@ from lightning_compress.surgery.graph.channels import ChannelGraph
 from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.row_layout import weight_rows
-from lightning_compress.surgery.structure import Structure, load_structure, save_structure, write_structure
+from lightning_compress.surgery.structure import Structure, write_structure
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -134,14 +132,7 @@ def test_files_and_checkpoints_give_them_back(groups):
     halved(net, IMAGES)  # what the first time left may be one channel on a side: then whole groups go
     write_structure(net, Structure(measure.measure(net, IMAGES)))
     assert predicted.macs > measure.measure(net, IMAGES).macs
-    checkpoint = {"state_dict": net.state_dict()}
-    save_structure(net, checkpoint)
-    resumed = copy.deepcopy(dense)
-    load_structure(resumed, checkpoint)
-    resumed.load_state_dict(checkpoint["state_dict"])
-    with TemporaryDirectory() as folder:
-        lc.save(net, Path(folder) / "a.safetensors", example_input=IMAGES)
-        loaded = lc.load(Path(folder) / "a.safetensors", dense)
+    resumed, loaded = given_back(net, dense, IMAGES)
     for other in (resumed, loaded):
         assert repr(other[3]) == repr(net[3])
         torch.testing.assert_close(other.eval()(IMAGES), net.eval()(IMAGES))

@@ -20,7 +20,6 @@ distillation), with refit. The seed is that of the plans and of the batches. Row
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +29,6 @@ from rows import append, asking, rows_of, start
 from search import PROBLEMS, Bench, Case, fine_tune
 from trained import accuracy
 
-from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
 
 SHORT = 40  # steps of the short fine-tuning
@@ -60,9 +58,7 @@ def validated(bench: Bench, point: tuple[int, ...], steps: int, seed: int) -> fl
     if not steps:
         score = bench.evaluate(bench.budget.space.plan(point))
         return float(bench.method("random").planner.objective(score))
-    module = copy.deepcopy(bench.module)
-    bench.composition.apply(module.net, bench.budget.space.plan(point))
-    recalibrate(module, bench.evaluate.recalibration, bench.evaluate._trainer([TrainingForward()]))
+    module = bench.applied(bench.budget.space.plan(point))
     fine_tune(module.net, bench.known.normalized, bench.train, lr=bench.case.lr, steps=steps, seed=seed)
     return accuracy(module.net, bench.known, *bench.validation)
 

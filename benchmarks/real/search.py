@@ -166,11 +166,16 @@ class Bench:
             assert found[0].score is not None
             return 100 * found[0].score.metrics["val_acc"]
 
-    def worth(self, plan: Plan, seed: int, steps: int, lr: float) -> dict[str, float]:
-        """Return the test accuracy of a plan, recalibrated and after the fine-tuning."""
+    def applied(self, plan: Plan) -> ImageClassifier:
+        """Return the network under a plan, with batch norms recalibrated."""
         module = copy.deepcopy(self.module)
         self.composition.apply(module.net, plan)
         recalibrate(module, self.evaluate.recalibration, self.evaluate._trainer([TrainingForward()]))
+        return module
+
+    def worth(self, plan: Plan, seed: int, steps: int, lr: float) -> dict[str, float]:
+        """Return the test accuracy of a plan, recalibrated and after the fine-tuning."""
+        module = self.applied(plan)
         before = accuracy(module.net, self.known, *self.test)
         fine_tune(module.net, self.known.normalized, self.train, lr=lr, steps=steps, seed=seed)
         return {"before": before, "after": accuracy(module.net, self.known, *self.test)}

@@ -20,7 +20,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery._torch import take_over
 from lightning_compress.surgery._torchvision import partition_attention
 from lightning_compress.surgery.replacement import Replacement
-from lightning_compress.surgery.thin_window_attention import PARTS, TABLE
+from lightning_compress.surgery.thin_window_attention import PARTS, TABLE, ThinWindowAttention, thin_window_form
 
 
 class ThinPartitionAttention(Replacement):
@@ -83,3 +83,12 @@ def thin_partition_form(module: nn.Module) -> type[ThinPartitionAttention] | Non
     """
     kinds = (ThinPartitionAttention, *partition_attention())
     return ThinPartitionAttention if any(type(module).forward is kind.forward for kind in kinds) else None
+
+
+def torchvision_form(module: nn.Module) -> type[ThinWindowAttention | ThinPartitionAttention] | None:
+    """Return the class that may take the place of attention of torchvision: over shifted windows, or over partitions.
+
+    Args:
+        module: any; None is returned for all else.
+    """
+    return thin_window_form(module) or thin_partition_form(module)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lightning_compress.surgery.replacement import replace_modules
 from lightning_compress.surgery.thin_attention import PARTS, WEIGHT, can_be_thin
-from lightning_compress.surgery.thin_partition_attention import ThinPartitionAttention, thin_partition_form
-from lightning_compress.surgery.thin_window_attention import ThinWindowAttention, thin_window_form
+from lightning_compress.surgery.thin_partition_attention import ThinPartitionAttention, torchvision_form
+from lightning_compress.surgery.thin_window_attention import ThinWindowAttention
 
 
 class Projection(nn.Linear):
@@ -101,5 +101,5 @@ def make_followable(net: nn.Module) -> None:
     """
     modules = {name: module for name, module in net.named_modules() if name}
     replace_modules(net, {name: FollowedAttention(module) for name, module in modules.items() if can_be_thin(module)})
-    forms = {name: thin_window_form(module) or thin_partition_form(module) for name, module in modules.items()}
+    forms = {name: torchvision_form(module) for name, module in modules.items()}
     replace_modules(net, {n: FollowedWindows(modules[n], form) for n, form in forms.items() if form is not None})

@@ -18,8 +18,8 @@ from lightning_compress.surgery._torch import own_parameters
 from lightning_compress.surgery.attention import Attention, attentions
 from lightning_compress.surgery.graph.channels import HEADS, IN, OUT, ChannelGroup, Member
 from lightning_compress.surgery.thin_attention import BIAS, PARTS, WEIGHT, can_be_thin
-from lightning_compress.surgery.thin_partition_attention import ThinPartitionAttention, thin_partition_form
-from lightning_compress.surgery.thin_window_attention import OF_DISTANCE, ThinWindowAttention, thin_window_form
+from lightning_compress.surgery.thin_partition_attention import ThinPartitionAttention, torchvision_form
+from lightning_compress.surgery.thin_window_attention import OF_DISTANCE, ThinWindowAttention
 
 
 def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
@@ -29,7 +29,7 @@ def head_groups(net: nn.Module, profile: Profile) -> list[ChannelGroup]:
         net: dense.
         profile: of it, in the order in which layers run.
     """
-    forms = {name: thin_window_form(module) or thin_partition_form(module) for name, module in net.named_modules()}
+    forms = {name: torchvision_form(module) for name, module in net.named_modules()}
     windows = {name: form for name, form in forms.items() if form is not None}
     several = (each for each in attentions(net) if each.heads > 1 and each.name not in windows)
     own = (name for name, module in net.named_modules() if can_be_thin(module) and module.num_heads > 1)

@@ -21,7 +21,7 @@ from lightning_compress.surgery.graph.remove_channels import remove_parameter, r
 
 
 def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
-    """Return mask channels of a network in place.
+    """Mask channels of a network in place.
 
     Args:
         net: of the architecture that was traced.

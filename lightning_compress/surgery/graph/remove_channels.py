@@ -16,8 +16,7 @@ from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGrap
 from lightning_compress.surgery.replacement import Replacement, replace_modules
 from lightning_compress.surgery.split_numbers import set_numbers
 from lightning_compress.surgery.thin_attention import ThinAttention, can_be_thin
-from lightning_compress.surgery.thin_partition_attention import thin_partition_form
-from lightning_compress.surgery.thin_window_attention import thin_window_form
+from lightning_compress.surgery.thin_partition_attention import torchvision_form
 
 
 @torch.no_grad()
@@ -85,7 +84,7 @@ def thin_form(module: nn.Module) -> type[Replacement] | None:
     Args:
         module: any; None is returned for what needs no other class.
     """
-    return ThinAttention if can_be_thin(module) else thin_window_form(module) or thin_partition_form(module)
+    return ThinAttention if can_be_thin(module) else torchvision_form(module)
 
 
 @torch.no_grad()
