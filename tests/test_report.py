@@ -366,7 +366,10 @@ def test_the_ranking_is_a_sentence_of_the_search(write):
     ) in page.text
 
 
-def test_the_reward_of_the_closed_form_is_told():
-    told = _sentences(replace(SEARCH, closed_form=0.61))
-    assert "The plan that it started from, made in closed form, has a reward of 0.6100." in told
+def test_the_rewards_of_the_starts_are_told():
+    told = _sentences(replace(SEARCH, starts={"closed form": 0.61, "uniform plan": 0.7}))
+    expected = (
+        "It started from the best of the plans that cost no search, by their rewards: closed form 0.6100, uniform "
+    )
+    assert expected + "plan 0.7000." in told
     assert not any("closed form" in sentence for sentence in _sentences(SEARCH))

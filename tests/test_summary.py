@@ -78,10 +78,11 @@ def test_trials_come_from_the_journal_under_the_cost_and_objective_of_the_stage(
     assert search.cost == "size of the packed file (bytes)"
 
 
-def test_the_reward_of_the_closed_form_is_where_a_search_writes_it(result):
+def test_the_rewards_of_the_starts_are_where_a_search_writes_them(result):
     folder = result.folder / "quantize"
-    write_record(folder / "search.json", {"limit": 1000.0, "found": {"best": {"closed form": 0.25}}})
-    assert search_of("quantize", folder, PLANNER).closed_form == 0.25
+    best = {"this search": 0.5, "closed form": 0.25, "uniform plan": 0.125, "random": 0.25}
+    write_record(folder / "search.json", {"limit": 1000.0, "found": {"best": best}})
+    assert search_of("quantize", folder, PLANNER).starts == {"closed form": 0.25, "uniform plan": 0.125}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ class Problem:
         budget: what a plan may cost; holds the space.
         dense: profile of the network before the search.
         predict: plan -> profile of the network that it makes.
-        prior: the point that a closed-form planner found, where searches start; None starts at the uniform plan.
-        errors: of each choice's values, in the order of the space, from which the planner found it; None if not known.
+        prior: the point where searches start, found without a search; None starts at the uniform plan.
+        errors: of each choice's values, in the order of the space, by the closed-form planner; None if not known.
     """
 
     budget: Budget

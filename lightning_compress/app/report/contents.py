@@ -121,7 +121,7 @@ class Search:
         samples: number of validation samples.
         final: the comparison of its best few plans, if there was one.
         seen: a warning that the dense network was trained on the validation data, or nothing.
-        closed_form: reward of the plan that the search started from; None where it started without one.
+        starts: name -> reward of each plan that it might have started from; none where it had no closed form.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Search:
     samples: int = 0
     final: Final | None = None
     seen: str = ""
-    closed_form: float | None = None
+    starts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scored(self) -> list[Point]:

@@ -120,8 +120,9 @@ def _sentences(search: Search) -> list[str]:
     found = [f"{trials}, {failed:,} failed; trial {best.number:,} is the best, with a reward of {best.reward:.4f}."]
     if search.meaning:
         found.append(f"The reward is {search.meaning}.")
-    if search.closed_form is not None:
-        found.append(f"The plan that it started from, made in closed form, has a reward of {search.closed_form:.4f}.")
+    if search.starts:
+        told = ", ".join(f"{name} {reward:.4f}" for name, reward in search.starts.items())
+        found.append(f"It started from the best of the plans that cost no search, by their rewards: {told}.")
     found += search.against_baselines
     if failed:
         found.append(_failures(search))

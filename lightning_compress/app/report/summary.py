@@ -28,6 +28,7 @@ from lightning_compress.pipeline.verdict import noise
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
 from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget, Objective
+from lightning_compress.search.starts import CLOSED_FORM, UNIFORM
 
 REPORT = "report.html"
 VALIDATION = "val_acc"  # the metric that is known to be a share of the validation samples
@@ -107,6 +108,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
     found = [read(folder / journal_name(baseline)) for baseline in ("", *names)]
     trials, *beside = ([entry for entry in entries if entry.number < most] for entries in found)
     points, *others = (tuple(map(point, entries)) for entries in (trials, *beside))
+    best = written.get("found", {}).get("best", {})
     ranking = _ranking(written["correlation"], trials, folder, objective) if "correlation" in written else None
     return Search(
         name,
@@ -120,7 +122,7 @@ def search_of(name: str, folder: Path, planner: Mapping[str, Any], result: Resul
         written.get("validation_samples", 0),
         _final(written["final"], objective) if "final" in written else None,
         _seen(written, result),
-        written.get("found", {}).get("best", {}).get("closed form"),
+        {name: best[name] for name in (CLOSED_FORM, UNIFORM) if name in best},
     )
 
 

@@ -1,4 +1,4 @@
-"""The prior: the plan that a searcher starts from, kept in the stage's folder for a search that goes on."""
+"""The prior: the plan of a closed form for a search, kept in the stage's folder for a search that goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.search_settings import SearchSettings
 from lightning_compress.pipeline.student import Student
-from lightning_compress.search.journal import journal_name
+from lightning_compress.search.starts import STARTS
 
 PRIOR = "prior.yaml"  # the plan
 ERRORS = "prior_errors.json"  # of each value of each choice, from which it was made
@@ -20,7 +20,7 @@ ERRORS = "prior_errors.json"  # of each value of each choice, from which it was 
 
 @dataclass(frozen=True)
 class Prior:
-    """The start of a searcher.
+    """The plan that a searcher may start from.
 
     Attributes:
         point: index of the value of each choice.
@@ -38,7 +38,7 @@ def make_prior(
     if settings.prior is None or not len(budget.space):
         return None
     path, table = folder / PRIOR, folder / ERRORS
-    if (folder / journal_name("")).is_file() and path.is_file():
+    if (folder / STARTS).is_file() and path.is_file():
         plan = Plan.load(path)
         errors = read_record(table)["errors"] if table.is_file() else None
     else:

@@ -37,6 +37,7 @@ from lightning_compress.search.pareto import pareto_front
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.second_scores import score_again
+from lightning_compress.search.starts import CLOSED_FORM, STARTS, UNIFORM, scored_starts
 
 FRONT = "front"  # folder of the plans of the Pareto front
 
@@ -84,14 +85,16 @@ class SearchRun:
 
     def best(self) -> Plan:
         """Search with the searcher and its baselines; return the best plan of the searcher."""
+        starts = self._starts()
         logger = self.run.make_logger(save_dir=self.folder / "search")
-        searcher, best, entries = self._search("", self.settings.searcher, [], [logger])
+        searcher, best, entries = self._search("", self.settings.searcher, list(starts.values()), [logger])
         rewards = {"this search": best.reward}
-        if self.prior is not None and entries[0].score is not None:
-            rewards["closed form"] = self.settings.objective(entries[0].score)  # the prior is the first trial
+        rewards |= {
+            name: self.settings.objective(entry.score) for name, entry in starts.items() if entry.score is not None
+        }
         searcher.save(self.folder)
         self._write_front(entries)
-        scored = list(entries)
+        scored = [*starts.values(), *entries]
         for name, make in self.settings.used_baselines.items():
             try:
                 _, other, more = self._search(name, make, scored, [])
@@ -102,6 +105,25 @@ class SearchRun:
         final = self._final(entries)
         self._write(entries, rewards, final)
         return best.plan if final is None else self.budget.space.plan(final.best.indices)
+
+    def _starts(self) -> dict[str, Entry]:
+        """Score the prior and the largest uniform plan, and make the better one the prior; return their entries."""
+        if self.prior is None:
+            return {}
+        uniform = Problem(self.budget, self.composition.profile, self.composition.predict).start
+        with Journal(self.folder / STARTS, self.fingerprint) as journal:
+            starts = scored_starts(
+                {CLOSED_FORM: self.prior.point, UNIFORM: uniform},
+                self.budget.space,
+                self.settings.objective,
+                self.evaluator,
+                journal,
+                self.settings.executor,
+            )
+        best = ranking(starts.values(), self.settings.objective)
+        if best:
+            self.prior = replace(self.prior, point=best[0].indices)
+        return starts
 
     def _final(self, entries: Sequence[Entry]) -> Finalists | None:
         """Compare the best few once more; None where none of them can be scored again."""

@@ -32,8 +32,8 @@ class SearchSettings(ScoringPlanner):
         halving: low-fidelity scores first, the full one for the best of those in flight; None scores all in full.
         correlation: how well the search's scores rank plans, measured after it; None does not.
         final_choice: how the best few are compared in the end; None takes the highest score of the search.
-        prior: makes the plan that the searcher starts from, with the cost and the budget of the search; None starts at
-            the largest uniform plan. Baselines have no prior.
+        prior: makes a plan with the cost and the budget of the search; the searcher starts from it or from the largest
+            uniform plan, whichever scores higher. None starts at the uniform plan. Baselines have no prior.
     """
 
     searcher: Callable[..., Searcher]
