@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from math import log, sqrt
+from dataclasses import dataclass
+from math import log
 
 import pytest
 import torch
@@ -11,10 +12,14 @@ from torch import nn
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.core.budget import Budget
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.pipeline.planners.choice_weights import choice_weights
+from lightning_compress.core.space import Choice, Space
+from lightning_compress.pipeline.planners import choice_weights as choice_weights_file
+from lightning_compress.pipeline.planners.choice_weights import choice_weights, weighed
+from lightning_compress.pipeline.planners.divergence import Divergence
 from lightning_compress.pipeline.planners.output_error import OutputError
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.testing.toys import PlainModule, ToyData
@@ -37,45 +42,73 @@ def probabilities(net: nn.Module, inputs: list[torch.Tensor]) -> list[list[float
         return [row.double().exp().div(row.double().exp().sum()).tolist() for x in inputs for row in net.eval()(x)]
 
 
-def test_weights_are_roots_of_divergence_over_error(composed):
+def averaged(net: nn.Module, inputs: list[torch.Tensor]) -> None:
+    for norm in [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]:
+        norm.reset_running_stats()
+        norm.momentum = None  # plain averages
+    net.train()
+    with torch.no_grad():
+        for x in inputs:
+            net(x)
+
+
+def test_weights_are_divergence_over_error(composed):
     module, composition, space = composed
     inputs = [torch.rand(6, 1, 8, 8), torch.rand(6, 1, 8, 8)]
     errors = [
         [1.0 + i + 3 * (len(c.values) - 1 - j) for j in range(len(c.values))] for i, c in enumerate(space.choices)
     ]
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    found = choice_weights(errors, composition, space, module, inputs)
+    found = choice_weights(errors, Divergence(composition, space, module, inputs))
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     dense = probabilities(copy.deepcopy(module.model), inputs)
     for choice, own, weight in zip(space.choices, errors, found, strict=True):
         middle = min(choice.values, key=lambda value: abs(value - 0.5))
         changed = copy.deepcopy(module.model)
         composition.apply(changed, Plan({choice.layer: {choice.knob: middle}}))
-        norms = [m for m in changed.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # plain averages
-        changed.train()
-        with torch.no_grad():
-            for x in inputs:
-                changed(x)
+        averaged(changed, inputs)
         other = probabilities(changed, inputs)
         pairs = [(p, q) for a, b in zip(dense, other, strict=True) for p, q in zip(a, b, strict=True)]
         divergence = sum(p * log(p / q) for p, q in pairs) / len(dense)
-        assert weight == pytest.approx(sqrt(divergence / own[choice.values.index(middle)]), rel=1e-3)
+        assert weight == pytest.approx(divergence / own[choice.values.index(middle)], rel=1e-3)
 
 
 def test_a_choice_whose_middle_value_costs_nothing_keeps_its_weight(composed):
     module, composition, space = composed
     errors = [[0.0] * len(choice.values) for choice in space.choices]
-    assert choice_weights(errors, composition, space, module, [EXAMPLE]) == [1.0] * len(space)
+    assert choice_weights(errors, Divergence(composition, space, module, [EXAMPLE])) == [1.0] * len(space)
 
 
-def test_probes_weigh_the_errors_of_the_planner(composed):
+@dataclass(frozen=True)
+class Known:
+    """A divergence that is a table."""
+
+    space: Space
+    found: dict[tuple[int, ...], float]
+
+    def __call__(self, point: tuple[int, ...]) -> float:
+        return self.found[point]
+
+
+@pytest.mark.parametrize(("as_they_are", "power"), [(1.0, 0), (3.0, 0.5)])
+def test_the_power_is_taken_whose_plan_diverges_least(as_they_are, power):
+    space = Space((Choice("a", "x", (1, 2, 3)), Choice("b", "x", (1, 2, 3)), Choice("free", "x", (1, 2))))
+    budget = Budget(lambda plan: sum(1 + index for index in space.indices(plan)), 5, space)
+    errors = ((1.2, 0.5, 0.0), (1.0, 0.6, 0.0), (0.0, 0.0))
+    # Alone, lowering b does more than its error says: weights 0.1 and 4. As errors are, b is lowered; with weights, a.
+    known = Known(space, {(0, 2, 1): 0.12, (2, 0, 1): 4.0, (2, 0, 0): as_they_are, (0, 2, 0): 2.0})
+    expected = [[weight**power * error for error in own] for weight, own in zip((0.1, 4, 1), errors, strict=True)]
+    assert [list(own) for own in weighed(errors, budget, known)] == [pytest.approx(own) for own in expected]
+
+
+def test_probes_weigh_the_errors_of_the_planner(composed, monkeypatch):
     module, composition, space = composed
+    monkeypatch.setattr(choice_weights_file, "POWERS", (1.0,))
     batches = list(ToyData().train_dataloader())
+    cost, profile = MACs(), composition.profile
+    budget = Budget(lambda plan: cost(composition.predict(plan)), 0.5 * cost(profile), space)
     plain, probed = (
-        OutputError(cost=MACs(), budget=0.5, batches=2, probes=probes).errors(composition, space, module, batches)
+        OutputError(cost=cost, budget=0.5, batches=2, probes=probes).errors(composition, budget, module, batches)
         for probes in (0, 2)
     )
     weights = [sum(b) / sum(a) for a, b in zip(plain, probed, strict=True)]
@@ -84,12 +117,22 @@ def test_probes_weigh_the_errors_of_the_planner(composed):
         assert b == pytest.approx([weight * error for error in a])
 
 
-def test_what_gives_no_class_scores_is_refused(composed):
+def test_outputs_that_are_no_class_scores_diverge_by_their_relative_error(composed):
     module, composition, space = composed
-    module.model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
-    errors = [[2.0, 1.0] for _ in space.choices]
-    with pytest.raises(CompressError, match=r"the shape \(2, 2, 4, 4\); set probes=0"):
-        choice_weights(errors, composition, space, module, [EXAMPLE])
+    inputs = [torch.rand(6, 1, 8, 8), torch.rand(3, 1, 8, 8)]
+
+    def outputs(net: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([net.eval()(x) for x in inputs])[:, :1]
+
+    point = space.smallest
+    changed = copy.deepcopy(module.model)
+    composition.apply(changed, space.plan(point))
+    averaged(changed, inputs)
+    dense, thin = outputs(copy.deepcopy(module.model)), outputs(changed)
+    module.model.fc.register_forward_hook(lambda *call: call[-1][:, :1])
+    expected = float((thin - dense).square().sum() / dense.square().sum())
+    assert Divergence(composition, space, module, inputs)(point) == pytest.approx(expected, rel=1e-3)
 
 
 def test_probes_are_counted_from_0():

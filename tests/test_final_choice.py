@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import partial
 from math import sqrt
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from lightning import Trainer
 
 from lightning_compress.app.report.final_choice import Final, Finalist, seen_sentence
+from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.costs.packed_bytes import PackedBytes
 from lightning_compress.core.errors import CompressError
+from lightning_compress.pipeline.context import RunContext
+from lightning_compress.pipeline.evaluation import Evaluation
 from lightning_compress.pipeline.planners.output_error import OutputError
+from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.student import Student
 from lightning_compress.search.final_choice import FINAL_CHOICE, FinalChoice
 from lightning_compress.search.journal import Entry, journal_name, read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
+from lightning_compress.search.searchers.random import Random
+from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.trial import Score
-from lightning_compress.testing.small_search import COST, run_search
+from lightning_compress.surgery import measure
+from lightning_compress.testing.toys import PlainModule, ToyData
 
 REWARD = AccuracyUnderBudget(weight=0)
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+COST = PackedBytes()
 
 
 def entry(number: int, accuracy: float | None, key: str = "") -> Entry:
@@ -47,6 +66,36 @@ def test_a_network_is_compared_once():
 def test_numbers_that_cannot_be_are_refused(given, words):
     with pytest.raises(CompressError, match=words):
         FinalChoice(**given)
+
+
+def run_search(
+    folder: Path, *, searcher: type[Searcher] = Random, validation_batches: int | None = None, **settings: Any
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Run it in a folder; return the point of the plan that it chose, and what it wrote.
+
+    Args:
+        folder: of the stage.
+        searcher: class of the searcher.
+        validation_batches: that score a candidate; None takes all.
+        settings: more of :class:`Search`.
+    """
+    torch.manual_seed(0)
+    module = PlainModule()
+    profile = measure.measure(module.model, EXAMPLE)
+    run = RunContext(ToyData(), module, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder.parent, 0)
+    planner = Search(
+        cost=COST,
+        budget=0.3,
+        searcher=searcher,
+        trials=5,
+        objective=AccuracyUnderBudget(),
+        evaluation=Evaluation(recalibration_batches=1, validation_batches=validation_batches),
+        **settings,
+    )
+    bits = QuantizationAwareTraining(weight_bits=(2, 4, 8), act_bits=(8,))
+    composition = Composition([bits], module.model, EXAMPLE)
+    plan = planner.make_plan(composition, Student(copy.deepcopy(module)), run, folder).plan
+    return composition.space().indices(plan), json.loads((folder / "search.json").read_text())
 
 
 def test_scores_on_all_validation_data_stand(tmp_path):

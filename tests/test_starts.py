@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from test_final_choice import COST, run_search
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.errors import TrialFailedError
@@ -20,7 +21,6 @@ from lightning_compress.search.objectives.objective import AccuracyUnderBudget
 from lightning_compress.search.searchers.greedy import Greedy
 from lightning_compress.search.starts import STARTS, scored_starts
 from lightning_compress.search.trial import Score
-from lightning_compress.testing.small_search import COST, run_search
 
 REWARD = AccuracyUnderBudget(weight=0)
 SPACE = Space((Choice("a", "weight_bits", (2, 4, 8)),))

@@ -5,7 +5,7 @@
     decides all       each trial decides all choices, not two of the best plan's
     spends nothing    what a plan leaves of the budget stays unspent
     sees the place    of the features only the place of a choice among the others, and the last action
-    no prior          starts from the uniform plan, with 20 random trials, in place of the closed form's plan
+    no prior          starts from the uniform plan, with 20 random trials, in place of a start that needs no search
 
 The best reward (accuracy less a tenth of the loss, in points, on 1,000 validation images with batch norms recalibrated)
 after 24 and 60 evaluations, and its difference to the whole DDPG of the same seed. Problems, NETS and the ``.npz`` as
@@ -68,7 +68,7 @@ def unseeing(problem: Problem, seed: int, objective: Objective) -> Searcher:
 
 
 def unguided(problem: Problem, seed: int, objective: Objective) -> Searcher:
-    """Return DDPG without the plan of the closed form."""
+    """Return DDPG without the start and the closed form's errors."""
     return DDPG(replace(problem, prior=None, errors=None), seed, objective)
 
 
@@ -89,8 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder, file = arguments.folder / arguments.problem, arguments.folder / "ddpg_parts.jsonl"
     done = {(row["problem"], row["way"], row["seed"]) for row in rows_of(file)}
     bench = Bench(PROBLEMS[arguments.problem], arguments.nets, arguments.npz, folder)
-    problem = Problem(bench.budget, bench.composition.profile, bench.composition.predict)
-    problem = replace(problem, prior=bench.prior, errors=bench.errors)
+    problem = bench.start
     for seed in arguments.seeds:
         for way, make in WAYS.items():
             if (arguments.problem, way, seed) in done:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from rows import append, asking, rows_of, spread, start
+from rows import append, asking, precise, rows_of, spread, start
 from search import BATCH
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -67,8 +67,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 class Bench:
     """The network and its data in memory."""
 
-    def __init__(self, nets: Path, npz: Path, lr: float) -> None:
-        self.nets, self.known, self.lr = nets, NETWORKS[NETWORK], lr
+    def __init__(self, nets: Path, npz: Path, lr: float, precision: str) -> None:
+        self.nets, self.known, self.lr, self.precision = nets, NETWORKS[NETWORK], lr, precision
         self.train, self.test = images(npz, "train"), images(npz, "test")
         self.teacher = self.module()
         self.layers = [layer.name for layer in measure.measure(self.teacher.net, self.example).weighted]
@@ -92,6 +92,7 @@ class Bench:
             trainer = Trainer(
                 max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
                 enable_model_summary=False, callbacks=[*callbacks, lc.KnowledgeDistillation(self.teacher)],
+                precision=self.precision,
             )  # fmt: skip
             trainer.fit(module, DataLoader(Batches(self.known, *self.train, numbers, seed), None))
 
@@ -118,10 +119,11 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "joint.jsonl"
     done = {tuple(row[key] for key in KEY) for row in rows_of(file)}
-    bench = Bench(arguments.nets, arguments.npz, arguments.lr)
+    bench = Bench(arguments.nets, arguments.npz, arguments.lr, arguments.precision)
     for seed in arguments.seeds:
         for way in arguments.ways:
             row = {"way": way, "share": arguments.share, "steps": arguments.steps, "lr": arguments.lr, "seed": seed}
+            row |= {"precision": arguments.precision}
             if tuple(row[key] for key in KEY) in done:
                 continue
             began = process_time()
@@ -138,19 +140,22 @@ def run(arguments: argparse.Namespace) -> None:
             append(file, row)
 
 
-KEY = ("way", "share", "steps", "lr", "seed")
+KEY = ("way", "share", "steps", "lr", "seed", "precision")
 
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows, the best first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows_of(arguments.folder / "joint.jsonl"):
-        groups.setdefault((row["steps"], row["lr"], row["way"]), []).append(row)
-    print(f"{'':34}{'steps':>7}{'rate':>7}{'seeds':>6}{'bytes':>10}{'coded':>10}{'test accuracy':>18}")
-    for (steps, lr, way), rows in sorted(groups.items(), key=lambda g: (g[0][:2], -mean(r["test"] for r in g[1]))):
+        groups.setdefault((row["steps"], row["lr"], row["precision"], row["way"]), []).append(row)
+    head = f"{'':34}{'steps':>7}{'rate':>7}{'precision':>12}{'seeds':>6}{'bytes':>10}{'coded':>10}"
+    print(f"{head}{'test accuracy':>18}")
+    ordered = sorted(groups.items(), key=lambda group: (group[0][:3], -mean(row["test"] for row in group[1])))
+    for (steps, lr, precision, way), rows in ordered:
         sizes = [mean(row[name] for row in rows) for name in ("bytes", "coded") if name in rows[0]]
         cells = "".join(f"{size:10,.0f}" for size in sizes)
-        print(f"{way:34}{steps:7}{lr:7g}{len(rows):6}{cells:20}{spread([row['test'] for row in rows]):>18}")
+        told = f"{way:34}{steps:7}{lr:7g}{precision:>12}{len(rows):6}{cells:20}"
+        print(f"{told}{spread([row['test'] for row in rows]):>18}")
 
 
 def main() -> None:
@@ -159,6 +164,7 @@ def main() -> None:
     running.add_argument("--ways", nargs="+", default=["magnitude and k-means, 4", "joint"])
     running.add_argument("--share", type=float, default=0.03, help="of the fp32 bits of the weights")
     running.add_argument("--lr", type=float, default=0.02, help="peak learning rate")
+    precise(running)
     start(asked, jobs, table)
 
 

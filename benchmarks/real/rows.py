@@ -41,6 +41,11 @@ def asking(description: str | None, run: Job, steps: int) -> tuple[argparse.Argu
     return asked, jobs, running
 
 
+def precise(running: Any) -> None:
+    """Ask for the precision of trainings; with AMX, bf16 is faster where widths are multiples of 16."""
+    running.add_argument("--precision", default="32-true", help="of the trainings, as Lightning names it: bf16-mixed")
+
+
 def data_job(jobs: Any, name: str, purpose: str, job: Job) -> Any:
     """Add a job that takes networks and data."""
     made = jobs.add_parser(name, help=purpose)

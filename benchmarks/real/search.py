@@ -1,6 +1,7 @@
 """Searches on well-trained networks: Uniform, the closed form, Random, and each searcher with and without the prior.
 
 "planner" adds the closed form's errors as they are, "probes" with the weights of single choices (OutputError(probes=)).
+"+prior" is a search as it is shipped: it starts from the better of Uniform and the closed form, for channels "probes".
 
     python benchmarks/real/search.py run NETS cifar10.npz --problem resnet20-macs --seeds 0 1 2
     python benchmarks/real/search.py table
@@ -22,7 +23,7 @@ import argparse
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import cos, pi
 from pathlib import Path
 from statistics import mean
@@ -45,9 +46,11 @@ from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
+from lightning_compress.search.final_choice import ranking
 from lightning_compress.search.journal import Entry, Journal, read
 from lightning_compress.search.loop import search
 from lightning_compress.search.problem import Problem
+from lightning_compress.search.starts import CLOSED_FORM, STARTS, UNIFORM, scored_starts
 from lightning_compress.vision.models.classifier import ImageClassifier
 
 VALIDATION = 1_000  # images
@@ -105,7 +108,7 @@ class Bench:
             self.composition.space(),
         )
         self.planner, self.calibration = planner.prior, calibration
-        self.errors = planner.prior.errors(self.composition, self.budget.space, self.module, calibration)
+        self.errors = self._errors(probes=0)
         self.prior = self.closed_form(self.budget)
         self.evaluate = Evaluator(
             partial(copy.deepcopy, self.module),
@@ -116,11 +119,29 @@ class Bench:
             costs=[planner.cost],
         )
 
-    def probed(self) -> tuple[int, ...]:
-        """Return the point of the least error where choices have weights."""
-        planner = replace(self.planner, probes=self.planner.batches)
-        errors = planner.errors(self.composition, self.budget.space, self.module, self.calibration)
-        return least_error(errors, self.budget)
+    def _errors(self, probes: int) -> tuple[tuple[float, ...], ...]:
+        planner = replace(self.planner, probes=probes)
+        return planner.errors(self.composition, self.budget, self.module, self.calibration)
+
+    @cached_property
+    def probed(self) -> tuple[tuple[float, ...], ...]:
+        """The errors where choices have weights."""
+        return self._errors(self.planner.batches)
+
+    @cached_property
+    def start(self) -> Problem:
+        """The problem of a search that starts from the better of Uniform and the closed form."""
+        errors = self.probed if self.planner.probes else self.errors
+        points = {CLOSED_FORM: least_error(errors, self.budget), UNIFORM: self.problem.start}
+        objective, space = self.method("random").planner.objective, self.budget.space
+        with Journal(self.folder / STARTS, {"way": "starts"}) as journal:
+            starts = scored_starts(points, space, objective, self.evaluate, journal)
+        return replace(self.problem, prior=ranking(starts.values(), objective)[0].indices, errors=errors)
+
+    @property
+    def problem(self) -> Problem:
+        """The problem without a prior."""
+        return Problem(self.budget, self.composition.profile, self.composition.predict)
 
     def closed_form(self, budget: Budget) -> tuple[int, ...]:
         """Return the point of the least error under a budget."""
@@ -140,15 +161,13 @@ class Bench:
         """Return the plan of a way, and its validation accuracy."""
         searcher, _, prior = way.partition("+")
         if way in SCORED_NONE:
-            searcher, evaluations, seed, prior = "uniform", 1, 0, "prior" if way == "planner" else ""
+            searcher, evaluations, seed = "uniform", 1, 0
         planner = self.method(searcher).planner
-        problem = Problem(self.budget, self.composition.profile, self.composition.predict)
-        if prior:
-            problem = replace(problem, prior=self.prior, errors=self.errors)
         if way in ("planner", "probes"):
-            plan = self.budget.space.plan(self.prior if way == "planner" else self.probed())
+            errors = self.errors if way == "planner" else self.probed
+            plan = self.budget.space.plan(least_error(errors, self.budget))
             return plan, self._score(way, plan)
-        made = planner.searcher(problem=problem, seed=seed, objective=planner.objective)
+        made = planner.searcher(problem=self.start if prior else self.problem, seed=seed, objective=planner.objective)
         known = [entry for file in sorted(self.folder.glob("*.sqlite")) for entry in read(file)]
         # Journals hold the scores of one evaluator: a folder of another's has another name.
         with Journal(self.folder / f"{way}-{evaluations}-{seed}.sqlite", {"way": way, "seed": seed}) as journal:

@@ -118,6 +118,7 @@ def quantized(
     callbacks = [] if side == "frozen steps" else rate
     callbacks = [*callbacks, lc.KnowledgeDistillation(teacher, Hinton(), weight=0.5)] if steps else callbacks
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    quiet |= {"precision": arguments.precision}
     net.train()
     Trainer(max_steps=steps, callbacks=callbacks, enable_model_summary=False, **quiet).fit(student, data)
     if side == "frozen steps":
@@ -139,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
             for budget in arguments.budgets:
                 for side in arguments.sides:
                     given = {"net": name, "side": side, "budget": budget, "seed": seed, "steps": arguments.steps}
-                    given |= {"lr": arguments.lr}
+                    given |= {"lr": arguments.lr, "precision": arguments.precision}
                     if any(given.items() <= row.items() for row in rows.rows_of(file)):
                         continue
                     net = copy.deepcopy(arguments.dense)
@@ -161,6 +162,7 @@ def main() -> None:
     running.add_argument("--budgets", type=int, nargs="+", default=[16_000], help="bytes of the file")
     running.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     running.add_argument("--lr", type=float, default=0.01, help="peak learning rate")
+    rows.precise(running)
     rows.start(asked, jobs, table)
 
 

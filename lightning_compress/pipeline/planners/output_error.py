@@ -23,12 +23,13 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.callbacks.base.composition import Composition
+from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.least_error import least_error
-from lightning_compress.core.space import Space
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
-from lightning_compress.pipeline.planners.choice_weights import choice_weights
+from lightning_compress.pipeline.planners.choice_weights import weighed
+from lightning_compress.pipeline.planners.divergence import Divergence
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.student import Student
 from lightning_compress.surgery.inputs import network_inputs
@@ -43,7 +44,7 @@ class OutputError(BudgetedPlanner):
     Attributes:
         batches: train batches that errors are measured on.
         probes: of these, batches on which the network is also run with each choice alone at its middle value, which
-            weighs its errors: takes longer, and needs class scores. 0 adds errors as they are.
+            weighs its errors and takes longer. 0 adds errors as they are.
 
     Raises:
         CompressError: ``probes`` is below 0.
@@ -68,36 +69,35 @@ class OutputError(BudgetedPlanner):
         for callback in composition.callbacks:
             callback.calibrate(student.module, run.data.train_dataloader())
         with isolate_rng():  # loaders, and steps that find a network's inputs, may draw
-            errors = self.errors(composition, budget.space, student.module, run.data.train_dataloader())
+            errors = self.errors(composition, budget, student.module, run.data.train_dataloader())
         origin = f"made in closed form by {type(self).__name__}; no candidate was scored"
         return Planned(budget.space.plan(least_error(errors, budget)), origin, limit=self.limit, errors=errors)
 
     def errors(
-        self, composition: Composition, space: Space, module: LightningModule, batches: Iterable[Any]
+        self, composition: Composition, budget: Budget, module: LightningModule, batches: Iterable[Any]
     ) -> tuple[tuple[float, ...], ...]:
         """Return the error of each value of each choice.
 
         Args:
             composition: the callbacks, calibrated on the module.
-            space: of the composition.
+            budget: over the composition's space.
             module: of the network before it is compressed; it is not changed.
             batches: of train data.
 
         Raises:
-            CompressError: there is no batch, or it is asked for probes of a network without class scores.
+            CompressError: there is no batch.
         """
         inputs = list(islice(network_inputs(module, batches, finite=True), self.batches))
         if not inputs:
             raise CompressError("OutputError: there is no train batch to measure errors on; check the train dataloader")
-        net = network(module)
+        net, space = network(module), budget.space
         errors: dict[int, list[float]] = {}
         for callback in composition.callbacks:
             own = [i for i, choice in enumerate(space.choices) if choice.knob in callback.knobs]
             choices = [space.choices[i] for i in own]
             found = callback.output_errors(choices, net, composition.profile, composition.example, inputs)
             errors.update(zip(own, found, strict=True))
-        table = [errors[i] for i in range(len(space))]
-        if self.probes:
-            weights = choice_weights(table, composition, space, module, inputs[: self.probes])
-            table = [[weight * error for error in own] for weight, own in zip(weights, table, strict=True)]
-        return tuple(map(tuple, table))
+        table = tuple(tuple(errors[i]) for i in range(len(space)))
+        if not self.probes:
+            return table
+        return weighed(table, budget, Divergence(composition, space, module, inputs[: self.probes]))
