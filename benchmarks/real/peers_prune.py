@@ -1,16 +1,18 @@
-"""Channels of a well-trained ResNet-20 by our free plans and by Torch-Pruning, after the same fine-tuning.
+"""Channels of well-trained ResNets by our free plans and by its peers, after the same fine-tuning.
 
     python benchmarks/real/peers_prune.py run NETS cifar10.npz --shares 0.5 0.73 0.33 --seeds 0 1
+    python benchmarks/real/peers_prune.py run NETS cifar10.npz --problem resnet56-macs --shares 0.476 0.4
     python benchmarks/real/peers_prune.py table
 
-All sides prune the same network (bsq_resnet20, see trained.py) to the same share of its MACs, coupled channels of the
+All sides prune the same network (that of a problem of search.py) to the same share of its MACs, coupled channels of the
 residual stream included, and then get the same batches: 8 of 128 for batch norms (ours: for the closed form and the
 refit too; Torch-Pruning's Taylor: for gradients), and a fine-tuning with SGD whose learning rate falls to zero as a
-cosine. Ours: Gram criterion and symmetric refit, the same ratio in every layer or the closed form's plan; no candidate
-is scored. Torch-Pruning: its README's recipe, one step, the ratio bisected to the MACs; ``local`` has the same ratio
-everywhere, the others rank over all layers. FastNAS: channels in multiples of 8, the same
-validation images as score, the same batches for batch norms; it searches once for all shares, and runs where ``pip
-install --no-deps nvidia-modelopt==0.47.* torchprofile==0.0.4 pulp ninja`` was. The seed is that of the fine-tuning.
+cosine. Ours: Gram criterion and symmetric refit, the same ratio in every layer or the closed form's plan, its errors as
+they are or weighed by probes; no candidate is scored. Torch-Pruning: its README's recipe, one step, the ratio bisected
+to the MACs; ``local`` has the same ratio everywhere, the others rank over all layers. FastNAS: channels in multiples of
+8, the same validation images as score, the same batches for batch norms; it searches once for all shares, and runs
+where ``pip install --no-deps nvidia-modelopt==0.47.* torchprofile==0.0.4 pulp ninja`` was. The seed is that of the
+fine-tuning.
 Rows are appended to ``FOLDER/peers.jsonl``; those that are there are not run again.
 """
 
@@ -34,11 +36,11 @@ from torch import nn
 from trained import accuracy
 
 from lightning_compress.core.costs.macs import MACs
+from lightning_compress.core.least_error import least_error
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.search.problem import Problem
 from lightning_compress.surgery import measure
 
-PROBLEM = "resnet20-macs"
 DIVISOR = 8  # of FastNAS's channels; at its default, 32, a ResNet-20 has next to nothing to choose
 HALVINGS = 9  # of the interval that Torch-Pruning's ratio is searched in
 
@@ -50,7 +52,8 @@ def ours(bench: Bench, share: float, way: str) -> nn.Module:
     if way == "ours, uniform":
         point = Problem(budget, bench.composition.profile, bench.composition.predict).start
     else:
-        point = bench.closed_form(budget)
+        probes = bench.planner.batches if way == "ours, probes" else 0
+        point = least_error(bench.errors_within(budget, probes), budget)
     net = copy.deepcopy(bench.module.net)
     bench.composition.apply(net, budget.space.plan(point))
     return net
@@ -129,7 +132,7 @@ TORCH_PRUNING: dict[str, Callable[[Bench, nn.Module, float], None]] = {
     "Torch-Pruning, Taylor": taylor,
     "Torch-Pruning, BN scale": scale,
 }
-OURS = ("ours, uniform", "ours, closed form")
+OURS = ("ours, uniform", "ours, closed form", "ours, probes")
 FAST_NAS = "FastNAS"
 WAYS = (*OURS, *TORCH_PRUNING, FAST_NAS)
 
@@ -140,12 +143,13 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "peers.jsonl"
     rows = rows_of(file)
-    done = {(row["share"], row["seed"], row["way"], row["steps"]) for row in rows}
-    bench = Bench(PROBLEMS[PROBLEM], arguments.nets, arguments.npz, arguments.folder / PROBLEM)
+    done = {(row["problem"], row["share"], row["seed"], row["way"], row["steps"]) for row in rows}
+    problem = arguments.problem
+    bench = Bench(PROBLEMS[problem], arguments.nets, arguments.npz, arguments.folder / problem)
     for seed in arguments.seeds:
         for share in arguments.shares:
             for way in arguments.ways:
-                if (share, seed, way, arguments.steps) in done:
+                if (problem, share, seed, way, arguments.steps) in done:
                     continue
                 began = process_time()
                 net = (
@@ -156,9 +160,16 @@ def run(arguments: argparse.Namespace) -> None:
                 module.net = net
                 recalibrate(module, bench.evaluate.recalibration, bench.evaluate._trainer([TrainingForward()]))
                 before = accuracy(net, bench.known, *bench.test)
-                lr = PROBLEMS[PROBLEM].lr
+                lr = bench.case.lr
                 fine_tune(net, bench.known.normalized, bench.train, lr=lr, steps=arguments.steps, seed=seed)
-                row = {"share": share, "seed": seed, "way": way, "steps": arguments.steps, "taken": round(taken, 4)}
+                row = {
+                    "problem": problem,
+                    "share": share,
+                    "seed": seed,
+                    "way": way,
+                    "steps": arguments.steps,
+                    "taken": round(taken, 4),
+                }
                 row |= {"parameters": sum(p.numel() for p in net.parameters()), "before": before}
                 row |= {"after": accuracy(net, bench.known, *bench.test), "seconds": round(process_time() - began)}
                 append(file, row)
@@ -167,9 +178,10 @@ def run(arguments: argparse.Namespace) -> None:
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows by share of the MACs."""
     rows = rows_of(arguments.folder / "peers.jsonl")
-    for share, steps in sorted({(row["share"], row["steps"]) for row in rows}, reverse=True):
-        of = [row for row in rows if (row["share"], row["steps"]) == (share, steps)]
-        print(f"\n{100 * share:.0f} % of the MACs ({1 / share:.2f}x), {steps} steps")
+    for case in sorted({(row["problem"], row["share"], row["steps"]) for row in rows}, reverse=True):
+        problem, share, steps = case
+        of = [row for row in rows if (row["problem"], row["share"], row["steps"]) == case]
+        print(f"\n{problem}, {100 * share:.0f} % of the MACs ({1 / share:.2f}x), {steps} steps")
         print(f"{'':26}{'seeds':>6}{'MACs':>8}{'parameters':>12}{'recalibrated':>16}{'fine-tuned':>16}")
         groups = {way: [row for row in of if row["way"] == way] for way in WAYS}
         for way, found in sorted(groups.items(), key=lambda g: -mean([r["after"] for r in g[1]] or [0])):
@@ -183,6 +195,7 @@ def main() -> None:
     """Run rows or print them."""
     asked, jobs, running = asking(__doc__, run, steps=100)
     running.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.73, 1 / 3], help="of the dense MACs")
+    running.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
     running.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     start(asked, jobs, table)
 

@@ -8,6 +8,8 @@ the plan of the closed form (each number moves by up to two values with probabil
 budget. Scores of a plan, none of which opens the test images:
 
     error              the closed form's own: minus the sum of relative output errors, nothing is run
+    weighed error      the same, of each choice times its weight: what it alone does to the class scores over its error
+    divergence         minus that of the class scores of train images from the dense network's, with refit, no labels
     recalibrated       accuracy on validation images with batch norms recalibrated, no refit
     refit              the same with the layers behind removed channels refitted, which searches use
     refit + N steps    the same after so few steps of fine-tuning
@@ -29,11 +31,12 @@ from rows import append, asking, rows_of, start
 from search import PROBLEMS, Bench, Case, fine_tune
 from trained import accuracy
 
+from lightning_compress.pipeline.planners.choice_weights import choice_weights
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
 
 SHORT = 40  # steps of the short fine-tuning
 MOVED, REACH = 0.3, 2  # probability that a number moves, and by how many values at most
-KINDS = ("error", "recalibrated", "refit", f"refit + {SHORT} steps")
+KINDS = ("error", "weighed error", "divergence", "recalibrated", "refit", f"refit + {SHORT} steps")
 WITHOUT_REFIT = "compress.refit=null"
 
 
@@ -75,9 +78,14 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.npz,
         arguments.folder / f"{arguments.problem}-plain",
     )
+    weights = choice_weights(bench.errors, bench.divergence)
     done = {(row["problem"], row["plan"], row["seed"], row["steps"]) for row in rows_of(file)}
     scores: dict[str, Callable[[tuple[int, ...]], float]] = {
         "error": lambda point: -sum(float(table[i]) for table, i in zip(bench.errors, point, strict=True)),
+        "weighed error": lambda point: (
+            -sum(weight * table[i] for weight, table, i in zip(weights, bench.errors, point, strict=True))
+        ),
+        "divergence": lambda point: -bench.divergence(point),
         "recalibrated": lambda point: validated(plain, point, 0, seed),
         "refit": lambda point: validated(bench, point, 0, seed),
         f"refit + {SHORT} steps": lambda point: validated(bench, point, SHORT, seed),

@@ -43,6 +43,7 @@ from lightning_compress.core.least_error import least_error
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.configuration import shipped_method
 from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.planners.divergence import Divergence
 from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
@@ -74,6 +75,7 @@ PROBLEMS = {
     "resnet20-macs": Case("bsq_resnet20", "drl_prune", 1 / 3),
     "resnet20-bits": Case("bsq_resnet20", "drl_quant", 2.5 / 32, BITS),
     "resnet8-macs": Case("mlperf_tiny_resnet8", "drl_prune", 1 / 2),
+    "resnet56-macs": Case("akamaster_resnet56_projected", "drl_prune", 1 / 2),
     "resnet8-bytes": Case("mlperf_tiny_resnet8", "drl_prune", 0.3, ("compress/cost=packed_bytes",)),
 }
 SCORED_NONE = ("uniform", "planner", "probes")  # plans that need no evaluation
@@ -108,8 +110,8 @@ class Bench:
             self.composition.space(),
         )
         self.planner, self.calibration = planner.prior, calibration
-        self.errors = self._errors(probes=0)
-        self.prior = self.closed_form(self.budget)
+        self.errors = self.errors_within(self.budget, probes=0)
+        self.prior = least_error(self.errors, self.budget)
         self.evaluate = Evaluator(
             partial(copy.deepcopy, self.module),
             self.composition,
@@ -119,14 +121,21 @@ class Bench:
             costs=[planner.cost],
         )
 
-    def _errors(self, probes: int) -> tuple[tuple[float, ...], ...]:
+    def errors_within(self, budget: Budget, probes: int) -> tuple[tuple[float, ...], ...]:
+        """Return the closed form's errors for a budget."""
         planner = replace(self.planner, probes=probes)
-        return planner.errors(self.composition, self.budget, self.module, self.calibration)
+        return planner.errors(self.composition, budget, self.module, self.calibration)
 
     @cached_property
     def probed(self) -> tuple[tuple[float, ...], ...]:
         """The errors where choices have weights."""
-        return self._errors(self.planner.batches)
+        return self.errors_within(self.budget, self.planner.batches)
+
+    @cached_property
+    def divergence(self) -> Divergence:
+        """What plans do to the class scores on the batches that errors are measured on."""
+        inputs = [x for x, _ in self.calibration][: self.planner.batches]
+        return Divergence(self.composition, self.budget.space, self.module, inputs)
 
     @cached_property
     def start(self) -> Problem:
@@ -142,10 +151,6 @@ class Bench:
     def problem(self) -> Problem:
         """The problem without a prior."""
         return Problem(self.budget, self.composition.profile, self.composition.predict)
-
-    def closed_form(self, budget: Budget) -> tuple[int, ...]:
-        """Return the point of the least error under a budget."""
-        return least_error(self.errors, budget)
 
     def method(self, searcher: str) -> Any:
         """Return the stage of the method with a searcher."""

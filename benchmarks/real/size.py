@@ -26,7 +26,7 @@ import numpy as np
 import rows
 import torch
 from torch import nn
-from trained import NETWORKS, accuracy, images, load
+from trained import NETWORKS, PROJECTED, accuracy, images, load
 
 import lightning_compress as lc
 from lightning_compress.core.packed_size import code_bytes
@@ -156,7 +156,9 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs = asked.add_subparsers(required=True)
     running = rows.data_job(jobs, "run", "add the rows that are missing", run)
-    running.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    running.add_argument(
+        "--networks", nargs="+", default=[n for n in NETWORKS if not n.endswith(PROJECTED)], choices=list(NETWORKS)
+    )
     running.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     rows.start(asked, jobs, table)
 

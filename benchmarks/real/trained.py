@@ -3,7 +3,9 @@
 Weights are ``NAME.safetensors`` files of state dicts: ``bsq_resnet20`` (github.com/yanghr/BSQ, Apache-2.0, 92.55 % of
 the test images), ``mlperf_tiny_resnet8`` (github.com/mlcommons/tiny, Apache-2.0, 87.19 %), ``akamaster_resnet20``
 (github.com/akamaster/pytorch_resnet_cifar10, BSD, 91.73 %), ``akamaster_resnet32`` and ``akamaster_resnet56``. All were
-trained on all 50,000 train images: accuracy on a split of these ranks plans and says nothing of unseen images.
+trained on all 50,000 train images: accuracy on a split of these ranks plans and says nothing of unseen images. A name
+that ends in ``_projected`` is the same network with 1x1 convolutions in place of option-A shortcuts, and the same
+outputs: its coupled channels can be removed.
 """
 
 from __future__ import annotations
@@ -46,6 +48,20 @@ def akamaster(blocks: int) -> nn.Module:
     return net
 
 
+def project(net: ResNetCIFAR) -> None:
+    """Give the projections of shortcuts the weights that subsample and pad with channels of zeros."""
+    for block in (net.layer2[0], net.layer3[0]):
+        conv, norm = block.shortcut
+        before = (conv.out_channels - conv.in_channels) // 2
+        nn.init.zeros_(conv.weight)
+        for channel in range(conv.in_channels):
+            conv.weight.data[before + channel, channel] = 1.0
+        nn.init.constant_(norm.weight, (1 + norm.eps) ** 0.5)
+
+
+PROJECTED = "_projected"
+
+
 @dataclass(frozen=True)
 class Trained:
     """A network and the normalization that its inputs need: ``(x - mean) / std`` with x in 0..255."""
@@ -68,21 +84,24 @@ NETWORKS = {
     ),
     "mlperf_tiny_resnet8": Trained(tiny_resnet8),
     **{
-        f"akamaster_resnet{6 * blocks + 2}": Trained(
-            partial(akamaster, blocks),
+        f"akamaster_resnet{6 * blocks + 2}{ending}": Trained(
+            partial(make, blocks),
             (0.485 * 255, 0.456 * 255, 0.406 * 255),
             (0.229 * 255, 0.224 * 255, 0.225 * 255),
         )
         for blocks in (3, 5, 9)
+        for ending, make in (("", akamaster), (PROJECTED, ResNetCIFAR))
     },
 }
 
 
 def load(name: str, folder: Path) -> nn.Module:
     """Return a network with its weights, in evaluation mode."""
-    net = NETWORKS[name].make()
-    weights = load_file(folder / f"{name}.safetensors")
-    net.load_state_dict({key.replace("linear.", "fc."): value for key, value in weights.items()})
+    net, projected = NETWORKS[name].make(), name.endswith(PROJECTED)
+    weights = load_file(folder / f"{name.removesuffix(PROJECTED)}.safetensors")
+    net.load_state_dict({key.replace("linear.", "fc."): value for key, value in weights.items()}, strict=not projected)
+    if projected:
+        project(net)
     return net.eval()
 
 
