@@ -37,7 +37,6 @@ from trained import accuracy
 
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.least_error import least_error
-from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.search.problem import Problem
 from lightning_compress.surgery import measure
 
@@ -158,7 +157,7 @@ def run(arguments: argparse.Namespace) -> None:
                 taken = MACs()(measure.measure(net, bench.composition.example)) / MACs()(bench.composition.profile)
                 module = copy.deepcopy(bench.module)
                 module.net = net
-                recalibrate(module, bench.evaluate.recalibration, bench.evaluate._trainer([TrainingForward()]))
+                bench.recalibrate(module)
                 before = accuracy(net, bench.known, *bench.test)
                 lr = bench.case.lr
                 fine_tune(net, bench.known.normalized, bench.train, lr=lr, steps=arguments.steps, seed=seed)

@@ -45,6 +45,7 @@ from lightning_compress.pipeline.configuration import shipped_method
 from lightning_compress.pipeline.evaluator import Evaluator
 from lightning_compress.pipeline.planners.divergence import Divergence
 from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.quiet import quiet_trainer
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
 from lightning_compress.search.final_choice import ranking
@@ -194,8 +195,13 @@ class Bench:
         """Return the network under a plan, with batch norms recalibrated."""
         module = copy.deepcopy(self.module)
         self.composition.apply(module.net, plan)
-        recalibrate(module, self.evaluate.recalibration, self.evaluate._trainer([TrainingForward()]))
+        self.recalibrate(module)
         return module
+
+    def recalibrate(self, module: ImageClassifier) -> None:
+        """Average the batch norms of a network as candidates have it."""
+        trainer = quiet_trainer(self.evaluate.device, callbacks=[TrainingForward()])
+        recalibrate(module, self.evaluate.recalibration, trainer)
 
     def worth(self, plan: Plan, seed: int, steps: int, lr: float) -> dict[str, float]:
         """Return the test accuracy of a plan, recalibrated and after the fine-tuning."""

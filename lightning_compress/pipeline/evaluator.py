@@ -17,18 +17,18 @@ from typing import Any
 
 import cloudpickle
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.callbacks.base.device import CPU, surgery_device, trains_on
+from lightning_compress.callbacks.base.device import CPU, surgery_device
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
-from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.pipeline.quiet import quiet, quiet_trainer
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.pipeline.seeding import seeded
 from lightning_compress.search.trial import Score
@@ -115,7 +115,8 @@ class Evaluator:
         return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
 
     def _make_trainers(self) -> None:
-        self._validator, self._recalibrator = self._trainer([]), self._trainer([TrainingForward()])
+        self._validator = quiet_trainer(self.device)
+        self._recalibrator = quiet_trainer(self.device, callbacks=[TrainingForward()])
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker makes its own trainers: these hold the last candidate. And it may have another device.
@@ -228,18 +229,6 @@ class Evaluator:
             recalibrate(module, self.recalibration, self._recalibrator)
 
     def _finetune(self, module: LightningModule) -> None:
-        trainer = self._trainer([*self.callbacks, StopAtNaN()], max_steps=self.finetune_steps, limit_val_batches=0)
+        callbacks = [*self.callbacks, StopAtNaN()]
+        trainer = quiet_trainer(self.device, callbacks=callbacks, max_steps=self.finetune_steps, limit_val_batches=0)
         trainer.fit(module, self.train)
-
-    def _trainer(self, callbacks: list[Callback], **settings: Any) -> Trainer:
-        return Trainer(
-            **trains_on(self.device),
-            logger=False,
-            enable_checkpointing=False,
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            inference_mode=False,
-            barebones=False,
-            **settings,
-        )

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
-from lightning import Trainer
-
-from lightning_compress.callbacks.base.device import trains_on
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.evaluator import Batches
-from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.pipeline.quiet import quiet, quiet_trainer
 from lightning_compress.pipeline.seeding import seeded
 from lightning_compress.pipeline.stage import Stage
 
@@ -43,7 +39,7 @@ def check_logged_metrics(run: RunContext, stages: Mapping[str, Stage], metric: s
 
 def _tested(run: RunContext) -> dict[str, float]:
     with seeded(run.seed), quiet():
-        trainer = _trainer(run, limit_test_batches=1)
+        trainer = quiet_trainer(run.scoring_device, limit_test_batches=1)
         return dict(trainer.test(copy.deepcopy(run.dense), datamodule=run.data, verbose=False)[0])
 
 
@@ -51,13 +47,6 @@ def _validated(run: RunContext) -> dict[str, float]:
     """Return the metrics as the evaluator of candidates gets them."""
     validation = run.loaders()[1]
     with seeded(run.seed, validation), quiet():
-        trainer = _trainer(run)
+        trainer = quiet_trainer(run.scoring_device)
         trainer.validate(copy.deepcopy(run.dense), Batches(validation, 1), verbose=False)
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def _trainer(run: RunContext, **settings: Any) -> Trainer:
-    return Trainer(
-        **trains_on(run.scoring_device), logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, inference_mode=False, **settings,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Running Lightning without its messages, which many small runs would repeat."""
+"""Running Lightning without its messages, bars and files, which many small runs would repeat."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from lightning_compress.callbacks.base.device import trains_on
 
 
 @contextmanager
@@ -22,3 +28,21 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def quiet_trainer(device: torch.device, **settings: Any) -> Trainer:
+    """Return a trainer on a device that shows and writes nothing.
+
+    Args:
+        device: on which it trains.
+        settings: more of :class:`~lightning.Trainer`.
+    """
+    return Trainer(
+        **trains_on(device),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+        **settings,
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.export.integer.graph import Grid
+from lightning_compress.export.integer.rounding.float_rescale import float_rescale
 from lightning_compress.export.integer.rounding.rounding import Rounding
 from lightning_compress.export.integer.rounding.zero_point import unsigned_zero_point
 
@@ -26,9 +27,7 @@ class FloatRounding(Rounding):
 
     @override
     def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
-        factor = np.float32(unit.scale) * weight_scale.astype(np.float32) / np.float32(out.scale)
-        factors = torch.from_numpy(factor.reshape(1, -1, *[1] * (sums.dim() - 2)))
-        return (sums.float() * factors).round().long()
+        return float_rescale(sums, unit, weight_scale, out)
 
     @override
     def add(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:

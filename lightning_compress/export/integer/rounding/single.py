@@ -9,11 +9,11 @@ TFLite's own kernels. Found equal to ExecuTorch 1.5.1 in every value (tests/test
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.export.integer.graph import Grid
+from lightning_compress.export.integer.rounding.float_rescale import float_rescale
 from lightning_compress.export.integer.rounding.rounding import Rounding
 from lightning_compress.export.integer.rounding.zero_point import half_away
 
@@ -25,9 +25,7 @@ class SingleRounding(Rounding):
 
     @override
     def rescale(self, sums: Tensor, unit: Grid, weight_scale: np.ndarray, out: Grid) -> Tensor:
-        factor = np.float32(unit.scale) * weight_scale.astype(np.float32) / np.float32(out.scale)
-        factors = torch.from_numpy(factor.reshape(1, -1, *[1] * (sums.dim() - 2)))
-        return (sums.float() * factors).round().long()
+        return float_rescale(sums, unit, weight_scale, out)
 
     @override
     def add(self, a: Tensor, a_grid: Grid, b: Tensor, b_grid: Grid, out: Grid) -> Tensor:
