@@ -233,7 +233,8 @@ class RateQuantization(CompressionCallback):
     def _pin(self, net: nn.Module) -> None:
         """Give the weights codes near them that fit, and let these not change, unless that is done."""
         grids = self._grids(net)
-        if all(bool(grid.slope.isinf()) for grid, _ in grids.values()):
+        first = next((grid for grid, _ in grids.values()), None)  # all are held alike, and a GPU waits for each asked
+        if first is None or bool(first.slope.isinf()):
             return
         for name, codes in self._fitting(net).items():
             grid, _ = grids[name]
