@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 
 import pytest
 import torch
@@ -133,6 +133,29 @@ def test_outputs_that_are_no_class_scores_diverge_by_their_relative_error(compos
     module.model.fc.register_forward_hook(lambda *call: call[-1][:, :1])
     expected = float((thin - dense).square().sum() / dense.square().sum())
     assert Divergence(composition, space, module, inputs)(point) == pytest.approx(expected, rel=1e-3)
+
+
+class Detector(nn.Module):
+    """Gives as many boxes as it finds."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = self.net(x)
+        return {"labels": scores.argmax(1), "boxes": scores[scores[:, 0] > scores[0, 0]]}
+
+
+def test_outputs_that_cannot_be_compared_leave_errors_as_they_are(composed):
+    module, _, _ = composed
+    module.model = Detector(module.model)
+    callback = ChannelPruning()
+    composition = Composition([callback], module.model, EXAMPLE)
+    space, inputs = composition.space(), [torch.rand(64, 1, 8, 8), torch.rand(64, 1, 8, 8)]
+    divergence = Divergence(composition, space, module, inputs)
+    assert divergence(space.smallest) == inf  # other boxes are found
+    assert choice_weights([[1.0] * len(choice.values) for choice in space.choices], divergence) == [1.0, 1.0]
 
 
 def test_probes_are_counted_from_0():

@@ -11,6 +11,7 @@ what it does alone, which says nothing of what it does beside others. Which a is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.least_error import least_error
@@ -36,7 +37,7 @@ def weighed(errors: Sequence[Sequence[float]], budget: Budget, divergence: Diver
 
 
 def choice_weights(errors: Sequence[Sequence[float]], divergence: Divergence) -> list[float]:
-    """Return the divergence of each choice alone over its error; 1 where its middle value causes no error.
+    """Return the divergence of each choice alone over its error; 1 where that is not known or there is no error.
 
     Args:
         errors: for each choice the error of each of its values.
@@ -50,5 +51,6 @@ def choice_weights(errors: Sequence[Sequence[float]], divergence: Divergence) ->
         if middle == largest[number] or own[middle] <= 0:
             weights.append(1.0)
             continue
-        weights.append(divergence((*largest[:number], middle, *largest[number + 1 :])) / own[middle])
+        weight = divergence((*largest[:number], middle, *largest[number + 1 :])) / own[middle]
+        weights.append(weight if isfinite(weight) else 1.0)
     return weights
