@@ -16,6 +16,7 @@ from math import isfinite
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.least_error import least_error
 from lightning_compress.pipeline.planners.divergence import Divergence
+from lightning_compress.search.progress_bar import progress_bar
 
 POWERS = (0.0, 0.5, 1.0)
 
@@ -43,14 +44,21 @@ def choice_weights(errors: Sequence[Sequence[float]], divergence: Divergence) ->
         errors: for each choice the error of each of its values.
         divergence: of the same space.
     """
-    choices = divergence.space.choices
-    largest, weights = [len(choice.values) - 1 for choice in choices], []
-    for number, (choice, own) in enumerate(zip(choices, errors, strict=True)):
-        half = float(choice.values[-1]) / 2
-        middle = min(range(len(choice.values)), key=lambda i: abs(float(choice.values[i]) - half))
-        if middle == largest[number] or own[middle] <= 0:
-            weights.append(1.0)
-            continue
-        weight = divergence((*largest[:number], middle, *largest[number + 1 :])) / own[middle]
-        weights.append(weight if isfinite(weight) else 1.0)
-    return weights
+    with progress_bar() as bar:
+        task = bar.add_task("Probes", total=len(errors), note="")
+        weights = []
+        for number, own in enumerate(errors):
+            weights.append(_weight(number, own, divergence))
+            bar.update(task, advance=1)
+        return weights
+
+
+def _weight(number: int, errors: Sequence[float], divergence: Divergence) -> float:
+    """Return the weight of one choice."""
+    largest, values = divergence.space.largest, divergence.space.choices[number].values
+    half = float(values[-1]) / 2
+    middle = min(range(len(values)), key=lambda i: abs(float(values[i]) - half))
+    if middle == largest[number] or errors[middle] <= 0:
+        return 1.0
+    weight = divergence((*largest[:number], middle, *largest[number + 1 :])) / errors[middle]
+    return weight if isfinite(weight) else 1.0
