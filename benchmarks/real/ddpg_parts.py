@@ -21,8 +21,8 @@ from functools import partial
 from math import inf
 
 import torch
+from bench import PROBLEMS, Bench
 from rows import append, asking, rows_of, spread, start
-from search import PROBLEMS, Bench
 
 from lightning_compress.search.journal import Journal, read
 from lightning_compress.search.loop import search

@@ -24,10 +24,10 @@ from time import process_time
 from typing import Any
 
 import torch
+from bench import BATCH
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rows import append, asking, precise, rows_of, spread, start
-from search import BATCH
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from trained import NETWORKS, Trained, accuracy, augmented, images, load

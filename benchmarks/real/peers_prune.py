@@ -4,7 +4,7 @@
     python benchmarks/real/peers_prune.py run NETS cifar10.npz --problem resnet56-macs --shares 0.476 0.4
     python benchmarks/real/peers_prune.py table
 
-All sides prune the same network (that of a problem of search.py) to the same share of its MACs, coupled channels of the
+All sides prune the same network (that of a problem of bench.py) to the same share of its MACs, coupled channels of the
 residual stream included, and then get the same batches: 8 of 128 for batch norms (ours: for the closed form and the
 refit too; Torch-Pruning's Taylor: for gradients), and a fine-tuning with SGD whose learning rate falls to zero as a
 cosine. Ours: Gram criterion and symmetric refit, the same ratio in every layer or the closed form's plan, its errors as
@@ -30,14 +30,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
+from bench import PROBLEMS, Bench, fine_tune
 from rows import append, asking, rows_of, spread, start
-from search import PROBLEMS, Bench, fine_tune
 from torch import nn
 from trained import accuracy
 
 from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.least_error import least_error
-from lightning_compress.search.problem import Problem
 from lightning_compress.surgery import measure
 
 DIVISOR = 8  # of FastNAS's channels; at its default, 32, a ResNet-20 has next to nothing to choose
@@ -49,7 +48,7 @@ def ours(bench: Bench, share: float, way: str) -> nn.Module:
     whole = MACs()(bench.composition.profile)
     budget = replace(bench.budget, limit=share * whole)
     if way == "ours, uniform":
-        point = Problem(budget, bench.composition.profile, bench.composition.predict).start
+        point = replace(bench.problem, budget=budget).start
     else:
         probes = bench.planner.batches if way == "ours, probes" else 0
         point = least_error(bench.errors_within(budget, probes), budget)
@@ -159,8 +158,7 @@ def run(arguments: argparse.Namespace) -> None:
                 module.net = net
                 bench.recalibrate(module)
                 before = accuracy(net, bench.known, *bench.test)
-                lr = bench.case.lr
-                fine_tune(net, bench.known.normalized, bench.train, lr=lr, steps=arguments.steps, seed=seed)
+                fine_tune(net, bench.known.normalized, bench.train, lr=bench.case.lr, steps=arguments.steps, seed=seed)
                 row = {
                     "problem": problem,
                     "share": share,

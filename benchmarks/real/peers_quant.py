@@ -20,9 +20,9 @@ from statistics import mean
 from time import process_time
 
 import torch
+from bench import fine_tune
 from ptq import CALIBRATION, brevitas, ours
 from rows import append, asking, rows_of, spread, start
-from search import fine_tune
 from torch import Tensor, nn
 from trained import NETWORKS, accuracy, images, load
 

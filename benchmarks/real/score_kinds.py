@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench import PROBLEMS, Bench, Case, fine_tune
 from rows import append, asking, rows_of, start
-from search import PROBLEMS, Bench, Case, fine_tune
 from trained import accuracy
 
 from lightning_compress.pipeline.planners.choice_weights import choice_weights

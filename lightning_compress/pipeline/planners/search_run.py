@@ -69,6 +69,7 @@ class SearchRun:
     ) -> None:
         self.settings, self.composition, self.budget, self.evaluator = settings, composition, budget, evaluator
         self.student, self.run, self.folder, self.prior = student, run, folder, prior
+        self.problem = Problem(budget, composition.profile, composition.predict)  # without the prior
         correlation = settings.correlation
         self.high_fidelity = None if correlation is None else evaluator.finetuned(correlation.finetune_steps)
         self.fingerprint = {
@@ -110,10 +111,9 @@ class SearchRun:
         """Score the prior and the largest uniform plan, and make the better one the prior; return their entries."""
         if self.prior is None:
             return {}
-        uniform = Problem(self.budget, self.composition.profile, self.composition.predict).start
         with Journal(self.folder / STARTS, self.fingerprint) as journal:
             starts = scored_starts(
-                {CLOSED_FORM: self.prior.point, UNIFORM: uniform},
+                {CLOSED_FORM: self.prior.point, UNIFORM: self.problem.start},
                 self.budget.space,
                 self.settings.objective,
                 self.evaluator,
@@ -156,8 +156,7 @@ class SearchRun:
         self, name: str, make: Callable[..., Searcher], known: Sequence[Entry], loggers: Sequence[Logger]
     ) -> tuple[Searcher, Best, list[Entry]]:
         """Run one searcher, with a journal of that name; what is known already is not scored again."""
-        settings = self.settings
-        problem = Problem(self.budget, self.composition.profile, self.composition.predict)
+        settings, problem = self.settings, self.problem
         if not name and self.prior is not None:
             problem = replace(problem, prior=self.prior.point, errors=self.prior.errors)
         executor: Callable[[Any], Executor] = settings.executor
