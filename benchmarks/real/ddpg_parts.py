@@ -20,13 +20,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
-import torch
-from bench import PROBLEMS, Bench
-from rows import append, asking, rows_of, spread, start
+from bench import PROBLEMS
+from curves import OBJECTIVE, add_rows, print_rows, started
+from rows import asking, start
 
-from lightning_compress.search.journal import Journal, read
-from lightning_compress.search.loop import search
-from lightning_compress.search.objectives.objective import AccuracyUnderBudget, Objective
+from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
 from lightning_compress.search.rl.features import COLUMNS
 from lightning_compress.search.searchers.ddpg import DDPG
@@ -34,7 +32,6 @@ from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.search.trial import Score
 
 MARKS = (24, 60)  # evaluations
-OBJECTIVE = AccuracyUnderBudget()
 SEEN = [COLUMNS.index("position"), COLUMNS.index("last_action")]
 
 
@@ -85,37 +82,12 @@ WAYS: dict[str, Callable[[Problem, int, Objective], Searcher]] = {
 
 def run(arguments: argparse.Namespace) -> None:
     """Add the rows that are missing."""
-    torch.set_num_threads(1)
-    folder, file = arguments.folder / arguments.problem, arguments.folder / "ddpg_parts.jsonl"
-    done = {(row["problem"], row["way"], row["seed"]) for row in rows_of(file)}
-    bench = Bench(PROBLEMS[arguments.problem], arguments.nets, arguments.npz, folder)
-    problem = bench.start
-    for seed in arguments.seeds:
-        for way, make in WAYS.items():
-            if (arguments.problem, way, seed) in done:
-                continue
-            known = [entry for journal in sorted(folder.glob("*.sqlite")) for entry in read(journal)]
-            with Journal(folder / f"{way.replace(' ', '_')}-{seed}.sqlite", {"way": way, "seed": seed}) as journal:
-                search(make(problem, seed, OBJECTIVE), bench.evaluate, journal, MARKS[-1], known=known)
-                rewards = [100 * OBJECTIVE(entry.score) for entry in journal if entry.score is not None]
-            best = {f"after {mark}": max(rewards[:mark]) for mark in MARKS}
-            append(file, {"problem": arguments.problem, "way": way, "seed": seed, **best})
+    add_rows(arguments, "ddpg_parts", {way: partial(started, make) for way, make in WAYS.items()}, MARKS)
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Print mean and standard deviation over the seeds, and of the paired differences to the whole."""
-    rows = rows_of(arguments.folder / "ddpg_parts.jsonl")
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        own = {(row["way"], row["seed"]): row for row in rows if row["problem"] == problem}
-        print(f"\n{problem}\n{'':16}{'seeds':>6}" + "".join(f"{f'after {m}':>18}{'- whole':>18}" for m in MARKS))
-        for way in WAYS:
-            seeds = [seed for other, seed in own if other == way and ("whole", seed) in own]
-            cells = ""
-            for name in (f"after {mark}" for mark in MARKS):
-                found = [own[way, seed][name] for seed in seeds]
-                apart = [value - own["whole", seed][name] for value, seed in zip(found, seeds, strict=True)]
-                cells += f"{spread(found):>18}{'-' if way == 'whole' else spread(apart, '+'):>18}"
-            print(f"{way:16}{len(seeds):6}{cells}")
+    """Print the rows, and their differences to the whole."""
+    print_rows(arguments, "ddpg_parts", MARKS, "whole")
 
 
 def main() -> None:
