@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import log
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_completion import Pooled
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.low_rank import LowRank
@@ -23,6 +26,7 @@ from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.onnx.qonnx_exporter import Qonnx
 from lightning_compress.export.onnx.session import Session
 from lightning_compress.export.onnx.write import onnx_bytes
+from lightning_compress.quantization.placements.layer_inputs import LayerInputs
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.dorefa import DoReFa
@@ -164,11 +168,40 @@ def test_average_pooling_gives_what_the_emulation_gives(kernel, stride, size, si
     assert torch.equal((found / grid.scale).round().long(), emulate(graph, x, FloatRounding()))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("size", [(2, 3), (6, 6), (10, 1), (7, 4)])
+def test_averages_of_whole_maps_give_what_the_emulation_gives(size, signed):
+    """Sums on ties go where ONNX Runtime's factor, rounded to float32, sends them."""
+    rng = np.random.default_rng(0)
+    for scale in np.float32(10 ** rng.uniform(-3, -0.3, 20)):
+        grid = Grid(float(scale), *((-128, 127) if signed else (0, 255)))
+        tensors = {"x": GraphTensor("x", (64, *size), grid), "y": GraphTensor("y", (64, 1, 1), grid)}
+        graph = Graph("x", "y", tensors, [AveragePool("pool", ("x",), "y", size, size)])
+        x = torch.from_numpy(rng.integers(grid.low, grid.high + 1, (8, 64, *size)))
+        found = Session(onnx_bytes(graph)).run(to_values(x, grid))
+        assert torch.equal((found / grid.scale).round().long(), emulate(graph, x, FloatRounding()))
+
+
 def test_windows_that_are_averaged_between_layers_are_emulated_too(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Conv2d(8, 8, 1), nn.Flatten())
     report = Onnx([images(64)]).export(net.append(nn.Linear(128, 5)).eval(), tmp_path / "net.onnx", images(64))
     assert report.deployed.values_off == 0
+
+
+@pytest.mark.parametrize("wider", [0.5, 1.0, 5.0])
+def test_a_map_that_only_one_layer_reads_on_another_grid_keeps_both(wider, tmp_path):
+    """ONNX Runtime makes one pair of two pairs in a row, and leaves the bias behind them in the units of before."""
+    torch.manual_seed(0)
+    net = Pooled().eval()
+    plan = {name: {"weight_bits": 8, "act_bits": 8} for name in ("stem", "again", "fc")}
+    QuantizationAwareTraining(plan, placement=LayerInputs()).apply(net, images())
+    net(images())
+    with torch.no_grad():
+        net.fc.input_transform.log_share.add_(log(wider))
+    report = Onnx().export(net, tmp_path / "net.onnx", images(64))
+    assert report.deployed.values_off == 0
+    assert report.deployed.slope == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("weight_bits", [8, 4, 2])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.export.integer.graph import UNBOUNDED, Bounds, Graph
+from lightning_compress.export.integer.graph import UNBOUNDED, Bounds, Graph, Requantize
 from lightning_compress.export.integer.rounding.zero_point import unsigned_zero_point
 
 OPSET, IR_VERSION = 21, 10
@@ -98,10 +98,19 @@ class Builder:
         point = self.constant(f"{tensor}/zero", np.uint8(zero))
         stored = self.node("QuantizeLinear", [value, scale, point], f"{tensor}/stored")
         limits = tuple(level + zero for level in grid.limits(bounds))
-        if limits != (0, 255):
+        if limits != (0, 255) or self._is_only_requantized(tensor):
             ends = [self.constant(f"uint8/{level}", np.uint8(level)) for level in limits]
             stored = self.node("Clip", [stored, *ends], f"{tensor}/clipped")
         self.node("DequantizeLinear", [stored, scale, point], f"{tensor}/value")
+
+    def _is_only_requantized(self, tensor: str) -> bool:
+        """Return whether a tensor is read by one operation, which puts it on another grid.
+
+        Two pairs of nodes in a row become one in ONNX Runtime, whose scale the bias of the layer behind does not get;
+        a node between them keeps both.
+        """
+        readers = self.graph.readers(tensor)
+        return len(readers) == 1 and isinstance(readers[0], Requantize)
 
     def clipped(self, value: str, bounds: Bounds) -> str:
         """Return the name of a float value after an activation function with these bounds."""

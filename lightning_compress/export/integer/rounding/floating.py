@@ -41,7 +41,9 @@ class FloatRounding(Rounding):
 
     @override
     def average(self, sums: Tensor, count: int, grid: Grid) -> Tensor:
-        return (sums.double() / count).float().round().long()
+        scale = np.float32(grid.scale)
+        factor = scale / (scale * np.float32(count))  # not 1 / count: which sums are ties depends on its rounding
+        return (sums.float() * float(factor)).round().long()
 
     @override
     def average_pool(self, levels: Tensor, kernel: tuple[int, int], stride: tuple[int, int], grid: Grid) -> Tensor:
