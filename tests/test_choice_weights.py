@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from math import inf, log
+from statistics import geometric_mean
 
 import pytest
 import torch
@@ -61,8 +62,10 @@ def test_weights_are_divergence_over_error(composed):
     before = {key: value.clone() for key, value in module.state_dict().items()}
     found = choice_weights(errors, Divergence(composition, space, module, inputs))
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
-    dense = probabilities(copy.deepcopy(module.model), inputs)
-    for choice, own, weight in zip(space.choices, errors, found, strict=True):
+    dense_net = copy.deepcopy(module.model)
+    averaged(dense_net, inputs)
+    dense, ratios = probabilities(dense_net, inputs), []
+    for choice, own in zip(space.choices, errors, strict=True):
         middle = min(choice.values, key=lambda value: abs(value - 0.5))
         changed = copy.deepcopy(module.model)
         composition.apply(changed, Plan({choice.layer: {choice.knob: middle}}))
@@ -70,7 +73,24 @@ def test_weights_are_divergence_over_error(composed):
         other = probabilities(changed, inputs)
         pairs = [(p, q) for a, b in zip(dense, other, strict=True) for p, q in zip(a, b, strict=True)]
         divergence = sum(p * log(p / q) for p, q in pairs) / len(dense)
-        assert weight == pytest.approx(divergence / own[choice.values.index(middle)], rel=1e-3)
+        ratios.append(divergence / own[choice.values.index(middle)])
+    assert found == [pytest.approx(ratio / geometric_mean(ratios), rel=1e-3) for ratio in ratios]
+
+
+def test_the_dense_plan_does_not_diverge(composed):
+    module, composition, space = composed
+    assert Divergence(composition, space, module, [torch.rand(6, 1, 8, 8)])(space.largest) == pytest.approx(0, abs=1e-6)
+
+
+def test_no_choice_is_free_and_none_breaks_the_scale(composed):
+    _, _, space = composed
+    three = Space((*space.choices, Choice("free", "x", (1, 2, 3)), Choice("broken", "x", (1, 2, 3))))
+    errors, largest = [[1.0 / (1 + i) for i in range(len(c.values))] for c in three.choices], three.largest
+    middles = [min(range(len(c.values)), key=lambda i, c=c: abs(c.values[i] - c.values[-1] / 2)) for c in three.choices]
+    alone = [(*largest[:i], middle, *largest[i + 1 :]) for i, middle in enumerate(middles)]
+    wanted = [2.0, 8.0, 0.0, inf]
+    known = {point: ratio * own[m] for point, ratio, own, m in zip(alone, wanted, errors, middles, strict=True)}
+    assert choice_weights(errors, Known(three, known)) == pytest.approx([0.5, 2.0, 0.5, 2.0])
 
 
 def test_a_choice_whose_middle_value_costs_nothing_keeps_its_weight(composed):
@@ -90,14 +110,15 @@ class Known:
         return self.found[point]
 
 
-@pytest.mark.parametrize(("as_they_are", "power"), [(1.0, 0), (3.0, 0.5)])
+@pytest.mark.parametrize(("as_they_are", "power"), [(1.0, 0), (3.0, 0.25)])
 def test_the_power_is_taken_whose_plan_diverges_least(as_they_are, power):
     space = Space((Choice("a", "x", (1, 2, 3)), Choice("b", "x", (1, 2, 3)), Choice("free", "x", (1, 2))))
     budget = Budget(lambda plan: sum(1 + index for index in space.indices(plan)), 5, space)
     errors = ((1.2, 0.5, 0.0), (1.0, 0.6, 0.0), (0.0, 0.0))
-    # Alone, lowering b does more than its error says: weights 0.1 and 4. As errors are, b is lowered; with weights, a.
+    # Alone, lowering b does more than its error says: ratios 0.1 and 4. As errors are, b is lowered; with weights, a.
     known = Known(space, {(0, 2, 1): 0.12, (2, 0, 1): 4.0, (2, 0, 0): as_they_are, (0, 2, 0): 2.0})
-    expected = [[weight**power * error for error in own] for weight, own in zip((0.1, 4, 1), errors, strict=True)]
+    weights = (0.1 / 0.4**0.5, 4 / 0.4**0.5, 1)
+    expected = [[weight**power * error for error in own] for weight, own in zip(weights, errors, strict=True)]
     assert [list(own) for own in weighed(errors, budget, known)] == [pytest.approx(own) for own in expected]
 
 
@@ -129,7 +150,9 @@ def test_outputs_that_are_no_class_scores_diverge_by_their_relative_error(compos
     changed = copy.deepcopy(module.model)
     composition.apply(changed, space.plan(point))
     averaged(changed, inputs)
-    dense, thin = outputs(copy.deepcopy(module.model)), outputs(changed)
+    dense_net = copy.deepcopy(module.model)
+    averaged(dense_net, inputs)
+    dense, thin = outputs(dense_net), outputs(changed)
     module.model.fc.register_forward_hook(lambda *call: call[-1][:, :1])
     expected = float((thin - dense).square().sum() / dense.square().sum())
     assert Divergence(composition, space, module, inputs)(point) == pytest.approx(expected, rel=1e-3)
@@ -158,6 +181,12 @@ def test_outputs_that_cannot_be_compared_leave_errors_as_they_are(composed):
     assert choice_weights([[1.0] * len(choice.values) for choice in space.choices], divergence) == [1.0, 1.0]
 
 
-def test_probes_are_counted_from_0():
-    with pytest.raises(CompressError, match="probes must be 0 or more, got -1"):
-        OutputError(cost=MACs(), budget=0.5, probes=-1)
+@pytest.mark.parametrize("probes", [-1, 5, 2.5, None])
+def test_probes_are_a_part_of_the_batches(probes):
+    with pytest.raises(CompressError, match=rf"probes must be a whole number from 0 to batches=4.* got {probes}"):
+        OutputError(cost=MACs(), budget=0.5, probes=probes)
+
+
+def test_errors_need_a_batch():
+    with pytest.raises(CompressError, match="batches must be a whole number of 1 or more, got 0"):
+        OutputError(cost=MACs(), budget=0.5, batches=0)

@@ -9,7 +9,7 @@ import pytest
 from test_final_choice import COST, run_search
 
 from lightning_compress.callbacks.base.composition import Composition
-from lightning_compress.core.errors import TrialFailedError
+from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.space import Choice, Space
 from lightning_compress.pipeline.context import RunContext
@@ -80,3 +80,9 @@ def test_a_search_starts_from_the_better_plan_and_keeps_it_when_it_goes_on(tmp_p
     assert max(rewards["closed form"], rewards["uniform plan"]) == AccuracyUnderBudget()(trials[0].score)
     assert run_search(tmp_path, prior=prior, searcher=Greedy)[1] == written
     assert read(tmp_path / STARTS) == starts
+
+
+def test_another_prior_in_the_same_folder_is_refused(tmp_path):
+    run_search(tmp_path, prior=Given(cost=COST, budget=0.3, index=0), searcher=Greedy)
+    with pytest.raises(CompressError, match="prior"):
+        run_search(tmp_path, prior=Given(cost=COST, budget=0.3, index=1), searcher=Greedy)

@@ -131,7 +131,9 @@ def test_a_compressed_network_loads_the_state_dict_by_hand(tmp_path):
     LowRank(RANKS).apply(bare, example)
     LowRank({"conv1": {"rank_in": 0.5, "rank_out": 0.5}}).apply(other, example)
     of_network = {key.removeprefix("model."): value for key, value in state.items()}
-    for loaded, given in ((by_callback, state), (copy.deepcopy(bare), of_network)):
+    by_hand = PlainModule()
+    LowRank(RANKS).apply(network(by_hand), example)
+    for loaded, given in ((by_callback, state), (copy.deepcopy(bare), of_network), (by_hand, state)):
         loaded.load_state_dict(given)
         for key, value in network(module).state_dict().items():
             assert torch.equal(network(loaded).state_dict()[key], value), key

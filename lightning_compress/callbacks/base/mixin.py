@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_compress.callbacks.base import refused_weights  # noqa: F401  which gives LightningModule its refusal
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.structure import accept_notice, load_structure, network, save_structure
 

@@ -4,8 +4,8 @@
     D(p) = |y_p - y|^2 / |y|^2                                     of any other outputs
 
 y: outputs of the dense network, of several tensors those that are named ``logits``, else all; y_p: those of the network
-under plan p, with batch norms averaged over the same batches. The first is the measure of knowledge distillation (arXiv
-1503.02531, section 2, at temperature 1).
+under plan p; both with batch norms averaged over the same batches, so that the dense plan has 0. The first is the
+measure of knowledge distillation (arXiv 1503.02531, section 2, at temperature 1).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from math import inf, isfinite
 from typing import Any
 
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import kl_div
 
 from lightning_compress.callbacks.base.composition import Composition
@@ -40,7 +40,7 @@ class Divergence:
 
     def __init__(self, composition: Composition, space: Space, module: LightningModule, inputs: Sequence[Any]) -> None:
         self.composition, self.space, self.module, self.inputs = composition, space, module, list(inputs)
-        self.dense = self._outputs(network(clone(module)))
+        self.dense = self._averaged_outputs(clone(module))
 
     def __call__(self, point: Sequence[int]) -> float:
         """Return the divergence of a point, 0 or more; in nats where outputs are class scores.
@@ -50,8 +50,7 @@ class Divergence:
         """
         changed = clone(self.module)
         self.composition.apply(network(changed), self.space.plan(point))
-        average_statistics(changed, self.inputs)
-        found = self._outputs(network(changed))
+        found = self._averaged_outputs(changed)
         if [y.shape for y in found] != [y.shape for y in self.dense] or not sum(y.numel() for y in found):
             return inf
         pairs = list(zip(found, self.dense, strict=True))
@@ -64,8 +63,9 @@ class Divergence:
             value = float(sum((y_p - y).square().sum() for y_p, y in pairs) / sum(y.square().sum() for _, y in pairs))
         return max(value, 0.0) if isfinite(value) else inf  # rounding goes below 0
 
-    def _outputs(self, net: nn.Module) -> list[Tensor]:
-        """Return the floating-point tensors of all batches."""
-        outputs = [measure.forward_hooked(net, batch, ()) for batch in self.inputs]
+    def _averaged_outputs(self, module: LightningModule) -> list[Tensor]:
+        """Average the batch norms of a module; return the floating-point tensors that it gives for all batches."""
+        average_statistics(module, self.inputs)
+        outputs = [measure.forward_hooked(network(module), batch, ()) for batch in self.inputs]
         chosen = [parts_of(output).get(LOGITS, output) for output in outputs]
         return [part.float() for part in tensors_in(chosen) if part.is_floating_point()]

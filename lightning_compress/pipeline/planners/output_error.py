@@ -7,8 +7,8 @@ Each callback reports the errors of its knobs (``output_errors``): of channels t
 after the refit; of bits, masks, ranks and removed blocks the error of the layer's own output. Errors of different
 layers are added as they are (all weights 1), or with the weights of choice_weights.py. The solver asks the exact cost
 (core/least_error.py), so costs need not be additive. Ours; the parts are those of AMC (arXiv 1802.03494), ThiNet (arXiv
-1707.06342) and the knapsack of paper 5 (arXiv 1910.05897). It takes seconds, and is the prior that searches start from.
-It breaks where layers interact: it knows what each loses, not what the others make of it.
+1707.06342) and the knapsack of paper 5 (arXiv 1910.05897). Searches start from its plan or from a uniform one. It
+breaks where layers interact: it knows what each loses, not what the others make of it.
 """
 
 from __future__ import annotations
@@ -47,15 +47,20 @@ class OutputError(BudgetedPlanner):
             weighs its errors and takes longer. 0 adds errors as they are.
 
     Raises:
-        CompressError: ``probes`` is below 0.
+        CompressError: ``batches`` is below 1, or ``probes`` is no whole number from 0 to ``batches``.
     """
 
     batches: int = 4
     probes: int = 0
 
     def __post_init__(self) -> None:
-        if self.probes < 0:
-            raise CompressError(f"OutputError: probes must be 0 or more, got {self.probes}")
+        if not (isinstance(self.batches, int) and self.batches >= 1):
+            raise CompressError(f"OutputError: batches must be a whole number of 1 or more, got {self.batches!r}")
+        if not (isinstance(self.probes, int) and 0 <= self.probes <= self.batches):
+            raise CompressError(
+                f"OutputError: probes must be a whole number from 0 to batches={self.batches}, of which they are a "
+                f"part, got {self.probes!r}"
+            )
 
     def make_plan(self, composition: Composition, student: Student, run: RunContext, folder: Path) -> Planned:
         """Return the plan of the least error that meets the budget.

@@ -30,7 +30,6 @@ class Search(SearchSettings):
         Raises:
             CompressError: there is nothing to choose, or no candidate can be scored.
             InfeasibleBudgetError: no plan meets the budget.
-            NoEffectError: halving with so few in flight that every plan would be scored in full.
         """
         budget = self.budget_for(composition, run, folder.name)
         evaluator = self.evaluator(composition, student, run)

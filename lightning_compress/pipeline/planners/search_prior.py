@@ -24,7 +24,8 @@ class Prior:
 
     Attributes:
         point: index of the value of each choice.
-        errors: choice -> value -> error from which the point was found; None where its planner measures none.
+        errors: choice -> value -> error by the closed form, also where the point is another's; None where its planner
+            measures none.
     """
 
     point: tuple[int, ...]

@@ -111,7 +111,8 @@ class SearchRun:
         """Score the prior and the largest uniform plan, and make the better one the prior; return their entries."""
         if self.prior is None:
             return {}
-        with Journal(self.folder / STARTS, self.fingerprint) as journal:
+        depends = {**self.fingerprint, "prior": settings_of(self.settings.prior)}
+        with Journal(self.folder / STARTS, depends) as journal:
             starts = scored_starts(
                 {CLOSED_FORM: self.prior.point, UNIFORM: self.problem.start},
                 self.budget.space,

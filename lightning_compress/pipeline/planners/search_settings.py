@@ -56,8 +56,11 @@ class SearchSettings(ScoringPlanner):
 
         Raises:
             CompressError: it is so.
+            NoEffectError: halving with so few in flight that every plan would be scored in full.
         """
         super().check(stage)
         if self.searcher is None:
             raise CompressError(f"stage {stage}: searcher is null, which a search needs; give it one")
         check_least(stage, trials=(self.trials, 1), in_flight=(self.in_flight, 1))
+        if self.halving is not None:
+            self.halving.over(self.executor, self.objective, self.in_flight)

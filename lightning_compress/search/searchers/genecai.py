@@ -83,8 +83,8 @@ class GeneCAI(Searcher):
         without = ((*self.start[:i], 0, *self.start[i + 1 :]) for i in range(len(self.start)))
         left = [budget.cost(problem.space.plan(point)) for point in without]
         order = sorted(range(len(left)), key=lambda i: left[i])
-        # A prior comes from errors of single layers, which is what probes would measure.
-        self.boundary = Bisections(self.start, order, 0 if problem.prior else probes, most_probes, tolerance)
+        # Errors of single layers are what probes would measure.
+        self.boundary = Bisections(self.start, order, 0 if problem.errors else probes, most_probes, tolerance)
         self.known: dict[Genome, float] = {}
         self.parents: list[Genome] = []  # best first; empty before the first generation
         self.children: dict[Genome, float] = {}
