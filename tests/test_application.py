@@ -64,7 +64,7 @@ def test_the_main_job_meets_its_budget_with_a_file_that_loads(finished):
     assert lc.inspect(packed).plan == lc.Plan.load(finished / "plan.yaml")
     page = (finished / "report.html").read_text()
     assert "<svg" in page
-    assert "It started from the best of the plans that cost no search, by their rewards: closed form" in page
+    assert "It started from the better of the plans that need no search, by their rewards: closed form" in page
     assert (finished / "quantize" / "policy.safetensors").is_file()
 
 

@@ -369,7 +369,7 @@ def test_the_ranking_is_a_sentence_of_the_search(write):
 def test_the_rewards_of_the_starts_are_told():
     told = _sentences(replace(SEARCH, starts={"closed form": 0.61, "uniform plan": 0.7}))
     expected = (
-        "It started from the best of the plans that cost no search, by their rewards: closed form 0.6100, uniform "
+        "It started from the better of the plans that need no search, by their rewards: closed form 0.6100, uniform "
     )
     assert expected + "plan 0.7000." in told
     assert not any("closed form" in sentence for sentence in _sentences(SEARCH))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 from lightning_compress.callbacks.base.device import trains_on
 
@@ -30,13 +29,14 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def quiet_trainer(device: torch.device, **settings: Any) -> Trainer:
-    """Return a trainer on a device that shows and writes nothing.
-
-    Args:
-        device: on which it trains.
-        settings: more of :class:`~lightning.Trainer`.
-    """
+def quiet_trainer(
+    device: torch.device,
+    callbacks: Sequence[Callback] = (),
+    max_steps: int = -1,
+    limit_val_batches: float | None = None,
+    limit_test_batches: float | None = None,
+) -> Trainer:
+    """Return a trainer on a device that shows and writes nothing; arguments as those of :class:`~lightning.Trainer`."""
     return Trainer(
         **trains_on(device),
         logger=False,
@@ -44,5 +44,8 @@ def quiet_trainer(device: torch.device, **settings: Any) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,
-        **settings,
+        callbacks=list(callbacks),
+        max_steps=max_steps,
+        limit_val_batches=limit_val_batches,
+        limit_test_batches=limit_test_batches,
     )

@@ -1,4 +1,4 @@
-"""Starts: the plans that cost no search are scored first, and the search starts from the best of them.
+"""Starts: the plans that need no search are scored first, and the search starts from the better one.
 
 The closed form is better than the largest uniform plan on some networks, and worse on others
 (benchmarks/results/search_real.txt). One score tells which; the baselines need that of the uniform plan anyway.

@@ -122,7 +122,7 @@ def _sentences(search: Search) -> list[str]:
         found.append(f"The reward is {search.meaning}.")
     if search.starts:
         told = ", ".join(f"{name} {reward:.4f}" for name, reward in search.starts.items())
-        found.append(f"It started from the best of the plans that cost no search, by their rewards: {told}.")
+        found.append(f"It started from the better of the plans that need no search, by their rewards: {told}.")
     found += search.against_baselines
     if failed:
         found.append(_failures(search))
