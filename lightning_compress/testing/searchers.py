@@ -104,6 +104,14 @@ class SearcherContract:
         assert all(informed.budget.meets(informed.space.plan(point)) for point in points)
         assert told(make(informed, 1), problem, 20) == points
 
+    @pytest.mark.parametrize("surface", [problems.channels, problems.bits, problems.removal])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_first_trial_is_the_prior(self, make, surface, seed) -> None:
+        problem = surface(layers=5).problem
+        drawn = np.random.default_rng(seed).integers([len(choice.values) for choice in problem.space.choices])
+        prior = problem.budget.project(drawn.tolist())
+        assert make(replace(problem, prior=prior), seed).ask().indices == prior
+
     def test_global_random_numbers_stay_as_they_were(self, make) -> None:
         problem = problems.bits(layers=3)
         random.seed(1)

@@ -75,7 +75,7 @@ class NSGA2(Searcher):
         at_least_one("NSGA2", population=population)
         top = problem.space.largest
         self.dense = max(problem.budget.cost(problem.space.plan(top)), 1.0)
-        repair = OnBudget(problem.budget, p_spend if self.binds else 0.0)
+        repair = OnBudget(problem.budget, p_spend if self.binds else 0.0, problem.start)
         mating = Mating(
             TournamentSelection(func_comp=binary_tournament),
             SBX(prob=crossover, eta=eta_crossover),
@@ -150,13 +150,19 @@ class OnBudget(Repair):
     Args:
         budget: that they must meet.
         p_spend: probability that an individual spends what it leaves of the budget.
+        start: which stays as it is, since its score may be known.
     """
 
-    def __init__(self, budget: Budget, p_spend: float) -> None:
+    def __init__(self, budget: Budget, p_spend: float, start: Genome) -> None:
         super().__init__()
-        self.budget, self.p_spend = budget, p_spend
+        self.budget, self.p_spend, self.start = budget, p_spend, start
 
     def _do(self, problem: Variables, X: np.ndarray, random_state: np.random.Generator, **_: object) -> np.ndarray:
         fitted = [scale(self.budget, row) for row in np.rint(X).astype(int).tolist()]
         spent = random_state.random(len(fitted)) < self.p_spend
-        return np.array([spend(self.budget, x, random_state) if s else x for x, s in zip(fitted, spent, strict=True)])
+        return np.array(
+            [
+                spend(self.budget, x, random_state) if s and x != self.start else x
+                for x, s in zip(fitted, spent, strict=True)
+            ]
+        )

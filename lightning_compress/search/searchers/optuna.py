@@ -86,6 +86,8 @@ class OptunaSearcher(Searcher):
             self._open[number] = asked = self.study.ask(self.ranges)
         except ImportError as error:  # CMA-ES loads its library when it first needs it
             raise CompressError(f"searcher: this sampler of Optuna needs another package: {error}") from error
+        if number == 0:
+            return self.problem.start  # as it is, since its score may be known
         # One order for all trials: a suggestion must stand for one plan, or the sampler hears noise.
         return self.fitted([asked.params[name] for name in self.ranges], np.random.default_rng(self.seed))
 

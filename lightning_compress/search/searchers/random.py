@@ -17,6 +17,8 @@ class Random(Searcher):
 
     @override
     def propose(self, number: int) -> tuple[int, ...]:
+        if number == 0 and self.problem.prior is not None:
+            return self.problem.start
         sizes = [len(choice.values) for choice in self.problem.space.choices]
         return self.problem.budget.project([int(i) for i in np.random.randint(0, sizes)] if sizes else [])
 

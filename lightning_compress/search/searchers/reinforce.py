@@ -139,12 +139,18 @@ class Reinforce(Searcher):
     def _carry_out(self, episode: Episode, log_probs: Tensor, actions: list[float], number: int) -> Tensor:
         """Draw an action and decide by it; which of the actions would have led to the same, as a mask.
 
-        The first trial takes the likeliest actions: of a new policy the uniform plan, of one from elsewhere its best.
+        The first trial takes the prior, or without one the likeliest actions: of a new policy the uniform plan, of one
+        from elsewhere its best.
         """
-        k = int(log_probs.argmax()) if number == 0 else int(log_probs.exp().multinomial(1))
-        number_of = len(episode.decided)
+        number_of, most = len(episode.decided), episode.most()
         wanted = [episode.choice.index(self.mapping.unit(number_of, action)) for action in actions]
-        most = episode.most()
+        if number:
+            k = int(log_probs.exp().multinomial(1))
+        elif self.problem.prior is None:
+            k = int(log_probs.argmax())
+        else:
+            own = self.problem.prior[number_of]
+            k = min(range(len(wanted)), key=lambda i: abs(wanted[i] - own))
         episode.step(actions[k])
         return torch.tensor([min(index, most) == episode.decided[-1] for index in wanted])
 

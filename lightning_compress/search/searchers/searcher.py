@@ -72,7 +72,10 @@ class Searcher(HasKind, ABC):
 
     @abstractmethod
     def propose(self, number: int) -> tuple[int, ...]:
-        """Return a point that meets the budget. Global random numbers are seeded for this searcher here."""
+        """Return a point that meets the budget; first the prior, if there is one, as it is.
+
+        Global random numbers are seeded for this searcher here.
+        """
 
     @abstractmethod
     def learn(self, trial: Trial, reward: float | None) -> None:

@@ -23,8 +23,9 @@ class Uniform(Searcher):
 
     @override
     def propose(self, number: int) -> tuple[int, ...]:
-        level = self.problem.budget.at_level(self.problem.budget.level())
-        return level if number == 0 else self._filled(level)
+        if number == 0:
+            return self.problem.start
+        return self._filled(self.problem.budget.at_level(self.problem.budget.level()))
 
     def learn(self, trial: Trial, reward: float | None) -> None:
         """Learn nothing."""

@@ -20,6 +20,8 @@ class HalvingWalk(Searcher):
     reward = -inf
 
     def propose(self, number: int) -> tuple[int, ...]:
+        if number == 0:
+            return self.problem.start
         sizes = [len(choice.values) for choice in self.problem.space.choices]
         drawn = [int(i) for i in np.random.randint(0, sizes)] if sizes else []
         start = drawn if self.best is None else self.best
