@@ -33,20 +33,31 @@ def channel_errors(group: ChannelGroup, net: nn.Module, moments: dict[str, Momen
 
     Returns:
         Shape ``(units + 1,)``, float64: entry k is the sum over readers for k units kept, at most what it is without a
-        refit. All zeros where no reader has moments.
+        refit. Where no reader has moments, it is :func:`even_error`.
     """
+    known = [member for member in group.readers if member.layer in moments]
+    if not known:
+        return even_error(torch.arange(group.units + 1, dtype=torch.float64) / group.units)
     total = torch.zeros(group.units + 1, dtype=torch.float64)
-    for member in group.readers:
-        if member.layer in moments:
-            weight = weight_rows(net.get_submodule(member.layer)).detach()
-            index = member.index.to(weight.device)[order.to(weight.device)]
-            total += noise_to_signal(_reader_errors(index, weight, moments[member.layer])).cpu()
+    for member in known:
+        weight = weight_rows(net.get_submodule(member.layer)).detach()
+        index = member.index.to(weight.device)[order.to(weight.device)]
+        total += noise_to_signal(_reader_errors(index, weight, moments[member.layer])).cpu()
     return total
 
 
 def noise_to_signal(relative: Tensor) -> Tensor:
     """Return ``r / (1 - r)`` of relative squared errors; at most a million, where no signal is left."""
     return relative / (1 - relative).clamp_min(1e-6)
+
+
+def even_error(share: Tensor) -> Tensor:
+    """Return the noise-to-signal ratio where nothing is known of a layer: as if each part of it gave as much signal.
+
+    Args:
+        share: of the layer that is kept, from 0 to 1.
+    """
+    return noise_to_signal(1 - share)
 
 
 def _reader_errors(channels: Tensor, weight: Tensor, moments: Moments) -> Tensor:

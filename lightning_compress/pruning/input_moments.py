@@ -254,7 +254,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
     for name, recorder in fed.items():
         if not all(each.isfinite().all() for each in recorder.seen):
             raise CompressError(f"moments: the inputs of layer {name!r} are not finite; check weights and data")
-    if not fed:
+    if not inputs:
         raise CompressError(f"moments: there is no batch to gather inputs of {type(net).__name__} from")
     store_calibration(net, KEY, {name: recorder.moments() for name, recorder in fed.items()})
 

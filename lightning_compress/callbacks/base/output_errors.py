@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.space import Choice
-from lightning_compress.pruning.channel_errors import noise_to_signal
+from lightning_compress.pruning.channel_errors import even_error, noise_to_signal
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.matrices import runs_in
@@ -93,7 +93,14 @@ def layer_errors(
                 name = runs[layer]
                 error = output_error(changed.get_submodule(name), calls[name])
                 found[layer, knob, value] = error / together[name]
-    return [[found.get((c.layer, c.knob, value), 0.0) for value in c.values] for c in choices]
+    return [
+        [found.get((c.layer, c.knob, value), _even_error(value, c.values[-1])) for value in c.values] for c in choices
+    ]
+
+
+def _even_error(value: Number, largest: Number) -> float:
+    """Return the error of a layer that does not run on the batch: it counts, and no less than others."""
+    return float(even_error(torch.tensor(value / largest, dtype=torch.float64)))
 
 
 def output_error(module: nn.Module, call: Call) -> float:

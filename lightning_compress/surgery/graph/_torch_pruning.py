@@ -48,3 +48,8 @@ MAPPINGS: Mapping[type, Callable[[Any, np.ndarray, np.ndarray], Arrays]] = {
     mappings._SplitIndexMapping: _split,
     mappings._SliceIndexMapping: _slice,
 }
+
+
+def is_followed(mapping: Any) -> bool:
+    """Return whether positions can be followed through a mapping; those of an LSTM's gates have no end."""
+    return type(mapping) in MAPPINGS and len(getattr(mapping, "offset", (0, 0))) == 2

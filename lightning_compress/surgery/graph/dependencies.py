@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import always_with_gradients
-from lightning_compress.surgery.graph._torch_pruning import MAPPINGS
+from lightning_compress.surgery.graph._torch_pruning import MAPPINGS, is_followed
 from lightning_compress.surgery.modes import Mode
 from lightning_compress.surgery.tensors import tensors_in
 
@@ -167,7 +167,7 @@ def _mapped(edge: Any, pairs: np.ndarray) -> np.ndarray:
     """Return the pairs behind an edge of the graph, in no order, some perhaps twice."""
     for mapping in edge.index_mapping:
         if mapping is not None:
-            if type(mapping) not in MAPPINGS:
+            if not is_followed(mapping):
                 raise StrayError(edge.target.module, RAGGED)
             roots, positions = MAPPINGS[type(mapping)](mapping, pairs >> SHIFT, pairs & POSITION)
             pairs = (roots << SHIFT) | positions
