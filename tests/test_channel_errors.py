@@ -69,6 +69,6 @@ def test_a_wide_layer_has_the_error_without_a_refit():
     assert found[2] == pytest.approx(expected.item())
 
 
-def test_readers_without_moments_do_not_count():
+def test_without_moments_each_unit_is_taken_to_give_as_much_signal():
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    assert channel_errors(group_of(4), net, {}, torch.arange(4)).tolist() == [0.0] * 5
+    assert channel_errors(group_of(4), net, {}, torch.arange(4)).tolist() == pytest.approx([1e6, 3, 1, 1 / 3, 0])

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
+from torch import nn
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.errors import CompressError, NoEffectError
@@ -109,3 +110,24 @@ def test_taylor_keeps_the_channels_whose_removal_changes_the_loss_most():
     expected = (weight * grad).sum((1, 2, 3)).square().topk(8).indices.sort().values
     Trainer(max_steps=0, callbacks=[callback], **QUIET).fit(module, *toy_data(0))
     assert torch.equal(module.model.conv1.weight, weight[expected])
+
+
+class Recurrent(nn.Module):
+    """Two linear layers, a recurrent one, and two more."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.first, self.second, self.cell = nn.Linear(6, 16), nn.Linear(16, 16), kind(16, 8, batch_first=True)
+        self.third, self.last = nn.Linear(8, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.third(self.cell(self.second(self.first(x).relu()))[0][:, -1]).relu())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_channels_that_a_recurrent_layer_reads_stay(kind):
+    net, x = Recurrent(kind), torch.randn(2, 5, 6)
+    assert set(ChannelPruning().kept_whole(net, x)) == {"second", "last"}
+    ChannelPruning({"first": {"channels": 0.5}, "third": {"channels": 0.5}}).apply(net, x)
+    assert (net.first.out_features, net.second.in_features, net.third.out_features) == (8, 8, 6)
+    assert net(x).shape == (2, 4)

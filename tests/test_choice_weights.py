@@ -18,6 +18,8 @@ from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.space import Choice, Space
+from lightning_compress.distillation.hinton import Hinton
+from lightning_compress.distillation.logit_mse import LogitMSE
 from lightning_compress.pipeline.planners import choice_weights as choice_weights_file
 from lightning_compress.pipeline.planners.choice_weights import choice_weights, weighed
 from lightning_compress.pipeline.planners.divergence import Divergence
@@ -60,7 +62,7 @@ def test_weights_are_divergence_over_error(composed):
         [1.0 + i + 3 * (len(c.values) - 1 - j) for j in range(len(c.values))] for i, c in enumerate(space.choices)
     ]
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    found = choice_weights(errors, Divergence(composition, space, module, inputs))
+    found = choice_weights(errors, Divergence(composition, space, module, inputs, Hinton()))
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     dense_net = copy.deepcopy(module.model)
     averaged(dense_net, inputs)
@@ -79,7 +81,9 @@ def test_weights_are_divergence_over_error(composed):
 
 def test_the_dense_plan_does_not_diverge(composed):
     module, composition, space = composed
-    assert Divergence(composition, space, module, [torch.rand(6, 1, 8, 8)])(space.largest) == pytest.approx(0, abs=1e-6)
+    assert Divergence(composition, space, module, [torch.rand(6, 1, 8, 8)], Hinton())(space.largest) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_no_choice_is_free_and_none_breaks_the_scale(composed):
@@ -96,7 +100,7 @@ def test_no_choice_is_free_and_none_breaks_the_scale(composed):
 def test_a_choice_whose_middle_value_costs_nothing_keeps_its_weight(composed):
     module, composition, space = composed
     errors = [[0.0] * len(choice.values) for choice in space.choices]
-    assert choice_weights(errors, Divergence(composition, space, module, [EXAMPLE])) == [1.0] * len(space)
+    assert choice_weights(errors, Divergence(composition, space, module, [EXAMPLE], Hinton())) == [1.0] * len(space)
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,18 @@ def test_outputs_that_are_no_class_scores_diverge_by_their_relative_error(compos
     dense, thin = outputs(dense_net), outputs(changed)
     module.model.fc.register_forward_hook(lambda *call: call[-1][:, :1])
     expected = float((thin - dense).square().sum() / dense.square().sum())
-    assert Divergence(composition, space, module, inputs)(point) == pytest.approx(expected, rel=1e-3)
+    assert Divergence(composition, space, module, inputs, Hinton())(point) == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_all_outputs_share_counts_where_they_are_no_class_scores(composed):
+    module, composition, space = composed
+    inputs = [torch.rand(6, 1, 8, 8), torch.rand(3, 1, 8, 8)]
+    module.model.fc.register_forward_hook(lambda _m, args, y: y + 1000 * args[0].mean(1, keepdim=True))
+    as_scores, as_numbers, without = (
+        Divergence(composition, space, module, inputs, loss)(space.smallest) for loss in (Hinton(), LogitMSE(), None)
+    )
+    assert as_numbers > 100 * as_scores
+    assert 0 < without < as_numbers
 
 
 class Detector(nn.Module):
@@ -176,7 +191,7 @@ def test_outputs_that_cannot_be_compared_leave_errors_as_they_are(composed):
     callback = ChannelPruning()
     composition = Composition([callback], module.model, EXAMPLE)
     space, inputs = composition.space(), [torch.rand(64, 1, 8, 8), torch.rand(64, 1, 8, 8)]
-    divergence = Divergence(composition, space, module, inputs)
+    divergence = Divergence(composition, space, module, inputs, Hinton())
     assert divergence(space.smallest) == inf  # other boxes are found
     assert choice_weights([[1.0] * len(choice.values) for choice in space.choices], divergence) == [1.0, 1.0]
 

@@ -69,7 +69,12 @@ def test_numbers_that_cannot_be_are_refused(given, words):
 
 
 def run_search(
-    folder: Path, *, searcher: type[Searcher] = Random, validation_batches: int | None = None, **settings: Any
+    folder: Path,
+    *,
+    searcher: type[Searcher] = Random,
+    validation_batches: int | None = None,
+    bits: tuple[int, ...] = (2, 4, 8),
+    **settings: Any,
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Run it in a folder; return the point of the plan that it chose, and what it wrote.
 
@@ -77,6 +82,7 @@ def run_search(
         folder: of the stage.
         searcher: class of the searcher.
         validation_batches: that score a candidate; None takes all.
+        bits: of weights, among which it chooses.
         settings: more of :class:`Search`.
     """
     torch.manual_seed(0)
@@ -92,8 +98,8 @@ def run_search(
         evaluation=Evaluation(recalibration_batches=1, validation_batches=validation_batches),
         **settings,
     )
-    bits = QuantizationAwareTraining(weight_bits=(2, 4, 8), act_bits=(8,))
-    composition = Composition([bits], module.model, EXAMPLE)
+    quantization = QuantizationAwareTraining(weight_bits=bits, act_bits=(8,))
+    composition = Composition([quantization], module.model, EXAMPLE)
     plan = planner.make_plan(composition, Student(copy.deepcopy(module)), run, folder).plan
     return composition.space().indices(plan), json.loads((folder / "search.json").read_text())
 

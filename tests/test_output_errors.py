@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -85,3 +86,38 @@ def test_a_refit_lowers_the_errors_of_channels(network):
         errors_of(ChannelPruning(criterion=Gram(), refit=refit), network)[3] for refit in (Symmetric(), None)
     )
     assert all(a <= b + 1e-9 for x, y in zip(with_refit, without, strict=True) for a, b in zip(x, y, strict=True))
+
+
+class Resting(nn.Module):
+    """A network one layer of which does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.head, self.resting = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(self.used(x).relu())
+        return y if len(x) < 8 else y + self.resting(x)[:, :4]
+
+
+CHANNELS = ChannelPruning(criterion=Gram(), refit=Symmetric())
+CONV3D = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1), nn.ReLU(),
+                       nn.Conv3d(8, 4, 3), nn.Flatten())  # fmt: skip
+
+
+@pytest.mark.parametrize(("callback", "net", "example"), [
+    (CHANNELS, nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)),
+     torch.randn(4, 2, 16)),
+    (CHANNELS, CONV3D, torch.randn(4, 1, 4, 4, 4)),
+    (CHANNELS, nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), torch.randn(4, 5, 16)),
+    (QuantizationAwareTraining(), Resting(), torch.randn(4, 6)),
+], ids=["Conv1d", "Conv3d", "heads", "a layer that rests"])  # fmt: skip
+def test_no_choice_is_free_where_inputs_of_layers_are_not_known(callback, net, example):
+    net.eval()
+    profile = measure.measure(net, example)
+    gather_moments(net, [example])
+    choices = callback.choices(net, profile, example)
+    assert choices
+    for choice, errors in zip(choices, callback.output_errors(choices, net, profile, example, [example]), strict=True):
+        assert errors[-1] < errors[0], choice
+        assert all(a >= b for a, b in itertools.pairwise(errors)), choice

@@ -86,3 +86,10 @@ def test_another_prior_in_the_same_folder_is_refused(tmp_path):
     run_search(tmp_path, prior=Given(cost=COST, budget=0.3, index=0), searcher=Greedy)
     with pytest.raises(CompressError, match="prior"):
         run_search(tmp_path, prior=Given(cost=COST, budget=0.3, index=1), searcher=Greedy)
+
+
+def test_a_prior_over_other_choices_is_refused(tmp_path):
+    prior = Given(cost=COST, budget=0.3, index=0)
+    run_search(tmp_path, prior=prior, searcher=Greedy)
+    with pytest.raises(CompressError, match=r"prior\.yaml: .* over other choices.*Choose another run_dir"):
+        run_search(tmp_path, prior=prior, searcher=Greedy, bits=(2, 3, 8))

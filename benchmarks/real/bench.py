@@ -110,7 +110,7 @@ class Bench:
     def divergence(self) -> Divergence:
         """The divergence of plans, on the batches that errors are measured on."""
         inputs = [x for x, _ in self.calibration][: self.planner.batches]
-        return Divergence(self.composition, self.budget.space, self.module, inputs)
+        return Divergence(self.composition, self.budget.space, self.module, inputs, self.planner.loss)
 
     @cached_property
     def start(self) -> Problem:

@@ -14,7 +14,7 @@ breaks where layers interact: it knows what each loses, not what the others make
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -26,6 +26,8 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.least_error import least_error
+from lightning_compress.distillation.hinton import Hinton
+from lightning_compress.distillation.loss import DistillationLoss
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.choice_weights import weighed
@@ -42,9 +44,12 @@ class OutputError(BudgetedPlanner):
     """Choose all numbers by the errors of layers' outputs.
 
     Attributes:
-        batches: train batches that errors are measured on.
+        batches: train batches for errors of channels where a callback has not gathered inputs of its own, and for
+            probes; errors of other knobs are those on the first.
         probes: of these, batches on which the network is also run with each choice alone at its middle value, which
             weighs its errors and takes longer. 0 adds errors as they are.
+        loss: says with probes how far outputs are from those of the dense network; None takes their relative squared
+            error. Give the distillation loss, which knows whether outputs are class scores.
 
     Raises:
         CompressError: ``batches`` is below 1, or ``probes`` is no whole number from 0 to ``batches``.
@@ -52,6 +57,7 @@ class OutputError(BudgetedPlanner):
 
     batches: int = 4
     probes: int = 0
+    loss: DistillationLoss | None = field(default_factory=Hinton)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.batches, int) and self.batches >= 1):
@@ -105,4 +111,4 @@ class OutputError(BudgetedPlanner):
         table = tuple(tuple(errors[i]) for i in range(len(space)))
         if not self.probes:
             return table
-        return weighed(table, budget, Divergence(composition, space, module, inputs[: self.probes]))
+        return weighed(table, budget, Divergence(composition, space, module, inputs[: self.probes], self.loss))

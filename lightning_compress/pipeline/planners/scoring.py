@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 from typing_extensions import override
 
@@ -82,5 +83,15 @@ class ScoringPlanner(BudgetedPlanner, ABC):
             composition: the callbacks that candidates get.
             student: candidates are copies of its module, which is calibrated for the callbacks.
             run: what the stages of the run share.
+
+        Raises:
+            CompressError: a metric of the network as it is is not finite.
         """
-        return self.evaluation.evaluator(composition, student, run, self.costs)
+        made = self.evaluation.evaluator(composition, student, run, self.costs)
+        broken = {name: value for name, value in made.before.items() if not isfinite(value)}
+        if broken:
+            raise CompressError(
+                f"search: before anything is compressed, the network has {broken} on the validation data, so nothing "
+                f"can be compared with it; check its weights, validation_step and the data"
+            )
+        return made

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
+from lightning_compress.core.errors import CompressError
 from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
@@ -35,18 +36,28 @@ class Prior:
 def make_prior(
     settings: SearchSettings, composition: Composition, budget: Budget, student: Student, run: RunContext, folder: Path
 ) -> Prior | None:
-    """Return the prior of a search, which a search that goes on reads from its folder; None where it has none."""
+    """Return the prior of a search, which a search that goes on reads from its folder; None where it has none.
+
+    Raises:
+        CompressError: the folder has that of a search over other choices.
+    """
     if settings.prior is None or not len(budget.space):
         return None
     path, table = folder / PRIOR, folder / ERRORS
-    if (folder / STARTS).is_file() and path.is_file():
-        plan = Plan.load(path)
-        errors = read_record(table)["errors"] if table.is_file() else None
+    space = [[choice.layer, choice.knob, list(choice.values)] for choice in budget.space.choices]
+    if (folder / STARTS).is_file() and path.is_file() and table.is_file():
+        plan, kept = Plan.load(path), read_record(table)
+        if kept["space"] != space:
+            raise CompressError(
+                f"{path}: it is the prior of a search over other choices, of other layers or values. Choose another "
+                f"run_dir, or go back to the old settings"
+            )
+        errors = kept["errors"]
     else:
         planner = replace(settings.prior, cost=settings.cost, budget=settings.budget, limits=settings.limits)
         planned = planner.make_plan(composition, student, run, folder)
         plan, errors = planned.plan, planned.errors
-        write_record(table, {"errors": errors})
+        write_record(table, {"space": space, "errors": errors})
         plan.save(path)
     point = budget.project(budget.space.indices(plan))
     return Prior(point, None if errors is None else tuple(map(tuple, errors)))
