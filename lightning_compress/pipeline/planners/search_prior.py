@@ -47,7 +47,7 @@ def make_prior(
     space = [[choice.layer, choice.knob, list(choice.values)] for choice in budget.space.choices]
     if (folder / STARTS).is_file() and path.is_file() and table.is_file():
         plan, kept = Plan.load(path), read_record(table)
-        if kept["space"] != space:
+        if kept.get("space") != space:
             raise CompressError(
                 f"{path}: it is the prior of a search over other choices, of other layers or values. Choose another "
                 f"run_dir, or go back to the old settings"
