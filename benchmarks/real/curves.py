@@ -1,4 +1,4 @@
-"""What a search has found after so many evaluations: ``python benchmarks/real/curves.py run NETS cifar10.npz``.
+"""Compare what searches find in so many evaluations: ``python benchmarks/real/curves.py run NETS cifar10.npz``.
 
 The best reward (accuracy less a tenth of the loss, in points, on 1,000 validation images with batch norms recalibrated)
 after 20, 60 and 200 evaluations, and its difference to DDPG without a prior of the same seed. "+prior" is the searcher

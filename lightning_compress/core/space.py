@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Number, Plan
@@ -63,6 +64,10 @@ class Space:
                 )
             found.append(choice.values.index(value))
         return tuple(found)
+
+    def to_list(self) -> list[list[Any]]:
+        """Return layer, knob and values of each choice as plain types, for files."""
+        return [[choice.layer, choice.knob, list(choice.values)] for choice in self.choices]
 
     @property
     def smallest(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ values, not as there are layers and values.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,14 +93,14 @@ def layer_errors(
                 name = runs[layer]
                 error = output_error(changed.get_submodule(name), calls[name])
                 found[layer, knob, value] = error / together[name]
-    return [
-        [found.get((c.layer, c.knob, value), _even_error(value, c.values[-1])) for value in c.values] for c in choices
-    ]
+    return [_errors_of(choice, found) for choice in choices]
 
 
-def _even_error(value: Number, largest: Number) -> float:
-    """Return the error of a layer that does not run on the batch: it counts, and no less than others."""
-    return float(even_error(torch.tensor(value / largest, dtype=torch.float64)))
+def _errors_of(choice: Choice, found: Mapping[tuple[str, str, Number], float]) -> list[float]:
+    """Return the errors of a choice; a layer that does not run on the batch counts, and no less than others."""
+    shares = torch.tensor(choice.values, dtype=torch.float64) / choice.values[-1]
+    even = dict(zip(choice.values, even_error(shares).tolist(), strict=True))
+    return [found.get((choice.layer, choice.knob, value), even[value]) for value in choice.values]
 
 
 def output_error(module: nn.Module, call: Call) -> float:

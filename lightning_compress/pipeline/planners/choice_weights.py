@@ -59,8 +59,8 @@ def choice_weights(errors: Sequence[Sequence[float]], divergence: Divergence) ->
     known = [ratio for ratio in found if ratio is not None and 0 < ratio < inf]
     if not known:
         return [1.0] * len(errors)
-    unit = geometric_mean(known)
-    return [1.0 if ratio is None else min(max(ratio, min(known)), max(known)) / unit for ratio in found]
+    least, most, unit = min(known), max(known), geometric_mean(known)
+    return [1.0 if ratio is None else min(max(ratio, least), most) / unit for ratio in found]
 
 
 def _ratio(number: int, errors: Sequence[float], divergence: Divergence) -> float | None:

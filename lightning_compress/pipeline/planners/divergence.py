@@ -69,12 +69,12 @@ class Divergence:
 
     def _distance(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
         """Return how far outputs are from those of the dense network."""
-        if self.loss is not None and len(pairs) == len(self.inputs):
+        if self.loss is not None and len(pairs) == len(self.inputs) and all(y.dim() for _, y in pairs):
             try:
                 samples = [len(y) for _, y in pairs]
                 losses = [float(self.loss(y_p, y)) for y_p, y in pairs]
                 return sum(loss * count for loss, count in zip(losses, samples, strict=True)) / sum(samples)
-            except (CompressError, TypeError):  # it does not compare such outputs; a single number has no samples
+            except CompressError:  # it does not compare such outputs
                 pass
         return float(sum((y_p - y).square().sum() for y_p, y in pairs) / sum(y.square().sum() for _, y in pairs))
 

@@ -44,7 +44,7 @@ def make_prior(
     if settings.prior is None or not len(budget.space):
         return None
     path, table = folder / PRIOR, folder / ERRORS
-    space = [[choice.layer, choice.knob, list(choice.values)] for choice in budget.space.choices]
+    space = budget.space.to_list()
     if (folder / STARTS).is_file() and path.is_file() and table.is_file():
         plan, kept = Plan.load(path), read_record(table)
         if kept.get("space") != space:

@@ -81,7 +81,7 @@ class SearchRun:
             "cost": settings_of(settings.cost),
             "limits": settings_of(settings.limits),
             **self._scoring(evaluator),
-            "space": [[c.layer, c.knob, list(c.values)] for c in budget.space.choices],
+            "space": budget.space.to_list(),
         }
 
     def best(self) -> Plan:

@@ -63,4 +63,4 @@ class SearchSettings(ScoringPlanner):
             raise CompressError(f"stage {stage}: searcher is null, which a search needs; give it one")
         check_least(stage, trials=(self.trials, 1), in_flight=(self.in_flight, 1))
         if self.halving is not None:
-            self.halving.over(self.executor, self.objective, self.in_flight)
+            self.halving.over(self.executor, self.objective, self.in_flight)  # which raises

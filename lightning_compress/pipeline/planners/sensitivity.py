@@ -63,7 +63,7 @@ class Sensitivity(ScoringPlanner):
             "limit": budget.limit,
             "cost": settings_of(self.cost),
             "limits": settings_of(self.limits),
-            "space": [[c.layer, c.knob, list(c.values)] for c in space.choices],
+            "space": space.to_list(),
             **evaluator.settings(),
         }
         with Journal(folder / JOURNAL, fingerprint) as journal:
