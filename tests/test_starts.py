@@ -15,6 +15,7 @@ from lightning_compress.core.space import Choice, Space
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.planner import Planned
+from lightning_compress.pipeline.planners.search_prior import ERRORS, PRIOR
 from lightning_compress.pipeline.student import Student
 from lightning_compress.search.journal import Journal, journal_name, read
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
@@ -93,3 +94,13 @@ def test_a_prior_over_other_choices_is_refused(tmp_path):
     run_search(tmp_path, prior=prior, searcher=Greedy)
     with pytest.raises(CompressError, match=r"prior\.yaml: .* over other choices.*Choose another run_dir"):
         run_search(tmp_path, prior=prior, searcher=Greedy, bits=(2, 3, 8))
+
+
+def test_a_damaged_prior_is_refused(tmp_path):
+    prior = Given(cost=COST, budget=0.3, index=0)
+    _, written = run_search(tmp_path, prior=prior, searcher=Greedy)
+    (tmp_path / PRIOR).unlink()  # is for who looks at the run
+    assert run_search(tmp_path, prior=prior, searcher=Greedy)[1] == written
+    (tmp_path / ERRORS).write_bytes((tmp_path / ERRORS).read_bytes()[:-20])
+    with pytest.raises(CompressError, match=f"{ERRORS}.* is damaged"):
+        run_search(tmp_path, prior=prior, searcher=Greedy)

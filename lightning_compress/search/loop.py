@@ -22,7 +22,7 @@ from typing import Protocol
 
 from lightning_compress.core.errors import AllTrialsFailedError, CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.search.executors.executor import Evaluate, Executor
+from lightning_compress.search.executors.executor import Evaluate, Executor, check_workers
 from lightning_compress.search.executors.scores import checked
 from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Entry, Journal
@@ -106,12 +106,7 @@ def search(
     known_state, told, begun = snapshots.load(trials) or ({}, _Told(), [])
     vars(searcher).update(known_state)
     with executor(evaluate) as pool, progress_bar() as bar:
-        if pool.workers > in_flight:
-            raise CompressError(
-                f"search: of {pool.workers} workers some would never have anything to do with {in_flight} trials in "
-                f"flight; set in_flight to {pool.workers} or more (it is part of the search: another number finds "
-                f"another plan)"
-            )
+        check_workers(pool.workers, in_flight)
         scores = _Scores(pool, [*known, *reversed(finished.values())], searcher.objective)
         opened = _Open(searcher, finished, trials, in_flight, begun, whole=pool.compares)
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.json_record import read_record, write_record
-from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.search_settings import SearchSettings
 from lightning_compress.pipeline.student import Student
 from lightning_compress.search.starts import STARTS
 
-PRIOR = "prior.yaml"  # the plan
-ERRORS = "prior_errors.json"  # of each value of each choice, from which it was made
+PRIOR = "prior.yaml"  # the plan, for who looks at the run
+ERRORS = "prior_errors.json"  # the point, and the errors of each value of each choice, from which it was made
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,20 @@ def make_prior(
         return None
     path, table = folder / PRIOR, folder / ERRORS
     space = budget.space.to_list()
-    if (folder / STARTS).is_file() and path.is_file() and table.is_file():
-        plan, kept = Plan.load(path), read_record(table)
-        if kept.get("space") != space:
-            raise CompressError(
-                f"{path}: it is the prior of a search over other choices, of other layers or values. Choose another "
-                f"run_dir, or go back to the old settings"
-            )
-        errors = kept["errors"]
-    else:
+    kept: dict[str, Any] = {"space": space}
+    if (folder / STARTS).is_file() and table.is_file():
+        kept = read_record(table)
+    if kept.get("space") != space:
+        raise CompressError(
+            f"{path}: it is the prior of a search over other choices, of other layers or values. Choose another "
+            f"run_dir, or go back to the old settings"
+        )
+    if "point" not in kept:
         planner = replace(settings.prior, cost=settings.cost, budget=settings.budget, limits=settings.limits)
         planned = planner.make_plan(composition, student, run, folder)
-        plan, errors = planned.plan, planned.errors
-        write_record(table, {"space": space, "errors": errors})
-        plan.save(path)
-    point = budget.project(budget.space.indices(plan))
-    return Prior(point, None if errors is None else tuple(map(tuple, errors)))
+        point = budget.project(budget.space.indices(planned.plan))
+        kept = {"space": space, "point": point, "errors": planned.errors}
+        write_record(table, kept)
+        planned.plan.save(path)
+    errors = kept["errors"]
+    return Prior(tuple(kept["point"]), None if errors is None else tuple(map(tuple, errors)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.context import check_least
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.scoring import ScoringPlanner
 from lightning_compress.search.correlation import Correlation
-from lightning_compress.search.executors.executor import Evaluate, Executor
+from lightning_compress.search.executors.executor import Evaluate, Executor, check_workers
 from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.final_choice import FinalChoice
 from lightning_compress.search.halving import Halving
@@ -55,12 +56,15 @@ class SearchSettings(ScoringPlanner):
         """Raise also if there is no searcher, or a number of the search is too small.
 
         Raises:
-            CompressError: it is so.
+            CompressError: it is so, or the executor has more workers than trials are in flight.
             NoEffectError: halving with so few in flight that every plan would be scored in full.
         """
         super().check(stage)
         if self.searcher is None:
             raise CompressError(f"stage {stage}: searcher is null, which a search needs; give it one")
         check_least(stage, trials=(self.trials, 1), in_flight=(self.in_flight, 1))
+        workers = signature(self.executor).parameters.get("workers")
+        if workers is not None and isinstance(workers.default, int):  # before anything is measured
+            check_workers(workers.default, self.in_flight)
         if self.halving is not None:
             self.halving.over(self.executor, self.objective, self.in_flight)  # which raises

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import ClassVar, Protocol, Self, final
 
-from lightning_compress.core.errors import TrialFailedError
+from lightning_compress.core.errors import CompressError, TrialFailedError
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.trial import Score
@@ -90,6 +90,19 @@ class Executor(HasKind, ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_workers(workers: int, in_flight: int) -> None:
+    """Check that there are as many open trials as workers.
+
+    Raises:
+        CompressError: there are fewer.
+    """
+    if workers > in_flight:
+        raise CompressError(
+            f"search: of {workers} workers some would never have anything to do with {in_flight} trials in flight; set "
+            f"in_flight to {workers} or more (it is part of the search: another number finds another plan)"
+        )
 
 
 def outcome_of(evaluate: Evaluate, plan: Plan) -> Outcome:
