@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from statistics import mean
@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 import torch_pruning as tp
 from bench import PROBLEMS, Bench, fine_tune
-from rows import append, asking, rows_of, spread, start
+from rows import WHOLE, append, asking, precise, rows_of, spread, start
 from torch import nn
 from trained import accuracy
 
@@ -141,13 +141,21 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "peers.jsonl"
     rows = rows_of(file)
-    done = {(row["problem"], row["share"], row["seed"], row["way"], row["steps"]) for row in rows}
+    done = {(row["seed"], row["way"], *case(row)) for row in rows}
     problem = arguments.problem
     bench = Bench(PROBLEMS[problem], arguments.nets, arguments.npz, arguments.folder / problem)
     for seed in arguments.seeds:
         for share in arguments.shares:
             for way in arguments.ways:
-                if (problem, share, seed, way, arguments.steps) in done:
+                row = {
+                    "problem": problem,
+                    "share": share,
+                    "seed": seed,
+                    "way": way,
+                    "steps": arguments.steps,
+                    "precision": arguments.precision,
+                }
+                if (seed, way, *case(row)) in done:
                     continue
                 began = process_time()
                 net = (
@@ -158,27 +166,28 @@ def run(arguments: argparse.Namespace) -> None:
                 module.net = net
                 bench.recalibrate(module)
                 before = accuracy(net, bench.known, *bench.test)
-                fine_tune(net, bench.known.normalized, bench.train, lr=bench.case.lr, steps=arguments.steps, seed=seed)
-                row = {
-                    "problem": problem,
-                    "share": share,
-                    "seed": seed,
-                    "way": way,
-                    "steps": arguments.steps,
-                    "taken": round(taken, 4),
-                }
+                fine_tune(
+                    net, bench.known.normalized, bench.train,
+                    lr=bench.case.lr, steps=arguments.steps, seed=seed, precision=arguments.precision,
+                )  # fmt: skip
+                row |= {"taken": round(taken, 4)}
                 row |= {"parameters": sum(p.numel() for p in net.parameters()), "before": before}
                 row |= {"after": accuracy(net, bench.known, *bench.test), "seconds": round(process_time() - began)}
                 append(file, row)
 
 
+def case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what rows share that are compared."""
+    return row["problem"], row["share"], row["steps"], row.get("precision", WHOLE)
+
+
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows by share of the MACs."""
     rows = rows_of(arguments.folder / "peers.jsonl")
-    for case in sorted({(row["problem"], row["share"], row["steps"]) for row in rows}, reverse=True):
-        problem, share, steps = case
-        of = [row for row in rows if (row["problem"], row["share"], row["steps"]) == case]
-        print(f"\n{problem}, {100 * share:.0f} % of the MACs ({1 / share:.2f}x), {steps} steps")
+    for own in sorted({case(row) for row in rows}, reverse=True):
+        problem, share, steps, precision = own
+        of = [row for row in rows if case(row) == own]
+        print(f"\n{problem}, {100 * share:.0f} % of the MACs ({1 / share:.2f}x), {steps} steps, {precision}")
         print(f"{'':26}{'seeds':>6}{'MACs':>8}{'parameters':>12}{'recalibrated':>16}{'fine-tuned':>16}")
         groups = {way: [row for row in of if row["way"] == way] for way in WAYS}
         for way, found in sorted(groups.items(), key=lambda g: -mean([r["after"] for r in g[1]] or [0])):
@@ -193,6 +202,7 @@ def main() -> None:
     asked, jobs, running = asking(__doc__, run, steps=100)
     running.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.73, 1 / 3], help="of the dense MACs")
     running.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
+    precise(running)
     running.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     start(asked, jobs, table)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+WHOLE = "32-true"  # precision of rows that name none
 Job = Callable[[argparse.Namespace], None]
 
 
@@ -43,7 +44,12 @@ def asking(description: str | None, run: Job, steps: int) -> tuple[argparse.Argu
 
 def precise(running: Any) -> None:
     """Ask for the precision of trainings; with AMX, bf16 is faster where widths are multiples of 16."""
-    running.add_argument("--precision", default="32-true", help="of the trainings, as Lightning names it: bf16-mixed")
+    running.add_argument(
+        "--precision",
+        default=WHOLE,
+        choices=[WHOLE, "bf16-mixed"],
+        help="of the trainings, as Lightning names it",
+    )
 
 
 def data_job(jobs: Any, name: str, purpose: str, job: Job) -> Any:

@@ -22,13 +22,13 @@ distillation), with refit. The seed is that of the plans and of the batches. Row
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from bench import PROBLEMS, Bench, Case, fine_tune
-from rows import append, asking, rows_of, start
+from rows import WHOLE, append, asking, precise, rows_of, start
 from trained import accuracy
 
 from lightning_compress.pipeline.planners.choice_weights import choice_weights
@@ -56,13 +56,14 @@ def plans(bench: Bench, count: int, seed: int) -> Iterator[tuple[int, ...]]:
             yield point
 
 
-def validated(bench: Bench, point: tuple[int, ...], steps: int, seed: int) -> float:
+def validated(bench: Bench, point: tuple[int, ...], steps: int, seed: int, precision: str) -> float:
     """Return the score of a plan as a search sees it, after a few steps of fine-tuning if any."""
     if not steps:
         score = bench.evaluate(bench.budget.space.plan(point))
         return float(bench.method("random").planner.objective(score))
     module = bench.applied(bench.budget.space.plan(point))
-    fine_tune(module.net, bench.known.normalized, bench.train, lr=bench.case.lr, steps=steps, seed=seed)
+    given = {"lr": bench.case.lr, "steps": steps, "seed": seed, "precision": precision}
+    fine_tune(module.net, bench.known.normalized, bench.train, **given)
     return accuracy(module.net, bench.known, *bench.validation)
 
 
@@ -79,37 +80,43 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.folder / f"{arguments.problem}-plain",
     )
     weights = choice_weights(bench.errors, bench.divergence)
-    done = {(row["problem"], row["plan"], row["seed"], row["steps"]) for row in rows_of(file)}
+    precision = arguments.precision
+    done = {(row["plan"], *case_of(row)) for row in rows_of(file)}
     scores: dict[str, Callable[[tuple[int, ...]], float]] = {
         "error": lambda point: -sum(float(table[i]) for table, i in zip(bench.errors, point, strict=True)),
         "weighed error": lambda point: (
             -sum(weight * table[i] for weight, table, i in zip(weights, bench.errors, point, strict=True))
         ),
         "divergence": lambda point: -bench.divergence(point),
-        "recalibrated": lambda point: validated(plain, point, 0, seed),
-        "refit": lambda point: validated(bench, point, 0, seed),
-        f"refit + {SHORT} steps": lambda point: validated(bench, point, SHORT, seed),
+        "recalibrated": lambda point: validated(plain, point, 0, seed, precision),
+        "refit": lambda point: validated(bench, point, 0, seed, precision),
+        f"refit + {SHORT} steps": lambda point: validated(bench, point, SHORT, seed, precision),
     }
     for point in plans(bench, arguments.plans, seed):
         plan = bench.budget.space.plan(point)
-        if (arguments.problem, plan.digest, seed, arguments.steps) in done:
-            continue
         row: dict[str, Any] = {"problem": arguments.problem, "plan": plan.digest, "seed": seed}
-        row["steps"] = arguments.steps
+        row |= {"steps": arguments.steps, "precision": precision}
+        if (plan.digest, *case_of(row)) in done:
+            continue
         row |= {kind: score(point) for kind, score in scores.items()}
-        row |= bench.worth(plan, seed, arguments.steps, case.lr)
+        row |= bench.worth(plan, seed, arguments.steps, case.lr, precision)
         append(file, row)
+
+
+def case_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what rows share that are compared."""
+    return row["problem"], row["steps"], row.get("precision", WHOLE), row["seed"]
 
 
 def table(arguments: argparse.Namespace) -> None:
     """Print tau of each kind of score with the accuracy after fine-tuning: of all plans, and of the best quarter."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows_of(arguments.folder / "score_kinds.jsonl"):
-        groups.setdefault((row["problem"], row["steps"], row["seed"]), []).append(row)
-    for (problem, steps, seed), rows in groups.items():
+        groups.setdefault(case_of(row), []).append(row)
+    for (problem, steps, precision, seed), rows in groups.items():
         ranked = sorted(rows, key=lambda row: -row["after"])
         best = ranked[: max(2, len(rows) // 4)]
-        print(f"\n{problem}, {len(rows)} plans of seed {seed}, {steps} steps: {best[0]['after']:.2f} to "
+        print(f"\n{problem}, {len(rows)} plans of seed {seed}, {steps} steps, {precision}: {best[0]['after']:.2f} to "
               f"{ranked[-1]['after']:.2f} %")  # fmt: skip
         print(f"unrelated scores: 0 +- {deviation_of_unrelated(len(rows)):.2f} and, of the best quarter ({len(best)}), "
               f"0 +- {deviation_of_unrelated(len(best)):.2f}")  # fmt: skip
@@ -124,6 +131,7 @@ def main() -> None:
     """Run rows or print them."""
     asked, jobs, running = asking(__doc__, run, steps=390)
     running.add_argument("--problem", choices=list(PROBLEMS), default="resnet8-macs")
+    precise(running)
     running.add_argument("--plans", type=int, default=24)
     start(asked, jobs, table)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from bench import BATCH, PROBLEMS, SCORED_NONE, Bench
-from rows import append, asking, data_job, rows_of, spread, start
+from rows import WHOLE, append, asking, data_job, precise, rows_of, spread, start
 
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
 from lightning_compress.search.journal import read
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     file = arguments.folder / "rows.jsonl"
     rows = rows_of(file)
     done = {key(row) for row in rows}
-    worth = {(r["problem"], r["plan"], r["seed"], r["steps"], r["lr"]): r for r in rows}
+    worth = {(r["plan"], *where(r)): r for r in rows}
     lr = arguments.lr or PROBLEMS[arguments.problem].lr
     bench = Bench(PROBLEMS[arguments.problem], arguments.nets, arguments.npz, arguments.folder / arguments.problem)
     for seed in arguments.seeds:
@@ -57,28 +57,34 @@ def run(arguments: argparse.Namespace) -> None:
                     "seed": seed,
                     "steps": arguments.steps,
                     "lr": lr,
+                    "precision": arguments.precision,
                 }
                 if key(given) in done:
                     continue
                 began = process_time()
                 plan, validation = bench.found(way, evaluations, seed)
-                known = worth.get((arguments.problem, plan.digest, seed, arguments.steps, lr))
+                known = worth.get((plan.digest, *where(given)))
                 values = (
                     {k: known[k] for k in ("before", "after")}
                     if known
-                    else bench.worth(plan, seed, arguments.steps, lr)
+                    else bench.worth(plan, seed, arguments.steps, lr, arguments.precision)
                 )
                 cost = bench.budget.cost(bench.composition.resolve(plan)) / bench.budget.limit
                 row = {**given, "validation": validation, **values, "of_limit": round(cost, 4), "plan": plan.digest}
                 row["seconds"] = round(process_time() - began)
-                worth[arguments.problem, plan.digest, seed, arguments.steps, lr] = row
+                worth[plan.digest, *where(given)] = row
                 done.add(key(given))
                 append(file, row)
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what makes a row another one."""
-    return tuple(row[name] for name in ("problem", "way", "evaluations", "seed", "steps", "lr"))
+    return (row["way"], row["evaluations"], *where(row))
+
+
+def where(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what rows share that are compared: the problem and the fine-tuning."""
+    return (*(row[name] for name in ("problem", "steps", "lr")), row.get("precision", WHOLE), row["seed"])
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -87,16 +93,16 @@ def table(arguments: argparse.Namespace) -> None:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(key({**row, "seed": None}), []).append(row)
-    uniform = {(r["problem"], r["seed"], r["steps"], r["lr"]): r["after"] for r in rows if r["way"] == "uniform"}
+    uniform = {where(r): r["after"] for r in rows if r["way"] == "uniform"}
     head = f"{'':18}{'evals':>6}{'seeds':>6}{'validation':>16}{'recalibrated':>16}{'fine-tuned':>16}{'- Uniform':>16}"
     last = None
-    for (problem, way, evaluations, _, steps, lr), found in sorted(
-        groups.items(), key=lambda g: (g[0][0], *g[0][4:], -mean(r["after"] for r in g[1]))
+    for (way, evaluations, *place), found in sorted(
+        groups.items(), key=lambda g: (*g[0][2:-1], -mean(r["after"] for r in g[1]))
     ):
-        if last != (last := (problem, steps, lr)):
-            print(f"\n{problem}, {steps} steps of {BATCH} images, learning rate {lr:g}\n{head}")
-        pairs = [(r["problem"], r["seed"], r["steps"], r["lr"]) for r in found]
-        paired = [r["after"] - uniform[p] for r, p in zip(found, pairs, strict=True) if p in uniform]
+        problem, steps, lr, precision, _ = place
+        if last != (last := place):
+            print(f"\n{problem}, {steps} steps of {BATCH} images, learning rate {lr:g}, {precision}\n{head}")
+        paired = [r["after"] - uniform[where(r)] for r in found if where(r) in uniform]
         cells = [spread([r[name] for r in found]) for name in ("validation", "before", "after")]
         cells.append("-" if way == "uniform" else spread(paired, "+"))
         print(f"{way:18}{evaluations:6}{len(found):6}" + "".join(f"{cell:>16}" for cell in cells))
@@ -125,6 +131,7 @@ def main() -> None:
         job.add_argument("--problem", choices=list(PROBLEMS), default="resnet20-macs")
     running.add_argument("--ways", nargs="+", default=list(WAYS))
     running.add_argument("--evaluations", type=int, nargs="+", default=[24])
+    precise(running)
     running.add_argument("--lr", type=float, help="peak learning rate of the fine-tuning; else that of the problem")
     start(asked, jobs, table)
 
