@@ -105,7 +105,7 @@ class Bench:
     @cached_property
     def probed(self) -> tuple[tuple[float, ...], ...]:
         """The errors where choices have weights."""
-        return self.errors_within(self.budget, self.planner.batches)
+        return self.errors_within(self.budget, self.planner.probes or self.planner.batches)
 
     @cached_property
     def divergence(self) -> Divergence:

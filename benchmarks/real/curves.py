@@ -2,9 +2,9 @@
 
 The best reward (accuracy less a tenth of the loss, in points, on 1,000 validation images with batch norms recalibrated)
 after 20, 60 and 200 evaluations, and its difference to DDPG without a prior of the same seed; then the accuracy of
-these plans on 10,000 test images, recalibrated, and its difference. "+prior" is the searcher as it is shipped, which starts
-from the better of Uniform and the closed form. Problems, NETS and the ``.npz`` as in search.py; nothing is fine-tuned.
-Journals and rows are kept in ``FOLDER``: a run that was killed goes on, and no plan is scored twice.
+these plans on 10,000 test images, recalibrated, and its difference. "+prior" is the searcher as it is shipped, which
+starts from the better of Uniform and the closed form. Problems, NETS and the ``.npz`` as in search.py; nothing is
+fine-tuned. Journals and rows are kept in ``FOLDER``: a run that was killed goes on, and no plan is scored twice.
 """
 
 from __future__ import annotations
