@@ -26,7 +26,7 @@ from lightning_compress.pipeline.student import Student
 from lightning_compress.search.journal import journal_name, read
 from lightning_compress.search.objectives.n2n_reward import N2NReward
 from lightning_compress.search.objectives.objective import AccuracyUnderBudget
-from lightning_compress.search.searchers.surrogate import NOISES, SPREADS, Surrogate, _Fit, _tables
+from lightning_compress.search.searchers.surrogate import EXPLOITED, NOISES, SPREADS, Surrogate, _Fit, _tables
 from lightning_compress.surgery import measure
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import told
@@ -104,6 +104,19 @@ def test_open_proposals_differ():
     points = [searcher.ask().indices for _ in range(8)]
     assert points[0] == problem.problem.prior
     assert len(set(points)) == 8
+
+
+@pytest.mark.parametrize("surface", [problems.channels, problems.bits])
+def test_two_of_three_proposals_are_near_the_best_plan(surface):
+    problem = informed(surface, layers=8)
+    budget, searcher = problem.problem.budget, Surrogate(problem.problem, 0, OBJECTIVE)
+    points = told(searcher, problem, 25)
+    for number in range(searcher.warmup, 25):
+        best = max(points[:number], key=lambda point: (accuracy(problem, point), point))
+        lowered = sum(now < before for now, before in zip(points[number], best, strict=True))
+        assert lowered <= 2 or number % EXPLOITED == 0
+        assert budget.meets(problem.problem.space.plan(points[number]))
+    assert len(set(points)) == 25
 
 
 def test_cheaper_plans_are_tried_where_the_objective_weighs_the_cost():

@@ -8,13 +8,15 @@ the dense value; without them (1 - u)^2 / u for the value's place u. On a ResNet
 of the fitted loss with the rewards of plans that it had not seen was 0.78 from 24 trials (sqrt(e): 0.65, log(1 + e):
 0.76; 0.70 of the plain sum). The closed form weighs all layers alike; this model
 starts there (one common slope ``s``) and learns from rewards which layers count more, and which neighbors do harm
-together. A proposal is the plan of the least loss under weights drawn from the posterior (Thompson 1933), found by the
-solver of the closed form (core/least_error.py): so several open proposals differ, and what is uncertain is tried. Every
-third has the posterior's mean. tau and the noise are those of the highest marginal likelihood on a small grid (MacKay
-1992). The combination is ours.
+together. Two of three proposals are near the best plan so far: of some neighbors the one of the least loss under
+weights drawn from the posterior (Thompson 1933), so that several open proposals differ, and what is uncertain is tried.
+Every third is the plan of the least loss of all under the posterior's mean, which the solver of the closed form finds
+(core/least_error.py); so are those before the model is fitted, with drawn weights, and those where cheaper plans may be
+better. tau and the noise are those of the highest marginal likelihood on a small grid (MacKay 1992). The combination is
+ours. What neighbors add, and the model's choice among them, is measured in benchmarks/results/curves.txt.
 
 Use it with a prior and few evaluations, from 10 to 100. It breaks where the loss is far from additive in the tables,
-and where rewards differ by noise alone: it then proposes the closed form with weights drawn at random.
+and where rewards differ by noise alone: it then walks at random around the best plan.
 """
 
 from __future__ import annotations
@@ -40,9 +42,10 @@ Point = tuple[int, ...]
 
 SPREADS = (0.1, 0.3, 1.0, 3.0)  # of tau
 NOISES = (0.03, 0.1, 0.3, 1.0)  # standard deviations of the noise, in that of the rewards
+NEIGHBORS = 32  # of the best plan, of which the model chooses one
+FAR = 0.3  # of the values of a choice: the largest step down to a neighbor
 REDRAWS = 6  # of a proposal that was made before; each is drawn wider
-MUTATIONS = 16  # of the best plan, where no draw is a new one; every fourth changes one choice more
-EXPLOITED = 3  # every so many proposals have the posterior's mean
+EXPLOITED = 3  # every so many proposals are the best of all by the posterior's mean
 MOST = 10.0  # an error is no larger: there is ten times more noise than signal
 LOOSE = 0.5  # smallest share of what can be spent that is tried, where the objective weighs the cost
 
@@ -53,6 +56,11 @@ class _Weights:
 
     own: Floats
     pairs: Floats
+
+    def loss(self, point: Point, tables: Sequence[Floats]) -> float:
+        """Return the loss of a point, without the constant."""
+        f = np.array([table[index] for table, index in zip(tables, point, strict=True)])
+        return float(self.own @ f + self.pairs @ np.sqrt(f[:-1] * f[1:]))
 
 
 @final
@@ -87,23 +95,29 @@ class Surrogate(Searcher):
             self.heard[trial.indices] = reward
 
     def _drawn(self, number: int) -> Point:
-        """Return the plan of the least loss under drawn weights, a new one if a few draws find one."""
+        """Return a plan of little loss under drawn weights, a new one if a few draws find one."""
         rng = np.random.default_rng([self.seed, number])
         fit = _Fit.of(self.heard, self.tables) if len(self.heard) >= self.warmup else None
-        budget = self._budget(rng)
-        point = self.problem.start
+        if fit is not None and self.spends:
+            found = self._fitted(fit, number, rng)
+            if found is not None:
+                return found
+        wider, budget, point = float(number % EXPLOITED != 0), self._budget(rng), self.problem.start
         for attempt in range(REDRAWS):
-            wider = 0.0 if attempt == 0 and number % EXPLOITED == 0 else 1.0 + attempt
-            weights = self._first_weights(wider, rng) if fit is None else fit.draw(wider, rng)
-            point = self._least(weights, budget)
+            width = wider + attempt
+            point = self._least(self._first_weights(width, rng) if fit is None else fit.draw(width, rng), budget)
             if point not in self._asked:
                 return point
-        best = max(self.heard, key=lambda found: (self.heard[found], found), default=point)
-        for attempt in range(MUTATIONS):
-            point = self._mutated(best, 1 + attempt // 4, rng)
+        return next(iter(self._neighbors(rng)), point)
+
+    def _fitted(self, fit: _Fit, number: int, rng: np.random.Generator) -> Point | None:
+        """Return the new plan of the least loss, of all or of neighbors of the best plan; None if none is new."""
+        if number % EXPLOITED == 0:
+            point = self._least(fit.draw(0.0, rng), self.problem.budget)
             if point not in self._asked:
-                break
-        return point
+                return point
+        weights = fit.draw(1.0, rng)
+        return min(self._neighbors(rng), key=lambda point: weights.loss(point, self.tables), default=None)
 
     def _first_weights(self, wider: float, rng: np.random.Generator) -> _Weights:
         n = len(self.tables)
@@ -132,14 +146,28 @@ class Surrogate(Searcher):
             point = least_error([t.tolist() for t in own], budget)
         return point
 
-    def _mutated(self, point: Point, steps: int, rng: np.random.Generator) -> Point:
-        """Return a point with some choices lowered by a step, what that frees spent on others."""
-        for _ in range(steps):
-            able = [i for i, index in enumerate(point) if index]
-            if able:
-                i = int(rng.choice(able))
-                point = (*point[:i], point[i] - 1, *point[i + 1 :])
-        return spend(self.problem.budget, point, rng) if self.spends else point
+    def _neighbors(self, rng: np.random.Generator) -> list[Point]:
+        """Return new points near the best one so far."""
+        best = max(self.heard, key=lambda found: (self.heard[found], found), default=self.problem.start)
+        found = dict.fromkeys(self._moved(best, rng) for _ in range(NEIGHBORS))
+        return [point for point in found if point not in self._asked]
+
+    def _moved(self, point: Point, rng: np.random.Generator) -> Point:
+        """Return a point with one or two choices lowered, and what that frees given to a third and then to all."""
+        moved = list(point)
+        for i in rng.permutation([i for i, index in enumerate(point) if index])[: int(rng.integers(1, 3))]:
+            farthest = max(round(FAR * len(self.tables[i])), 1)
+            moved[i] = max(moved[i] - int(rng.integers(1, farthest + 1)), 0)
+        if not self.spends:
+            return tuple(moved)
+        budget, top = self.problem.budget, self.problem.space.largest
+        able = [i for i in range(len(point)) if moved[i] == point[i] < top[i]]
+        if able:
+            i, state = int(rng.choice(able)), budget.moving(moved)
+            while moved[i] < top[i] and state.after(i, moved[i] + 1) <= budget.limit:
+                moved[i] += 1
+                state.move(i, moved[i])
+        return spend(budget, moved, rng)
 
 
 def _tables(problem: Problem) -> list[Floats]:
