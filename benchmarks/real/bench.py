@@ -193,7 +193,7 @@ def fine_tune(
     precision: str = WHOLE,
 ) -> None:
     """Train with SGD, the learning rate falling to zero as a cosine; in bf16 with channels last, which is faster."""
-    halved = precision == "bf16-mixed"
+    halved = precision != WHOLE
     memory_format = torch.channels_last if halved else torch.contiguous_format
     net.to(memory_format=memory_format)
     generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import torch
 from bench import PROBLEMS, Bench
@@ -33,7 +33,7 @@ def add_rows(arguments: argparse.Namespace, name: str, ways: Mapping[str, Made],
     folder, file = arguments.folder / arguments.problem, arguments.folder / f"{name}.jsonl"
     done = {(row["problem"], row["way"], row["seed"]) for row in rows_of(file)}
     bench = Bench(PROBLEMS[arguments.problem], arguments.nets, arguments.npz, folder)
-    tests: dict[tuple[int, ...], float] = {}
+    tested = cache(bench.tested)
     for seed in arguments.seeds:
         for way, make in ways.items():
             if (arguments.problem, way, seed) in done:
@@ -46,7 +46,7 @@ def add_rows(arguments: argparse.Namespace, name: str, ways: Mapping[str, Made],
             row = {"problem": arguments.problem, "way": way, "seed": seed}
             for mark in marks:
                 row[f"after {mark}"], point = max(scored[:mark])
-                row[f"test {mark}"] = tests[point] = tests.get(point) or bench.tested(point)
+                row[f"test {mark}"] = tested(point)
             append(file, row)
 
 
@@ -56,16 +56,23 @@ def print_rows(arguments: argparse.Namespace, name: str, marks: tuple[int, ...],
     for problem in dict.fromkeys(row["problem"] for row in rows):
         own = {(row["way"], row["seed"]): row for row in rows if row["problem"] == problem}
         for what in ("after", "test"):
-            heads = "".join(f"{f'{what} {m}':>18}{f'- {reference}':>18}" for m in marks)
-            print(f"\n{problem}\n{'':18}{'seeds':>6}{heads}")
-            for way in dict.fromkeys(way for way, _ in own):
-                seeds = [seed for other, seed in own if other == way and (reference, seed) in own]
-                cells = ""
-                for at in (f"{what} {mark}" for mark in marks):
-                    found = [own[way, seed][at] for seed in seeds]
-                    apart = [value - own[reference, seed][at] for value, seed in zip(found, seeds, strict=True)]
-                    cells += f"{spread(found):>18}{'-' if way == reference else spread(apart, '+'):>18}"
-                print(f"{way:18}{len(seeds):6}{cells}")
+            _print_columns(problem, own, [f"{what} {mark}" for mark in marks], reference)
+
+
+def _print_columns(
+    problem: str, own: Mapping[tuple[str, int], Mapping[str, float]], columns: list[str], reference: str
+) -> None:
+    """Print columns of the rows of a problem, which are by way and seed."""
+    heads = "".join(f"{column:>18}{f'- {reference}':>18}" for column in columns)
+    print(f"\n{problem}\n{'':18}{'seeds':>6}{heads}")
+    for way in dict.fromkeys(way for way, _ in own):
+        seeds = [seed for other, seed in own if other == way and (reference, seed) in own]
+        cells = ""
+        for column in columns:
+            found = [own[way, seed][column] for seed in seeds]
+            apart = [value - own[reference, seed][column] for value, seed in zip(found, seeds, strict=True)]
+            cells += f"{spread(found):>18}{'-' if way == reference else spread(apart, '+'):>18}"
+        print(f"{way:18}{len(seeds):6}{cells}")
 
 
 def started(make: Callable[[Problem, int, Objective], Searcher], bench: Bench, seed: int) -> Searcher:

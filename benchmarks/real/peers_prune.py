@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 import torch_pruning as tp
 from bench import PROBLEMS, Bench, fine_tune
-from rows import WHOLE, append, asking, precise, rows_of, spread, start
+from rows import append, asking, compared, precise, rows_of, spread, start
 from torch import nn
 from trained import accuracy
 
@@ -170,15 +170,15 @@ def run(arguments: argparse.Namespace) -> None:
                     net, bench.known.normalized, bench.train,
                     lr=bench.case.lr, steps=arguments.steps, seed=seed, precision=arguments.precision,
                 )  # fmt: skip
-                row |= {"taken": round(taken, 4)}
-                row |= {"parameters": sum(p.numel() for p in net.parameters()), "before": before}
+                parameters = sum(p.numel() for p in net.parameters())
+                row |= {"taken": round(taken, 4), "parameters": parameters, "before": before}
                 row |= {"after": accuracy(net, bench.known, *bench.test), "seconds": round(process_time() - began)}
                 append(file, row)
 
 
 def case(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what rows share that are compared."""
-    return row["problem"], row["share"], row["steps"], row.get("precision", WHOLE)
+    return compared(row, "problem", "share", "steps")
 
 
 def table(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,6 +16,11 @@ Job = Callable[[argparse.Namespace], None]
 def rows_of(file: Path) -> list[dict[str, Any]]:
     """Return the rows that a file holds; none where there is no file."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def compared(row: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
+    """Return what rows share that are compared: these columns, and the precision, which older rows do not name."""
+    return (*(row[name] for name in names), row.get("precision", WHOLE))
 
 
 def append(file: Path, row: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench import PROBLEMS, Bench, Case, fine_tune
-from rows import WHOLE, append, asking, precise, rows_of, start
+from rows import append, asking, compared, precise, rows_of, start
 from trained import accuracy
 
 from lightning_compress.pipeline.planners.choice_weights import choice_weights
@@ -62,8 +62,10 @@ def validated(bench: Bench, point: tuple[int, ...], steps: int, seed: int, preci
         score = bench.evaluate(bench.budget.space.plan(point))
         return float(bench.method("random").planner.objective(score))
     module = bench.applied(bench.budget.space.plan(point))
-    given = {"lr": bench.case.lr, "steps": steps, "seed": seed, "precision": precision}
-    fine_tune(module.net, bench.known.normalized, bench.train, **given)
+    fine_tune(
+        module.net, bench.known.normalized, bench.train,
+        lr=bench.case.lr, steps=steps, seed=seed, precision=precision,
+    )  # fmt: skip
     return accuracy(module.net, bench.known, *bench.validation)
 
 
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def case_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what rows share that are compared."""
-    return row["problem"], row["steps"], row.get("precision", WHOLE), row["seed"]
+    return (*compared(row, "problem", "steps"), row["seed"])
 
 
 def table(arguments: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from bench import BATCH, PROBLEMS, SCORED_NONE, Bench
-from rows import WHOLE, append, asking, data_job, precise, rows_of, spread, start
+from rows import append, asking, compared, data_job, precise, rows_of, spread, start
 
 from lightning_compress.search.correlation import deviation_of_unrelated, rank_correlation
 from lightning_compress.search.journal import read
@@ -84,7 +84,7 @@ def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def where(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what rows share that are compared: the problem and the fine-tuning."""
-    return (*(row[name] for name in ("problem", "steps", "lr")), row.get("precision", WHOLE), row["seed"])
+    return (*compared(row, "problem", "steps", "lr"), row["seed"])
 
 
 def table(arguments: argparse.Namespace) -> None:

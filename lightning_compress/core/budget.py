@@ -81,19 +81,7 @@ class Budget:
             decided: indices of the choices before this one, already clipped.
             index: the proposal for choice number ``len(decided)``.
         """
-        return self._clip(self.moving((*decided, *self.space.smallest[len(decided) :])), len(decided), index)
-
-    def _clip(self, point: Moving, number: int, index: int) -> int:
-        def fits(i: int) -> bool:
-            return point.after(number, i) <= self.limit
-
-        if fits(index):
-            return index
-        low, high = 0, index  # low fits: it is what the previous choice was tested with
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
+        return self.moving((*decided, *self.space.smallest[len(decided) :])).clip(len(decided), index)
 
     def project(self, indices: Sequence[int]) -> tuple[int, ...]:
         """Return the proposal clipped to the budget, choice by choice: a point of the space that meets it.
@@ -104,7 +92,7 @@ class Budget:
             return tuple(indices)
         point = self.moving(self.space.smallest)
         for number, index in enumerate(indices):
-            point.move(number, self._clip(point, number, index))
+            point.move(number, point.clip(number, index))
         return tuple(point.indices)
 
 
@@ -131,6 +119,20 @@ class Moving:
         if self.budget.local is not None:
             return self.budget.local.after(self.indices, self.cost, number, index)
         return self._whole([*self.indices[:number], index, *self.indices[number + 1 :]])
+
+    def clip(self, number: int, index: int) -> int:
+        """Return the largest index up to ``index`` of a choice that meets the budget, or 0 where none does."""
+
+        def fits(i: int) -> bool:
+            return self.after(number, i) <= self.budget.limit
+
+        if fits(index):
+            return index
+        low, high = 0, index
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
 
     def move(self, number: int, index: int) -> None:
         """Move one choice to another index."""

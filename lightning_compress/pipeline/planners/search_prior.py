@@ -45,14 +45,14 @@ def make_prior(
         return None
     path, table = folder / PRIOR, folder / ERRORS
     space = budget.space.to_list()
-    kept: dict[str, Any] = {"space": space}
+    kept: dict[str, Any] = {}
     if (folder / STARTS).is_file() and table.is_file():
         kept = read_record(table)
-    if kept.get("space") != space:
-        raise CompressError(
-            f"{path}: it is the prior of a search over other choices, of other layers or values. Choose another "
-            f"run_dir, or go back to the old settings"
-        )
+        if kept.get("space") != space:
+            raise CompressError(
+                f"{path}: it is the prior of a search over other choices, of other layers or values. Choose another "
+                f"run_dir, or go back to the old settings"
+            )
     if "point" not in kept:
         planner = replace(settings.prior, cost=settings.cost, budget=settings.budget, limits=settings.limits)
         planned = planner.make_plan(composition, student, run, folder)

@@ -163,10 +163,8 @@ class Surrogate(Searcher):
         budget, top = self.problem.budget, self.problem.space.largest
         able = [i for i in range(len(point)) if moved[i] == point[i] < top[i]]
         if able:
-            i, state = int(rng.choice(able)), budget.moving(moved)
-            while moved[i] < top[i] and state.after(i, moved[i] + 1) <= budget.limit:
-                moved[i] += 1
-                state.move(i, moved[i])
+            i = int(rng.choice(able))
+            moved[i] = budget.moving(moved).clip(i, top[i])
         return spend(budget, moved, rng)
 
 
