@@ -17,7 +17,7 @@ from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.emulate import emulate
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.integer.rounding.floating import FloatRounding
-from lightning_compress.export.onnx.session import EXACT_SUMS
+from lightning_compress.export.onnx.exact_sums import EXACT_SUMS
 from lightning_compress.export.onnx.write import onnx_bytes
 from lightning_compress.vision.models.resnet_cifar import resnet20
 

@@ -20,7 +20,8 @@ from lightning_compress.export.exporter import Deployed, Exporter, ExportReport
 from lightning_compress.export.integer.completion import BITS
 from lightning_compress.export.integer.graph import ConvTranspose, Graph
 from lightning_compress.export.integer.rounding.floating import FloatRounding
-from lightning_compress.export.onnx.session import EXACT_SUMS, LARGEST_EXACT, Session
+from lightning_compress.export.onnx.exact_sums import EXACT_SUMS, LARGEST_EXACT
+from lightning_compress.export.onnx.session import Session
 from lightning_compress.export.onnx.write import onnx_bytes, torch_onnx_bytes
 from lightning_compress.export.whole_file import write_whole
 
@@ -97,7 +98,7 @@ def _warnings(graph: Graph, runtime: str, transposed: list[str]) -> list[str]:
         found.append(f"{runtime} has no integer kernel for transposed convolutions: {transposed} run in floating point")
     if any(np.abs(operation.weight.astype(np.int16)).max(initial=0) > LARGEST_EXACT for operation in graph.weighted):
         found.append(
-            f"on x86 processors without VNNI set the session option {EXACT_SUMS[0]} to {EXACT_SUMS[1]}, as was done "
-            f"here: {runtime} adds products in 16 bits there otherwise, which saturate"
+            f"on x86 processors without VNNI set the session option {EXACT_SUMS[0]} to {EXACT_SUMS[1]}: {runtime} adds "
+            f"products in 16 bits there otherwise, which saturate; with VNNI leave it, for it may halve the speed"
         )
     return found

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
+from lightning_compress.export.onnx.exact_sums import saturates
 from lightning_compress.export.onnx.latency import Latency
 
 
@@ -20,3 +23,7 @@ class Int8Latency(Latency):
     integer: ClassVar[bool] = True
 
     round_to: int = 4
+
+    @override
+    def runtime(self) -> str:
+        return super().runtime() + (", exact sums" if saturates() else ", default sums")

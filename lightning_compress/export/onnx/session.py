@@ -16,12 +16,11 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export.installed import installed_version
 from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx.builder import onnx_package
+from lightning_compress.export.onnx.exact_sums import EXACT_SUMS, saturates
 
 INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 FLOATING = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 ERRORS_ONLY = 3
-EXACT_SUMS = ("session.x64quantprecision", "1")  # x86 without VNNI adds two products in 16 bits otherwise
-LARGEST_EXACT = 64  # level of a weight with which they never saturate: 2 x 255 x 64 < 2^15
 
 
 def runtime_version() -> str:
@@ -54,7 +53,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
-        options.add_session_config_entry(*EXACT_SUMS)
+        if saturates():
+            options.add_session_config_entry(*EXACT_SUMS)
         self.version = f"ONNX Runtime {onnxruntime.__version__}"
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
