@@ -1,13 +1,17 @@
 """Quantization-aware training of a well-trained ResNet-20 beside Brevitas', after the same steps.
 
     python benchmarks/real/peers_quant.py run NETS cifar10.npz --seeds 0 1 2
+    python benchmarks/real/peers_quant.py run NETS cifar10.npz --steps 0
     python benchmarks/real/peers_quant.py table
 
 All sides quantize all layers of the same network (bsq_resnet20, see trained.py), calibrate on the same first 512 train
 images, and get the same batches and SGD whose learning rate falls to zero as a cosine; the test accuracy is of all
-10,000 images. Ours is ``QuantizationAwareTraining`` as it comes. Brevitas (0.13) has its default quantizers: max-abs
-weights per channel and learned input scales, signed; ``unsigned`` takes its unsigned quantizer behind each ReLU. The
-seed is that of the training. Rows are appended to ``FOLDER/quant.jsonl``; those that are there are not run again.
+10,000 images. "before" is the network as it was calibrated; with no steps it alone is told, of post-training
+quantization. Ours is ``QuantizationAwareTraining`` as it comes. Brevitas (0.13) has its default quantizers: max-abs
+weights per channel and learned input scales, signed; ``unsigned`` takes its unsigned quantizer behind each ReLU.
+torchao (0.18) is its PT2E with the XNNPACK quantizer (that for x86 refuses a ReLU module that is called twice), made
+for QAT, or for post-training quantization where there are no steps. The seed is that of the training. Rows are appended
+to ``FOLDER/quant.jsonl``; those that are there are not run again.
 """
 
 from __future__ import annotations
@@ -28,11 +32,41 @@ from trained import NETWORKS, accuracy, images, load
 
 NETWORK = "bsq_resnet20"
 SETTINGS = {"w8a8": (8, 8), "w4a4": (4, 4), "w3a3": (3, 3), "w2a4": (2, 4), "w2a8": (2, 8)}
+
+
+def torchao(net: nn.Module, weight_bits: int, act_bits: int, x: Tensor, training: bool) -> nn.Module:
+    """Quantize a network by torchao's export, for a training or as it is."""
+    from torchao.quantization.pt2e import allow_exported_model_train_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+    from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
+
+    most_weight, most_input = 2 ** (weight_bits - 1) - 1, 2 ** (act_bits - 1) - 1
+    config = get_symmetric_quantization_config(
+        is_per_channel=True,
+        is_qat=training,
+        act_qmin=-most_input - 1,
+        act_qmax=most_input,
+        weight_qmin=-most_weight - (weight_bits < 8),
+        weight_qmax=most_weight,
+    )
+    net.train(training)
+    exported = torch.export.export(net, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},)).module()
+    prepare = prepare_qat_pt2e if training else prepare_pt2e
+    made = allow_exported_model_train_eval(prepare(exported, XNNPACKQuantizer().set_global(config)))
+    made.eval()
+    with torch.no_grad():
+        for batch in x.split(128):
+            made(batch)
+    return made if training else allow_exported_model_train_eval(convert_pt2e(made))
+
+
 SIDES: dict[str, Callable[[nn.Module, int, int, Tensor], nn.Module]] = {
     "ours": ours,
     "Brevitas": partial(brevitas, unsigned=False),
     "Brevitas, unsigned": partial(brevitas, unsigned=True),
+    "torchao": partial(torchao, training=True),
 }
+POST_TRAINING = {**SIDES, "torchao": partial(torchao, training=False)}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,12 +86,14 @@ def run(arguments: argparse.Namespace) -> None:
                 if tuple(given.values()) in done:
                     continue
                 dense = load(NETWORK, arguments.nets)
-                net = SIDES[side](copy.deepcopy(dense), *SETTINGS[bits], calibration)
+                quantize = (SIDES if arguments.steps else POST_TRAINING)[side]
+                net = quantize(copy.deepcopy(dense), *SETTINGS[bits], calibration)
                 before = accuracy(net, known, *test)
-                began = process_time()
-                fine_tune(net, known.normalized, train, lr=arguments.lr, steps=arguments.steps, seed=seed)
-                seconds = process_time() - began
-                row = {**given, "before": before, "after": accuracy(net, known, *test), "seconds": round(seconds, 1)}
+                began, after = process_time(), before
+                if arguments.steps:
+                    fine_tune(net, known.normalized, train, lr=arguments.lr, steps=arguments.steps, seed=seed)
+                    after = accuracy(net, known, *test)
+                row = {**given, "before": before, "after": after, "seconds": round(process_time() - began, 1)}
                 append(file, row)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
+from lightning_compress.core.plan import Plan
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.vision.models.resnet_cifar import resnet20
 
@@ -55,9 +56,14 @@ def layers(net: nn.Module) -> list[str]:
 
 
 def ours(net: nn.Module, weight_bits: int, act_bits: int, x: Tensor, **settings: object) -> nn.Module:
-    """Quantize a network as a training of zero epochs does."""
+    """Quantize all layers of a network to the same bits as a training of zero epochs does."""
+    plan = Plan({name: {"weight_bits": weight_bits, "act_bits": act_bits} for name in layers(net)})
+    return quantized(net, plan, x, **settings)
+
+
+def quantized(net: nn.Module, plan: Plan, x: Tensor, **settings: object) -> nn.Module:
+    """Quantize a network by a plan as a training of zero epochs does."""
     module = Module(net).eval()
-    plan = {name: {"weight_bits": weight_bits, "act_bits": act_bits} for name in layers(net)}
     trainer = Trainer(
         max_epochs=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         accelerator="cpu", callbacks=[QuantizationAwareTraining(plan, **settings)],
