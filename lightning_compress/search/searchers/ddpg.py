@@ -15,8 +15,9 @@ prior of a closed-form planner, without warm-up then, or the uniform plan that j
 what a plan leaves of the budget is spent (``repair.py: spend``); after the warm-up the actor decides only some choices
 of the best trial afresh; a plan that was tried is drawn again; and after each trial the actor also takes some steps
 towards the actions of the best trials (self-imitation, Oh et al. 2018, arXiv 1806.05635).
-What each of these is worth, and whether the learning adds to the exploring around the best trial, is what the rows of
-``python benchmarks/searchers.py`` are for. Use it from about 50 trials on.
+What each of these is worth is measured in benchmarks/results/ddpg_parts.txt and searchers.txt: spending and the prior
+help; that the learning adds to the exploring around the best trial has been seen on synthetic problems alone. Use it
+from about 50 trials on.
 """
 
 from __future__ import annotations
