@@ -3,8 +3,8 @@
 Without VNNI, x86 adds two products in 16 bits, which saturate. The session option :data:`EXACT_SUMS` then takes kernels
 that do not, at about the speed of float32. With VNNI sums are exact anyway; the option still takes the slower kernels
 on some of these processors (ResNet-20 on AMD EPYC with AVX-512 VNNI and AVX-VNNI: 0.41 ms against 0.19 ms, all values
-equal, ``benchmarks/deploy/without_vnni.py``). So one convolution that would saturate is run, once in a process, and the
-option is set where it does.
+equal, ``benchmarks/deploy/without_vnni.py``). So two convolutions that would saturate are run, once in a process, and
+the option is set where one does.
 """
 
 from __future__ import annotations
@@ -39,9 +39,15 @@ def saturates() -> bool:
 
 
 def probe() -> Graph:
-    """Return a convolution whose outputs are all :data:`EXPECTED` where the inputs are 255."""
-    weight = np.full((CHANNELS, CHANNELS, 1, 1), LEVEL, np.int8)
-    scale = np.full(CHANNELS, EXPECTED / (255 * LEVEL * CHANNELS), np.float32)
-    shape, grid = (CHANNELS, SIZE, SIZE), Grid(1.0, 0, 255)
-    tensors = {name: Tensor(name, shape, grid) for name in ("x", "y")}
-    return Graph("x", "y", tensors, [Conv("conv", ("x",), "y", weight, scale, np.zeros(CHANNELS, np.int32), 8)])
+    """Return a pointwise and a 3x3 convolution, whose outputs are all :data:`EXPECTED` where the inputs are 255."""
+    grid, last = Grid(1.0, 0, 255), (CHANNELS, SIZE - 2, SIZE - 2)
+    shapes = {"x": (CHANNELS, SIZE, SIZE), "between": (CHANNELS, SIZE, SIZE), "y": last}
+    tensors = {name: Tensor(name, shape, grid) for name, shape in shapes.items()}
+    return Graph("x", "y", tensors, [_conv("x", "between", 1, 255), _conv("between", "y", 3, EXPECTED)])
+
+
+def _conv(source: str, output: str, kernel: int, expected: int) -> Conv:
+    """Return a convolution whose outputs are as expected where the inputs are 255."""
+    weight = np.full((CHANNELS, CHANNELS, kernel, kernel), LEVEL, np.int8)
+    scale = np.full(CHANNELS, expected / (255 * LEVEL * weight[0].size), np.float32)
+    return Conv(output, (source,), output, weight, scale, np.zeros(CHANNELS, np.int32), 8)
