@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Iterator
-from time import process_time
 
 import torch
 from bench import BITS, Bench, Case
@@ -91,10 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
                 case = Case(name, "drl_quant", bits / 32, (*BITS, *overrides))
                 bench = Bench(case, arguments.nets, arguments.npz, arguments.folder / f"{name}-{bits}")
                 x = bench.known.normalized(bench.train[0][:CALIBRATION])
-                began = process_time()
                 net = quantize(bench, copy.deepcopy(bench.module.net), x)
-                seconds = round(process_time() - began, 1)
-                append(file, {**given, "accuracy": accuracy(net, bench.known, *bench.test), "seconds": seconds})
+                append(file, {**given, "accuracy": accuracy(net, bench.known, *bench.test)})
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -104,7 +101,7 @@ def table(arguments: argparse.Namespace) -> None:
         print(f"\n{name}, {bits:g} bits a weight on average")
         for row in rows:
             if (row["net"], row["bits"]) == (name, bits):
-                print(f"{row['side']:14}{row['accuracy']:8.2f} %{row['seconds']:8.1f} CPU seconds")
+                print(f"{row['side']:14}{row['accuracy']:8.2f} %")
 
 
 def main() -> None:

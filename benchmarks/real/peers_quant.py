@@ -89,11 +89,12 @@ def run(arguments: argparse.Namespace) -> None:
                 quantize = (SIDES if arguments.steps else POST_TRAINING)[side]
                 net = quantize(copy.deepcopy(dense), *SETTINGS[bits], calibration)
                 before = accuracy(net, known, *test)
-                began, after = process_time(), before
+                began = process_time()
                 if arguments.steps:
                     fine_tune(net, known.normalized, train, lr=arguments.lr, steps=arguments.steps, seed=seed)
-                    after = accuracy(net, known, *test)
-                row = {**given, "before": before, "after": after, "seconds": round(process_time() - began, 1)}
+                seconds = process_time() - began
+                after = accuracy(net, known, *test) if arguments.steps else before
+                row = {**given, "before": before, "after": after, "seconds": round(seconds, 1)}
                 append(file, row)
 
 
