@@ -54,9 +54,10 @@ def print_rows(arguments: argparse.Namespace, name: str, marks: tuple[int, ...],
     """Print mean and standard deviation over the seeds, and of the paired differences to a reference."""
     rows = rows_of(arguments.folder / f"{name}.jsonl")
     for problem in dict.fromkeys(row["problem"] for row in rows):
-        own = {(row["way"], row["seed"]): row for row in rows if row["problem"] == problem}
-        for what in ("after", "test"):
-            _print_columns(problem, own, [f"{what} {mark}" for mark in marks], reference)
+        for what in ("after", "test"):  # older rows have no test accuracies
+            columns = [f"{what} {mark}" for mark in marks]
+            complete = [row for row in rows if row["problem"] == problem and row.keys() >= set(columns)]
+            _print_columns(problem, {(row["way"], row["seed"]): row for row in complete}, columns, reference)
 
 
 def _print_columns(
