@@ -27,7 +27,7 @@ import torch
 from bench import BATCH
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from rows import append, asking, precise, rows_of, spread, start
+from rows import append, asking, compared, precise, rows_of, spread, start
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from trained import NETWORKS, Trained, accuracy, augmented, images, load
@@ -118,13 +118,13 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "joint.jsonl"
-    done = {tuple(row[key] for key in KEY) for row in rows_of(file)}
+    done = {compared(row, *KEY) for row in rows_of(file)}
     bench = Bench(arguments.nets, arguments.npz, arguments.lr, arguments.precision)
     for seed in arguments.seeds:
         for way in arguments.ways:
             row = {"way": way, "share": arguments.share, "steps": arguments.steps, "lr": arguments.lr, "seed": seed}
             row |= {"precision": arguments.precision}
-            if tuple(row[key] for key in KEY) in done:
+            if compared(row, *KEY) in done:
                 continue
             began = process_time()
             if way.startswith("joint"):
@@ -140,14 +140,14 @@ def run(arguments: argparse.Namespace) -> None:
             append(file, row)
 
 
-KEY = ("way", "share", "steps", "lr", "seed", "precision")
+KEY = ("way", "share", "steps", "lr", "seed")
 
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the rows, the best first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows_of(arguments.folder / "joint.jsonl"):
-        groups.setdefault((row["steps"], row["lr"], row["precision"], row["way"]), []).append(row)
+        groups.setdefault((*compared(row, "steps", "lr"), row["way"]), []).append(row)
     head = f"{'':34}{'steps':>7}{'rate':>7}{'precision':>12}{'seeds':>6}{'bytes':>10}{'coded':>10}"
     print(f"{head}{'test accuracy':>18}")
     ordered = sorted(groups.items(), key=lambda group: (group[0][:3], -mean(row["test"] for row in group[1])))
