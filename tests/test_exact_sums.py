@@ -43,8 +43,6 @@ def test_sums_of_a_session_are_exact_on_this_processor():
 def test_latencies_with_and_without_exact_sums_are_kept_apart(monkeypatch):
     told = set()
     for saturates in (False, True):
-        monkeypatch.setattr(
-            "lightning_compress.export.onnx.int8_latency.saturates", lambda saturates=saturates: saturates
-        )
+        monkeypatch.setattr(int8_latency, "saturates", lambda saturates=saturates: saturates)
         told.add(int8_latency.Int8Latency().runtime())
     assert len(told) == 2

@@ -17,7 +17,7 @@ from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.emulate import emulate
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.integer.rounding.floating import FloatRounding
-from lightning_compress.export.onnx.exact_sums import EXACT_SUMS
+from lightning_compress.export.onnx.exact_sums import EXACT_SUMS, one_thread
 from lightning_compress.export.onnx.write import onnx_bytes
 from lightning_compress.vision.models.resnet_cifar import resnet20
 
@@ -26,8 +26,7 @@ ROUNDS, SAMPLES = 40, 64
 
 def session(content: bytes, exact: bool) -> onnxruntime.InferenceSession:
     """Return a session on one thread, with exact sums or as the runtime's default is."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options = one_thread()
     if exact:
         options.add_session_config_entry(*EXACT_SUMS)
     return onnxruntime.InferenceSession(content, options)

@@ -57,7 +57,8 @@ def print_rows(arguments: argparse.Namespace, name: str, marks: tuple[int, ...],
         for what in ("after", "test"):  # older rows have no test accuracies
             columns = [f"{what} {mark}" for mark in marks]
             complete = [row for row in rows if row["problem"] == problem and row.keys() >= set(columns)]
-            _print_columns(problem, {(row["way"], row["seed"]): row for row in complete}, columns, reference)
+            if complete:
+                _print_columns(problem, {(row["way"], row["seed"]): row for row in complete}, columns, reference)
 
 
 def _print_columns(

@@ -9,8 +9,8 @@ accuracy is that of all 10,000 test images, so nothing is drawn at random.
 
     uniform        the same bits everywhere: what fits of 2 to 8
     closed form    ``+compress=plan_quant`` with the cost ``weight_bits``: 2 to 8 bits
-    2, 4, 8        the same, of the bits that MCT chooses from
     MCT            its mixed precision after training (2.6, an integer program over its own sensitivities)
+    2, 4, 8        the closed form, of the bits that MCT chooses from
 
 MCT runs where ``pip install --no-deps model-compression-toolkit==2.6.1`` was, and what that needs:
 ``pip install PuLP tqdm matplotlib scikit-image scikit-learn networkx pandas tensorboard mct-quantizers edge-mdt-cl``.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from bench import BITS, Bench, Case
@@ -70,8 +71,8 @@ def mct(bench: Bench, net: nn.Module, x: Tensor) -> nn.Module:
 SIDES: dict[str, tuple[tuple[str, ...], Side]] = {
     "uniform": ((), uniform),
     "closed form": ((), closed_form),
-    "2, 4, 8": ((THEIRS,), closed_form),
     "MCT": ((), mct),
+    "2, 4, 8": ((THEIRS,), closed_form),
 }
 
 
@@ -80,6 +81,12 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "mixed.jsonl"
+
+    @lru_cache(maxsize=1)  # sides of the same choices come one after the other; each holds all images
+    def bench_of(name: str, bits: float, overrides: tuple[str, ...]) -> Bench:
+        case = Case(name, "drl_quant", bits / 32, (*BITS, *overrides))
+        return Bench(case, arguments.nets, arguments.npz, arguments.folder / f"{name}-{bits}")
+
     for name in arguments.networks:
         for bits in arguments.bits:
             for side in arguments.sides:
@@ -87,8 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
                 if any(given.items() <= row.items() for row in rows_of(file)):
                     continue
                 overrides, quantize = SIDES[side]
-                case = Case(name, "drl_quant", bits / 32, (*BITS, *overrides))
-                bench = Bench(case, arguments.nets, arguments.npz, arguments.folder / f"{name}-{bits}")
+                bench = bench_of(name, bits, overrides)
                 x = bench.known.normalized(bench.train[0][:CALIBRATION])
                 net = quantize(bench, copy.deepcopy(bench.module.net), x)
                 append(file, {**given, "accuracy": accuracy(net, bench.known, *bench.test)})

@@ -10,6 +10,7 @@ the option is set where one does.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,21 @@ EXACT_SUMS = ("session.x64quantprecision", "1")
 LARGEST_EXACT = 64  # level of a weight with which sums never saturate: 2 x 255 x 64 < 2^15
 CHANNELS, SIZE, LEVEL = 16, 6, 127
 EXPECTED = 100  # steps, of every output
+ERRORS_ONLY = 3
+
+
+def one_thread() -> Any:
+    """Return the ``SessionOptions`` of a session on one thread that says nothing but errors.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    return options
 
 
 @cache
@@ -31,9 +47,7 @@ def saturates() -> bool:
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(onnx_bytes(probe()), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_bytes(probe()), one_thread(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": np.full((1, CHANNELS, SIZE, SIZE), 255, np.float32)})
     return bool((found.round() != EXPECTED).any())
 

@@ -16,11 +16,10 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export.installed import installed_version
 from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx.builder import onnx_package
-from lightning_compress.export.onnx.exact_sums import EXACT_SUMS, saturates
+from lightning_compress.export.onnx.exact_sums import EXACT_SUMS, one_thread, saturates
 
 INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 FLOATING = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-ERRORS_ONLY = 3
 
 
 def runtime_version() -> str:
@@ -50,9 +49,7 @@ class Session:
             raise CompressError(
                 'export: running .onnx files needs onnxruntime; pip install "lightning-compress[onnx]"'
             ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = ERRORS_ONLY
+        options = one_thread()
         if saturates():
             options.add_session_config_entry(*EXACT_SUMS)
         self.version = f"ONNX Runtime {onnxruntime.__version__}"
