@@ -73,6 +73,7 @@ def test_the_same_command_again_only_reads_what_is_there(finished, cache):
     again = run("+compress=drl_quant", *SHORT, cache=cache, folder=finished)
     assert again.returncode == 0, again.stdout + again.stderr
     assert (finished / "quantize" / "final.ckpt").stat().st_mtime_ns == before
+    assert f"dense network from cache {cache}/dense-" in again.stdout
 
 
 def test_a_finished_run_is_packed_again_with_another_coder(finished, cache, tmp_path):

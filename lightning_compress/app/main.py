@@ -22,6 +22,7 @@ from rich.text import Text
 
 from lightning_compress.app.recipe import recipe_file
 from lightning_compress.app.report.summary import write_summary
+from lightning_compress.app.sources import sources_digest
 from lightning_compress.conf.resolvers import program
 from lightning_compress.core.disk import told_disk_errors
 from lightning_compress.core.errors import CompressError
@@ -73,7 +74,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
     asked = method.stages if plan is None else {name: stage.with_plan(plan) for name, stage in method.stages.items()}
     check_stages(asked)  # before the dense network is trained
     data: LightningDataModule = instantiate(cfg.data)
-    dense = dense_module(cfg, data, method.stages)
+    dense = dense_module(cfg, data, method.stages, console)
     result = compress(
         dense,
         data,
@@ -99,17 +100,25 @@ def _plan(cfg: DictConfig) -> Path | None:
     return file
 
 
-def dense_module(cfg: DictConfig, data: LightningDataModule, stages: Mapping[str, Stage]) -> LightningModule:
-    """Return the trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``."""
+def dense_module(
+    cfg: DictConfig, data: LightningDataModule, stages: Mapping[str, Stage], console: Console
+) -> LightningModule:
+    """Return the trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``.
+
+    It is kept for the configuration of model, data and trainer and for the sources of what these name.
+    """
     seed_everything(cfg.seed, workers=True, verbose=False)
     module: LightningModule = instantiate(cfg.model)
     if cfg.ckpt is not None:
         return load_checkpoint(module, Path(cfg.ckpt))
     parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
-    digest = hashlib.sha256(json.dumps([parts, cfg.epochs, cfg.seed], sort_keys=True).encode()).hexdigest()[:12]
+    depends = [parts, cfg.epochs, cfg.seed, sources_digest(parts)]
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
     make_trainer = instantiate(cfg.trainer)
-    if not (folder / FINAL).is_file():  # else the names of metrics are soon checked on what was trained
+    if (folder / FINAL).is_file():  # the names of metrics are soon checked on what was trained
+        console.print(Text(f"dense network from cache {folder / FINAL}"), soft_wrap=True)
+    else:
         untrained = RunContext.begun(module, data, folder, make_trainer=make_trainer, seed=cfg.seed)
         check_logged_metrics(untrained, stages, cfg.metric)
     return fit(module, data, make_trainer, folder=folder, epochs=cfg.epochs, seed=cfg.seed, make_logger=make_logger)
