@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from lightning_compress.core.costs.weight_bits import WeightBits
 from lightning_compress.core.errors import CompressError
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.surgery.mask import mask_of
 from lightning_compress.surgery.structure import structure_of
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyNet, toy_data
@@ -52,12 +54,63 @@ def test_values_are_as_near_as_scikit_learns(make, bits):
     assert len(codebook(weight).unique()) <= 2**bits
 
 
-def test_zeros_are_left_to_the_mask(make):
+def test_pruned_weights_are_left_to_the_mask(make):
     weight = torch.randn(30, 20)
-    weight[torch.rand(30, 20) < 0.9] = 0
-    nonzero = weight[weight != 0]
-    expected = on(nonzero, make, 2)
-    torch.testing.assert_close(on(weight, make, 2).values, expected.values)
+    kept = torch.rand(30, 20) < 0.1
+    weight[~kept] = 0
+    codebook = make(2, ())
+    codebook.initialize(weight, kept)
+    torch.testing.assert_close(codebook.values, on(weight[kept], make, 2).values)
+    assert int(codebook.members.sum()) == int(kept.sum())
+
+
+SPARSE = {
+    "conv": lambda: nn.Conv2d(3, 8, 3),
+    "transposed": lambda: nn.ConvTranspose2d(3, 8, 3),
+    "linear": lambda: nn.Linear(12, 9),
+    "embedding": lambda: nn.Embedding(12, 9),
+    "lstm": lambda: nn.LSTM(3, 5),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("bits", [2, 8])
+def test_zeros_that_no_mask_made_are_values_like_any_other(kind, bits, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(SPARSE[kind]())
+    with torch.no_grad():
+        for weight in net.parameters():  # three values and mostly zeros, as of identities and hand-sparsified layers
+            weight.copy_(torch.randint(-1, 3, weight.shape) * (torch.rand(weight.shape) < 0.3))
+    x = {"conv": (2, 3, 6, 6), "transposed": (2, 3, 6, 6), "linear": (2, 12), "lstm": (4, 2, 3)}.get(kind)
+    x = torch.randint(12, (2, 4)) if x is None else torch.randn(x)
+    before = copy.deepcopy(net)
+    QuantizationAwareTraining({"0": {"weight_bits": bits}}, weight_quantizer=Codebook).apply(net, x)
+    expected, found = dict(before[0].named_parameters()), net[0]
+    for key, weight in expected.items():
+        torch.testing.assert_close(getattr(found, key), weight)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), before)
+    for key, weight in expected.items():
+        torch.testing.assert_close(getattr(loaded[0], key), weight)
+
+
+def test_zeros_beside_those_of_a_mask_are_values():
+    layer = nn.Linear(4, 2, bias=False)
+    net = nn.Sequential(layer)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 1.0, 0.1, 3.0], [0.0, 1.0, 0.1, 3.0]]))
+    WeightPruning({"0": {"density": 0.75}}).apply(net, torch.zeros(1, 4))
+    mask = mask_of(layer)
+    mask.copy_(torch.tensor([[1, 1, 0, 1], [1, 1, 0, 1]]).bool())  # the zero is kept, and another weight is not
+    QuantizationAwareTraining({"0": {"weight_bits": 2}}, weight_quantizer=Codebook).apply(net, torch.zeros(1, 4))
+    assert layer.weight.tolist() == [[0.0, 1.0, 0.0, 3.0]] * 2
+
+
+def test_a_weight_that_diverged_is_named():
+    net = nn.Sequential(nn.Linear(4, 2))
+    nn.init.constant_(net[0].weight, torch.nan)
+    callback = QuantizationAwareTraining({"0": {"weight_bits": 2}}, weight_quantizer=Codebook)
+    with pytest.raises(CompressError, match="the weight of layer '0' holds NaN or infinity"):
+        callback.apply(net, torch.zeros(1, 4))
 
 
 def test_the_gradient_of_a_value_is_the_sum_over_its_members_divided_by_their_number(make):

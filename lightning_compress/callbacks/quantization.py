@@ -50,9 +50,9 @@ from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery._torch import is_compiled
 from lightning_compress.surgery.bias_correction import correct_biases
-from lightning_compress.surgery.mask import Mask, has_moving_mask
+from lightning_compress.surgery.mask import Mask, has_moving_mask, mask_of
 from lightning_compress.surgery.matrices import weight_place
-from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
+from lightning_compress.surgery.row_layout import as_rows, attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import (
     input_transform,
@@ -220,7 +220,10 @@ class QuantizationAwareTraining(CompressionCallback):
                 quantizer = self.weight_quantizer(int(bits["weight_bits"]), shape).to(weight.device)
                 if isinstance(quantizer, WeightQuantizer):
                     self.placement.prepare_weight(quantizer)
-                quantizer.initialize(weight.detach())
+                if isinstance(quantizer, Codebook):
+                    _give_codes(name, layer, key, quantizer)
+                else:
+                    quantizer.initialize(weight.detach())
                 # Before a mask: not every grid has a zero, and what is pruned stays zero.
                 attach_to_rows(layer, quantizer, key)
         act_bits = {name: int(bits) for name, bits in plan.knob("act_bits").items()}
@@ -263,11 +266,11 @@ class QuantizationAwareTraining(CompressionCallback):
         if steps_done(trainer) % LOOK_EVERY == 0 and not is_compiled(pl_module):  # which would trace the hooks
             for quantizer in self._activations(pl_module).values():
                 quantizer.look()
-        for layer, key, codebook in self._codebooks(network(pl_module)):
+        for name, layer, key, codebook in self._codebooks(network(pl_module)):
             if has_moving_mask(layer) or (trainer.current_epoch == 0 and not codebook.values.any()):
                 codebook.frozen.fill_(False)
             elif not codebook.frozen:
-                codebook.initialize(weight_rows(layer, key))
+                _give_codes(name, layer, key, codebook)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -285,9 +288,9 @@ class QuantizationAwareTraining(CompressionCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave with codes, also when training was stopped early."""
-        for layer, key, codebook in self._codebooks(network(pl_module)):
+        for name, layer, key, codebook in self._codebooks(network(pl_module)):
             if not codebook.frozen:
-                codebook.initialize(weight_rows(layer, key))
+                _give_codes(name, layer, key, codebook)
 
     def _activations(self, module: LightningModule) -> dict[str, ActivationQuantizer]:
         """Return each quantizer of activations once, by the name of the first layer that it is attached to."""
@@ -298,13 +301,34 @@ class QuantizationAwareTraining(CompressionCallback):
                     found.setdefault(quantizer, name)
         return {name: quantizer for quantizer, name in found.items()}
 
-    def _codebooks(self, net: nn.Module) -> list[tuple[nn.Module, str, Codebook]]:
-        """Return the layers whose weight has a codebook of this callback, with the name of the weight."""
-        places = [weight_place(net, n) for n in applied_structure(net).applied[self.kind].knob("weight_bits")]
-        return [(*place, t) for place in places for t in weight_transforms(*place) if isinstance(t, Codebook)]
+    def _codebooks(self, net: nn.Module) -> list[tuple[str, nn.Module, str, Codebook]]:
+        """Return name, layer, name of its weight and codebook for each weight with a codebook of this callback."""
+        places = {n: weight_place(net, n) for n in applied_structure(net).applied[self.kind].knob("weight_bits")}
+        return [(n, *p, t) for n, p in places.items() for t in weight_transforms(*p) if isinstance(t, Codebook)]
 
     def _make(self, knob: str) -> type[Any]:
         """Return the class behind a quantizer argument: Hydra gives a partial, jsonargparse a function."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         kind = getattr(make, "func", make)
         return kind if isinstance(kind, type) else type(make(8, ()))
+
+
+def _give_codes(name: str, layer: nn.Module, key: str, codebook: Codebook) -> None:
+    """Set a codebook and its codes for what is kept of a weight.
+
+    Args:
+        name: of the weight in a plan.
+        layer: that has it.
+        key: its name there.
+        codebook: that it goes through, or will.
+
+    Raises:
+        CompressError: it holds NaN or infinity.
+    """
+    weight, mask = weight_rows(layer, key).detach(), mask_of(layer, key)
+    if not weight.isfinite().all():
+        raise CompressError(
+            f"quantization: the weight of layer {name!r} holds NaN or infinity, for which there is no codebook: its "
+            f"training diverged; start from an earlier checkpoint, or lower the learning rate"
+        )
+    codebook.initialize(weight, None if mask is None else as_rows(layer, mask))

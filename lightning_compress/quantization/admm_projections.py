@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_compress.core.errors import InfeasibleBudgetError
+from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.quantization.bit_allocation import project_bits
 from lightning_compress.quantization.kmeans import Codebook, all_bits
 from lightning_compress.quantization.quantizers.codebook import nearest
@@ -163,7 +163,11 @@ def project_codes(
 
     Raises:
         InfeasibleBudgetError: the fewest bits everywhere are too many.
+        CompressError: a target holds NaN or infinity.
     """
+    broken = next((name for name, target in targets.items() if not target.isfinite().all()), None)
+    if broken is not None:
+        raise CompressError(f"joint: layer {broken!r} holds NaN or infinity; its training diverged")
     found = {name: all_bits(nonzero(target), choices[name]) for name, target in targets.items()}
     distortions = {name: {b: book.distortion for b, book in books.items()} for name, books in found.items()}
     costs = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.profile import Profile
-from lightning_compress.surgery.transforms import Transform, weight_transforms
+from lightning_compress.surgery.transforms import WEIGHT, Transform, weight_transforms
 
 
 class Mask(Transform):
@@ -56,9 +56,14 @@ class Mask(Transform):
         return weight * self.mask
 
 
-def mask_of(layer: nn.Module) -> Tensor | None:
-    """Return the mask of ``layer.weight``, if it has one."""
-    return next((t.mask for t in weight_transforms(layer) if isinstance(t, Mask)), None)
+def mask_of(layer: nn.Module, key: str = WEIGHT) -> Tensor | None:
+    """Return the mask of a weight of a layer, if it has one: True where a weight is kept, in its shape.
+
+    Args:
+        layer: any module.
+        key: name of the weight, for layers with several.
+    """
+    return next((t.mask for t in weight_transforms(layer, key) if isinstance(t, Mask)), None)
 
 
 def has_moving_mask(layer: nn.Module) -> bool:

@@ -28,7 +28,7 @@ from lightning_compress.quantization.quantizers.weight_format import weight_form
 from lightning_compress.surgery.mask import Mask, mask_of
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.structure import Structure, structure_of, write_structure
-from lightning_compress.surgery.transforms import attach_weight, raw_weight, weight_before
+from lightning_compress.surgery.transforms import WEIGHT, attach_weight, raw_weight, weight_before
 
 KNOB = "weight_bits"
 DENSITIES = (1.0, 0.5, 0.25, 0.1, 0.03)  # at which rates are measured; between them they are interpolated
@@ -99,7 +99,7 @@ class MeasuredCodeSizes:
             write_structure(net, Structure(self._profile))
         for name in names if density < 1 else ():
             module, key = weight_place(net, name)
-            if key == "weight" and mask_of(module) is None:
+            if key == WEIGHT and mask_of(module) is None:
                 weight = raw_weight(module)
                 mask = Mask(weight.shape).to(weight.device)
                 mask.mask.copy_(_largest(weight, density))
@@ -124,7 +124,7 @@ def _rate_of(net: nn.Module, name: str, bits: int, write: Write) -> float | None
     form = weight_format(module, key)
     if not form.settled:
         return None
-    codes, mask = form.codes(weight_before(module, form, key))[0], mask_of(module) if key == "weight" else None
+    codes, mask = form.codes(weight_before(module, form, key))[0], mask_of(module, key)
     rows = max(MOST // max(prod(codes.shape[1:]), 1), 1)
     codes, kept = codes[:rows].cpu(), None if mask is None else mask[:rows].cpu()
     stored = codes.flatten() if kept is None else codes[kept]

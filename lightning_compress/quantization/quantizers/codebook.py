@@ -5,9 +5,10 @@
 Sources: Deep Compression (arXiv 1510.00149, sections 3 and 3.3), and the quantizer of papers 1 and 5 (HAQ's arXiv
 1811.08886, section 3.4; arXiv 1910.05897). Codes are frozen when it is attached and the values are trained, which is
 what replacing weights by their cluster's mean after each step does. Pruned weights stay out: their zero is beside the
-codebook, so ``bits`` are those of the nonzero weights; while a training still moves the mask, the weight itself is
-trained, and gets its codes when the mask stays. Use it for the smallest files at 1 to 4 bits; integer hardware
-wants a uniform grid instead. It breaks on layers with fewer weights than values.
+codebook, so ``bits`` are those of the kept weights; a zero that no mask made is a value like any other. While a
+training still moves the mask, the weight itself is trained, and gets its codes when the mask stays. Use it for the
+smallest files at 1 to 4 bits; integer hardware wants a uniform grid instead. It breaks on layers with fewer weights
+than values.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Codebook(WeightFormat):
 
     Attributes:
         indices: code of each weight, uint8, in the weight's shape.
-        members: how many of the kept weights have each code; pruned ones have the code nearest to zero, and no say.
+        members: how many of the kept weights have each code; pruned ones have a code too, and no say.
         frozen: whether the weight is that of the codes; before, it is the raw weight.
 
     Raises:
@@ -126,25 +127,19 @@ class Codebook(WeightFormat):
         return found
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Run k-means on the nonzero weights (on all if all are zero), and freeze the codes.
+    def initialize(self, x: Tensor, kept: Tensor | None = None) -> None:
+        """Run k-means on the kept weights, and freeze the codes.
 
         Args:
-            x: the weight, pruned weights being zero.
+            x: the weight.
+            kept: bool, the same shape: which weights are not pruned; None for all.
         """
-        flat = x.detach().float().cpu().numpy().ravel()
-        nonzero = flat[flat != 0]
-        found = SortedValues(nonzero if nonzero.size else flat).codebook(2**self.bits)
+        kept = torch.ones_like(x, dtype=torch.bool) if kept is None else kept
+        found = SortedValues(x.detach()[kept].float().cpu().numpy()).codebook(2**self.bits)
         values = np.resize(found.centroids if found.centroids.size else [0.0], 2**self.bits)
         self.values.copy_(torch.from_numpy(np.sort(values)))
-        self.set_codes(x)
+        self.keep_codes(nearest(x.detach().to(self.values), self.values), kept)
         self.frozen.fill_(True)
-
-    @torch.no_grad()
-    def set_codes(self, x: Tensor) -> None:
-        """Return the nearest value for each weight."""
-        ordered, positions = self.values.sort()
-        self.keep_codes(positions[nearest(x.detach().to(ordered), ordered)], x != 0)
 
     @torch.no_grad()
     def keep_codes(self, codes: Tensor, kept: Tensor) -> None:
