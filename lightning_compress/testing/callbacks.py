@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from lightning_compress.callbacks.base.callback import CompressionCallback, knob_titles
 from lightning_compress.core.costs.packed_bytes import PackedBytes
@@ -21,7 +24,7 @@ from lightning_compress.export.load import inspect, load
 from lightning_compress.export.save import save
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.mask import measured
-from lightning_compress.surgery.structure import applied_structure, network
+from lightning_compress.surgery.structure import KEY, Structure, applied_structure, network, write_structure
 from lightning_compress.testing.toys import QUIET, SIZE, PlainModule, toy_data
 
 Make = Callable[[LightningModule], Sequence[Callback]]
@@ -154,6 +157,18 @@ class CallbackContract(CompressionContract):
         predicted = callback.predict(callback.resolve(callback.plan, net, profile, EXAMPLE), profile)
         trainer(1, [callback]).validate(module, toy_data(0)[1], verbose=False)
         assert applied_structure(net).profile == predicted
+
+    def test_copies_of_a_trained_module_are_modules_of_their_own(self, make) -> None:
+        module = fitted(make, 1)
+        for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+            assert_equal_states(module.state_dict(), copied.state_dict())
+            optimizers = [leaf for leaf in tree_leaves(copied.configure_optimizers()) if isinstance(leaf, Optimizer)]
+            stepped = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+            assert stepped == {id(p) for p in copied.parameters()}
+            write_structure(network(copied), Structure(applied_structure(network(module)).profile))
+            checkpoint: dict[str, Any] = {}
+            copied.on_save_checkpoint(checkpoint)
+            assert not checkpoint[KEY]["applied"]
 
     def test_another_plan_on_a_compressed_network_is_refused(self, make, callback) -> None:
         module = fitted(make, 1)

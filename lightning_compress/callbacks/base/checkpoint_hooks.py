@@ -6,7 +6,7 @@ weights were loaded.
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from lightning import LightningModule
@@ -27,7 +27,8 @@ def _load(self: LightningModule, checkpoint: dict[str, Any]) -> None:
 
 def keep_structure_in_checkpoints(module: LightningModule) -> None:
     """Extend the module's own checkpoint hooks, so that every checkpoint carries the structure of its network."""
-    # Bound methods, not closures: a deepcopy of the module then saves its own network.
-    module.__dict__["on_save_checkpoint"] = MethodType(_save, module)
-    module.__dict__["on_load_checkpoint"] = MethodType(_load, module)
+    # Partials: a copy of the module, pickled ones too, then saves its own network. Closures are bound to the first one,
+    # and bound methods are pickled by a name that the class does not have.
+    module.__dict__["on_save_checkpoint"] = partial(_save, module)
+    module.__dict__["on_load_checkpoint"] = partial(_load, module)
     accept_notice(module)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from lightning import LightningModule
@@ -91,5 +91,5 @@ def extend_configure_optimizers(module: LightningModule) -> None:
     """Extend the module's own ``configure_optimizers``, once."""
     if OWN not in module.__dict__:
         module.__dict__[OWN] = module.__dict__.get("configure_optimizers")
-        # A bound method, not a closure: a deepcopy of the module then makes the optimizers of its own network.
-        module.__dict__["configure_optimizers"] = MethodType(_configure, module)
+        # A partial: a copy, pickled ones too, then makes the optimizers of its own network (see checkpoint_hooks.py).
+        module.__dict__["configure_optimizers"] = partial(_configure, module)
