@@ -198,14 +198,17 @@ def test_a_plan_file_takes_the_place_of_the_search(finished, cache, tmp_path):
 
 
 def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    short = ["budget=0.1,0.2", "finetune.epochs=1", "epochs=6", f"cache_dir={cache}", f"+sweep_dir={tmp_path}"]
+    environment = {**os.environ, **ONE_THREAD}
+    short = ["budget=0.1,0.2,0.001", "finetune.epochs=1", "epochs=6", f"cache_dir={cache}", f"+sweep_dir={tmp_path}"]
     line = [sys.executable, "train.py", "-m", "+compress=knapsack_quant", *short]
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     with (tmp_path / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [row["status"] for row in table] == ["completed", "completed"]
+    assert [row["status"] for row in table] == ["completed", "completed", "failed"]
+    assert "smallest feasible one is" in table[2]["error"]
+    assert "smallest feasible one is" in done.stdout.partition("─┘")[2]  # below the table of all jobs
     assert int(table[0]["bytes"]) < int(table[1]["bytes"])
     assert ["budget=0.1," in table[0]["job"], "budget=0.2," in table[1]["job"]] == [True, True]
     assert [any(f"+budget-{value}+" in path.name for path in tmp_path.iterdir()) for value in (0.1, 0.2)] == [

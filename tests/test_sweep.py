@@ -47,31 +47,40 @@ FIGURES = {
 }  # fmt: skip
 
 
-def swept(folder: Path, *jobs: list[str], failed: tuple[int, ...] = ()) -> None:
-    config = OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(folder)}}})
+def swept(folder: Path, *jobs: list[str], failed: tuple[int, ...] = (), accuracy: float = 0.9778) -> None:
     summary = SweepSummary()
+    figures = {**FIGURES, "accuracy": accuracy}
     for number, overrides in enumerate(jobs):
-        status = JobStatus.FAILED if number in failed else JobStatus.COMPLETED
-        result = (
-            ValueError()
-            if number in failed
-            else {
-                "figures": to_dicts(declare("test_acc", [])),
-                "dense": FIGURES,
-                "compressed": FIGURES,
-                "seconds": 12.3,
-                "metric": "test_acc",
-            }
+        job = folder / overrides[-1].replace("/", "_")
+        config = {
+            "hydra": {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(folder)}, "runtime": {"output_dir": str(job)}}
+        }
+        result = {
+            "figures": to_dicts(declare("test_acc", [])),
+            "dense": FIGURES,
+            "compressed": figures,
+            "seconds": 12.3,
+            "metric": "test_acc",
+        }
+        if number in failed:
+            result = {"error": f"budget {number}: it cannot be met"}
+        summary.on_job_end(
+            OmegaConf.create(config), JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=result)
         )
-        summary.on_job_end(config, JobReturn(overrides, status=status, _return_value=result))
-    summary.on_multirun_end(config)
+    summary.on_multirun_end(OmegaConf.create(config))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_printed_table_has_what_differs_and_fits_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     same = ["+compress=attention", "epochs=1"]
     jobs = [[*same, f"compress.stages.remove.distillation.layers={layers}"] for layers in ("[layer1]", "[/b]", "[red]")]
-    swept(tmp_path, *jobs, failed=(1,))
+    with pytest.raises(SystemExit, match="1"):
+        swept(tmp_path, *jobs, failed=(1,))
     printed = capsys.readouterr().out
     joined = "".join(line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│"))
     for job in jobs:
@@ -79,13 +88,29 @@ def test_the_printed_table_has_what_differs_and_fits_a_terminal(tmp_path, monkey
     assert "epochs" not in printed
     for text in ("97.78", "123,456", "40,123,456", "12", "failed"):
         assert text in printed.split("summary.csv")[0]
-    with (tmp_path / "summary.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["job"] for row in rows] == [",".join(job) for job in jobs]
-    assert [row["activation_bytes"] for row in rows] == ["4096", "", "4096"]
+    table = rows(tmp_path)
+    assert [row["job"] for row in table] == [",".join(job) for job in jobs]
+    assert [row["activation_bytes"] for row in table] == ["4096", "", "4096"]
+    assert [row["error"] for row in table] == ["", "budget 1: it cannot be met", ""]
+    assert "budget 1: it cannot be met" in printed
     assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 80
 
 
 def test_a_multirun_of_one_job_names_it(tmp_path, capsys):
     swept(tmp_path, ["+compress=quant"])
     assert "+compress=quant" in capsys.readouterr().out
+
+
+def test_a_second_sweep_keeps_the_rows_of_other_jobs(tmp_path):
+    swept(tmp_path, ["seed=0"], ["seed=1"], accuracy=0.5)
+    swept(tmp_path, ["seed=1"], ["seed=2"], accuracy=0.75)
+    found = {row["folder"]: float(row["accuracy"]) for row in rows(tmp_path)}
+    assert found == {"seed=0": 0.5, "seed=1": 0.75, "seed=2": 0.75}
+    assert len(rows(tmp_path)) == 3
+
+
+def test_a_job_that_raised_has_its_reason(tmp_path):
+    config = {"hydra": {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(tmp_path)}, "runtime": {"output_dir": "a"}}}
+    raised = JobReturn(["seed=1"], status=JobStatus.FAILED, _return_value=ValueError("no room"))
+    SweepSummary().on_job_end(OmegaConf.create(config), raised)
+    assert [(row["status"], row["error"]) for row in rows(tmp_path)] == [("failed", "ValueError: no room")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -40,23 +41,35 @@ from lightning_compress.pipeline.training import FINAL, fit
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Run one configuration; bad input ends the process with one sentence and exit status 1.
 
-    A job of a multirun raises instead, so that the jobs after it still run.
+    A job of a multirun returns the sentence instead, so that the jobs after it run and all stand in one table: Hydra
+    writes none after a job that raised. What is no bad input is printed with its traceback there.
 
     Returns:
-        The result as plain types, for sweeps.
+        The result as plain types, for sweeps, or ``{"error": sentence}``.
     """
     console = Console()
     try:
         with told_disk_errors():
             return run(cfg, console).to_dict()
-    except (CompressError, InstantiationException, OmegaConfBaseException) as error:
-        # What Hydra makes may refuse its arguments: Hydra wraps that.
-        said = error.__cause__ if isinstance(error, InstantiationException) else error
-        if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(said, CompressError | OmegaConfBaseException):
-            raise
-        sentence = str(said) if isinstance(said, CompressError) else f"configuration: {str(said).splitlines()[0]}"
+    except Exception as error:
+        sentence, in_sweep = _told(error), HydraConfig.get().mode is RunMode.MULTIRUN
+        if sentence is None:
+            if not in_sweep:
+                raise
+            traceback.print_exc()
+            sentence = f"{type(error).__name__}: {str(error).strip()}"
         Console(stderr=True).print("[bold red]error:[/]", Text(sentence), soft_wrap=True)
+        if in_sweep:
+            return {"error": sentence}
         sys.exit(1)
+
+
+def _told(error: Exception) -> str | None:
+    """Return the sentence for bad input; None where the error is none of those that it raises."""
+    said = error.__cause__ if isinstance(error, InstantiationException) else error  # Hydra wraps what refuses arguments
+    if isinstance(said, CompressError):
+        return str(said)
+    return f"configuration: {str(said).splitlines()[0]}" if isinstance(said, OmegaConfBaseException) else None
 
 
 def run(cfg: DictConfig, console: Console) -> Result:
