@@ -21,6 +21,7 @@ from lightning_compress.pruning import input_moments
 from lightning_compress.pruning.criteria.gram import Gram, unit_gram
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.criteria.taylor import Taylor
+from lightning_compress.pruning.initializers.least_squares import LeastSquares
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_error, removal_order
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
@@ -35,6 +36,9 @@ LAYERS = {
     "conv": (nn.Conv2d(6, 5, 3, padding=1), (3, 6, 7, 7)),
     "strided": (nn.Conv2d(6, 5, 3, stride=2, dilation=2), (12, 6, 9, 9)),
     "same": (nn.Conv2d(6, 5, (1, 3), padding="same"), (3, 6, 7, 7)),
+    "valid": (nn.Conv2d(6, 5, 3, padding="valid"), (12, 6, 7, 7)),
+    "valid, reflect": (nn.Conv2d(6, 5, 3, padding="valid", padding_mode="reflect"), (12, 6, 7, 7)),
+    "uneven, circular": (nn.Conv2d(6, 5, (2, 3), padding="same", padding_mode="circular"), (3, 6, 7, 7)),
     "reflect": (nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), (3, 6, 7, 7)),
     "pointwise": (nn.Conv2d(6, 5, 1), (3, 6, 7, 7)),
     "transposed": (nn.ConvTranspose2d(6, 5, 4, 2, 1), (12, 6, 4, 4)),
@@ -164,6 +168,38 @@ def test_the_asymmetric_refit_is_least_squares_on_the_thin_inputs():
     torch.testing.assert_close(net.fc.weight.double(), expected, rtol=1e-3, atol=1e-4)
 
 
+class Readers(nn.Module):
+    """A layer that is read in two calls, by position and by keyword, and then in place; or in one call on all rows."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.reader, self.calls = nn.Linear(12, 8), nn.Linear(8, 4), calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        small, large = self.first(0.01 * x).relu(), self.first(x).relu()
+        if self.calls == 1:
+            return self.reader(torch.cat([small, large]))
+        out = self.reader(small), self.reader(input=large)
+        small.zero_()
+        return torch.cat(out)
+
+
+@pytest.mark.parametrize("refit", [Symmetric(), Asymmetric()], ids=lambda refit: type(refit).__name__)
+def test_all_calls_of_a_reader_count(refit):
+    found = []
+    for calls in (1, 2):
+        module, x = PlainModule(), torch.randn(3, 64, 12, generator=torch.Generator().manual_seed(0))
+        module.model = Readers(calls)
+        before = module.model.reader.weight.detach().clone()
+        callback = ChannelPruning({"first": {"channels": 0.5}}, refit=refit)
+        callback.calibrate(module, x)
+        callback.apply(module.model, x[0, :2])
+        found.append(module.model.reader.weight)
+        assert all((before - column[:, None]).norm(dim=0).min() > 1e-3 for column in found[-1].T)
+    torch.testing.assert_close(*found)
+
+
 def test_gram_ranks_a_dead_and_a_doubled_channel_first():
     torch.manual_seed(0)
     module = PlainModule()
@@ -200,6 +236,19 @@ def test_candidates_of_a_search_share_what_was_gathered(file, criterion):
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
 
 
+class Expert(nn.Sequential):
+    """A layer, and one that gets no rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[0](x) + self[1](x[:0]).sum()
+
+
+def test_a_layer_that_gets_no_rows_has_no_moments():
+    net = Expert(nn.Linear(6, 5), nn.Linear(6, 5))
+    gather_moments(net, [torch.randn(4, 6)])
+    assert calibration_of(net, KEY).keys() == {"0"}
+
+
 def test_what_was_not_gathered_is_said():
     with pytest.raises(CompressError, match="refit: no inputs were gathered for this network"):
         ChannelPruning({"conv1": {"channels": 0.5}}, refit=Symmetric()).apply(
@@ -209,3 +258,6 @@ def test_what_was_not_gathered_is_said():
         ChannelPruning({"conv1": {"channels": 0.5}}, Gram()).apply(PlainModule().model, torch.zeros(2, 1, 8, 8))
     with pytest.raises(CompressError, match="there is no batch to gather inputs of ToyNet from"):
         Gram().gather(PlainModule(), [])
+    for gather in (Asymmetric().gather, LeastSquares().gather):
+        with pytest.raises(CompressError, match="there is no train batch to gather inputs of ToyNet from"):
+            gather(PlainModule(), [])

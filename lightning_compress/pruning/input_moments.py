@@ -31,6 +31,7 @@ from lightning_compress.pruning.gram_masks import elimination_order
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import padding_of
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
+from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 
@@ -87,8 +88,10 @@ class _Recorder:
         self.rows = 0
 
     @torch.no_grad()
-    def __call__(self, _layer: nn.Module, args: tuple[Any, ...]) -> None:
-        weight, x = weight_rows(self.layer).detach(), args[0]
+    def __call__(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        weight, x = weight_rows(self.layer).detach(), argument(args, kwargs, 0, "input")
+        if not len(x):  # an expert that no token goes to
+            return
         count = places(self.layer, self.positions, self.batches * len(x))
         rows = sampled_rows(self.layer, x, count, self.generator)
         self.rows += len(rows)
@@ -162,11 +165,10 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     elif isinstance(layer, nn.ConvTranspose2d):
         rows = _unfolded(layer, x)
     else:
-        if layer.padding_mode != "zeros":
-            x = F.pad(x, padding_of(layer), mode=layer.padding_mode)
-        padding = layer.padding if layer.padding_mode == "zeros" else 0
-        if isinstance(padding, str):
-            x, padding = F.pad(x, padding_of(layer) if padding == "same" else (0,)), 0
+        padding = layer.padding
+        if layer.padding_mode != "zeros" or isinstance(padding, str):  # "same" may differ from side to side
+            mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+            x, padding = F.pad(x, padding_of(layer), mode=mode), 0
         rows = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
     count = min(positions, rows.shape[1])
     chosen = torch.rand(len(rows), rows.shape[1], generator=generator).argsort(1)[:, :count].to(rows.device)
@@ -242,7 +244,7 @@ def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -
     """
     generator, inputs = torch.Generator().manual_seed(0), list(inputs)
     recorders = {n: _Recorder(m, positions, len(inputs), generator) for n, m in net.named_modules() if supported(m)}
-    handles = [r.layer.register_forward_pre_hook(r) for r in recorders.values()]
+    handles = [r.layer.register_forward_pre_hook(r, with_kwargs=True) for r in recorders.values()]
     try:
         with measure.evaluating(net):
             for x in inputs:

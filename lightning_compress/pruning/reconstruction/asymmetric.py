@@ -28,6 +28,7 @@ from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.structure import network
 
@@ -50,6 +51,8 @@ class Asymmetric(Refit):
         net = network(module)
         if calibration_of(net, KEY) is None:
             inputs = list(network_inputs(module, batches, finite=True))
+            if not sum(map(measure.samples_in, inputs)):
+                raise CompressError(f"refit: there is no train batch to gather inputs of {type(net).__name__} from")
             store_calibration(net, KEY, (copy.deepcopy(net).eval().requires_grad_(False), inputs))
 
     def before(self, net: nn.Module, inputs: Mapping[str, Tensor]) -> None:
@@ -77,7 +80,7 @@ def _fit(layer: nn.Module, target: Tensor, seen: Iterable[tuple[Tensor, Tensor]]
     Args:
         layer: of the thin network.
         target: its weight in the dense network, a row for each output that stays.
-        seen: rows of each batch in the thin and in the dense network.
+        seen: rows of each call in the thin and in the dense network.
     """
     groups, count, rows = groups_of(layer), 0, weight_rows(layer)
     moments: list[Tensor | None] = [None] * groups
@@ -103,17 +106,19 @@ def _fit(layer: nn.Module, target: Tensor, seen: Iterable[tuple[Tensor, Tensor]]
 def _both_rows(
     net: nn.Module, dense: nn.Module, name: str, batches: Iterable[Any], count: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return the rows of each batch in two networks, until one does not run the layer."""
+    """Yield the rows of each call in two networks, of batches that both run the layer on in the same way."""
     for number, x in enumerate(batches):
         thin, full = (_rows(each, name, x, count, number) for each in (net, dense))
-        if thin is None or full is None:
-            return
-        yield thin, full
+        if list(map(len, thin)) == list(map(len, full)):
+            yield from zip(thin, full, strict=True)
 
 
-def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> Tensor | None:
-    """Return the rows that a layer reads at ``count`` positions, the same for each network; None if it does not run."""
-    layer, found = net.get_submodule(name), []
-    handle = layer.register_forward_pre_hook(lambda _layer, args: found.append(args[0]))
-    measure.forward_hooked(net, x, [handle])
-    return sampled_rows(layer, found[0], count, torch.Generator().manual_seed(seed)) if found else None
+def _rows(net: nn.Module, name: str, x: Any, count: int, seed: int) -> list[Tensor]:
+    """Return the rows that each call of a layer reads at ``count`` positions, the same for each network."""
+    layer, generator, found = net.get_submodule(name), torch.Generator().manual_seed(seed), list[Tensor]()
+
+    def read(_layer: nn.Module, args: Any, kwargs: Any) -> None:  # at once: what comes later may work in place
+        found.append(sampled_rows(layer, argument(args, kwargs, 0, "input"), count, generator))
+
+    measure.forward_hooked(net, x, [layer.register_forward_pre_hook(read, with_kwargs=True)])
+    return found
