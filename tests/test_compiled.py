@@ -7,6 +7,11 @@ import torch
 from lightning import Trainer
 
 import lightning_compress as lc
+from lightning_compress.callbacks.base.output_errors import record_calls
+from lightning_compress.pruning.input_moments import KEY, gather_moments
+from lightning_compress.surgery import modes
+from lightning_compress.surgery.calibration import calibration_of
+from lightning_compress.surgery.measure import measure
 from lightning_compress.surgery.structure import network
 from lightning_compress.surgery.transforms import input_transform
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
@@ -29,6 +34,23 @@ def test_inputs_get_their_scales(compiled):
     quantizer = input_transform(network(compiled).get_submodule("conv1"))
     assert quantizer.calibrated
     assert quantizer.low == 0  # behind a ReLU
+
+
+WATCHED = {
+    "moments": lambda net, x: gather_moments(net, [x]) or set(calibration_of(net, KEY)),
+    "profile": lambda net, x: list(measure(net, x)),
+    "steps": lambda net, x: measure(net, x).steps,
+    "modes": lambda net, x: [(found.layers, len(found.operations)) for found in modes.recorded(net, x).values()],
+    "errors": lambda net, x: record_calls(net, ["conv1", "fc"], x).keys(),
+}
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_what_watches_a_network_sees_the_same_after_it_ran_compiled(compiled, name):
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        compiled.model.eval()(x)
+    assert WATCHED[name](compiled.model, x) == WATCHED[name](PlainModule().model.eval(), x)
 
 
 def test_features_inside_cannot_be_seen(compiled):

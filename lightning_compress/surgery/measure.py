@@ -75,11 +75,15 @@ def beside(net: nn.Module, example: Any) -> Any:
 
 
 def forward(net: nn.Module, example: Any) -> Any:
-    """Call ``net(example)``; a tuple is spread over arguments, a dict over keywords, as Lightning does."""
+    """Call ``net(example)``; a tuple is spread over arguments, a dict over keywords, as Lightning does.
+
+    Nothing compiled is run: code that was compiled before sees neither new hooks nor what else watches operations.
+    """
     example = beside(net, example)
-    if isinstance(example, tuple):
-        return net(*example)
-    return net(**example) if isinstance(example, dict) else net(example)
+    with torch.compiler.set_stance("force_eager"):
+        if isinstance(example, tuple):
+            return net(*example)
+        return net(**example) if isinstance(example, dict) else net(example)
 
 
 def samples_in(example: Any) -> int:

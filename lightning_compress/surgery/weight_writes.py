@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -82,7 +81,7 @@ def _found(net: nn.Module, example: Any) -> list[str]:
         for name, layer in net.named_modules()
         if isinstance(weight := own_parameters(layer).get("weight"), nn.Parameter)
     }
-    with torch.compiler.set_stance("force_eager"), _Writes() as writes:
+    with _Writes() as writes:
         measure.forward_hooked(net, example, [])
     return [
         name

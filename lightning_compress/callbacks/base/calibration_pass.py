@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -27,7 +26,7 @@ def as_in_training(net: nn.Module) -> Iterator[None]:
     """
     norms = [m for m in net.modules() if isinstance(m, (*measure.BATCH_NORM, nn.SyncBatchNorm)) and m.training]
     state = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    with measure.evaluating(net), torch.compiler.set_stance("force_eager"):
+    with measure.evaluating(net):
         for norm in norms:
             norm.train()
         try:

@@ -46,7 +46,7 @@ def follow_removal(trainer: Trainer, module: LightningModule) -> None:
     try:
         inputs = list(islice(network_inputs(module, train_batches(trainer)), BATCHES))
         if inputs:
-            with plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            with plugin.forward_context():
                 average_statistics(module, map(plugin.convert_input, inputs))
     except CompressError:
         raise
