@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.compared import checked_outputs
+from lightning_compress.export.deployable import Deployable, deployable
 from lightning_compress.export.executorch.exporter import ExecuTorch
 from lightning_compress.export.onnx.exporter import Onnx
 from lightning_compress.export.tflite.exporter import TFLite
@@ -87,3 +92,64 @@ def test_a_packed_file_keeps_quantizers_that_are_shared_or_at_no_layer(images, t
         assert places["fc"]["input_transform"] == {"module": "pool", "slot": "input_transform"}
         assert {"bn2", "fc"} <= {name for name, spec in places.items() if "output_transform" in spec}
         net = loaded
+
+
+PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network(between: nn.Module) -> nn.Module:
+    """Return a network with a module between its two layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), between, nn.Flatten(), nn.LazyLinear(4)).eval()
+
+
+class Draws(nn.Module):
+    """Dropout that eval mode does not end."""
+
+    def forward(self, x):
+        return F.dropout(x, 0.5, True)
+
+
+@pytest.mark.parametrize(("between", "sentence"), [
+    (nn.AvgPool2d(2, divisor_override=3), r"'net.onnx' would not give the outputs .* differ by 0.\d+ .* in module '1'"),
+    (Draws(), "the network draws random numbers in eval mode"),
+], ids=["divisor", "dropout"])  # fmt: skip
+def test_a_file_that_torch_writes_wrongly_is_not_left(between, sentence, tmp_path):
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="the runtime is not installed")
+    net = network(between)
+    net(PIXELS)
+    with pytest.raises(CompressError, match=sentence):
+        lc.export(net, tmp_path / "net.onnx", example_input=PIXELS)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("change", "integers", "right"), [
+    (lambda y: 1.001 * y, False, True),
+    (lambda y: 1.05 * y, False, False),
+    (lambda y: y.flip(1), False, False),
+    (lambda y: y * torch.nan, False, False),
+    (lambda y: y + 0.02 * torch.randn_like(y), True, True),
+    (lambda y: y.flip(1), True, False),
+    (lambda y: y.flip(0), True, False),
+    (lambda y: 2 * y, True, False),
+], ids=str)  # fmt: skip
+def test_outputs_may_differ_by_what_kernels_round(change, integers, right):
+    net = network(nn.ReLU())
+    with torch.no_grad():
+        expected = net(PIXELS)
+    found = deployable(net, PIXELS, [PIXELS] if integers else None)
+    run = lambda: change(expected)  # noqa: E731
+    if right:
+        assert torch.equal(checked_outputs(found, PIXELS, expected, lambda: expected, Path("net")), expected)
+        checked_outputs(found, PIXELS, expected, run, Path("net"))
+    else:
+        with pytest.raises(CompressError, match="'net' would not give the outputs of the network"):
+            checked_outputs(found, PIXELS, expected, run, Path("net"))
+
+
+def test_a_file_may_draw_random_numbers_where_the_network_does():
+    net = network(Draws())
+    with torch.no_grad():
+        expected = net(PIXELS)
+        checked_outputs(Deployable(None, net, ("drawing",)), PIXELS, expected, lambda: net(PIXELS), Path("net"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.export.deployable import Deployable
 from lightning_compress.export.exporter import Parity
 from lightning_compress.export.finished import finished
 from lightning_compress.export.integer.emulate import emulate, to_values
@@ -22,6 +24,11 @@ from lightning_compress.surgery.measure import evaluating, forward
 SAMPLES = 256
 INSTRUCTIONS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 TOKENS = (torch.int32, torch.int64)
+# Largest norm of the error, relative to that of the outputs. Sums in another order change 1e-5 at most, and a GELU that
+# a runtime approximates 1e-3. Kernels in integers round on their own in each layer: up to 0.03 at 8 bits in a ResNet.
+FLOAT_ERROR, INTEGER_ERROR, STEPS = 1e-2, 0.5, 4
+FEWEST_LEVELS = 127  # on fewer, one rounding changes outputs as much as a fault: 0.46 with 2 bits in a ResNet-8
+DRAWS = 4  # times the difference of two calls, where a network draws random numbers
 
 
 def first_samples(example: Any) -> Tensor:
@@ -71,6 +78,63 @@ def expected_of(module: nn.Module, x: Tensor) -> Tensor:
         CompressError: the network does not accept the example; naming the shape.
     """
     return outputs_of(finished(module), x)
+
+
+def checked_outputs(found: Deployable, x: Tensor, expected: Tensor, run: Callable[[], Tensor], path: Path) -> Tensor:
+    """Return the outputs of a file, which are those of the network up to what kernels may differ.
+
+    Of a file in integers with a tensor of fewer than 7 bits only the shape of the outputs is checked.
+
+    Args:
+        found: what was written.
+        x: the inputs.
+        expected: outputs of the network that was given, before missing grids were set and those of others left out.
+        run: returns the outputs of the file for these inputs, as float values.
+        path: of the file, for the message.
+
+    Raises:
+        CompressError: they differ.
+    """
+    outputs, graph = run(), found.graph
+    if outputs.shape != expected.shape:
+        raise CompressError(f"export: the file gives {tuple(outputs.shape)} and the network {tuple(expected.shape)}")
+    share, least = FLOAT_ERROR, 0.0
+    if graph is not None and graph.integer:
+        grids = [graph.grid(name) for name in graph.tensors]
+        if min(grid.high - grid.low for grid in grids) < FEWEST_LEVELS:
+            return outputs
+        share, least = INTEGER_ERROR, STEPS * graph.grid(graph.output).scale * outputs.numel() ** 0.5
+    if _error(outputs, expected) <= share * _size(expected) + least:
+        return outputs
+    first, again = outputs_of(found.reference, x), outputs_of(found.reference, x)
+    error, size, draws = _error(outputs, first), _size(first), _error(again, first)
+    if draws > share * size and torch.equal(outputs, run()):
+        raise CompressError(
+            f"export: the network draws random numbers in eval mode, as dropout with training=True does, and "
+            f"{path.name!r} would not; nothing was written. Take them out of its forward, or deploy the packed file by "
+            f"load"
+        )
+    if not error <= share * size + least + DRAWS * draws:
+        remedy = (
+            f"replace what torch's exporter or the runtime computes wrongly (no kernel of ours: {found.reason})"
+            if graph is None
+            else "please report this fault of the file"
+        )
+        raise CompressError(
+            f"export: {path.name!r} would not give the outputs of the network: they differ by "
+            f"{error / max(size, 1e-30):.2g} of their size, and {share} is allowed; nothing was written. Deploy the "
+            f"packed file by load, or {remedy}"
+        )
+    return outputs
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """Return the norm of a difference, where what is expected is finite."""
+    return float((found - expected)[expected.isfinite()].double().norm())
+
+
+def _size(expected: Tensor) -> float:
+    return float(expected[expected.isfinite()].double().norm())
 
 
 def off_emulation(

@@ -42,7 +42,7 @@ def export(
 
     Raises:
         CompressError: the ending is not known, the network has something that the format cannot hold, a package is
-            missing, or the file cannot be written.
+            missing, the file does not give the outputs of the network, or it cannot be written.
 
     >>> export(module, "net.tflite", example_input=images)  # doctest: +SKIP
     """

@@ -141,6 +141,6 @@ class Exporter(HasKind, ABC):
             example: one input batch (tensor, tuple or dict).
 
         Raises:
-            CompressError: the network has something that the format cannot hold, a package is missing, or the file
-                cannot be written.
+            CompressError: the network has something that the format cannot hold, a package is missing, the file does
+                not give the outputs of the network, or it cannot be written.
         """

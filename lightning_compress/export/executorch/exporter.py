@@ -71,7 +71,7 @@ class ExecuTorch(Exporter):
             )
         runtime, rows = Runtime(program.content), -(-len(x) // self.batch) * self.batch
         samples = x.repeat(-(-rows // len(x)), *[1] * (x.dim() - 1))[:rows]
-        outputs = runtime.run(samples)[: len(x)]
+        outputs = compared.checked_outputs(found, x, expected, lambda: runtime.run(samples)[: len(x)], path)
         off = compared.off_emulation(
             rewritten(graph) if graph is not None and integer else None, x, outputs, SingleRounding()
         )

@@ -69,7 +69,7 @@ class Onnx(Exporter):
         self, report: ExportReport, found: Deployable, content: bytes, x: Tensor, expected: Tensor
     ) -> ExportReport:
         session = Session(content)
-        outputs = session.run(x)
+        outputs = compared.checked_outputs(found, x, expected, lambda: session.run(x), report.path)
         integer = found.graph is not None and found.graph.integer
         notes = report.notes
         if found.graph is not None and integer:

@@ -49,7 +49,10 @@ class Qonnx(Exporter):
         if found.graph is None:
             raise CompressError(f"export: QONNX files cannot hold this network: {found.reason}")
         content = written(QonnxBuilder(found.graph))
-        parity = compared.parity(expected, run_qonnx(content, x[:SAMPLES]))
+        x = x[:SAMPLES]
+        parity = compared.parity(
+            expected, compared.checked_outputs(found, x, expected, lambda: run_qonnx(content, x), path)
+        )
         write_whole(path, content)
         plain = () if found.graph.integer else ("without Quant nodes, for the network is not quantized throughout",)
         return ExportReport(path, len(content), parity, (*found.notes, *plain))

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -107,7 +108,7 @@ class TFLite(Exporter):
         micro = graph.integer and find_spec("tflite_micro") is not None
         engine: LiteRT | TFLiteMicro = TFLiteMicro(content) if micro and nibbles else LiteRT(content)
         stored = stored_input(x, graph.tensors[graph.input].grid)
-        outputs = _checked(engine.run(stored), expected, graph)
+        outputs = compared.checked_outputs(found, x, expected, lambda: _values(engine.run(stored), graph), path)
         rounding = DoubleRounding() if isinstance(engine, TFLiteMicro) else LiteRTRounding()
         off = compared.off_emulation(graph, x, outputs, rounding)
         left = _left(engine, nibbles)
@@ -126,12 +127,10 @@ class TFLite(Exporter):
         return ExportReport(path, len(content), compared.parity(expected, outputs), tuple(notes), deployed)
 
 
-def _checked(values: Any, expected: Tensor, graph: Graph) -> Tensor:
-    """Return the outputs as float values in the shape of the network's."""
+def _values(stored: np.ndarray, graph: Graph) -> Tensor:
+    """Return outputs as float values in torch's layout."""
     grid = graph.tensors[graph.output].grid
-    found = from_stored(values, grid)
-    if found.shape != expected.shape:
-        raise CompressError(f"export: the file gives {tuple(found.shape)} and the network {tuple(expected.shape)}")
+    found = from_stored(stored, grid)
     return found if grid is None else to_values(found, grid)
 
 
