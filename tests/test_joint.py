@@ -157,6 +157,26 @@ def test_a_training_that_stops_under_an_early_limit_leaves_within_the_last():
     assert size_of(net, FileAccount()) <= 0.02 * 32 * weights
 
 
+@pytest.mark.parametrize("untrained", [{"max_epochs": 0}, {"max_epochs": 1, "max_steps": 0}], ids=["epochs", "steps"])
+@pytest.mark.parametrize("account", [WeightBitsAccount(), FileAccount()], ids=lambda a: type(a).__name__)
+def test_a_network_that_is_not_trained_is_within_the_limit(untrained, account):
+    seed_everything(1, verbose=False)
+    module = PlainModule()
+    callback = JointSparsityQuantization(EVERYWHERE, limits=(0.5, 0.1), account=account)
+    for _ in range(2):  # codes that are frozen stay
+        Trainer(callbacks=[callback], **{**QUIET, **untrained}).fit(module, *toy_data(0))
+        weighted = structure_of(module.model).profile.weighted
+        counts, sizes, bits = (
+            {w.name: getattr(w, n) for w in weighted} for n in ("nonzeros", "weights", "weight_bits")
+        )
+        limit = 0.1 * 32 * sum(sizes.values())
+        assert 0.9 * limit < total(counts, sizes, bits, account) <= limit
+        for name in LAYERS:
+            weight = module.model.get_submodule(name).weight
+            assert int(weight.count_nonzero()) == counts[name]
+            assert len(weight[weight != 0].unique()) <= 2 ** bits[name]
+
+
 def test_limits_fall_up_to_their_share_of_the_training():
     callback = JointSparsityQuantization(EVERYWHERE, limits=(0.3, 0.2, 0.1), fall=0.2)
     assert [callback._limit(now) for now in (0, 0.09, 0.1, 0.19, 0.2, 0.9)] == [0.3, 0.3, 0.2, 0.2, 0.1, 0.1]

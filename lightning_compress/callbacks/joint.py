@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
-from lightning_compress.callbacks.base.progress import progress, steps_done
+from lightning_compress.callbacks.base.progress import progress, steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Plan
@@ -142,6 +142,13 @@ class JointSparsityQuantization(LearnedSparsityCallback):
             weight = layer.weight.detach()
             attach_weight(layer, JointCodebook(weight.shape).to(weight.device))
             attach_weight(layer, Mask(weight.shape).to(weight.device))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Project and freeze a network that is not trained: none of the hooks of a training is called then."""
+        net = network(pl_module)
+        if trains_nothing(trainer) and not self._frozen(net):
+            self._project(net, self.limits[-1], free_bits=True, first=True)
+            self._freeze(net, self.limits[-1])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Project when it is time, and freeze the codes at the end."""
