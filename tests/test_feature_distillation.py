@@ -143,7 +143,7 @@ def test_layers_that_do_not_run_or_give_no_tensor_are_named():
 def test_no_layers_weights_out_of_range_and_oneself_are_refused():
     with pytest.raises(NoEffectError, match="no layers are given"):
         FeatureDistillation(wide(), [])
-    with pytest.raises(CompressError, match="weight must be above 0, got 0"):
+    with pytest.raises(CompressError, match="weight must be above 0 and finite, got 0"):
         FeatureDistillation(wide(), LAYERS, weight=0)
     module = PlainModule()
     with pytest.raises(CompressError, match="the teacher is the PlainModule that is trained"):

@@ -213,7 +213,7 @@ def test_frozen_codes_stay_and_values_move():
 
 
 @pytest.mark.parametrize(("bad", "message"), [
-    ({"limits": (0.05, 0.1)}, "limits must fall"), ({"limits": ()}, "limits must fall"), ({"rho": 0}, "rho above 0"),
+    ({"limits": (0.05, 0.1)}, "limits must fall"), ({"limits": ()}, "limits must fall"), ({"rho": 0}, "0 < rho < inf"),
     ({"bits_until": 0.9, "end": 0.5}, "bits_until <= end"), ({"fall": 0.8}, r"0 <= fall <= end, .* and fall 0.8"),
     ({"start_bits": 16}, r"start_bits one of them, got bits \[1, 2, 3, 4, 5, 6, 7, 8\] and start_bits 16"),
     ({"bits": (1, 2)}, r"start_bits one of them, got bits \[1, 2\] and start_bits 4"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp, inf, log, nan
 from pathlib import Path
 
 import pytest
@@ -37,9 +37,10 @@ def test_logit_mse_by_hand():
     assert float(LogitMSE()(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))) == 2.5
 
 
-def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(CompressError, match="temperature must be above 0, got 0"):
-        Hinton(0)
+@pytest.mark.parametrize("temperature", [0, -1.0, inf, nan])
+def test_temperatures_that_cannot_be_are_refused(temperature):
+    with pytest.raises(CompressError, match=f"temperature must be above 0 and finite, got {temperature}"):
+        Hinton(temperature)
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 1)])

@@ -96,8 +96,9 @@ def test_groups_and_norms_of_weight_zero_are_quantized_too(tmp_path):
 
 def test_what_it_refuses():
     net, x = nn.Sequential(nn.Linear(8, 4)), torch.randn(16, 8)
-    with pytest.raises(CompressError, match="price must be above 0, got 0; 1e-6 is a usual one"):
-        quantize_by_rate(net, [x], 0)
+    for price in (0, float("inf"), float("nan")):
+        with pytest.raises(CompressError, match=f"price must be above 0 and finite, got {price}; 1e-6 is a usual one"):
+            quantize_by_rate(net, [x], price)
     with pytest.raises(CompressError, match="there is no batch to gather inputs of Sequential from"):
         quantize_by_rate(net, [], 1e-6)
     quantize_by_rate(net, [x], 1e-6)

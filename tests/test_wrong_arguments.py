@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from math import inf, nan
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -35,6 +36,15 @@ ARGUMENTS = [
 ]
 
 
+NUMBERS = [
+    (cls, name)
+    for cls in CALLBACKS.values()
+    if cls.__module__.startswith("lightning_compress.callbacks")
+    for name, hint in get_type_hints(cls.__init__).items()
+    if hint is float
+]
+
+
 def made(cls: type, **arguments: Any) -> Any:
     known = inspect.signature(cls).parameters
     return cls(**{**{name: value for name, value in NEEDED.items() if name in known}, **arguments})
@@ -54,6 +64,21 @@ def test_a_name_in_place_of_an_object_is_refused(cls, name):
         CompressError, match=rf"{cls.__name__}: .*{name} must be .*got .*'l1'|{cls.__name__}: str does not"
     ):
         made(cls, **{name: "l1"})
+
+
+def test_all_arguments_that_take_numbers_are_looked_at():
+    assert {("JointSparsityQuantization", "rho"), ("InformationDropout", "strength")} <= {
+        (cls.__name__, name) for cls, name in NUMBERS
+    }
+
+
+@pytest.mark.parametrize("value", [inf, -inf, nan])
+@pytest.mark.parametrize(
+    ("cls", "name"), NUMBERS, ids=lambda value: value if isinstance(value, str) else value.__name__
+)
+def test_what_is_no_finite_number_is_refused(cls, name, value):
+    with pytest.raises(CompressError, match=rf"{cls.__name__}: .*{name}.*got .*(inf|nan)"):
+        made(cls, **{name: value})
 
 
 def test_a_class_in_place_of_an_object_is_refused_with_what_to_write():

@@ -106,6 +106,8 @@ class ChannelPruning(CompressionCallback):
         check_instances("ChannelPruning", criterion=(criterion, Criterion), refit=(refit, Refit))
         if round_to < 1:
             raise CompressError(f"ChannelPruning: round_to must be 1 or more, got {round_to}")
+        if not 0 <= lowest <= 1:
+            raise CompressError(f"ChannelPruning: lowest must be a keep-ratio from 0 to 1, got {lowest}")
         self.criterion = L2() if criterion is None else criterion
         self.round_to, self.ignore, self.keep_first, self.lowest = round_to, tuple(ignore), keep_first, lowest
         self.refit, self.batches = refit, batches

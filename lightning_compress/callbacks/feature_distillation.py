@@ -13,6 +13,7 @@ stage of one and the last of the other: the term then stays high and harms.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
@@ -59,8 +60,8 @@ class FeatureDistillation(DistillationCallback):
         weight: float = 1.0,
         select: Select = None,
     ) -> None:
-        if not weight > 0:
-            raise CompressError(f"FeatureDistillation: weight must be above 0, got {weight}")
+        if not 0 < weight < inf:
+            raise CompressError(f"FeatureDistillation: weight must be above 0 and finite, got {weight}")
         if not layers:
             raise NoEffectError("FeatureDistillation: no layers are given; name those to compare, such as ['layer1']")
         super().__init__(teacher, weight)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import ceil, isinf
+from math import ceil, inf, isinf
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -111,9 +111,9 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         check_instances("JointSparsityQuantization", account=(account, SizeAccount))
         if not limits or list(limits) != sorted(limits, reverse=True) or not 0 < limits[-1] <= limits[0] <= 1:
             raise CompressError(f"JointSparsityQuantization: limits must fall, within 0 and 1, got {list(limits)}")
-        if not 0 < bits_until <= end <= 1 or not 0 <= fall <= end or rho <= 0:
+        if not 0 < bits_until <= end <= 1 or not 0 <= fall <= end or not 0 < rho < inf:
             raise CompressError(
-                f"JointSparsityQuantization: needs rho above 0, 0 < bits_until <= end <= 1 and 0 <= fall <= end, got "
+                f"JointSparsityQuantization: needs 0 < rho < inf, 0 < bits_until <= end <= 1 and 0 <= fall <= end, got "
                 f"rho {rho}, bits_until {bits_until}, end {end} and fall {fall}"
             )
         if not bits or any(b not in range(1, MOST_BITS + 1) for b in bits) or start_bits not in bits:
@@ -121,7 +121,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
                 f"JointSparsityQuantization: bits must be whole numbers from 1 to {MOST_BITS}, and start_bits one of "
                 f"them, got bits {list(bits)} and start_bits {start_bits}"
             )
-        if every is not None and (every < 1 or every != int(every)):
+        if every is not None and not (1 <= every < inf and every == int(every)):
             raise CompressError(
                 f"JointSparsityQuantization: every must be a whole number of optimizer steps, 1 or more, or None for "
                 f"once an epoch, got {every}"

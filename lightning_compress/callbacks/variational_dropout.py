@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -64,6 +65,8 @@ class VariationalDropout(LearnedNoise):
         ignore: Sequence[str] = (),
     ) -> None:
         super().__init__(plan, strength, warmup, end, ignore)
+        if not isfinite(threshold):
+            raise CompressError(f"VariationalDropout: threshold must be a finite number, got {threshold}")
         check_instances("VariationalDropout", pattern=(pattern, Pattern))
         self.pattern, self.threshold = Element() if pattern is None else pattern, threshold
         if isinstance(self.pattern, NofM):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -82,7 +83,7 @@ class WeightPruning(CompressionCallback):
         check_instances(
             "WeightPruning", pattern=(pattern, Pattern), schedule=(schedule, Schedule), scope=(scope, Scope)
         )
-        if every < 1:
+        if not 1 <= every < inf:
             raise CompressError(f"WeightPruning: every must be 1 step or more, got {every}")
         self.pattern = Element() if pattern is None else pattern
         self.schedule = OneShot() if schedule is None else schedule

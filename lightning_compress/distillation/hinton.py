@@ -12,6 +12,7 @@ LogitMSE.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import final
 
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class Hinton(DistillationLoss):
     """KL divergence between softened class probabilities.
 
     Args:
-        temperature: T, above 0.
+        temperature: T, above 0 and finite.
 
     Raises:
         CompressError: T is out of range, or, when called, there are not two classes.
@@ -37,8 +38,8 @@ class Hinton(DistillationLoss):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise CompressError(f"Hinton: temperature must be above 0, got {self.temperature}")
+        if not 0 < self.temperature < inf:
+            raise CompressError(f"Hinton: temperature must be above 0 and finite, got {self.temperature}")
 
     @override
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:

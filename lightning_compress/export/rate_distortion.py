@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ def quantize_by_rate(module: nn.Module, inputs: Iterable[Any], price: float, cod
         coder: whose statistics are used.
 
     Raises:
-        CompressError: the price is not above 0, there are no inputs, or a layer is masked or quantized already.
+        CompressError: the price is not above 0 and finite, there are no inputs, or a layer is masked or quantized.
     """
-    if not price > 0:
-        raise CompressError(f"quantize_by_rate: price must be above 0, got {price}; 1e-6 is a usual one")
+    if not 0 < price < inf:
+        raise CompressError(f"quantize_by_rate: price must be above 0 and finite, got {price}; 1e-6 is a usual one")
     net, coder, batches = network(module), coder or RangeCoded(), list(inputs)
     gather_moments(net, batches, POSITIONS)
     record = structure_of(net) or Structure(measure.measure(net, batches[0]))

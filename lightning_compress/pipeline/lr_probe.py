@@ -14,6 +14,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, final
 
@@ -57,8 +58,10 @@ class LearningRateProbe:
             CompressError: it is so.
         """
         check_least(stage, steps=(self.steps, 1))
-        if not self.shares or not all(share > 0 for share in self.shares):
-            raise CompressError(f"stage {stage}: lr_probe.shares must be numbers above 0, got {list(self.shares)}")
+        if not self.shares or not all(0 < share < inf for share in self.shares):
+            raise CompressError(
+                f"stage {stage}: lr_probe.shares must be finite numbers above 0, got {list(self.shares)}"
+            )
 
     def probe(
         self, student: Student, plan: Plan, composition: Composition, run: RunContext, *, folder: Path
@@ -123,7 +126,7 @@ def learning_rate(module: LightningModule) -> float:
         CompressError: it is no number above 0.
     """
     lr: Any = getattr(module, "lr", None)
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not lr > 0:
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < inf:
         raise CompressError(
             f"lr=auto tries shares of the attribute lr of {type(module).__name__}, which is {lr!r}; give the module a "
             f"number lr that its configure_optimizers reads"

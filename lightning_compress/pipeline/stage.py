@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,8 +77,8 @@ class Stage:
     def _check_rate(self, name: str) -> None:
         """Raise for a learning rate that the optimizer would refuse after the search."""
         rate = self.attributes.get("lr")
-        if (isinstance(rate, str) and rate != AUTO) or (isinstance(rate, int | float) and not rate >= 0):
-            raise CompressError(f"stage {name}: lr must be a number, 0 or more, or {AUTO!r}, got {rate!r}")
+        if (isinstance(rate, str) and rate != AUTO) or (isinstance(rate, int | float) and not 0 <= rate < inf):
+            raise CompressError(f"stage {name}: lr must be a finite number, 0 or more, or {AUTO!r}, got {rate!r}")
 
     def with_plan(self, plan: Plan | str | Path | Mapping[str, Any]) -> Self:
         """Return a copy that takes its part of a plan in place of its planner's.

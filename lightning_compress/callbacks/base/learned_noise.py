@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from math import inf
 from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -70,6 +71,8 @@ class LearnedNoise(LearnedSparsityCallback):
                 f"{type(self).__name__}: needs 0 <= warmup[0] <= warmup[1] <= end <= 1, got warmup {list(warmup)} and "
                 f"end {end}"
             )
+        if not 0 <= strength < inf:
+            raise CompressError(f"{type(self).__name__}: strength must be 0 or more, and finite, got {strength}")
         self.strength, self.warmup, self.end = strength, (begin, full), end
         self._images = 0  # of the train data; counted when a training starts
 
