@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from lightning import Trainer
@@ -11,6 +13,7 @@ from lightning_compress.callbacks.base.output_errors import record_calls
 from lightning_compress.pruning.input_moments import KEY, gather_moments
 from lightning_compress.surgery import modes
 from lightning_compress.surgery.calibration import calibration_of
+from lightning_compress.surgery.copies import clone, copy_with, sharing
 from lightning_compress.surgery.measure import measure
 from lightning_compress.surgery.structure import network
 from lightning_compress.surgery.transforms import input_transform
@@ -69,3 +72,29 @@ def test_a_wrapper_that_changes_names_is_told(inside):
         lc.CompressError, match=r"is wrapped by torch.compile, .*'_orig_mod'.* write self.net.compile\(\)"
     ):
         fit(module, lc.QuantizationAwareTraining({"conv1": {"weight_bits": 4}}))
+
+
+MAKERS = {
+    "clone": clone,
+    "sharing": sharing,
+    "copy_with": lambda net: copy_with(net, lambda tensor: tensor.detach().clone()),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_copy_runs_its_own_layers(compiled, make):
+    compiled.model.conv1.compile(backend="eager")
+    made, ran = make(compiled.model), []
+    made.conv1.register_forward_pre_hook(lambda *_: ran.append("conv1"))
+    made.register_forward_pre_hook(lambda *_: ran.append("network"))
+    with torch.compiler.set_stance("force_eager"):
+        made(torch.rand(2, 1, 8, 8))
+    assert ran == ["network", "conv1"]
+
+
+def test_channels_go_as_those_of_a_plain_network(compiled):
+    plain = PlainModule()
+    for module in (plain, compiled):
+        fit(module, lc.ChannelPruning({"conv1": {"channels": 0.5}}))
+    assert network(compiled).conv1.weight.shape == network(plain).conv1.weight.shape

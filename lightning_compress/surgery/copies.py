@@ -95,7 +95,7 @@ class _Copying:
         for part in set(parts).difference(plain):
             self._tensors_in(vars(part))
         for part in plain:
-            self.memo[id(part)].__setstate__(self._attributes(vars(part)))
+            self.memo[id(part)].__setstate__(self._attributes(part.__getstate__()))
         return copy.deepcopy(module, self.memo)
 
     def _attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
