@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -215,6 +217,57 @@ def test_a_call_that_cannot_be_repeated_is_told():
 def test_only_tensors_of_samples_are_cut():
     cut = small((torch.zeros(8, 3), torch.zeros(5, 5), torch.tensor(1.0), "text"))
     assert [getattr(part, "shape", part) for part in cut] == [(2, 3), (5, 5), (), "text"]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+    more: tuple[Tensor, ...] = ()
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    name: str
+
+
+BOXES = {
+    "tensor": lambda x: x,
+    "list": lambda x: [x, 1],
+    "named tuple": lambda x: (Pair(x, "a"),),
+    "dict": lambda x: {"y": {"x": x}},
+    "UserDict": lambda x: UserDict(x=x, name="a"),
+    "dataclass": lambda x: Sample(x, x),
+    "frozen dataclass": lambda x: Frozen(x, (x,)),
+    "dataclass in a list": lambda x: [Frozen(x)],
+}
+
+
+class Boxed(nn.Module):
+    """Takes its input out of a container, and puts its output into one."""
+
+    def __init__(self, box) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.box = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3), box
+
+    def forward(self, *args, **kwargs):
+        return self.box(self.c(self.b(self.a(tensors_in((args, kwargs))[0]).relu()).relu()))
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_a_container_of_inputs_and_outputs_changes_nothing(box):
+    torch.manual_seed(0)
+    plain, boxed, x = Boxed(BOXES["tensor"]), Boxed(box), torch.randn(5, 1, 8, 8)
+    boxed.load_state_dict(plain.state_dict())
+    profile = measure.measure(boxed, box(x))
+    assert profile == measure.measure(plain, x)
+    assert profile.macs == 36 * 9 * 8 + 16 * 9 * 64 + 4 * 9 * 32
+    assert profile.steps[-1].inputs == measure.measure(plain, x).steps[-1].inputs
+    assert [len(each) for each in tensors_in(small(box(x)))] == [2] * len(tensors_in(box(x)))
+    assert type(small(box(x))) is type(box(x))
+    assert "output of the network" in lc.ChannelPruning().kept_whole(boxed, box(x))["c"]
+    for net, example in ((plain, x), (boxed, box(x))):
+        lc.ChannelPruning({"a": {"channels": 0.5}}).apply(net, example)
+    torch.testing.assert_close(tensors_in(boxed(x))[0], plain(x))
 
 
 def test_a_compiled_network_is_seen_too():

@@ -17,7 +17,6 @@ from math import inf
 from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
@@ -28,6 +27,7 @@ from lightning_compress.distillation.attention_transfer import AttentionTransfer
 from lightning_compress.distillation.feature_loss import FeatureLoss
 from lightning_compress.distillation.outputs import FEATURES, Select, select_tensor
 from lightning_compress.surgery._torch import is_compiled
+from lightning_compress.surgery.tensors import map_tensors
 
 
 @final
@@ -124,7 +124,7 @@ def _capture(net: nn.Module, names: Iterable[str], into: dict[str, Any]) -> list
 
 def _own(output: Any) -> Any:
     """Return a copy: a layer behind, such as ``ReLU(inplace=True)`` or ``+=``, may write into the output."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
+    return map_tensors(Tensor.clone, output)
 
 
 def _taken(features: Mapping[str, Any], name: str, who: str, select: Select) -> Tensor:

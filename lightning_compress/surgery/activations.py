@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.activations import Step, Steps, Values, in_place, read_by
 from lightning_compress.surgery._torch import written_arguments
 from lightning_compress.surgery.matrices import attended, read_layers, tokens_read
-from lightning_compress.surgery.tensors import operands
+from lightning_compress.surgery.tensors import operands, tensors_in
 from lightning_compress.surgery.transforms import Transform
 
 NORMS = ("aten.native_batch_norm", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_no_training")
@@ -129,13 +128,12 @@ class ActivationRecorder(TorchDispatchMode):
 
     def begin(self, example: Any) -> None:
         """Note the inputs of the network."""
-        for leaf in tree_leaves(example):
-            if isinstance(leaf, Tensor):
-                self._write(leaf, (), (("", self._per_sample(leaf)),))
+        for tensor in tensors_in(example):
+            self._write(tensor, (), (("", self._per_sample(tensor)),))
 
     def finish(self, output: Any) -> Steps:
         """Note that the caller reads the outputs; return all steps."""
-        numbers = [self._number[id(leaf.untyped_storage())] for leaf in tree_leaves(output) if self._known(leaf)]
+        numbers = [self._number[id(leaf.untyped_storage())] for leaf in tensors_in(output) if self._known(leaf)]
         return in_place(_without_unread((*self.steps, Step("", tuple(dict.fromkeys(numbers))))))
 
     def _known(self, leaf: Any) -> bool:

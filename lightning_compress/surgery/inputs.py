@@ -13,14 +13,13 @@ from typing import Any, Literal
 from lightning import LightningModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._lightning import on_device
 from lightning_compress.surgery.dry_run import first_call
 from lightning_compress.surgery.structure import network, structure_of
-from lightning_compress.surgery.tensors import parts_of, tensors_in
+from lightning_compress.surgery.tensors import map_tensors, parts_of, tensors_in
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]  # of CombinedLoader
 SAMPLES = 2  # batch norms of 1x1 maps need more than one, and no figure depends on how many
@@ -37,9 +36,7 @@ def first_tensor(batch: Any) -> Tensor | None:
 def small(example: Any, samples: int = SAMPLES) -> Any:
     """Return the first samples of an input batch: of all its tensors that have as many samples as the first."""
     count = measure.samples_in(example)
-    return tree_map(
-        lambda leaf: leaf[:samples] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf, example
-    )
+    return map_tensors(lambda each: each[:samples] if each.dim() and len(each) == count else each, example)
 
 
 def combined(loaders: Any, mode: Mode = "min_size") -> Iterable[Any]:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.core.errors import CompressError
@@ -24,7 +23,7 @@ from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, w
 from lightning_compress.surgery.activations import ActivationRecorder
 from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.matrices import is_own, matrices, positions
-from lightning_compress.surgery.tensors import operands
+from lightning_compress.surgery.tensors import map_tensors, operands, tensors_in
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -71,7 +70,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 def beside(net: nn.Module, example: Any) -> Any:
     """Return the example on the network's device."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example)
+    return map_tensors(lambda tensor: tensor.to(device), example)
 
 
 def forward(net: nn.Module, example: Any) -> Any:
@@ -88,7 +87,7 @@ def forward(net: nn.Module, example: Any) -> Any:
 
 def samples_in(example: Any) -> int:
     """Return how many samples an input batch has: the first dimension of its first tensor that has one."""
-    return next((len(leaf) for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()), 1)
+    return next((len(tensor) for tensor in tensors_in(example) if tensor.dim()), 1)
 
 
 def forward_hooked(net: nn.Module, example: Any, handles: Iterable[RemovableHandle]) -> Any:
@@ -130,7 +129,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
             multiplied.update({f"{name}.{key}" if name else key: count for key, count in found.items()})
             if not isinstance(module, KERNELS + NORM):
                 return
-            out = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+            out = tensors_in(output)[0]
             calls[name] += _positions(module, args, out) // samples
             if isinstance(module, CONV):
                 read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
@@ -156,7 +155,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     finally:
         for handle in handles:
             handle.remove()
-    uses.counts.update(id(leaf) for leaf in tree_leaves(output))  # the caller reads them
+    uses.counts.update(id(tensor) for tensor in tensors_in(output))  # the caller reads them
     pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t[0]] == 1}
     # What runs twice has more than one neighbor, and folding serves only one of them.
     follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}

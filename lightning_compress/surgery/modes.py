@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery.tensors import operands, tensors_in
+from lightning_compress.surgery.tensors import map_tensors, operands, tensors_in
 
 Mode = Callable[[nn.Module, Any], Any]  # (network, example) -> output; leaves the network in that mode
 RANDOM = frozenset((
@@ -58,15 +58,15 @@ def evaluation(net: nn.Module, example: Any) -> Any:
 def training(net: nn.Module, example: Any) -> Any:
     """Call ``net(example)`` in training mode without dropout; a single sample is doubled for batch norms."""
     with without_dropout():
-        return measure.forward(net.train(), tree_map(_doubled, example))
+        return measure.forward(net.train(), map_tensors(_doubled, example))
 
 
 def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def _doubled(leaf: Any) -> Any:
-    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == 1 else leaf
+def _doubled(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor]) if tensor.dim() and len(tensor) == 1 else tensor
 
 
 @dataclass
@@ -181,7 +181,7 @@ def _record(net: nn.Module, example: Any, mode: Mode) -> Recorded:
     handles += [m.register_forward_hook(leave(n, m)) for n, m in net.named_modules()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), recording:
-            output = mode(net, tree_map(_doubled, example))
+            output = mode(net, map_tensors(_doubled, example))
     finally:
         for handle in handles:
             handle.remove()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 
 def parts_of(value: Any) -> dict[str, Any]:
@@ -52,6 +54,33 @@ def operands(value: Any) -> list[Any]:
 def tensors_in(value: Any) -> list[Tensor]:
     """Return all tensors inside a value, in order."""
     return list(_tensors(value))
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return a value with other tensors: containers are copied, and what is neither stays.
+
+    Args:
+        change: tensor -> what is in its place.
+        value: of any kind that :func:`parts_of` or torch's pytrees know.
+
+    >>> map_tensors(Tensor.numel, {"x": Tensor([1.0, 2.0]), "name": "a"})
+    {'x': 2, 'name': 'a'}
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, MutableMapping):
+        table = copy.copy(value)
+        table.update({key: map_tensors(change, part) for key, part in value.items()})
+        return table
+    if is_dataclass(value) and not isinstance(value, type):
+        made = copy.copy(value)
+        for field in fields(value):
+            object.__setattr__(made, field.name, map_tensors(change, getattr(value, field.name)))  # of frozen ones too
+        return made
+    if isinstance(value, tuple | list):
+        parts = [map_tensors(change, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.space import Choice
@@ -25,6 +24,7 @@ from lightning_compress.pruning.channel_errors import even_error, noise_to_signa
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.matrices import runs_in
+from lightning_compress.surgery.tensors import tensors_in
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]  # arguments, keyword arguments, output
 
@@ -109,4 +109,4 @@ def output_error(module: nn.Module, call: Call) -> float:
 
 
 def _first_tensor(output: Any) -> Tensor | None:
-    return next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    return next(iter(tensors_in(output)), None)

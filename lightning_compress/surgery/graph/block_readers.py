@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.tensors import tensors_in
 
 
 class _Sources(TorchFunctionMode):
@@ -33,13 +33,12 @@ class _Sources(TorchFunctionMode):
 
     def get(self, tensors: Any) -> frozenset[str]:
         """Return the parts that any of some tensors comes from."""
-        return frozenset().union(*(self.of.get(id(t), ()) for t in tree_leaves(tensors) if isinstance(t, Tensor)))
+        return frozenset().union(*(self.of.get(id(t), ()) for t in tensors_in(tensors)))
 
     def set(self, tensors: Any, sources: frozenset[str]) -> None:
-        for leaf in tree_leaves(tensors):
-            if isinstance(leaf, Tensor):
-                self.of[id(leaf)] = sources
-                self.alive.append(leaf)
+        for tensor in tensors_in(tensors):
+            self.of[id(tensor)] = sources
+            self.alive.append(tensor)
 
 
 def find_readers(net: nn.Module, example: Any, names: Collection[str]) -> dict[str, tuple[str, ...]]:

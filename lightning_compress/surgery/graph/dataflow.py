@@ -19,6 +19,7 @@ from lightning_compress.surgery import transforms
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.measure import evaluating, forward
+from lightning_compress.surgery.tensors import tensors_in
 
 KEY = "dataflow"
 
@@ -132,7 +133,7 @@ def _traced(net: nn.Module, example: Any) -> Dataflow:
     finally:
         for handle in handles:
             handle.remove()
-    recorder.flow.outputs = [recorder.number(leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    recorder.flow.outputs = [recorder.number(tensor) for tensor in tensors_in(output)]
     return recorder.flow
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import sharing
@@ -27,7 +26,7 @@ from lightning_compress.surgery.graph.random_weights import randomized
 from lightning_compress.surgery.graph.reasons import OUTPUT, SHORTCUT, breaks_in, innermost, pads_channels
 from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.modes import Mode, training
-from lightning_compress.surgery.tensors import tensors_in
+from lightning_compress.surgery.tensors import map_tensors, tensors_in
 
 TOLERANCE = 1e-3  # of the largest output, in fp32; where removing is wrong, the difference is of order 1
 
@@ -120,7 +119,7 @@ class _Probe:
 
     def __init__(self, net: nn.Module, example: Any, check: Check) -> None:
         self.net, self.check, self.shapes_only = net, check, check.shapes_only
-        self.example = tree_map(_noise, measure.beside(net, example))
+        self.example = map_tensors(_noise, measure.beside(net, example))
         self.where = " in training mode" if check.mode is training else ""
         self.double = False
 
@@ -197,7 +196,7 @@ class _Probe:
 
     @property
     def _given(self) -> Any:
-        return tree_map(_doubled, self.example) if self.double else self.example
+        return map_tensors(_doubled, self.example) if self.double else self.example
 
     @cached_property
     def _runs_dense(self) -> bool:
@@ -242,10 +241,10 @@ def _random_units(units: int, count: int) -> Tensor:
             return found
 
 
-def _noise(leaf: Any) -> Any:
+def _noise(tensor: Tensor) -> Tensor:
     """Return random numbers in place of a floating-point input: an all-zero example would hide differences."""
-    return torch.randn_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    return torch.randn_like(tensor) if tensor.is_floating_point() else tensor
 
 
-def _doubled(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
