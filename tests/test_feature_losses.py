@@ -85,3 +85,27 @@ def test_spatial_sizes_meet_at_the_smaller(sizes):
     found = matched(*(torch.ones(2, 3, *size) for size in sizes))
     assert [tuple(f.shape[2:]) for f in found] == [tuple(map(min, *sizes)) if sizes[0] else ()] * 2
     assert all((f == 1).all() for f in found)
+
+
+@pytest.mark.parametrize("dim", [-1, 2])
+@pytest.mark.parametrize("loss", [FeatureMSE, AttentionTransfer])
+@pytest.mark.parametrize("widths", [(4, 4), (4, 8), (8, 4)])
+def test_widths_behind_tokens_are_channels_where_the_loss_is_told(loss, widths, dim):
+    student, teacher = features(6, 5, widths[0]), features(6, 5, widths[1], seed=1)
+    maps = [[x.permute(0, 2, 1)[:, :, None]] for x in (student, teacher)]  # (batch, channels, 1, tokens)
+    torch.testing.assert_close(loss(dim=dim)([student], [teacher]), loss()(*maps))
+    signals = [[x.permute(0, 2, 1)] for x in (student, teacher)]
+    torch.testing.assert_close(loss(dim=1)(*signals), loss()(*maps))
+
+
+@pytest.mark.parametrize(
+    ("loss", "widths"), [(FeatureMSE, (4, 8)), (AttentionTransfer, (4, 8)), (AttentionTransfer, (4, 4))]
+)
+def test_where_channels_are_is_asked_for_where_both_is_usual(loss, widths):
+    with pytest.raises(CompressError, match=rf"may have their channels last, .*{loss.__name__}\(dim=-1\) or "):
+        loss()([features(6, 5, widths[0])], [features(6, 5, widths[1])])
+
+
+def test_equal_shapes_are_compared_place_by_place_wherever_channels_are():
+    student, teacher = features(6, 5, 4), features(6, 5, 4, seed=1)
+    assert float(FeatureMSE()([student], [teacher])) == pytest.approx(float((student - teacher).square().mean()))

@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.distillation.dimensions import found_dim
 from lightning_compress.distillation.feature_loss import FeatureLoss
 
 
@@ -28,6 +29,8 @@ class AttentionTransfer(FeatureLoss):
 
     @override
     def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.dim is None:
+            found_dim(student, None, "AttentionTransfer", "channels")
         if student[0, 0].numel() < 2:
             raise CompressError(
                 f"AttentionTransfer: a feature of shape {tuple(student.shape)} has no spatial map; name a layer before "

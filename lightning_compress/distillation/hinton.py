@@ -20,6 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.distillation.dimensions import check_dim, found_dim
 from lightning_compress.distillation.loss import DistillationLoss
 
 
@@ -30,24 +31,30 @@ class Hinton(DistillationLoss):
 
     Args:
         temperature: T, above 0 and finite.
+        dim: of the classes: 1 as for torch's ``cross_entropy``, -1 for outputs ``(batch, tokens, classes)``. None is 1;
+            outputs of three dimensions, where both are usual, are then refused.
 
     Raises:
-        CompressError: T is out of range, or, when called, there are not two classes.
+        CompressError: T or ``dim`` is out of range, or, when called, there are not two classes, or it is not known
+            where they are.
     """
 
     temperature: float = 1.0
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < inf:
             raise CompressError(f"Hinton: temperature must be above 0 and finite, got {self.temperature}")
+        check_dim(self.dim, "Hinton")
 
     @override
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if student.dim() < 2 or student.shape[1] < 2:
+        dim = found_dim(student, self.dim, "Hinton", "classes") if student.dim() > 1 else 0
+        if not dim or student.shape[dim] < 2:
             raise CompressError(
                 f"Hinton: needs the logits of two classes or more, shape (batch, classes), got outputs of shape "
                 f"{tuple(student.shape)}; for one output, as in a regression, use LogitMSE (compress/loss=logit_mse)"
             )
-        log_s = F.log_softmax(student / self.temperature, dim=1)
-        log_t = F.log_softmax(teacher.detach() / self.temperature, dim=1)
-        return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1).mean() * self.temperature**2
+        log_s = F.log_softmax(student / self.temperature, dim=dim)
+        log_t = F.log_softmax(teacher.detach() / self.temperature, dim=dim)
+        return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(dim).mean() * self.temperature**2

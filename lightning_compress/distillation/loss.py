@@ -17,7 +17,8 @@ class DistillationLoss(HasKind, ABC):
         """Return the loss, a scalar.
 
         Args:
-            student, teacher: logits, the teacher's detached; shape ``(batch, classes)`` or ``(batch, classes, ...)``.
+            student, teacher: logits, the teacher's detached; shape ``(batch, classes)`` or ``(batch, classes, ...)``,
+                or what the settings of the loss say.
 
         Returns:
             A scalar.

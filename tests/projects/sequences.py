@@ -199,7 +199,7 @@ def tokens() -> Rows:
 
 PROJECTS = {
     "two_inputs": Project(Forecast, series, teaching=LogitMSE()),
-    "separation": Project(Separation, sounds),
+    "separation": Project(Separation, sounds, teaching=LogitMSE()),
     "raw_audio": Project(RawAudio, waves),
     "spectrogram": Project(Spectrogram, labelled_waves),
     "vit": Project(lambda: HuggingFace(vit()), pixels),
