@@ -5,8 +5,8 @@
 The trained fp32 weight stays the parameter; the quantized one is what the forward pass sees. Bits are buffers and
 scales parameters or buffers of the network, so checkpoints resume exactly. Batch norm is not folded during training (it
 keeps learning); ``save`` folds it into the scales, which keeps the codes. A training of no epochs calibrates, and
-corrects biases (bias_correction.py). Sources: Jacob et al. 2018 (arXiv 1712.05877, section 3), HAQ (arXiv 1811.08886)
-for bits per layer. Use it from 8 bits, where hardware is fast, down to 2 or 3 for the smallest files. One bit for
+corrects outputs (output_correction.py). Sources: Jacob et al. 2018 (arXiv 1712.05877, section 3); HAQ (1811.08886) for
+bits per layer. Use it from 8 bits, where hardware is fast, down to 2 or 3 for the smallest files. One bit for
 weights works only with much training; it breaks at the learning rate of the first training, and where a layer's inputs
 have outliers that one scale cannot serve.
 """
@@ -49,9 +49,9 @@ from lightning_compress.quantization.quantizers.lsq_activation import LSQActivat
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery._torch import is_compiled
-from lightning_compress.surgery.bias_correction import correct_biases
 from lightning_compress.surgery.mask import Mask, has_moving_mask, mask_of
 from lightning_compress.surgery.matrices import weight_place
+from lightning_compress.surgery.output_correction import correct_outputs
 from lightning_compress.surgery.row_layout import as_rows, attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import (
@@ -236,7 +236,7 @@ class QuantizationAwareTraining(CompressionCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the grids of activations on several train batches, as they are in training.
 
-        Of a network that is quantized now and not trained, biases are corrected too; a training does that itself.
+        Of a network that is quantized now and not trained, outputs are corrected too; a training does that itself.
         """
         waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
         for quantizer in waiting:
@@ -249,7 +249,7 @@ class QuantizationAwareTraining(CompressionCallback):
         if untrained:
             net = network(pl_module)
             with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-                correct_biases(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
+                correct_outputs(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
         self._attached = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,7 @@ without a known number of steps is cut at its end.
 
 Bits per weight are the wrong variable once codes are entropy-coded: here a plan says how many coded bits a weight has
 on average, and layers share them by one price. Steps of codes stay as they were found, and gradients pass straight
-through the rounding. A training of no epochs corrects biases. Sources: quantization/rate_distortion.py and
+through the rounding. A training of no epochs corrects outputs. Sources: quantization/rate_distortion.py and
 code_rates.py. A price of bits in the loss (Oktay et al. 2020, arXiv 1906.06624) was tried before and lost to no price
 at all (benchmarks/results/size.txt). Use it for the smallest file. It breaks where the file is read without its coder:
 in fixed width it is larger than one of the same error whose bits were planned.
@@ -42,8 +42,8 @@ from lightning_compress.quantization.code_rates import CodeRates, codes_within
 from lightning_compress.quantization.coders.range_coded import RangeCoded
 from lightning_compress.quantization.quantizers.rate_grid import MOST_BITS, RateGrid
 from lightning_compress.quantization.rate_distortion import RateProblem, code_range, stream_bytes, within
-from lightning_compress.surgery.bias_correction import correct_biases
 from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.output_correction import correct_outputs
 from lightning_compress.surgery.structure import Structure, applied_structure, network, write_structure
 from lightning_compress.surgery.transforms import (
     Transform,
@@ -172,7 +172,7 @@ class RateQuantization(CompressionCallback):
             attach_weight(layer, grid)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Correct biases of a network that is quantized now and not trained; its codes are final."""
+        """Correct outputs of a network that is quantized now and not trained; its codes are final."""
         net = network(pl_module)
         for grid, _ in self._grids(net).values():  # a training that goes on
             grid.hold(float(grid.slope), self.coder)
@@ -184,7 +184,7 @@ class RateQuantization(CompressionCallback):
             }
             examples = calibration_pass(trainer, pl_module)
             with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-                correct_biases(net, applied_structure(net).profile, exact, examples)
+                correct_outputs(net, applied_structure(net).profile, exact, examples)
         self._before = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -4,10 +4,9 @@ Weights without a quantizer get 8 bits per channel, min-max. Grids that training
 layers read gets that of the first one, and what a pooling averages for a layer keeps its own range. Every other tensor
 that a kernel reads or writes gets the range of the data.
 
-Then biases take back what the new grids, and they alone, add to the mean of each channel: without it a ResNet-8 has
-55.6 % at weights of 4 bits, with it 82.2 %. Sources: Jacob et al. 2018 (arXiv 1712.05877, section 3.1); Nagel et al.
-2019 (arXiv 1906.04721, section 4.2) for the biases. Use it at 8 bits with a few hundred samples; it loses accuracy at
-fewer, where training is needed.
+Then outputs of layers are corrected for what the new grids, and they alone, do to them (output_correction.py): without
+that a ResNet-8 has 55.6 % at weights of 4 bits, with it 82 %. Source: Jacob et al. 2018 (arXiv 1712.05877, section
+3.1). Use it at 8 bits with a few hundred samples; it loses accuracy at fewer, where training is needed.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from lightning_compress.quantization.quantizers.activation import ActivationQuan
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.surgery import transforms
-from lightning_compress.surgery.bias_correction import correct_biases
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.measure import KERNELS, evaluating, forward, measure
+from lightning_compress.surgery.output_correction import correct_outputs
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 
 BITS = 8
@@ -78,7 +77,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
             with told_input_errors(net, batch):
                 forward(net, batch)
     put_grids(places, trained)
-    correct_biases(net, profile, dict.fromkeys(made for made in _quantizers(net) if made not in before), batches)
+    correct_outputs(net, profile, dict.fromkeys(made for made in _quantizers(net) if made not in before), batches)
     return net
 
 

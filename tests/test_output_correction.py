@@ -1,9 +1,10 @@
-"""Where no training follows, biases and the means of batch norms take back what rounding adds to the mean."""
+"""Where no training follows, biases and statistics of batch norms take back what rounding does to the outputs."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -93,6 +94,50 @@ def test_the_mean_of_each_channel_is_that_without_rounding(weight_bits, act_bits
     expected, found = means(dense), means(net)
     for name in CORRECTED:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def outputs(net: nn.Module, name: str) -> torch.Tensor:
+    """Return what a layer gives, a row for each channel."""
+    found = []
+    handle = net.get_submodule(name).register_forward_hook(lambda _m, _a, output: found.append(output))
+    with torch.no_grad():
+        net(X)
+    handle.remove()
+    return found[0].transpose(0, 1).flatten(1)
+
+
+@given(weight_bits=st.integers(2, 4), momentum=st.sampled_from([0.1, None]), affine=st.booleans())
+def test_what_a_batch_norm_gives_is_the_least_squares_of_what_it_gave(weight_bits, momentum, affine):
+    module = Module()
+    module.model.first[1] = nn.BatchNorm2d(8, momentum=momentum, affine=affine)
+    module.model(X)  # statistics that are not those of a new batch norm
+    dense = copy.deepcopy(module.model).eval()
+    net = fitted(module, {"first.0": {"weight_bits": weight_bits}})
+    expected = outputs(dense, "first.1").double().numpy()
+    rounded, found = outputs(net, "first.0").double().numpy(), outputs(net, "first.1").double().numpy()
+    for wanted, x, given_now in zip(expected, rounded, found, strict=True):
+        fitted_line = np.polyval(np.polyfit(x, wanted, 1), x)
+        np.testing.assert_allclose(given_now, fitted_line, atol=2e-3 * np.abs(wanted).max())
+
+
+def test_a_channel_that_rounding_leaves_without_a_signal_keeps_its_variance():
+    module = Module()
+    with torch.no_grad():
+        module.model.first[0].weight[2] = 0.0
+    dense = copy.deepcopy(module.model).eval()
+    net = fitted(module, {"first.0": {"weight_bits": 2}})
+    assert net.first[1].running_var[2] == dense.first[1].running_var[2]
+    torch.testing.assert_close(outputs(net, "first.1")[2], outputs(dense, "first.1")[2])
+
+
+def test_no_factor_asks_for_a_negative_variance():
+    module = Module()
+    module.model.first[1].running_var.fill_(1e-6)  # below eps: no variance would double what the batch norm gives
+    with torch.no_grad():
+        module.model.first[0].weight.mul_(torch.tensor([1.0, 1e-3, 1e-3]).view(1, 3, 1, 1))
+    net = fitted(module, {"first.0": {"weight_bits": 2}})
+    assert (net.first[1].running_var >= 0).all()
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
 def test_layers_that_run_twice_or_have_nothing_to_correct_are_left_as_they_were():

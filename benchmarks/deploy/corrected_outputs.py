@@ -1,6 +1,6 @@
-"""Trained networks as int8 files without training, with biases as they were and with corrected ones.
+"""Trained networks as int8 files without training, with outputs of layers as they were and corrected.
 
-    python benchmarks/deploy/corrected_biases.py CIFAR10.npz bsq_resnet20.safetensors mlperf_tiny_resnet8.safetensors
+    python benchmarks/deploy/corrected_outputs.py CIFAR10.npz bsq_resnet20.safetensors mlperf_tiny_resnet8.safetensors
 
 Accuracy is that of the .tflite file in LiteRT on all test images; grids and corrections come from 500 training images,
 others for each seed. The npz file has train_images, test_images (uint8, NHWC) and test_labels.
@@ -50,7 +50,7 @@ def main() -> None:
             chosen = np.random.default_rng(seed).choice(len(data["train_images"]), CALIBRATION, replace=False)
             batches = [images(data["train_images"][chosen], normalized)]
             for bits in WEIGHT_BITS:
-                with mock.patch.object(completion, "correct_biases"):
+                with mock.patch.object(completion, "correct_outputs"):
                     before = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
                 after = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
                 print(
