@@ -40,6 +40,29 @@ def test_more_workers_than_open_trials_are_refused(executor, in_flight, workers,
         stage.check("prune")
 
 
+@pytest.mark.parametrize(
+    ("searcher", "setting", "message"),
+    [
+        ("genecai", "compress.searcher.population=0", "stage prune: GeneCAI: population must be at least 1, got 0"),
+        ("nsga2", "compress.searcher.population=1", "stage prune: NSGA2: population must be at least 2, got 1"),
+        ("ddpg", "compress.searcher.sigma=-1", "stage prune: DDPG: sigma must be at least 0, got -1"),
+        ("greedy", "+compress.searcher.sigma=1", "stage prune: .*unexpected keyword argument 'sigma'"),
+    ],
+)
+def test_what_a_searcher_refuses_is_told_before_anything_is_scored(searcher, setting, message):
+    key, _, value = setting.partition("=")
+    stage = made("drl_prune", f"compress/searcher={searcher}", f"++{key.lstrip('+')}={value}")["prune"]
+    with pytest.raises(CompressError, match=message):
+        stage.check("prune")
+
+
+def test_a_policy_that_is_not_there_is_told_before_anything_is_scored(tmp_path):
+    stage = made("drl_prune", "++compress.searcher.warm_start=nothere")["prune"]
+    stage.check("prune")  # a search that is resumed has kept it
+    with pytest.raises(CompressError, match="stage prune: warm_start: there is no policy 'nothere'"):
+        stage.planner.check_starts(tmp_path / "prune")
+
+
 def test_halving_that_lets_all_climb_is_refused():
     stage = made("drl_prune", "+compress/halving=thirds")["prune"]
     with pytest.raises(NoEffectError, match="set the stage's in_flight to 9"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -20,9 +21,11 @@ from lightning_compress.search.objectives.n2n_reward import N2NReward
 from lightning_compress.search.objectives.objective import AccuracyLogCost, AccuracyUnderBudget
 from lightning_compress.search.rl.replay import BaselineReplay
 from lightning_compress.search.searchers.ddpg import DDPG, truncated_normal
+from lightning_compress.search.searchers.genecai import GeneCAI
 from lightning_compress.search.searchers.nsga2 import NSGA2
 from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.reinforce import Reinforce
+from lightning_compress.search.searchers.surrogate import Surrogate
 from lightning_compress.search.searchers.uniform import Uniform
 from lightning_compress.testing import problems
 from lightning_compress.testing.searchers import SearcherContract, mean_accuracies, told
@@ -138,7 +141,6 @@ def test_uniform_is_the_largest_level_that_fits():
 @pytest.mark.parametrize(
     ("make", "setting"),
     [
-        (NSGA2, "population"),
         (DDPG, "elite"),
         (Reinforce, "elite"),
         (Reinforce, "anneal"),
@@ -148,6 +150,24 @@ def test_uniform_is_the_largest_level_that_fits():
 def test_a_setting_without_which_nothing_is_learned_is_named(make, setting):
     with pytest.raises(CompressError, match=f"{make.__name__}: {setting} must be at least 1, got 0"):
         make(problems.bits(layers=2).problem, 0, OBJECTIVE, **{setting: 0})
+
+
+@pytest.mark.parametrize(
+    ("make", "setting", "value", "told"),
+    [
+        (NSGA2, "population", 1, "at least 2, got 1"),
+        (NSGA2, "crossover", 1.5, "at most 1, got 1.5"),
+        (GeneCAI, "sigma", -1, "at least 0, got -1"),
+        (GeneCAI, "p_tweak", math.nan, "at least 0, got nan"),
+        (DDPG, "sigma", -0.1, "at least 0, got -0.1"),
+        (DDPG, "hidden", "many", "at least 1, got 'many'"),
+        (Surrogate, "spread", -1, "at least 0, got -1"),
+        (Reinforce, "keep", 2, "at most 1, got 2"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(make, setting, value, told):
+    with pytest.raises(CompressError, match=f"{make.__name__}: {setting} must be {told}"):
+        make(problems.bits(layers=2).problem, 0, OBJECTIVE, **{setting: value})
 
 
 def test_an_agent_that_diverges_is_named_with_the_remedy():

@@ -17,6 +17,11 @@ def start_name(baseline: str = "") -> str:
     return f"warm_start-{baseline}.safetensors" if baseline else "warm_start.safetensors"
 
 
+def start_path(make: Callable[..., Searcher]) -> str | Path | None:
+    """Return the ``warm_start`` that a partial of a searcher has; None where it has none."""
+    return make.keywords.get("warm_start") if isinstance(make, partial) else None
+
+
 def start_of(make: Callable[..., Searcher], kept: Path) -> dict[str, str]:
     """Return the ``warm_start`` argument of a searcher; empty if it has none.
 
@@ -26,7 +31,7 @@ def start_of(make: Callable[..., Searcher], kept: Path) -> dict[str, str]:
         make: makes the searcher.
         kept: in the folder of the stage; what :func:`keep_start` left there comes first.
     """
-    path = make.keywords.get("warm_start") if isinstance(make, partial) else None
+    path = start_path(make)
     if path is None:
         return {}
     return {"warm_start": str(kept if kept.is_file() else of_stage(path, kept.parent.name))}

@@ -32,6 +32,7 @@ class Search(SearchSettings):
             InfeasibleBudgetError: no plan meets the budget.
         """
         budget = self.budget_for(composition, run, folder.name)
+        self.check_starts(folder)
         evaluator = self.evaluator(composition, student, run)
         prior = make_prior(self, composition, budget, student, run, folder)
         plan = SearchRun(self, composition, budget, prior, evaluator, student, run, folder).best()

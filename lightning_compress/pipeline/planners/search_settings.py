@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
+from pathlib import Path
+from typing import Any
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pipeline.context import check_least
 from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.scoring import ScoringPlanner
+from lightning_compress.pipeline.warm_start import start_name, start_of, start_path
 from lightning_compress.search.correlation import Correlation
 from lightning_compress.search.executors.executor import Evaluate, Executor, check_workers
 from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.final_choice import FinalChoice
 from lightning_compress.search.halving import Halving
 from lightning_compress.search.searchers.searcher import Searcher
+from lightning_compress.testing import problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +60,42 @@ class SearchSettings(ScoringPlanner):
         """Raise also if there is no searcher, or a number of the search is too small.
 
         Raises:
-            CompressError: it is so, or the executor has more workers than trials are in flight.
+            CompressError: it is so, a setting of a searcher cannot be, or the executor has more workers than trials are
+                in flight.
             NoEffectError: halving with so few in flight that every plan would be scored in full.
         """
         super().check(stage)
         if self.searcher is None:
             raise CompressError(f"stage {stage}: searcher is null, which a search needs; give it one")
         check_least(stage, trials=(self.trials, 1), in_flight=(self.in_flight, 1))
+        for make in self._searchers.values():
+            self._try_out(make, stage, {"warm_start": None} if start_path(make) is not None else {})
         workers = signature(self.executor).parameters.get("workers")
         if workers is not None and isinstance(workers.default, int):  # before anything is measured
             check_workers(workers.default, self.in_flight)
         if self.halving is not None:
             self.halving.over(self.executor, self.objective, self.in_flight)  # which raises
+
+    def check_starts(self, folder: Path) -> None:
+        """Raise if a searcher cannot start from its policy, before anything is scored.
+
+        Args:
+            folder: of the stage, where a search that is resumed has kept it.
+
+        Raises:
+            CompressError: there is no such policy, or it is of another searcher.
+        """
+        for name, make in self._searchers.items():
+            if start := start_of(make, folder / start_name(name)):
+                self._try_out(make, folder.name, start)
+
+    @property
+    def _searchers(self) -> dict[str, Callable[..., Searcher]]:
+        return {"": self.searcher, **self.used_baselines}
+
+    def _try_out(self, make: Callable[..., Searcher], stage: str, start: Mapping[str, Any]) -> None:
+        """Make a searcher for a small problem: a searcher checks its settings when it is made."""
+        try:
+            make(problem=problems.channels(layers=2).problem, seed=0, objective=self.objective, **start)
+        except (CompressError, TypeError) as error:  # TypeError: of an argument that it does not have
+            raise CompressError(f"stage {stage}: {error}") from error

@@ -45,7 +45,7 @@ from lightning_compress.search.rl.episode import FIRST, ActionMapping
 from lightning_compress.search.rl.features import COLUMNS
 from lightning_compress.search.rl.policy_file import load_policy, save_policy
 from lightning_compress.search.rl.replay import BaselineReplay
-from lightning_compress.search.searchers.searcher import START, Searcher, at_least_one, own_randomness
+from lightning_compress.search.searchers.searcher import START, Searcher, at_least, own_randomness
 from lightning_compress.search.trial import Trial
 
 REDRAWS = 10  # proposals that may turn out to be known plans before one is tried again: a small space has no others
@@ -94,7 +94,7 @@ class DDPG(Searcher):
             second trial is that policy as it is.
 
     Raises:
-        CompressError: ``elite`` is below 1, or ``warm_start`` is no policy of this agent and these features; and in a
+        CompressError: a number is too small, or ``warm_start`` is no policy of this agent and these features; and in a
             search whose policy has diverged.
     """
 
@@ -121,7 +121,9 @@ class DDPG(Searcher):
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
-        at_least_one("DDPG", elite=elite)
+        at_least(1, "DDPG", elite=elite, hidden=hidden, batch_size=batch_size, replay=replay)
+        at_least(0, "DDPG", warmup=warmup, sigma=sigma, decay=decay, redecided=redecided)
+        at_least(0, "DDPG", updates=updates, imitation=imitation, learning_rate=learning_rate)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
         self.redecided = redecided
         self.baseline_step, self.batch_size = baseline, batch_size

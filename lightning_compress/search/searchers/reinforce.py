@@ -31,7 +31,7 @@ from lightning_compress.search.rl.episode import ActionMapping, Episode
 from lightning_compress.search.rl.policy_file import load_policy, save_policy
 from lightning_compress.search.rl.removal_policy import Removal
 from lightning_compress.search.rl.shrinkage_policy import Shrinkage
-from lightning_compress.search.searchers.searcher import START, Searcher, at_least_one, own_randomness
+from lightning_compress.search.searchers.searcher import START, Searcher, at_least, own_randomness, shares
 from lightning_compress.search.trial import Trial
 
 
@@ -68,7 +68,7 @@ class Reinforce(Searcher):
         warm_start: policies to start from, as :meth:`save` writes them, or their folder.
 
     Raises:
-        CompressError: ``rollouts``, ``anneal`` or ``elite`` is below 1, or ``warm_start`` is no file of these policies
+        CompressError: a number is too small or large, or ``warm_start`` is no file of these policies
             and features.
     """
 
@@ -92,7 +92,9 @@ class Reinforce(Searcher):
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
-        at_least_one("Reinforce", rollouts=rollouts, anneal=anneal, elite=elite)
+        at_least(1, "Reinforce", rollouts=rollouts, anneal=anneal, elite=elite, hidden=hidden, depth=depth)
+        at_least(0, "Reinforce", imitation=imitation, removal_rate=removal_rate, shrinkage_rate=shrinkage_rate)
+        shares("Reinforce", keep=keep)
         self.rollouts, self.entropy, self.anneal, self.baseline_step = rollouts, entropy, anneal, baseline
         self.imitation, self.elite = imitation, elite
         self.mapping = ActionMapping(problem)

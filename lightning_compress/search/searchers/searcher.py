@@ -82,8 +82,24 @@ class Searcher(HasKind, ABC):
         """Learn from the reward of an earlier proposal; None when it failed. Random numbers as in :meth:`propose`."""
 
 
-def at_least_one(searcher: str, **settings: int) -> None:
-    """Raise unless each of the settings is 1 or more.
+def at_least(least: int, searcher: str, **settings: float) -> None:
+    """Raise unless each of the settings is so much or more.
+
+    Args:
+        least: the smallest value.
+        searcher: its name, for the error.
+        **settings: the numbers to check, by the names that users give them under.
+
+    Raises:
+        CompressError: naming the setting and what it is.
+    """
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise CompressError(f"{searcher}: {name} must be at least {least}, got {value!r}")
+
+
+def shares(searcher: str, **settings: float) -> None:
+    """Raise unless each of the settings is from 0 to 1.
 
     Args:
         searcher: its name, for the error.
@@ -92,9 +108,10 @@ def at_least_one(searcher: str, **settings: int) -> None:
     Raises:
         CompressError: naming the setting and what it is.
     """
+    at_least(0, searcher, **settings)
     for name, value in settings.items():
-        if value < 1:
-            raise CompressError(f"{searcher}: {name} must be at least 1, got {value}")
+        if value > 1:
+            raise CompressError(f"{searcher}: {name} must be at most 1, got {value!r}")
 
 
 _kept = False
