@@ -23,6 +23,7 @@ from lightning_compress.pipeline.quiet import quiet
 
 FINAL, LAST = "final.ckpt", "last.ckpt"
 ORIGIN = "trained_from.json"
+QUIET = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}  # unless the user says else
 csv_logger = partial(CSVLogger, name="log")  # a resumed training writes its own log/version_N
 
 
@@ -79,12 +80,24 @@ def fit(
 
 
 def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
-    """Raise if a training with these settings could not be killed and resumed.
+    """Raise if a setting would have no effect, or a training with these could not be killed and resumed.
 
     Raises:
-        CompressError: it cannot.
+        CompressError: it is so.
     """
-    if _settings(make_trainer).get("barebones"):
+    settings = _settings(make_trainer)
+    if settings.get("max_epochs") is not None:
+        raise CompressError(
+            f"trainer: max_epochs={settings['max_epochs']} would have no effect, for each training has its own; set "
+            f"epochs= for that of the dense network and finetune.epochs= (in Python the argument epochs, or that of the "
+            f"stage) for the fine-tuning, and leave max_epochs out"
+        )
+    if settings.get("logger") not in (None, True, False):
+        raise CompressError(
+            "trainer: its logger would have no effect, for each training and search has its own; set logger= (in "
+            "Python make_logger) and leave it out of the trainer"
+        )
+    if settings.get("barebones"):
         raise CompressError(
             "trainer: barebones=True allows neither checkpoints nor logs, and a training here has both, so that it can "
             "go on where it was killed; leave barebones out"
@@ -129,6 +142,7 @@ def _train(
     theirs = copy.deepcopy(_settings(make_trainer).get("callbacks") or [])  # one training must not know of another
     with quiet():
         trainer = make_trainer(
+            **{**QUIET, **{key: value for key, value in _settings(make_trainer).items() if key in QUIET}},
             max_epochs=epochs,
             **({} if steps is None else {"max_steps": steps}),
             callbacks=[
@@ -140,9 +154,6 @@ def _train(
             enable_checkpointing=True,
             logger=make_logger(save_dir=folder),
             default_root_dir=folder,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=10,
         )
         if last.is_file():
             check_own(last)
