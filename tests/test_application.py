@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -199,7 +201,7 @@ def test_a_plan_file_takes_the_place_of_the_search(finished, cache, tmp_path):
 
 def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
     environment = {**os.environ, **ONE_THREAD}
-    short = ["budget=0.1,0.2,0.001", "finetune.epochs=1", "epochs=6", f"cache_dir={cache}", f"+sweep_dir={tmp_path}"]
+    short = ["budget=0.1,0.2,0.001", "finetune.epochs=1", "epochs=6", f"cache_dir={cache}", f"sweep_dir={tmp_path}"]
     line = [sys.executable, "train.py", "-m", "+compress=knapsack_quant", *short]
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -235,6 +237,44 @@ def test_bad_input_ends_with_one_sentence_and_a_status(overrides, message, cache
     assert message in " ".join(done.stderr.split())
     assert "error" not in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def run_here(*given: str, folder: Path) -> None:
+    """Run in this process, from the configuration on."""
+    given = (*given, f"run_dir={folder}", f"hydra.runtime.output_dir={folder}")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", list(given), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    main.run(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Console(file=StringIO()))
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    *((f"seed={seed}", "seed must be (a whole number, )?0 or more, below 4294967296, got") for seed in (
+        "abc", -1, 99999999999, 1.5, "'1'", "null", "true")),
+    *((f"threads={threads}", "threads must be (a whole number, )?1 or more, got") for threads in (0, -1, "abc", 1.5)),
+    *((f"epochs={epochs}", "epochs must be (a whole number, )?0 or more, got") for epochs in (-1, "abc", 1.5)),
+    ("data.batch_size=0", "data: batch_size must be 1 or more, got 0"),
+    ("data.shift=-3", "data: shift must be 0 or more, got -3"),
+    ("+trainer.max_epochs=3", "max_epochs=3 would have no effect, .*set epochs= .* finetune.epochs="),
+    ("+trainer.logger={a: 1}", "its logger would have no effect, .*set logger="),
+    ("cache_dir=README.md", "cannot write to 'README.md/dense-.*': Not a directory; choose another cache_dir="),
+    ("+bugdet=0.3", r"\+bugdet=0.3: there is no setting 'bugdet'; did you mean 'budget'"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_told_before_anything_is_trained(override, message, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = [override] if override.startswith("cache_dir") else [override, f"cache_dir={cache / 'none'}"]
+    with pytest.raises((lc.CompressError, InstantiationException)) as raised:
+        run_here("+compress=plan_quant", *given, folder=tmp_path)
+    told = raised.value if isinstance(raised.value, lc.CompressError) else raised.value.__cause__
+    assert isinstance(told, lc.CompressError)
+    assert re.search(message, str(told))
+    assert not list((cache / "none").rglob("*.ckpt"))
+
+
+def test_a_key_that_another_setting_refers_to_may_be_added(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(lc.CompressError, match="below 4294967296, got -5"):  # it came so far
+        run_here("+compress=plan_quant", "+mine=-5", "seed=${mine}", folder=tmp_path)
 
 
 def test_a_run_folder_in_use_is_refused(finished, cache):

@@ -57,7 +57,7 @@ def finished(installed, tmp_path_factory) -> Path:
     done = command(
         installed, folder, "run", "-m", "--config-dir", "own", "recipe=digits/resnet8-drl_quant", "model=mine",
         "model.net.width=4", "seed=0,1", "epochs=1",
-        "compress.stages.quantize.epochs=1", "+sweep_dir=sweep",
+        "compress.stages.quantize.epochs=1", "sweep_dir=sweep",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -15,6 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_compress.core.atomic_write import atomic_write
+from lightning_compress.core.disk import check_writable
+from lightning_compress.core.errors import CompressError
 
 
 class CheckFolder(Callback):
@@ -23,22 +25,19 @@ class CheckFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of a single run."""
         HydraConfig.instance().set_config(config)  # as Hydra itself does next: the folder's name may ask for it
-        _check(Path(config.hydra.run.dir))
+        _check(Path(config.hydra.run.dir), "run_dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of a multirun."""
-        _check(Path(config.hydra.sweep.dir))
+        _check(Path(config.hydra.sweep.dir), "sweep_dir")
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, setting: str) -> None:
     """End the process with one sentence if nothing can be written to ``folder``."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        sys.exit(f"error: cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir=")
+        check_writable(folder, setting)
+    except CompressError as error:
+        sys.exit(f"error: {error}")
 
 
 class SweepSummary(Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -25,9 +26,10 @@ from lightning_compress.app.recipe import recipe_file
 from lightning_compress.app.report.summary import write_summary
 from lightning_compress.app.sources import sources_digest
 from lightning_compress.conf.resolvers import program
-from lightning_compress.core.disk import told_disk_errors
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.disk import check_writable, told_disk_errors
+from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.plan import Plan
+from lightning_compress.core.whole_numbers import check_seed, check_whole
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.compress import check_stages, compress
 from lightning_compress.pipeline.configuration import check_searcher, method_of, set_usual
@@ -36,6 +38,8 @@ from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.training import FINAL, fit
+
+ADDED = ("compress",)  # groups that are read, and not there before
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:
@@ -76,7 +80,11 @@ def run(cfg: DictConfig, console: Console) -> Result:
     """Train or load the dense network, compress it, print the table, write the report."""
     if cfg.compress is None:
         raise CompressError(f"say how to compress: +compress=drl_quant ({program()} --help lists the ways), or recipe=")
+    _check_added(cfg)
+    check_seed(cfg.seed)
+    check_whole("epochs", cfg.epochs, 0)
     if cfg.threads is not None:
+        check_whole("threads", cfg.threads, 1)
         torch.set_num_threads(cfg.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     plan = _plan(cfg)  # a damaged file is found before anything is trained
@@ -104,6 +112,17 @@ def run(cfg: DictConfig, console: Console) -> Result:
     return result
 
 
+def _check_added(cfg: DictConfig) -> None:
+    """Raise if a key that was added with + has no effect: none of ours, and no other setting refers to it."""
+    text = OmegaConf.to_yaml(cfg) + OmegaConf.to_yaml(HydraConfig.get())
+    for override in HydraConfig.get().overrides.task:
+        name = override.partition("=")[0].lstrip("+")
+        used = name in ADDED or re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", text)
+        if override.startswith("+") and name in cfg and not used:
+            known = [str(key) for key in cfg if key != name]
+            raise CompressError(f"{override}: there is no setting {name!r}{did_you_mean(name, known)}; known: {known}")
+
+
 def _plan(cfg: DictConfig) -> Path | None:
     """Return the file of ``plan=FILE``, or else of the recipe, after a look into it; None where there is neither."""
     if cfg.plan is None and cfg.recipe is None:
@@ -129,6 +148,7 @@ def dense_module(
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
     make_trainer = instantiate(cfg.trainer)
+    check_writable(folder, "cache_dir")
     if (folder / FINAL).is_file():  # the names of metrics are soon checked on what was trained
         console.print(Text(f"dense network from cache {folder / FINAL}"), soft_wrap=True)
     else:

@@ -1,10 +1,11 @@
-"""Say in a sentence that a disk is full or that a folder may not be written."""
+"""Say in a sentence that a disk is full, or that a folder may not be written."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lightning_compress.core.errors import CompressError
 
@@ -25,3 +26,22 @@ def told_disk_errors() -> Iterator[None]:
         raise CompressError(
             f"cannot write{where}: {error.strerror}; {remedy}, and give the same command again: it goes on where it was"
         ) from error
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Make a folder and raise if nothing can be written to it.
+
+    Args:
+        folder: that files will be written to.
+        setting: by which the user chooses it, for the message.
+
+    Raises:
+        CompressError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)  # another process may have tried it too
+    except OSError as error:
+        raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another {setting}=") from error

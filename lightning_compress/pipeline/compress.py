@@ -23,6 +23,7 @@ from lightning_compress.core.interruption import interruptible
 from lightning_compress.core.json_record import read_record, write_record
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import settings_of
+from lightning_compress.core.whole_numbers import check_seed
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
@@ -109,6 +110,7 @@ def compress(
             f"compress: the network is trained after compression, which takes a LightningModule with its steps and its "
             f"optimizer; got {given.__name__}, so wrap it in one"
         )
+    check_seed(seed)
     module, data = selecting(module, network), as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)

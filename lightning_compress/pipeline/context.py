@@ -20,6 +20,7 @@ from lightning_compress.core.digest import digest_of
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.settings import settings_of
+from lightning_compress.core.whole_numbers import check_whole
 from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.pipeline.training import csv_logger
 from lightning_compress.surgery import measure
@@ -166,10 +167,8 @@ def check_least(stage: str, **settings: tuple[int | None, int]) -> None:
         CompressError: a number is smaller, or no whole number.
     """
     for key, (number, least) in settings.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-            raise CompressError(f"stage {stage}: {key} must be a whole number, {least} or more, got {number!r}")
-        if number is not None and number < least:
-            raise CompressError(f"stage {stage}: {key} must be {least} or more, got {number}")
+        if number is not None:
+            check_whole(f"stage {stage}: {key}", number, least)
 
 
 def set_attributes(module: LightningModule, attributes: Mapping[str, Any], stage: str) -> None:

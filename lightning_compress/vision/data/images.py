@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.whole_numbers import check_whole
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,9 @@ class ImageDataModule(LightningDataModule):
         shift: largest random shift of train images, in pixels.
         flip: whether train images are mirrored at random.
         seed: of order and augmentation; the split does not depend on it.
+
+    Raises:
+        CompressError: a number is too small, or not whole.
     """
 
     def __init__(
@@ -123,6 +127,11 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        for name, number in {**sizes, "batch_size": batch_size}.items():
+            check_whole(f"data: {name}", number, 1)
+        for name, number in {"shift": shift, "seed": seed}.items():
+            check_whole(f"data: {name}", number, 0)
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         self.batch_size, self.shift, self.flip, self.seed = batch_size, shift, flip, seed
         self.parts: dict[str, tuple[Tensor, Tensor]] = {}
