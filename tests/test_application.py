@@ -255,7 +255,7 @@ def run_here(*given: str, folder: Path) -> None:
     *((f"epochs={epochs}", "epochs must be (a whole number, )?0 or more, got") for epochs in (-1, "abc", 1.5)),
     ("data.batch_size=0", "data: batch_size must be 1 or more, got 0"),
     ("data.shift=-3", "data: shift must be 0 or more, got -3"),
-    ("+trainer.max_epochs=3", "max_epochs=3 would have no effect, .*set epochs= .* finetune.epochs="),
+    ("+trainer.max_epochs=3", "max_epochs=3 would have no effect, .*set epochs= .* finetune.epochs= "),
     ("+trainer.logger={a: 1}", "its logger would have no effect, .*set logger="),
     ("cache_dir=README.md", "cannot write to 'README.md/dense-.*': Not a directory; choose another cache_dir="),
     ("+bugdet=0.3", r"\+bugdet=0.3: there is no setting 'bugdet'; did you mean 'budget'"),

@@ -89,8 +89,8 @@ def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
     if settings.get("max_epochs") is not None:
         raise CompressError(
             f"trainer: max_epochs={settings['max_epochs']} would have no effect, for each training has its own; set "
-            f"epochs= for that of the dense network and finetune.epochs= (in Python the argument epochs, or that of the "
-            f"stage) for the fine-tuning, and leave max_epochs out"
+            f"epochs= for that of the dense network, finetune.epochs= for the fine-tuning (in Python the argument "
+            f"epochs, or that of the stage), and leave max_epochs out"
         )
     if settings.get("logger") not in (None, True, False):
         raise CompressError(
