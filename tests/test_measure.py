@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import measure
@@ -80,6 +81,53 @@ def test_parameters_and_buffers_that_a_layer_has_beside_its_own_are_counted():
 def test_a_layer_that_runs_twice_does_twice_the_work():
     layer = nn.Linear(3, 3)
     assert measure.measure(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3)).macs == 2 * 9
+
+
+class EachSample(nn.Module):
+    """Runs its layers for each sample, and one over a table that all samples share."""
+
+    def __init__(self, keyword: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.up = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 2, 2)
+        self.cell, self.shared, self.table = nn.GRUCell(4, 5), nn.Linear(4, 5), nn.Parameter(torch.randn(1, 4))
+        self.keyword = keyword
+
+    def forward(self, x):
+        call = (lambda layer, x: layer(input=x)) if self.keyword else (lambda layer, x: layer(x))
+        maps = [call(self.conv, image) for image in x]
+        normed = call(self.norm, torch.stack(maps))
+        means = [call(self.up, image).mean((1, 2)) for image in normed]
+        return torch.stack([call(self.cell, mean) for mean in means]) + call(self.shared, self.table)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_macs_of_a_sample_do_not_depend_on_how_many_calls_share_the_batch(samples, keyword):
+    profile = measure.measure(EachSample(keyword), torch.rand(samples, 3, 8, 8))
+    macs = {layer.name: layer.macs for layer in profile if layer.macs}
+    expected = {"conv": 36 * 8 * 27, "up": 36 * 8 * 4 * 4, "cell.weight_ih": 15 * 4, "cell.weight_hh": 15 * 5}
+    assert macs == {**expected, "shared": 4 * 5}
+    assert lc.WeightPruning().kept_whole(EachSample(keyword), torch.rand(samples, 3, 8, 8)) == {}
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_a_norm_that_is_called_by_keyword_follows_its_layer_and_is_pruned_with_it(keyword):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+            self.layer = nn.LayerNorm(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            x = (self.norm(input=x) if keyword else self.norm(x)).relu()
+            x = (self.last(input=x) if keyword else self.last(x)).movedim(1, -1)
+            return self.layer(input=x) if keyword else self.layer(x)
+
+    net, x = Net(), torch.rand(2, 3, 8, 8)
+    assert measure.measure(net, x)["norm"].follows == "conv"
+    lc.ChannelPruning({"conv": {"channels": 0.5}}).apply(net, x)
+    assert (net.conv.out_channels, len(net.norm.weight), net.last.in_channels) == (4, 4, 4)
 
 
 def test_modes_statistics_and_gradients_stay():

@@ -103,14 +103,14 @@ class ActivationRecorder(TorchDispatchMode):
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self.inside -= 1
-            given, tokens = attended(module, args, kwargs), tokens_read(module, args, kwargs, self.samples)
+            given, tokens = attended(module, args, kwargs), tokens_read(module, args, kwargs)
             inputs = tuple(dict.fromkeys(self._number[id(x.untyped_storage())] for x in given if self._known(x)))
             first = len(self.steps)
             heads = read_by(projection)
             for layer in (heads, projection):
                 self.order.setdefault(layer, len(self.order))
-            self.steps.append(Step(name, inputs, ((heads, sum(tokens)),)))  # queries, keys and values
-            self.steps.append(Step(name, (first,), ((heads, tokens[0]),)))
+            self.steps.append(Step(name, inputs, ((heads, self._share(sum(tokens))),)))  # queries, keys and values
+            self.steps.append(Step(name, (first,), ((heads, self._share(tokens[0])),)))
             out, *others = output if isinstance(output, tuple) else (output,)
             self._write(out, (first + 1,), ((projection, self._per_sample(out) // out.shape[-1]),))
             for leaf in others:
@@ -161,7 +161,10 @@ class ActivationRecorder(TorchDispatchMode):
         self.steps.append(Step(self.names[-1], inputs, values, pointwise))
 
     def _per_sample(self, value: Tensor) -> int:
-        return -(-value.numel() // self.samples)
+        return self._share(value.numel())
+
+    def _share(self, count: int) -> int:
+        return -(-count // self.samples)
 
     def _values(self, operation: str, read: list[Tensor], out: Tensor) -> Values:
         """Return the values of what an operation wrote, in terms of the layers that decide how many there are."""

@@ -47,8 +47,8 @@ def is_own(module: nn.Module, key: str) -> bool:
     return all(isinstance(t, Transform) for t in chain) if chain else own_parameters(module).get(key) is not None
 
 
-def positions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], samples: int) -> dict[str, int]:
-    """Return at how many positions of a sample a call multiplies each matrix with something: tokens or time steps.
+def positions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Return at how many positions of a batch a call multiplies each matrix with something: tokens or time steps.
 
     Of attention whose queries and keys differ in number, the one matrix for all counts the mean. Layers whose weights
     a module reads count too: :func:`read_layers`.
@@ -57,14 +57,13 @@ def positions(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         module: any.
         args: of the call.
         kwargs: of the call.
-        samples: in the batch.
     """
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        steps = _tokens(argument(args, kwargs, 0, "input"), module.input_size, samples)
+        steps = _tokens(argument(args, kwargs, 0, "input"), module.input_size)
         return dict.fromkeys(matrices(module), steps)
     if not read_layers(module):
         return {}
-    tokens = tokens_read(module, args, kwargs, samples)
+    tokens = tokens_read(module, args, kwargs)
     own = {key: [tokens[i] for i in PROJECTIONS[key]] for key in matrices(module)}
     return {key: round(sum(read) / len(read)) for key, read in own.items()} | dict.fromkeys(
         read_layers(module), tokens[0]
@@ -97,20 +96,19 @@ def attended(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> lis
     return [argument(args, kwargs, i, name) for i, name in enumerate(ATTENDED)]
 
 
-def tokens_read(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], samples: int) -> list[int]:
-    """Return how many queries, keys and values attention has for each sample.
+def tokens_read(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
+    """Return how many queries, keys and values attention has for a batch.
 
     Args:
         module: one with layers that it reads.
         args: of the call.
         kwargs: of the call.
-        samples: in the batch.
     """
     given = attended(module, args, kwargs)
     if thin_window_form(module) is not None:
-        return [padded_tokens(module, x) * len(x) // samples for x in given]
+        return [padded_tokens(module, x) * len(x) for x in given]
     widths = module.embed_dim, module.kdim, module.vdim
-    return [_tokens(value, width, samples) for value, width in zip(given, widths, strict=True)]
+    return [_tokens(value, width) for value, width in zip(given, widths, strict=True)]
 
 
 def weight_place(net: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -143,7 +141,7 @@ def argument(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: s
     return args[place] if place < len(args) else kwargs.get(name)
 
 
-def _tokens(value: Any, width: int, samples: int) -> int:
+def _tokens(value: Any, width: int) -> int:
     if isinstance(value, PackedSequence):
         value = value.data
-    return -(-value.numel() // (width * samples)) if isinstance(value, Tensor) else 0
+    return value.numel() // width if isinstance(value, Tensor) else 0

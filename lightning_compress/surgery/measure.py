@@ -22,7 +22,7 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
 from lightning_compress.surgery.activations import ActivationRecorder
 from lightning_compress.surgery.input_errors import told_input_errors
-from lightning_compress.surgery.matrices import is_own, matrices, positions
+from lightning_compress.surgery.matrices import argument, is_own, matrices, positions
 from lightning_compress.surgery.tensors import map_tensors, operands, tensors_in
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
@@ -113,7 +113,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     """
     check_kind(net)
     samples = samples_in(example)
-    calls: dict[str, int] = {}
+    calls: dict[str, int] = {}  # of all samples, as what follows: a layer may run for each of them, or once for all
     read: Counter[str] = Counter()
     times: Counter[str] = Counter()
     producer: dict[tuple[int, int], str] = {}
@@ -125,19 +125,19 @@ def measure(net: nn.Module, example: Any) -> Profile:
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             times[name] += 1
             calls.setdefault(name, 0)
-            found = positions(module, args, kwargs, samples)
+            found = positions(module, args, kwargs)
             multiplied.update({f"{name}.{key}" if name else key: count for key, count in found.items()})
             if not isinstance(module, KERNELS + NORM):
                 return
-            out = tensors_in(output)[0]
-            calls[name] += _positions(module, args, out) // samples
+            x, out = argument(args, kwargs, 0, "input"), tensors_in(output)[0]
+            calls[name] += _positions(module, x, out)
             if isinstance(module, CONV):
-                read[name] += args[0].numel() // (module.in_channels * samples) if args else 0
+                read[name] += 0 if x is None else x.numel() // module.in_channels
             if _can_take_a_norm(module, out):
                 producer[id(out), writes(out)] = name
                 uses.alive.append(out)
             if can_be_folded(module):
-                reads[name] = id(args[0]), writes(args[0])
+                reads[name] = id(x), writes(x)
 
         return hook
 
@@ -160,9 +160,10 @@ def measure(net: nn.Module, example: Any) -> Profile:
     # What runs twice has more than one neighbor, and folding serves only one of them.
     follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
-    others = {name: count for name, count in read.items() if count != calls[name]}
+    each, shares = _shares(calls, samples), _shares(multiplied, samples)
+    others = {name: count for name, count in _shares(read, samples).items() if count != each[name]}
     parts = (
-        layer_profiles(name, modules[name], calls.get(name, 0), follows.get(name, ""), others.get(name, 0), multiplied)
+        layer_profiles(name, modules[name], each.get(name, 0), follows.get(name, ""), others.get(name, 0), shares)
         for name in order
     )
     layers = [layer for part in parts for layer in part]
@@ -171,11 +172,17 @@ def measure(net: nn.Module, example: Any) -> Profile:
     return Profile({layer.name: layer for layer in layers}, recorder.finish(output))
 
 
-def _positions(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> int:
-    """Return the positions of a batch: of the output, or of the input of a transposed convolution."""
+def _shares(counts: Mapping[str, int], samples: int) -> dict[str, int]:
+    """Return how many of the positions of a batch are of one sample; at least one of what all samples share."""
+    return {name: max(round(count / samples), min(count, 1)) for name, count in counts.items()}
+
+
+def _positions(module: nn.Module, x: Tensor | None, out: Tensor) -> int:
+    """Return the positions of a batch: of the output, or of the input of a transposed convolution; norms have none."""
     if isinstance(module, TRANSPOSED):
-        return args[0].numel() // module.in_channels if args else 0
-    return out.numel() // (out.shape[1] if isinstance(module, CONV) else out.shape[-1])
+        return 0 if x is None else x.numel() // module.in_channels
+    width = _width(module)
+    return 0 if width is None else out.numel() // width
 
 
 def _width(module: nn.Module) -> int | None:

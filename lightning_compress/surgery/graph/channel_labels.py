@@ -24,6 +24,7 @@ from lightning_compress.surgery.graph.dataflow import plain_name
 from lightning_compress.surgery.graph.mask_channels import channel_dim
 from lightning_compress.surgery.graph.number_families import Labelled, families
 from lightning_compress.surgery.graph.number_rules import rule_of
+from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.modes import DROPOUT, Mode
 
 
@@ -62,7 +63,7 @@ class _Labels(TorchFunctionMode):
         """Yield the handles of hooks on a module."""
         if _known(module):
             yield module.register_forward_pre_hook(self._enter)
-            yield module.register_forward_hook(self._leave)
+            yield module.register_forward_hook(self._leave, with_kwargs=True)
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
             yield module.register_forward_pre_hook(lambda m, args: self.numbers.end(type(m).__name__, args))
         elif type(module).__module__.partition(".")[0] != "torch":
@@ -72,18 +73,19 @@ class _Labels(TorchFunctionMode):
     def _enter(self, *_: Any) -> None:
         self.inside += 1
 
-    def _leave(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self.inside -= 1
-        given = self.numbers.label(args[0]) if args and isinstance(args[0], Tensor) else None
+        x = argument(args, kwargs, 0, "input")
+        given = self.numbers.label(x) if isinstance(x, Tensor) else None
         if self.inside or not isinstance(output, Tensor):
             return
         self.numbers.targets[id(module)] = module
         if isinstance(module, nn.Embedding):
             self._produce(module, output, output.dim() - 1, module.embedding_dim)
         elif isinstance(module, measure.KERNELS):
-            self._weighted(module, args[0], given, output)
+            self._weighted(module, x, given, output)
         elif given is not None:
-            self._normalized(module, args[0], given, output)
+            self._normalized(module, x, given, output)
 
     def _weighted(self, module: Any, x: Tensor, given: Tensor | None, output: Tensor) -> None:
         conv = isinstance(module, measure.CONV + measure.TRANSPOSED)

@@ -18,6 +18,7 @@ from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import ConvBase
 from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGroup
 from lightning_compress.surgery.graph.remove_channels import remove_parameter, remove_side
+from lightning_compress.surgery.matrices import argument
 
 
 def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
@@ -106,20 +107,24 @@ def _convolve_kept(conv: nn.Module, lost: Tensor) -> None:
     kept = torch.ones(conv.in_channels, dtype=torch.bool)
     kept[lost] = False
     kept = kept.nonzero().flatten()
-    conv.register_forward_hook(lambda _conv, args, _output: thin(args[0].index_select(1, kept)))
+    conv.register_forward_hook(
+        lambda _conv, args, kwargs, _output: thin(argument(args, kwargs, 0, "input").index_select(1, kept)),
+        with_kwargs=True,
+    )
 
 
 def _slide_over_kept(conv: nn.Module, lost: Tensor) -> None:
     """Let a convolution that slides over channels run over those that are kept, and give zeros for the others."""
     plain = copy.deepcopy(conv)
 
-    def over_kept(_conv: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def over_kept(_conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x = argument(args, kwargs, 0, "input")
         kept = torch.ones(output.shape[-1], dtype=torch.bool)
         kept[lost] = False
         places = kept.nonzero().flatten()
-        return torch.zeros_like(output).index_copy_(-1, places, plain(args[0].index_select(-1, places)))
+        return torch.zeros_like(output).index_copy_(-1, places, plain(x.index_select(-1, places)))
 
-    conv.register_forward_hook(over_kept)
+    conv.register_forward_hook(over_kept, with_kwargs=True)
 
 
 def _normalize_kept(norm: nn.Module, parts: list[tuple[str, int, Tensor]]) -> None:
@@ -138,11 +143,12 @@ def _normalize_kept(norm: nn.Module, parts: list[tuple[str, int, Tensor]]) -> No
     kept[lost] = False
     kept = kept.nonzero().flatten()
 
-    def over_kept(_norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        dim = channel_dim(norm, args[0], width)
-        return torch.zeros_like(output).index_copy_(dim, kept, thin(args[0].index_select(dim, kept)))
+    def over_kept(_norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x = argument(args, kwargs, 0, "input")
+        dim = channel_dim(norm, x, width)
+        return torch.zeros_like(output).index_copy_(dim, kept, thin(x.index_select(dim, kept)))
 
-    norm.register_forward_hook(over_kept)
+    norm.register_forward_hook(over_kept, with_kwargs=True)
 
 
 def channel_dim(norm: nn.Module, x: Tensor, width: int) -> int:
