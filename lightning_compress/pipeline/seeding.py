@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from lightning import seed_everything
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils._pytree import tree_leaves
+
+from lightning_compress.surgery.isolated_rng import isolated_rng
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def seeded(seed: int, *loaders: Any) -> Iterator[None]:
     """Seed the global generators and those that loaders have of their own, and put all back after."""
     own = [generator for loader in loaders for generator in _generators(loader)]
     states = [generator.get_state() for generator in own]
-    with isolate_rng():
+    with isolated_rng():
         seed_everything(seed, verbose=False)
         for generator in own:
             generator.manual_seed(seed)

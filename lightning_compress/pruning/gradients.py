@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery._lightning import on_device
 from lightning_compress.surgery._torch import BatchNormBase
+from lightning_compress.surgery.dry_run import outside_of_loops
+from lightning_compress.surgery.inputs import step_of
 
 
 def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
     """Leave the sum of the gradients of ``training_step`` over some batches in ``parameter.grad``.
 
-    Batch statistics, random numbers and logs stay as they were.
+    Buffers, metrics, random numbers and logs stay as they were.
 
     Raises:
         CompressError: there is no batch, or the module optimizes manually, so that no loss is known.
@@ -26,24 +27,16 @@ def gather_gradients(module: LightningModule, batches: Iterable[Any]) -> None:
             f"gradients: {type(module).__name__} optimizes manually, so which loss to take the gradients of is not "
             f"known; take a criterion without gradients, such as l2"
         )
-    norms = [m for m in module.modules() if isinstance(m, BatchNormBase)]
-    modes = {m: m.training for m in module.modules()}
     module.zero_grad()
-    module.train()
-    for norm in norms:
-        norm.eval()
-    module.__dict__["log"] = lambda *_args, **_kwargs: None  # there is no loop yet that could take a log
     count = 0
-    try:
-        with isolate_rng():
-            for count, batch in enumerate(batches, 1):
-                found = module.training_step(on_device(module, batch), count - 1)
-                if found is None:  # a batch that the module skips
-                    continue
-                (found["loss"] if isinstance(found, Mapping) else found).backward()
-    finally:
-        del module.log
-        for part, mode in modes.items():
-            part.training = mode
+    with outside_of_loops(module, train=True):
+        for norm in module.modules():
+            if isinstance(norm, BatchNormBase):
+                norm.eval()
+        for count, batch in enumerate(batches, 1):
+            found = step_of(module, "training_step", on_device(module, batch), count - 1)()
+            if found is None:  # a batch that the module skips
+                continue
+            (found["loss"] if isinstance(found, Mapping) else found).backward()
     if not count:
         raise CompressError(f"gradients: there is no train batch to gather gradients of {type(module).__name__} from")

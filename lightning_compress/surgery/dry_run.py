@@ -1,4 +1,4 @@
-"""Run a step of a module up to its first call of the network, outside of any Trainer's loop."""
+"""Run a step of a module, or its part up to the first call of the network, outside of any Trainer's loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_compress.surgery.forward_calls import seen_by_hooks
+from lightning_compress.surgery.isolated_rng import isolated_rng
+from lightning_compress.surgery.kept_state import kept_state
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -30,7 +31,7 @@ def first_call(
     """Return the arguments with which ``run()`` first calls a network; None if it fails before, or does not.
 
     Args:
-        module: that owns the network; modes, flags, logs and random numbers stay as they were.
+        module: that owns the network; modes, flags, logs, buffers, metrics and random numbers stay as they were.
         net: the network, which does not run.
         run: a step or the forward pass of the module.
         train: whether the module is in training mode meanwhile.
@@ -41,7 +42,8 @@ def first_call(
 
     handle = net.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     try:
-        with _outside_of_loops(module, train), seen_by_hooks(net), torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager")
+        with outside_of_loops(module, train, net), torch.no_grad(), seen_by_hooks(net), eager:
             run()
     except _Reached as reached:
         return reached.call
@@ -53,8 +55,15 @@ def first_call(
 
 
 @contextmanager
-def _outside_of_loops(module: LightningModule, train: bool) -> Iterator[None]:
-    """Give a step what it asks of the loop that runs it, and restore everything afterwards."""
+def outside_of_loops(module: LightningModule, train: bool, still: nn.Module | None = None) -> Iterator[None]:
+    """Give a step what it asks of the loop that runs it, and restore everything but gradients afterwards.
+
+    Args:
+        module: whose step is run inside.
+        train: whether it is in training mode meanwhile.
+        still: a part that does not run.
+    """
+    idle = set() if still is None else set(still.modules())
     modes = {part: part.training for part in module.modules()}
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     stubs: dict[str, Any] = dict.fromkeys(("log", "log_dict", "toggle_optimizer", "untoggle_optimizer"), _ignored)
@@ -64,7 +73,7 @@ def _outside_of_loops(module: LightningModule, train: bool) -> Iterator[None]:
     module.train(train)
     try:
         module.__dict__.update(stubs)
-        with isolate_rng(), torch.no_grad():
+        with isolated_rng(), kept_state(part for part in modes if part not in idle):
             yield
     finally:
         for name in stubs:

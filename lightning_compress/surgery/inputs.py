@@ -7,7 +7,7 @@ batch of the user's until it calls the network, and what it calls it with is tak
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from lightning import LightningModule
@@ -131,7 +131,7 @@ def network_inputs(
         batch = on_device(module, batch)
         found = None
         for name in steps:
-            call = _step(module, name, batch, number)
+            call = step_of(module, name, batch, number)
             found = first_call(module, net, call, name == "training_step")
             if found is not None:
                 steps = [name, *(other for other in steps if other != name)]
@@ -144,7 +144,15 @@ def network_inputs(
         yield example
 
 
-def _step(module: LightningModule, name: str, batch: Any, number: int) -> Any:
+def step_of(module: LightningModule, name: str, batch: Any, number: int) -> Callable[[], Any]:
+    """Return a call of a step on a batch; the step may or may not take the number of the batch, as in Lightning.
+
+    Args:
+        module: that has the step.
+        name: of the step.
+        batch: as the step gets it.
+        number: of the batch.
+    """
     method = getattr(module, name)
     takes_number = len(inspect.signature(method).parameters) > 1
     return lambda: method(batch, number) if takes_number else method(batch)

@@ -39,6 +39,7 @@ from lightning_compress.surgery._lightning import callbacks_of
 from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.graph.reasons import not_called
 from lightning_compress.surgery.inputs import example_of
+from lightning_compress.surgery.isolated_rng import isolated_rng
 from lightning_compress.surgery.replacement import describe, spread
 from lightning_compress.surgery.structure import (
     Structure,
@@ -222,11 +223,12 @@ class CompressionCallback(Callback, HasKind, ABC):
         pl_module.to(surgery_device(trainer))
         record = structure_of(net)
         due = record is None or self._due(record) is not None
-        if due:
-            self.calibrate(pl_module, train_batches(trainer))
-        self.apply(net, example_of(pl_module, train_batches(trainer)))
-        if due and self.removes:
-            follow_removal(trainer, pl_module)
+        with isolated_rng():  # new layers and user code draw, and the training begins as it would without them
+            if due:
+                self.calibrate(pl_module, train_batches(trainer))
+            self.apply(net, example_of(pl_module, train_batches(trainer)))
+            if due and self.removes:
+                follow_removal(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -17,7 +17,6 @@ from math import prod
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_compress.core.costs.cost import Write
@@ -25,6 +24,7 @@ from lightning_compress.core.packed_size import code_bytes, is_sparse, stored_we
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.quantization.quantizers.weight_format import weight_format
+from lightning_compress.surgery.isolated_rng import isolated_rng
 from lightning_compress.surgery.mask import Mask, mask_of
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.structure import Structure, structure_of, write_structure
@@ -105,7 +105,7 @@ class MeasuredCodeSizes:
                 mask.mask.copy_(_largest(weight, density))
                 mask.settled.fill_(True)
                 attach_weight(module, mask)
-        with isolate_rng():  # a quantizer may draw its first values
+        with isolated_rng():  # a quantizer may draw its first values
             self._apply(net, Plan({name: {KNOB: bits} for name in names}))
         return net
 

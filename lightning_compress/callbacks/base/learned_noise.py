@@ -22,7 +22,6 @@ from zlib import crc32
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
@@ -34,6 +33,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.pruning.noise.noise import Noise
+from lightning_compress.surgery.isolated_rng import isolated_rng
 from lightning_compress.surgery.mask import measured
 from lightning_compress.surgery.structure import Structure, applied_structure, network, write_structure
 from lightning_compress.surgery.transforms import raw_weight
@@ -191,6 +191,6 @@ def _count_images(trainer: Trainer) -> int:
         if hasattr(getattr(loader, "dataset", None), "__len__"):
             number += len(loader.dataset)
         else:
-            with isolate_rng():
+            with isolated_rng():
                 number += int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
     return number

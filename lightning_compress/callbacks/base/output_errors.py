@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_compress.core.plan import Number, Plan
@@ -23,6 +22,7 @@ from lightning_compress.core.space import Choice
 from lightning_compress.pruning.channel_errors import even_error, noise_to_signal
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.copies import clone
+from lightning_compress.surgery.isolated_rng import isolated_rng
 from lightning_compress.surgery.matrices import runs_in
 from lightning_compress.surgery.tensors import tensors_in
 
@@ -87,7 +87,7 @@ def layer_errors(
         able = [c.layer for c in choices if c.knob == knob and value in c.values and runs[c.layer] in calls]
         together = Counter(runs[layer] for layer in able)  # several matrices of one module share its error
         changed = clone(net)
-        with isolate_rng():  # a quantizer may draw its first values
+        with isolated_rng():  # a quantizer may draw its first values
             apply(changed, Plan({layer: {knob: value} for layer in able}))
             for layer in able:
                 name = runs[layer]

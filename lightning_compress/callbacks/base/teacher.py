@@ -7,8 +7,10 @@ is outside the module tree: it is in no checkpoint, no optimizer and no DDP buck
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import MethodType
 from typing import Any, ClassVar, final
 
@@ -180,6 +182,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         return hook
 
     def _extended(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        @_taking_as(inner)
         def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
             terms: list[Tensor] = []
 
@@ -212,9 +215,15 @@ def _first_float(net: nn.Module) -> nn.Parameter | None:
     return next((p for p in net.parameters() if p.is_floating_point()), None)
 
 
+def _taking_as(inner: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator with which Lightning passes what it would to ``inner``, which need not take ``batch_idx``."""
+    return wraps(inspect.unwrap(inner.__func__)) if inspect.ismethod(inner) else lambda step: step
+
+
 def _watched(inner: Callable[..., Any]) -> Callable[..., Any]:
     """Return a training step whose direct calls of ``forward`` are seen too."""
 
+    @_taking_as(inner)
     def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
         with seen_by_hooks(network(pl_module)):
             return inner(*args, **kwargs)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.surgery._lightning import loaders_of
 from lightning_compress.surgery.inputs import Mode, combined
+from lightning_compress.surgery.isolated_rng import isolated_rng
 
 
 def train_batches(trainer: Trainer) -> Iterator[Any]:
@@ -21,7 +21,7 @@ def train_batches(trainer: Trainer) -> Iterator[Any]:
     loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
     for loop in loops:
         if (loaders := loaders_of(loop)) is not None:
-            with isolate_rng():
+            with isolated_rng():
                 mode: Mode = "max_size_cycle" if loop is trainer.fit_loop else "sequential"  # Lightning's own
                 yield from combined(loaders, mode)
             return

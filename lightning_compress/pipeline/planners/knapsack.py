@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import final
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
@@ -28,6 +27,7 @@ from lightning_compress.pipeline.planners.budgeted import BudgetedPlanner
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.student import Student
 from lightning_compress.quantization.bit_allocation import project_bits
+from lightning_compress.surgery.isolated_rng import isolated_rng
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.transforms import raw_weight
 
@@ -99,7 +99,7 @@ def _errors(composition: Composition, budget: Budget, layers: list[str]) -> dict
     for bits in sorted({int(width) for widths in values.values() for width in widths}):
         able = [layer for layer in layers if bits in values[layer]]
         net = copy.deepcopy(composition.net)
-        with isolate_rng():  # a quantizer may draw its first values
+        with isolated_rng():  # a quantizer may draw its first values
             composition.apply(net, Plan({layer: {KNOB: bits} for layer in able}))
         for layer in able:
             module, key = weight_place(net, layer)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, final
 
 from lightning import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.core.budget import Budget
@@ -35,6 +34,7 @@ from lightning_compress.pipeline.planners.divergence import Divergence
 from lightning_compress.pipeline.planners.planner import Planned
 from lightning_compress.pipeline.student import Student
 from lightning_compress.surgery.inputs import network_inputs
+from lightning_compress.surgery.isolated_rng import isolated_rng
 from lightning_compress.surgery.structure import network
 
 
@@ -79,7 +79,7 @@ class OutputError(BudgetedPlanner):
         student.module.to(run.device)
         for callback in composition.callbacks:
             callback.calibrate(student.module, run.data.train_dataloader())
-        with isolate_rng():  # loaders, and steps that find a network's inputs, may draw
+        with isolated_rng():  # loaders, and steps that find a network's inputs, may draw
             errors = self.errors(composition, budget, student.module, run.data.train_dataloader())
         origin = f"made in closed form by {type(self).__name__}; no candidate was scored"
         return Planned(budget.space.plan(least_error(errors, budget)), origin, limit=self.limit, errors=errors)
