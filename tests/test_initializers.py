@@ -73,6 +73,19 @@ def test_least_squares_mends_what_reads_a_removed_block():
     assert errors[1] < 0.7 * errors[0]
 
 
+def test_a_reader_that_shares_its_weight_keeps_it():
+    module = PlainModule()
+    module.model = net = ResNetCIFAR(3, in_channels=1, width=4).eval()
+    net.layer1[2].conv1.weight = net.layer1[0].conv1.weight
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    callback = LayerRemoval({"layer1.1": {"keep": 0}, "layer3.2": {"keep": 0}})
+    callback.calibrate(module, toy_data(0)[0])
+    callback.apply(net, EXAMPLE)
+    assert net.layer1[2].conv1.weight is net.layer1[0].conv1.weight
+    assert torch.equal(net.layer1[0].conv1.weight, before["layer1.0.conv1.weight"])
+    assert not torch.equal(net.fc.weight, before["fc.weight"])
+
+
 def test_a_quantized_reader_keeps_its_weight():
     module = PlainModule()
     module.model = net = ResNetCIFAR(1, in_channels=1, width=4).eval()

@@ -88,6 +88,30 @@ def test_a_wide_layer_is_refitted_too_in_fewer_digits():
     assert error(layer, refitted(weight, found, kept), kept, test) < 0.1 * error(layer, weight[:, kept], kept, test)
 
 
+class Tied(nn.Sequential):
+    """Four layers, the second and third of which share their weight."""
+
+    def __init__(self, tied: bool) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+        self[2].weight = self[1].weight if tied else nn.Parameter(self[1].weight.detach().clone())
+
+
+@pytest.mark.parametrize("refit", [Symmetric(), Asymmetric()], ids=lambda refit: type(refit).__name__)
+def test_a_weight_that_layers_share_is_refitted_for_the_one_that_reads_pruned_channels(refit):
+    found = []
+    for tied in (True, False):
+        module, x = PlainModule(), torch.randn(2, 64, 12, generator=torch.Generator().manual_seed(0))
+        module.model = Tied(tied)
+        before = module.model[2].weight.detach().clone()
+        callback = ChannelPruning({"0": {"channels": 0.5}}, refit=refit)
+        callback.calibrate(module, x)
+        callback.apply(module.model, x[0, :2])
+        assert torch.equal(module.model[2].weight, before)
+        found.append(module.model[1].weight)
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("refit", [Symmetric(), Asymmetric()], ids=lambda refit: type(refit).__name__)
 def test_sums_in_float32_give_the_weights_of_float64(refit, monkeypatch):
     found = []

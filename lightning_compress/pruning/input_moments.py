@@ -33,6 +33,7 @@ from lightning_compress.surgery._torch import padding_of
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.row_layout import as_rows, weight_rows
+from lightning_compress.surgery.tied_weights import is_shared
 from lightning_compress.surgery.transforms import raw_weight, weight_transforms
 
 DOUBLE = 2400  # features up to which H is in float64
@@ -226,9 +227,14 @@ def groups_of(layer: nn.Module) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else 1
 
 
-def refittable(layer: nn.Module) -> bool:
-    """Return whether least squares can set a layer's weights: it has no transform, and is not above ``WIDEST``."""
-    return supported(layer) and weight_rows(layer)[0].numel() <= WIDEST and not weight_transforms(layer)
+def refittable(layer: nn.Module, net: nn.Module) -> bool:
+    """Return whether least squares can set a layer's weights in place.
+
+    It can where they have no transform, are not above ``WIDEST``, and are those of no other layer of the network.
+    """
+    if not supported(layer) or weight_rows(layer)[0].numel() > WIDEST or weight_transforms(layer):
+        return False
+    return not is_shared(layer.weight, net)
 
 
 def gather_moments(net: nn.Module, inputs: Iterable[Any], positions: int = 10) -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress.surgery._torch import own_parameters
 
 Place = tuple[nn.Module, str]
+
+
+def is_shared(parameter: Tensor, net: nn.Module) -> bool:
+    """Return whether a network holds a parameter at several places, so that what is written there changes them all."""
+    return sum(each is parameter for module in net.modules() for each in own_parameters(module).values()) > 1
 
 
 def untie(net: nn.Module, filled: Collection[str]) -> list[list[Place]]:

@@ -4,10 +4,11 @@
 
 W~: what the layer has, which is zero where it got narrower; lambda: refits/refit.py. A reconstruction: N2N (arXiv
 1709.06030) starts students anew; this is the asymmetric refit of channel pruning (refits/asymmetric.py), used where
-inputs were exchanged rather than dropped. Readers that it cannot set (grouped ones, and ``input_moments.refittable``)
-start from their own random initialization where they got narrower, and keep their weights elsewhere. It breaks where
-several removed layers were doing what no linear map can do: then the student still has to be trained. Each reader
-(block_readers.py) takes a forward pass of both networks for each batch: for a search over many blocks use Inherit.
+inputs were exchanged rather than dropped. Readers that it cannot set (grouped ones, those that share their weight with
+another layer, and ``input_moments.refittable``) start from their own random initialization where they got narrower, and
+keep their weights elsewhere. It breaks where several removed layers were doing what no linear map can do: then the
+student still has to be trained. Each reader (block_readers.py) takes a forward pass of both networks for each batch:
+for a search over many blocks use Inherit.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class LeastSquares(Initializer):
     @override
     def __call__(self, net: nn.Module, readers: Mapping[str, bool]) -> None:
         modules = {name: net.get_submodule(name) for name in readers}
-        fitted = [name for name, module in modules.items() if refittable(module) and groups_of(module) == 1]
+        fitted = [name for name, module in modules.items() if refittable(module, net) and groups_of(module) == 1]
         Inherit()(net, {name: narrower for name, narrower in readers.items() if name not in fitted})
         if fitted:
             inputs = {name: torch.arange(net.get_submodule(name).weight.shape[1]) for name in fitted}

@@ -67,7 +67,7 @@ class Asymmetric(Refit):
         dense, batches = found
         for name in inputs:
             layer = net.get_submodule(name)
-            if refittable(layer):
+            if refittable(layer, net):
                 target = weight_rows(dense.get_submodule(name)).flatten(1)
                 target = target[outputs[name]] if name in outputs else target
                 count = places(layer, self.positions, sum(map(measure.samples_in, batches)))

@@ -24,10 +24,12 @@ from typing_extensions import override
 from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.input_moments import KEY, Moments, gather_moments
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
+from lightning_compress.surgery._torch import own_parameters
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.structure import network
+from lightning_compress.surgery.transforms import WEIGHT
 
 
 @final
@@ -60,7 +62,8 @@ class Symmetric(Refit):
             if name in moments:
                 weight = weight_rows(layer).clone()
                 weight[:, kept[kept < weight.shape[1]]] = refitted(weight, moments[name], kept)
-                layer.weight.copy_(as_rows(layer, weight))
+                # Of its own, as the removal makes it anyway: a layer whose inputs stay may hold the old one too.
+                own_parameters(layer)[WEIGHT] = nn.Parameter(as_rows(layer, weight), layer.weight.requires_grad)
 
     def after(self, net: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Do nothing: the kept weights were set before the others were removed."""
