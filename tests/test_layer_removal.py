@@ -197,6 +197,33 @@ def test_who_reads_a_block_is_found_through_sums_and_pooling(part, readers):
     assert find_removable(net, measure.measure(net, EXAMPLE), EXAMPLE).removable[part].readers == readers
 
 
+class Skips(nn.Module):
+    """Two convolutions of one width, the second of them with a skip or without."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.skip = skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        return self.fc((self.b(x) + x if self.skip else self.b(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [ChannelPruning, LayerRemoval])
+@pytest.mark.parametrize("skips", [(True, False), (False, True)])
+def test_a_callback_that_has_seen_a_network_follows_another_of_the_same_layers(make, skips):
+    used = make()
+    for skip in skips:
+        net = Skips(skip)
+        profile = measure.measure(net, EXAMPLE)
+        assert used.choices(net, profile, EXAMPLE) == make().choices(net, profile, EXAMPLE)
+        again = Skips(skip)
+        traced = dict(used._graphs)
+        used.choices(again, measure.measure(again, torch.zeros(3, 1, 12, 12)), EXAMPLE)
+        assert used._graphs == traced  # a candidate of a search is not followed anew
+
+
 def test_ignored_blocks_are_no_choice():
     net = ResNetCIFAR(2, in_channels=1)
     choices = LayerRemoval(ignore=["layer2.*"]).choices(net, measure.measure(net, EXAMPLE), EXAMPLE)

@@ -127,8 +127,9 @@ class Profile:
 
     @cached_property
     def architecture(self) -> tuple[object, ...]:
-        """Equal for two profiles exactly when names and shapes of all layers are."""
-        return tuple((p.name, p.kind, p.in_channels, p.out_channels, p.groups, p.kernel, p.stride) for p in self)
+        """Equal for two profiles exactly when names and shapes of all layers are, and what each operation reads."""
+        shapes = ((p.name, p.kind, p.in_channels, p.out_channels, p.groups, p.kernel, p.stride) for p in self)
+        return tuple(shapes), tuple((step.module, step.inputs) for step in self.steps)
 
     @property
     def weighted(self) -> list[LayerProfile]:
