@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,27 @@ def test_svd_has_the_error_of_eckart_and_young(name, rank):
     values = np.linalg.svd(layer.weight.detach().flatten(1).numpy(), compute_uv=False)
     error = (weight_of(layer, factorized(layer, rank_out=rank)) - layer.weight).norm()
     assert float(error) == pytest.approx(float(np.sqrt((values[rank:] ** 2).sum())), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_svd_of_a_matrix_of_lower_rank_is_exact(scale):
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 32)
+    layer.weight.data = scale * torch.randn(32, 2) @ torch.randn(2, 32)  # with the noise of rounding to float32
+    error = (weight_of(layer, factorized(layer, rank_out=8)) - layer.weight).norm()
+    assert float(error.detach()) < 1e-6 * float(layer.weight.detach().norm())
+
+
+@pytest.mark.parametrize("flags", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("name", ["3x3", "linear", "tokens"])
+def test_factors_are_frozen_as_the_weight_is_and_their_bias_as_the_bias_is(name, flags):
+    layer = copy.deepcopy(LAYERS[name][0])
+    layer.weight.requires_grad_(flags[0])
+    if layer.bias is not None:
+        layer.bias.requires_grad_(flags[1])
+    factors = factorized(layer, **dict.fromkeys(kind_of(layer).knobs, 2))
+    assert {factor.weight.requires_grad for factor in factors} == {flags[0]}
+    assert factors.bias is None or factors.bias.requires_grad == flags[1]
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -58,6 +58,8 @@ class Factors(Replacement, nn.Sequential):
                 raise CompressError(f"{cls.__name__}: {knob} must be from 1 to {full[knob]}, got {rank!r}")
         new = cls(*cls.layers(old, **arguments)).to(old.weight.device, old.weight.dtype).train(old.training)
         new.requires_grad_(old.weight.requires_grad)
+        if new.bias is not None:
+            new.bias.requires_grad_(old.bias.requires_grad)
         new.ranks = dict(arguments)
         return new
 

@@ -65,7 +65,7 @@ class SVD(Factors):
         root, there = values.sqrt(), values > torch.finfo(torch.float32).eps * values.max()
         # Two zeros in a row would have no gradient, and never train: of LoRA's B, which starts as zeros, nor would A.
         first = torch.where(there, root, root[there].mean() if there.any() else 1.0)
-        return (first[:, None] * right).float(), (left * root).float()
+        return (first[:, None] * right).float(), (left * (values / first)).float()
 
     @classmethod
     @override
