@@ -261,6 +261,44 @@ def test_a_transformer_layer_calls_its_factors_in_eval_mode_too():
     torch.testing.assert_close(net.eval()(example), net.train()(example))
 
 
+def with_hooks() -> tuple[nn.Module, list]:
+    """Return a network with hooks of all kinds on two layers."""
+    net = ToyNet().eval()
+    handles = []
+    for layer in (net.conv1, net.fc):
+        handles += [
+            layer.register_forward_pre_hook(lambda _layer, args: (2 * args[0],)),
+            layer.register_forward_pre_hook(lambda _layer, args, kwargs: ((args[0] + 1,), kwargs), with_kwargs=True),
+            layer.register_forward_hook(lambda _layer, _args, output: 3 * output),
+            layer.register_forward_hook(lambda _layer, _args, _kwargs, output: output - 1, with_kwargs=True),
+            layer.register_full_backward_hook(lambda _layer, inputs, _outputs: tuple(5 * grad for grad in inputs)),
+        ]
+    return net, handles
+
+
+def test_hooks_go_on_to_the_factors_and_their_handles_remove_them(tmp_path):
+    full = Plan({"conv1": {"rank_in": 1.0, "rank_out": 0.75}, "fc": {"rank_out": 0.25}})
+    torch.manual_seed(0)
+    net, handles = with_hooks()
+    with torch.no_grad():  # of the ranks that stay, so that the factors are exact
+        net.conv1.weight[3 * len(net.conv1.weight) // 4 :] = 0
+        net.fc.weight.copy_(torch.ones(len(net.fc.weight), 1) * net.fc.weight[:1])
+    x = torch.randn(4, 1, 8, 8, requires_grad=True)
+    before = net(x), *torch.autograd.grad(net(x).square().sum(), x)
+    LowRank(full).apply(net, EXAMPLE)
+    assert isinstance(net.conv1, Tucker2)
+    after = net(x), *torch.autograd.grad(net(x).square().sum(), x)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+    loaded = lc.load(lc.save(net, tmp_path / "a"), with_hooks()[0])
+    torch.testing.assert_close(loaded(x), before[0], rtol=1e-3, atol=1e-4)
+    for handle in handles:
+        handle.remove()
+    bare = ToyNet().eval()
+    LowRank(full).apply(bare, EXAMPLE)
+    bare.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(x), bare(x))
+
+
 def test_a_weight_that_is_not_finite_is_named():
     net = ToyNet()
     with torch.no_grad():

@@ -39,6 +39,18 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
     new._modules.update(old._modules)
 
 
+def take_hooks(new: nn.Module, old: nn.Module) -> None:
+    """Give a module the hooks of another beside its own; both share the tables, so that handles remove from them."""
+    for name in (
+        "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called", "_backward_pre_hooks", "_backward_hooks",
+    ):  # fmt: skip
+        table = getattr(old, name)
+        table.update(getattr(new, name))
+        setattr(new, name, table)
+    new._is_full_backward_hook = old._is_full_backward_hook
+
+
 def set_tables(
     module: nn.Module, parameters: dict[str, nn.Parameter | None], children: dict[str, nn.Module | None]
 ) -> None:

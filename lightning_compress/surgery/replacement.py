@@ -14,7 +14,7 @@ from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.kinds import HasKind, class_of
 from lightning_compress.core.plan import Number, Plan
 from lightning_compress.core.profile import Profile
-from lightning_compress.surgery._torch import own_children
+from lightning_compress.surgery._torch import own_children, take_hooks
 
 
 class Replacement(nn.Module, HasKind):
@@ -28,6 +28,10 @@ class Replacement(nn.Module, HasKind):
             CompressError: ``old`` cannot be replaced by this.
         """
         raise NotImplementedError
+
+    def take_hooks(self, old: nn.Module) -> None:
+        """Take over the hooks of the layer of before, which somebody put there to see or change what it gives."""
+        take_hooks(self, old)
 
     def config(self) -> dict[str, Any]:
         """Return plain arguments with which :meth:`like` makes an equal structure again."""
@@ -105,3 +109,6 @@ def replace_modules(net: nn.Module, new: Mapping[str, nn.Module]) -> None:
         for key, child in own_children(parent).items():
             if child in by_old:
                 own_children(parent)[key] = by_old[child]
+    for old, module in by_old.items():
+        if isinstance(module, Replacement):
+            module.take_hooks(old)

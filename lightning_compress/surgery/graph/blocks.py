@@ -37,6 +37,10 @@ class Removed(Replacement, nn.Identity):
         return cls()
 
     @override
+    def take_hooks(self, old: nn.Module) -> None:
+        """Leave them: they go with the layer that they were put on."""
+
+    @override
     def config(self) -> dict[str, Any]:
         return {}
 
