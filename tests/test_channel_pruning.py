@@ -112,6 +112,14 @@ def test_taylor_keeps_the_channels_whose_removal_changes_the_loss_most():
     assert torch.equal(module.model.conv1.weight, weight[expected])
 
 
+def test_taylor_says_that_a_frozen_layer_is_to_be_unfrozen():
+    module = PlainModule()
+    module.model.conv1.weight.requires_grad_(False)
+    trainer = Trainer(max_steps=0, callbacks=[ChannelPruning({"conv1": {"channels": 0.5}}, Taylor())], **QUIET)
+    with pytest.raises(CompressError, match="weight of layer 'conv1' is frozen, so it has no gradient; unfreeze it"):
+        trainer.fit(module, *toy_data(0))
+
+
 class Recurrent(nn.Module):
     """Two linear layers, a recurrent one, and two more."""
 

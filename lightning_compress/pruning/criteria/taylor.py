@@ -35,7 +35,7 @@ class Taylor(Criterion):
     """The squared first-order change of the loss.
 
     Raises:
-        CompressError: a weight has no gradient.
+        CompressError: a weight has no gradient, or is frozen.
     """
 
     @override
@@ -57,6 +57,11 @@ class Taylor(Criterion):
                 slopes[name] = as_rows(owner, slope)
         missing = [name for name in weights if name not in slopes]
         if missing:
+            if not weights[missing[0]].requires_grad:
+                raise CompressError(
+                    f"Taylor: the weight of layer {missing[0]!r} is frozen, so it has no gradient; unfreeze it "
+                    f"until its channels are removed, ignore the layer, or use l2"
+                )
             raise CompressError(
                 f"Taylor: the weight of layer {missing[0]!r} has no gradient; run a backward pass first, or use l2"
             )
