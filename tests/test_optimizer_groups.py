@@ -11,9 +11,12 @@ from lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
+from lightning_compress.callbacks.low_rank import LowRank
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.callbacks.variational_dropout import VariationalDropout
 from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.transforms import raw_weight
 from lightning_compress.testing.toys import QUIET
 from tests.test_calibration import Module
@@ -125,3 +128,40 @@ def test_an_error_of_the_users_leaves_the_module_whole():
             module, DataLoader(TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4), 8)
         )
     assert not isinstance(module.net[0].weight, nn.Parameter)
+
+
+class Early(Module):
+    """Makes its optimizer in ``__init__``, or only the groups of it."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 4))
+        )
+        self.groups = [{"params": list(self.parameters())}]
+        self.optimizer = torch.optim.SGD(self.groups, lr=0.1) if whole else None
+
+    def configure_optimizers(self):
+        return self.optimizer or torch.optim.SGD(self.groups, lr=0.1)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("callback", "trains"),
+    [
+        (lambda: ChannelPruning({"0": {"channels": 0.5}}), False),
+        (lambda: LowRank({"4": {"rank_out": 0.5}}), False),
+        (lambda: WeightPruning({"0": {"density": 0.5}}), True),
+    ],
+    ids=["channels", "low rank", "weights"],
+)
+def test_an_optimizer_of_before_trains_all_or_is_told(callback, trains, whole):
+    module = Early(whole)
+    trainer = Trainer(max_epochs=1, callbacks=[callback()], **QUIET)
+    data = DataLoader(TensorDataset(torch.randn(16, 3, 8, 8), torch.randint(0, 4, (16,))), 8)
+    if trains:
+        trainer.fit(module, data)
+        held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+        assert held == {id(p) for p in module.parameters()}
+    else:
+        with pytest.raises(CompressError, match=r"Early: .* is in none: .*; make optimizers .* inside configure_opt"):
+            trainer.fit(module, data)

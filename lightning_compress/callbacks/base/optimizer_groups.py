@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
+from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery._torch import own_children, own_parameters, set_tables
 from lightning_compress.surgery.transforms import (
     INPUT,
@@ -83,8 +84,28 @@ def _configure(self: LightningModule) -> Any:
     own = self.__dict__.get(OWN)
     with as_written(self):
         made = type(self).configure_optimizers(self) if own is None else own()
-    complete_groups(self, [leaf for leaf in tree_leaves(made) if isinstance(leaf, Optimizer)])
+    optimizers = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Optimizer)]
+    complete_groups(self, optimizers)
+    _check_held(self, optimizers)
     return made
+
+
+def _check_held(module: LightningModule, optimizers: list[Optimizer]) -> None:
+    """Raise for optimizers of parameters that pruning or a replacement has put others in the place of.
+
+    Raises:
+        CompressError: they hold parameters that are not the module's, and do not hold one that is.
+    """
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    own = dict(module.named_parameters())
+    gone = len(held.difference(map(id, own.values())))
+    left = next((name for name, p in own.items() if p.requires_grad and id(p) not in held), None)
+    if gone and left is not None:
+        raise CompressError(
+            f"{type(module).__name__}: configure_optimizers gives optimizers of {gone} parameters that the module does "
+            f"not have, and {left!r} is in none: they were made before its layers were pruned or replaced, as in "
+            f"__init__; make optimizers and their groups inside configure_optimizers"
+        )
 
 
 def extend_configure_optimizers(module: LightningModule) -> None:
