@@ -137,3 +137,12 @@ def test_random_numbers_come_back_after_an_error_and_in_a_generator_that_is_clos
     with pytest.raises(ZeroDivisionError), isolated_rng():
         raise ZeroDivisionError(str(next(numbers())))
     assert [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()] == states
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("kind", ["channels", "taylor", "gram", "quantize", "low rank"])
+def test_a_module_is_compressed_in_the_precision_that_an_earlier_training_left_it_in(kind, precision):
+    module, settings = PlainModule(), {"max_steps": 1, "limit_val_batches": 0, "precision": precision, **QUIET}
+    for callbacks in ([], [SETUPS[kind]()]):
+        Trainer(callbacks=callbacks, **settings).fit(module.train(), toy_data(0)[0])
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16 if precision == "bf16-true" else torch.float64}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
@@ -26,7 +28,20 @@ def loaders_of(loop: Any) -> Any | None:
 
 def on_device(module: LightningModule, batch: Any) -> Any:
     """Return a batch as the module's steps get it: on its device, through its hooks and those of its Trainer's data."""
-    return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch))
+    return module._apply_batch_transfer_handler(module._on_before_batch_transfer(in_precision(module, batch)))
+
+
+def in_precision(module: LightningModule, batch: Any) -> Any:
+    """Return a batch in the precision of the Trainer, where the module has it: Lightning converts that after ``setup``.
+
+    Args:
+        module: of a first training it is still in single precision, of a later one in ``bf16-true``, for example.
+        batch: or an input.
+    """
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    if module._trainer is None or dtype == torch.get_default_dtype():
+        return batch
+    return module._trainer.precision_plugin.convert_input(batch)
 
 
 def averages_buffers(callback: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery import measure
-from lightning_compress.surgery._lightning import on_device
+from lightning_compress.surgery._lightning import in_precision, on_device
 from lightning_compress.surgery.dry_run import first_call
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.tensors import map_tensors, parts_of, tensors_in
@@ -71,7 +71,7 @@ def example_of(module: LightningModule, batches: Iterable[Any], step: str = "tra
     """
     example, where = module.example_input_array, "its example_input_array"
     if example is not None:
-        example = _argument_of_network(module, example)
+        example = _argument_of_network(module, in_precision(module, example))
     else:
         where = f"what {step} or another step calls it with, or on the first tensor of a batch"
         example = next(network_inputs(module, batches, step), None)
