@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,9 +20,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_compress as lc
+from lightning_compress.distillation.logit_mse import LogitMSE
 from lightning_compress.pipeline.checkpoint import load_checkpoint
+from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.taught_outputs import check_taught_outputs
 from lightning_compress.testing.toys import PlainModule
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +101,23 @@ def test_inputs_that_the_network_does_not_take_are_told_before_anything_else(tmp
     module.example_input_array = (torch.zeros(5, 3), torch.zeros(5, 3))
     with pytest.raises(lc.CompressError, match=r"Own: its network does not run on .* set example_input_array"):
         lc.compress(module, OwnData(), {"quantize": stage()}, folder=tmp_path, make_trainer=CPU)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_loss_that_does_not_take_the_outputs_is_told_before_a_search(own, tmp_path, epochs, monkeypatch):
+    monkeypatch.syspath_prepend(str(own))
+    mine = import_module("mine")
+    quantization = lc.QuantizationAwareTraining()
+    uniform = Uniform({"weight_bits": 4, "act_bits": 8})
+    stages = {"quantize": Stage({"a": quantization}, uniform, lc.KnowledgeDistillation, epochs)}
+    run = RunContext.begun(mine.Regressor(), mine.Numbers(), tmp_path, make_trainer=CPU)
+    if not epochs:  # nothing is taught
+        check_taught_outputs(run, stages)
+        return
+    with pytest.raises(lc.CompressError, match="stage quantize: Hinton: needs the logits of two classes .*logit_mse"):
+        check_taught_outputs(run, stages)
+    fitting = partial(lc.KnowledgeDistillation, loss=LogitMSE())
+    check_taught_outputs(run, {"quantize": replace(stages["quantize"], distillation=fitting)})
 
 
 class NoTensors(OwnData):

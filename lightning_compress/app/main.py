@@ -37,6 +37,7 @@ from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.taught_outputs import check_taught_outputs
 from lightning_compress.pipeline.training import FINAL, fit
 
 ADDED = ("compress",)  # groups that are read, and not there before
@@ -154,4 +155,5 @@ def dense_module(
     else:
         untrained = RunContext.begun(module, data, folder, make_trainer=make_trainer, seed=cfg.seed)
         check_logged_metrics(untrained, stages, cfg.metric)
+        check_taught_outputs(untrained, stages)
     return fit(module, data, make_trainer, folder=folder, epochs=cfg.epochs, seed=cfg.seed, make_logger=make_logger)

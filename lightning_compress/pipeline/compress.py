@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -35,6 +34,8 @@ from lightning_compress.pipeline.figures import Figures, declare, measure_figure
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.stage import Stage
+from lightning_compress.pipeline.taught_outputs import check_taught_outputs
+from lightning_compress.pipeline.time_spent import timed
 from lightning_compress.pipeline.training import check_trainer, csv_logger
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.structure import check_library, network, structure_of
@@ -128,7 +129,6 @@ def compress(
         stages = {name: stage.with_plan(plan) for name, stage in stages.items()}
     check_stages(stages)
     _check_exporters(exporters)
-    began = perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -139,14 +139,15 @@ def compress(
         ) from None
     except OSError as error:
         raise CompressError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another run_dir") from error
-    with lock:
+    with lock, timed(folder) as seconds:
         remove_stale_parts(folder)
         run = RunContext.begun(module, data, folder, make_trainer=make_trainer, seed=seed, make_logger=make_logger)
         check_logged_metrics(run, stages, metric)
+        check_taught_outputs(run, stages)
         student = module
         for name, stage in stages.items():
             student = stage.run(name, student, run)
-        return _finish(student, run, stages, metric=metric, began=began, exporters=exporters)
+        return _finish(student, run, stages, metric=metric, seconds=seconds, exporters=exporters)
 
 
 def _check_unused(**settings: Any) -> None:
@@ -229,7 +230,7 @@ def _finish(
     stages: Mapping[str, Stage],
     *,
     metric: str,
-    began: float,
+    seconds: Callable[[], float],
     exporters: Mapping[str, Exporter],
 ) -> Result:
     """Export the network, load what was packed, and measure that."""
@@ -256,7 +257,7 @@ def _finish(
         dense=Figures({**dense, **{figure.name: before for figure, (before, _) in deployed.items()}}),
         compressed=Figures({**compressed, **{figure.name: after for figure, (_, after) in deployed.items()}}),
         plan=plan,
-        seconds=round(perf_counter() - began, 1),
+        seconds=round(seconds(), 1),
         folder=run.folder,
         searches={name: found["found"] for name, found in searched.items()},
         metric=metric,

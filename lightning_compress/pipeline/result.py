@@ -28,7 +28,7 @@ class Result:
         dense: figures of the network before compression.
         compressed: figures of the network as its packed file holds it.
         plan: the plan of all stages, as it was applied.
-        seconds: that the run took.
+        seconds: that the run took until its first result, all parts of a run that was killed and went on included.
         folder: of the run, with the packed file, the plan, the journals and the report.
         searches: stage -> what its search found; only of stages that searched in this run.
         metric: that ``accuracy`` is, as ``test_step`` logs it.

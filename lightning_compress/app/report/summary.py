@@ -220,7 +220,7 @@ def _facts(result: Result, config: Mapping[str, Any]) -> dict[str, str]:
         },
         "seed": str(config["seed"]),
         "command": command_line(),
-        "time": f"{duration(result.seconds)} (the last run of the command, without dense training)",
+        "time": f"{duration(result.seconds)} (without dense training)",
         "machine": f"{platform.system()} {platform.machine()}, {threads} thread{'' if threads == 1 else 's'}, "
         f"torch {torch.__version__}",
     }
