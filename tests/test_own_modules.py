@@ -114,7 +114,7 @@ def test_a_loss_that_does_not_take_the_outputs_is_told_before_a_search(own, tmp_
     if not epochs:  # nothing is taught
         check_taught_outputs(run, stages)
         return
-    with pytest.raises(lc.CompressError, match="stage quantize: Hinton: needs the logits of two classes .*logit_mse"):
+    with pytest.raises(lc.CompressError, match=r"stage quantize: Hinton: needs the logits of two classes .*logit_mse"):
         check_taught_outputs(run, stages)
     fitting = partial(lc.KnowledgeDistillation, loss=LogitMSE())
     check_taught_outputs(run, {"quantize": replace(stages["quantize"], distillation=fitting)})
