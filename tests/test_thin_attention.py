@@ -139,3 +139,13 @@ def test_it_computes_what_torch_does(batch_first, bias):
 def test_attention_of_another_form_keeps_its_heads():
     with pytest.raises(CompressError, match="expected a MultiheadAttention of one matrix"):
         ThinAttention.like(nn.MultiheadAttention(12, 4, kdim=6))
+
+
+@torch.no_grad()
+def test_hooks_of_attention_go_on_to_what_takes_its_place():
+    net, seen = Decoder().eval(), []
+    net.layer.self_attn.register_forward_hook(lambda layer, _args, _output: seen.append(type(layer)))
+    lc.ChannelPruning({"layer.self_attn.in_proj_weight": {"heads": 0.5}}).apply(net, NETS["decoder"][1])
+    seen.clear()
+    net(NETS["decoder"][1])
+    assert seen == [ThinAttention]
