@@ -177,6 +177,18 @@ def test_a_network_that_is_not_trained_is_within_the_limit(untrained, account):
             assert len(weight[weight != 0].unique()) <= 2 ** bits[name]
 
 
+def test_a_layer_that_begins_with_zeros_is_trained():
+    module = PlainModule()
+    torch.nn.init.zeros_(module.model.fc.weight)
+    callback = JointSparsityQuantization(EVERYWHERE, limits=(0.1,))
+    _, compressed = train([callback], module=module)
+    _, started = train([JointSparsityQuantization(EVERYWHERE, limits=(0.1,))])
+    assert module.model.fc.weight.count_nonzero() > 4
+    assert compressed >= started - 0.1
+    profile = structure_of(module.model).profile
+    assert WeightBits()(profile) <= 0.1 * 32 * sum(layer.weights for layer in profile.weighted)
+
+
 def test_limits_fall_up_to_their_share_of_the_training():
     callback = JointSparsityQuantization(EVERYWHERE, limits=(0.3, 0.2, 0.1), fall=0.2)
     assert [callback._limit(now) for now in (0, 0.09, 0.1, 0.19, 0.2, 0.9)] == [0.3, 0.3, 0.2, 0.2, 0.1, 0.1]

@@ -61,6 +61,30 @@ def codes_of(net) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.parametrize("bits", [2, 6])
+def test_a_layer_that_begins_with_zeros_is_trained_within_the_room(bits):
+    found = module()
+    torch.nn.init.zeros_(found.model.fc.weight)
+    Trainer(max_epochs=4, callbacks=[RateQuantization(plan(bits))], **QUIET).fit(found, *toy_data(0))
+    net = found.eval().model
+    assert float(net.fc.weight.abs().max()) > 0.02
+    size = sum(stream_bytes(codes, CODER) for codes in codes_of(net).values())
+    assert size <= bits / 8 * sum(layer.weights for layer in structure_of(net).profile.weighted)
+
+
+@pytest.mark.parametrize("bits", [2, 6, 7.5])
+@pytest.mark.parametrize("features", [9, 400])
+def test_weights_of_a_usual_start_take_their_share_of_the_step_of_zeros(bits, features):
+    layer = torch.nn.Linear(features, 20000 // features)
+    shape = tuple(layer.weight.shape)
+    problem = RateProblem(np.zeros(shape), np.eye(features), np.ones(shape[0]), shape, has_norm=False)
+    scale, codes = problem.unsolved(bits)
+    assert not codes.any()
+    codes = (layer.weight / scale).round().long()
+    assert codes.abs().max() <= 127
+    assert 8 * stream_bytes(codes, CODER) / codes.numel() == pytest.approx(bits, abs=0.5)
+
+
 @pytest.mark.parametrize(("bits", "epochs"), [(0.7, 0), (1.5, 2), (5, 1)])
 def test_codes_take_no_more_than_the_plan_says(bits, epochs, tmp_path):
     net = fitted(bits, epochs).model

@@ -10,10 +10,11 @@ without a known number of steps is cut at its end.
 
 Bits per weight are the wrong variable once codes are entropy-coded: here a plan says how many coded bits a weight has
 on average, and layers share them by one price. Steps of codes stay as they were found, and gradients pass straight
-through the rounding. A training of no epochs corrects outputs. Sources: quantization/rate_distortion.py and
-code_rates.py. A price of bits in the loss (Oktay et al. 2020, arXiv 1906.06624) was tried before and lost to no price
-at all (benchmarks/results/size.txt). Use it for the smallest file. It breaks where the file is read without its coder:
-in fixed width it is larger than one of the same error whose bits were planned.
+through the rounding. A layer that begins with zeros has its own share of the room. A training of no epochs corrects
+outputs. Sources: quantization/rate_distortion.py and code_rates.py. A price of bits in the loss (Oktay et al. 2020,
+arXiv 1906.06624) was tried before and lost to no price at all (benchmarks/results/size.txt). Use it for the smallest
+file. It breaks where the file is read without its coder: in fixed width it is larger than one of the same error whose
+bits were planned.
 """
 
 from __future__ import annotations
@@ -158,10 +159,15 @@ class RateQuantization(CompressionCallback):
             layer = net.get_submodule(name)
             check_plain(name, layer, "RateQuantization")
             problems[name] = RateProblem.of(profile[name], layer, norms.get(name), second_moments(net, name))
+        # Zeros take nothing, so the others would be given all of the room, and held there: these could never grow.
+        empty = [name for name, problem in problems.items() if problem.is_empty]
+        solved = {name: problem for name, problem in problems.items() if name not in empty}
+        others = Plan({name: plan.layers[name] for name in solved})
         try:
-            found = within(problems, room(plan, profile), self.coder) if problems else {}
+            found = within(solved, room(others, profile), self.coder) if solved else {}
         except InfeasibleBudgetError as error:
             raise InfeasibleBudgetError(f"rate_quantization: {error}") from None
+        found |= {name: problems[name].unsolved(plan.layers[name]["coded_bits"]) for name in empty}
         self._before = {name: raw_weight(net.get_submodule(name)).detach().clone() for name in found}
         for name, (scale, codes) in found.items():
             layer = net.get_submodule(name)

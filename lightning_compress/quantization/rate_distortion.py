@@ -90,6 +90,23 @@ class RateProblem:
             return torch.tensor(step, dtype=torch.float32), found
         return torch.from_numpy(step / self.factor).float().view(-1, *[1] * (len(self.shape) - 1)), found
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all weights are zero: their codes take nothing, and say nothing about what a training needs."""
+        return not self.weight.any()
+
+    def unsolved(self, bits: float) -> tuple[Tensor, Tensor]:
+        """Return a scale and codes of zero, as :meth:`solve` does: weights of torch's usual start would take the bits.
+
+        These are spread evenly within ``1 / sqrt(features)``.
+
+        Args:
+            bits: of a weight.
+        """
+        step = max(2 * 2**-bits, 2 / LEVELS) / max(self.weight.shape[1], 1) ** 0.5
+        shape = (len(self.weight), *[1] * (len(self.shape) - 1)) if self.has_norm else ()
+        return torch.full(shape, step), torch.zeros(self.shape, dtype=torch.int64)
+
 
 def code_range(codes: Tensor | Codes) -> tuple[int, int]:
     """Return the lowest code, and the bits that hold all of them above it."""
