@@ -14,6 +14,7 @@ from torch import Tensor
 
 DROPPED = 12  # bits of the mantissa
 HALF = 1 << (31 - DROPPED)  # keys of each sign
+TINY = torch.finfo(torch.float32).tiny
 MOST = 1 << 22  # values of one tensor that are counted; of a larger one as many at random
 
 
@@ -24,7 +25,7 @@ class ValueHistogram:
         x: any shape and float type; NaN and infinity are not counted.
 
     Attributes:
-        least, largest: 0-dim; both are 0 where nothing was counted.
+        least, largest: 0-dim; both are 0 where nothing was counted. Values whose reciprocal is infinite count as zero.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -34,7 +35,8 @@ class ValueHistogram:
             least, largest = x.aminmax()
             x = torch.cat([x[at.to(x.device)], least[None], largest[None]])
         x = x[x.isfinite()]
-        self.least, self.largest = x.aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        ends = x.aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        self.least, self.largest = (torch.where(end.abs() < TINY, 0.0, end) for end in ends)
         keys = (x.view(torch.int32) >> DROPPED) + HALF
         self._count(torch.bincount(keys, minlength=2 * HALF))
 
@@ -77,5 +79,5 @@ class ValueHistogram:
         """
         middle = ((self._keys - HALF).to(torch.int32) << DROPPED) | (1 << (DROPPED - 1))
         values = middle.view(torch.float32)
-        values = torch.where(values.abs() < torch.finfo(torch.float32).tiny, 0.0, values)
+        values = torch.where(values.abs() < TINY, 0.0, values)
         return values.clamp(self.least, self.largest), (self._counts.double() / self._counts.sum()).float()

@@ -211,3 +211,11 @@ class ActivationQuantizerContract(_Fixtures):
         again = make(4)
         again.unpack(before)
         assert torch.equal(again.eval()(x), quantizer(x))
+
+    @pytest.mark.parametrize("value", [1e-45, -1e-40, 1e-38, -2e-38, 1e-30, 1e30])
+    def test_inputs_of_any_size_stay_finite(self, make, value) -> None:
+        quantizer = make(4)
+        x = torch.full((8, 4), value)
+        x[::2] = 0
+        assert ((quantizer(x) - x).abs() <= max(abs(value) / 2, torch.finfo(torch.float32).tiny)).all()
+        assert quantizer(torch.ones(2, 2)).isfinite().all()
