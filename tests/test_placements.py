@@ -149,3 +149,23 @@ def test_a_tensor_that_no_hook_reaches_is_named():
 
     with pytest.raises(CompressError, match=r"the tensor that 'relu' in module '' returns feeds a sum"):
         quantized(Functional(), Tensors())
+
+
+class OfInput(nn.Module):
+    """A sum with the network's input, which passes a module before."""
+
+    def __init__(self, entry: nn.Module | None) -> None:
+        super().__init__()
+        self.entry, self.a, self.relu, self.fc = entry, nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.entry(x) if self.entry else x
+        return self.fc(self.relu(x + self.a(x))).flatten(1)
+
+
+def test_an_input_that_feeds_a_sum_is_quantized_behind_an_identity():
+    with pytest.raises(CompressError, match=r"the input of the network feeds a sum, .* let it pass an nn.Identity\(\)"):
+        quantized(OfInput(None), Tensors())
+    found = slots(quantized(OfInput(nn.Identity()), Tensors()))
+    assert found["entry/ou"] == found["a/in"]
+    assert found.keys() == {"entry/ou", "a/in", "a/ou", "fc/in", "fc/ou"}

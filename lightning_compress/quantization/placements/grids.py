@@ -74,11 +74,13 @@ def site_of(flow: Dataflow, tensor: int) -> Site:
     site = flow.site(tensor)
     if site is None:
         operation = flow.writer(tensor)
-        made = f"{operation.name!r} in module {operation.module!r}" if operation else "the input of the network"
+        made, remedy = "the input of the network", "let it pass an nn.Identity() of its own, first in forward"
+        if operation is not None:
+            made = f"the tensor that {operation.name!r} in module {operation.module!r} returns"
+            remedy = "wrap the operation in a module (nn.ReLU rather than F.relu)"
         raise CompressError(
-            f"quantization: the tensor that {made} returns feeds a sum, a concatenation or the output and must be "
-            f"quantized, but no module that runs once has it as its input or output; wrap the operation in a module "
-            f"(nn.ReLU rather than F.relu), or use the placement LayerInputs"
+            f"quantization: {made} feeds a sum, a concatenation or the output and must be quantized, but no module "
+            f"that runs once has it as its input or output; {remedy}, or use the placement LayerInputs"
         )
     return site
 

@@ -104,6 +104,9 @@ class Dataflow:
             inside = all(call.first <= i < call.last for i in self.readers(value))
             if call.reads == value and inside and value not in self.outputs:
                 return Site(call.module, transforms.INPUT)
+        handed_on = next((call for call in once if call.reads == call.writes == value), None)
+        if handed_on is not None and not any(i < handed_on.last for i in self.readers(value)):
+            return Site(handed_on.module, transforms.OUTPUT)  # of nn.Identity, which returns what it reads
         return None
 
 
@@ -157,8 +160,8 @@ class _Recorder(TorchFunctionMode):
         numbers = tuple(self.number(leaf) for leaf in read)
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and id(leaf) not in self.own]
-        if made:
-            module = self.running[-1][0] if self.running else ""
+        if made and self.running:  # else what brings the example to the network, which no hook sees
+            module = self.running[-1][0]
             writes = tuple(self.number(leaf, fresh=True) for leaf in made)
             shapes = tuple(tuple(leaf.shape) for leaf in made)
             self.flow.operations.append(Operation(plain_name(func.__name__), numbers, writes, module, shapes))
