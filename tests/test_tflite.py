@@ -148,6 +148,42 @@ def test_floating_point_networks_agree_with_torch(tmp_path):
         assert report.deployed.integer_kernels == 0
 
 
+class Flattened(nn.Module):
+    """A map that is flattened for what reads it in a way of its own."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.read, size = read, 6 * 5 * 4
+        self.a, self.b, self.join, self.relu = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 6, 3), nn.Identity(), nn.ReLU()
+        self.point = nn.Conv2d(2 * size if read == "joined" else size, 4, 1)
+        self.fc = nn.Linear(2 * size if read == "joined" else size, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).flatten(1)
+        if self.read == "output":
+            return a
+        if self.read == "product":
+            return self.fc(self.relu(a))
+        if self.read == "joined":
+            return self.fc(torch.cat([a, self.b(x).flatten(1)], 1))
+        if self.read == "sum":
+            return self.fc(self.relu(a + self.b(x).flatten(1)))
+        maps = self.relu(a)
+        points = self.point(maps.view(-1, maps.shape[1], 1, 1)).flatten(1)
+        return points if self.read == "points" else self.join(self.fc(maps) + points)
+
+
+@pytest.mark.parametrize("read", ["output", "product", "joined", "sum", "points", "both"])
+def test_a_flattened_map_keeps_the_order_of_torch(read, tmp_path):
+    torch.manual_seed(0)
+    net, x = Flattened(read).eval(), torch.randn(16, 3, 7, 6, generator=torch.Generator().manual_seed(0))
+    assert TFLite().export(net, tmp_path / "net.tflite", x).parity.max_error < 1e-5
+    report = TFLite(calibration=[x]).export(net, tmp_path / "net.tflite", x)
+    assert report.deployed.values_off == 0
+    assert report.deployed.slope == pytest.approx(1, abs=0.02)
+    assert report.deployed.arena_bytes > 0
+
+
 def test_the_peak_of_live_activations_is_counted_by_hand():
     # 16 x 16 x 16 three times: the stem's output waits for the sum while two others are alive.
     graph = lower(complete(resnet8().eval(), [images()]), images())

@@ -87,6 +87,8 @@ class GraphNetwork(nn.Module):
             grid = graph.tensors[operation.output].grid
             inputs = [self._read(found, name) for name in operation.inputs]
             y = self._weighted(i, operation, inputs[0]) if isinstance(operation, Weighted) else run(operation, *inputs)
+            if isinstance(operation, Reshape):
+                y = y.reshape(-1, *graph.tensors[operation.output].shape)
             found[operation.output] = stored(_clipped(y, operation, grid), grid)
         return self._read(found, graph.output)
 
@@ -185,11 +187,7 @@ def _(operation: Concat, *inputs: Tensor) -> Tensor:
     return torch.cat(inputs, 1)
 
 
-@run.register
-def _(operation: Reshape, x: Tensor) -> Tensor:
-    return x.flatten(1)
-
-
+@run.register(Reshape)
 @run.register(Requantize)
 @run.register(Clip)
 def _(operation: Operation, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Builder:
     Attributes:
         graph: what is written.
         index: tensor of the graph -> its number in the file.
-        flattened: tensor of the graph that was a map -> (channels, height, width) of that map.
+        flattened: tensor of the graph that was a map, and has the channels last -> (channels, height, width) of it.
         int4: whether weights of 4 or fewer bits are stored two a byte.
         batch: samples that the file takes at a time; one, where an operator holds the shape of its output.
     """

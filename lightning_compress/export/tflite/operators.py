@@ -16,6 +16,7 @@ from lightning_compress.export.integer.graph import (
     Concat,
     Conv,
     ConvTranspose,
+    Graph,
     HardSwish,
     Linear,
     MaxPool,
@@ -188,19 +189,14 @@ def _(operation: Clip, b: Builder) -> None:
 
 @add.register
 def _(operation: Concat, b: Builder) -> None:
-    if any(name in b.flattened for name in operation.inputs):
-        raise NoIntegerFormError(f"export: module {operation.module!r} concatenates flattened maps; flatten behind it")
     options = b.s.ConcatenationOptionsT()
     options.axis = len(b.graph.tensors[operation.output].shape)
     _simple(operation, b, "CONCATENATION", 2, options)
 
 
 def _simple(operation: Operation, b: Builder, code: str, version: int, options: Any = None) -> None:
-    layouts = {b.flattened.get(name) for name in operation.inputs}
-    if len(layouts) > 1:
-        raise NoIntegerFormError(f"export: module {operation.module!r} joins a flattened map with another tensor")
-    if layouts != {None}:
-        b.flattened[operation.output] = cast(tuple[int, int, int], layouts.pop())
+    if operation.inputs[0] in b.flattened:
+        b.flattened[operation.output] = b.flattened[operation.inputs[0]]
     inputs = [b.activation(name) for name in operation.inputs]
     b.operator(code, _version(b, operation, version), inputs, b.activation(operation.output), options)
 
@@ -230,10 +226,31 @@ def _pool(operation: AveragePool | MaxPool, b: Builder, code: str, kind: str, so
 def _(operation: Reshape, b: Builder) -> None:
     (name,) = operation.inputs
     before, after = b.graph.tensors[name].shape, b.graph.tensors[operation.output].shape
-    if len(before) == 3 and before[1] * before[2] > 1:
-        b.flattened[operation.output] = before
+    source = b.activation(name)
+    if len(before) == 3 and before[0] > 1 and before[1] * before[2] > 1:
+        if _only_products_read(b.graph, operation.output):
+            b.flattened[operation.output] = before
+        else:
+            source = _channels_first(operation, b, source)
     shape = b.constant(f"{operation.output}/shape", np.array([-1, *nhwc(after)], np.int32))
-    b.operator("RESHAPE", 1, [b.activation(name), shape], b.activation(operation.output))
+    b.operator("RESHAPE", 1, [source, shape], b.activation(operation.output))
+
+
+def _only_products_read(graph: Graph, name: str) -> bool:
+    """Return whether linear layers alone read a tensor, whose weights can take its values in any order."""
+    return name != graph.output and all(
+        isinstance(reader, Linear)
+        or (isinstance(reader, Clip | HardSwish | Requantize | Sigmoid) and _only_products_read(graph, reader.output))
+        for reader in graph.readers(name)
+    )
+
+
+def _channels_first(operation: Reshape, b: Builder, source: int) -> int:
+    before = b.graph.tensors[operation.inputs[0]]
+    target = b.like(before, f"{operation.output}/turned", before.shape)
+    order = b.constant(f"{operation.output}/order", np.array([0, 3, 1, 2], np.int32))
+    b.operator("TRANSPOSE", _version(b, operation, 2), [source, order], target, b.s.TransposeOptionsT())
+    return target
 
 
 @add.register

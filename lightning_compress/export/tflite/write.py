@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lightning_compress.export.integer.graph import Graph
-from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.tflite.builder import Builder
 from lightning_compress.export.tflite.operators import write
 
@@ -22,6 +21,4 @@ def tflite_bytes(graph: Graph, int4: bool = False) -> bytes:
     builder = Builder(graph, int4)
     for operation in graph.operations:
         write(operation, builder)
-    if graph.output in builder.flattened:
-        raise NoIntegerFormError("export: the output of the network is a flattened map, whose order .tflite changes")
     return builder.bytes("lightning-compress")
