@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_compress.core.errors import CompressError
@@ -14,6 +15,7 @@ from lightning_compress.export.integer.completion import complete
 from lightning_compress.export.integer.emulate import emulate, to_values
 from lightning_compress.export.integer.graph import Conv, Pad
 from lightning_compress.export.integer.lower import lower
+from lightning_compress.export.integer.marked import NoIntegerFormError
 from lightning_compress.export.integer.rounding.single import SingleRounding
 
 SIZE = 12  # the mean is then over 9 values, which never leaves a tie
@@ -66,6 +68,60 @@ def test_the_lowered_network_computes_what_the_graph_says(bits):
 def test_the_lowered_network_in_floating_point_is_the_network():
     graph = lower(network(), images(), integer=False)
     assert torch.allclose(GraphNetwork(graph)(images()), network()(images()), atol=1e-5)
+
+
+class Reads(nn.Module):
+    """A map, and what a function makes of it and of a second layer."""
+
+    def __init__(self, function, norm: nn.Module) -> None:
+        super().__init__()
+        self.function, self.norm = function, norm
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(400, 5)
+        self.relu, self.drop, self.point = nn.ReLU(inplace=True), nn.Dropout(), nn.Conv2d(400, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, self.norm(self.conv(x)))
+
+
+RIGHT = {
+    "same tensor in place": lambda n, h: (n.relu(n.drop(h)), n.fc(h.flatten(1)))[1],
+    "view in place, read itself": lambda n, h: n.fc(n.relu(h.flatten(1))),
+    "view in place, map read before": lambda n, h: n.fc((h + h).flatten(1) + n.relu(h.flatten(1))),
+    "flat as a map": lambda n, h: n.point(h.flatten(1).view(-1, 400, 1, 1)).flatten(1),
+    "types of floating point": lambda n, h: n.fc(h.to(torch.float64).float().flatten(1)),
+    "norm behind a copy": lambda n, h: n.fc((n.norm(h.clone()) + h).flatten(1)),
+    "dropout of nothing": lambda n, h: n.fc(F.dropout(h, 0.0, True).flatten(1)),
+}
+REFUSED = {
+    "view in place": (lambda n, h: n.fc((n.relu(h.flatten(1)), h)[1].flatten(1)), "in place .* use inplace=False"),
+    "map in place": (lambda n, h: [f := h.flatten(1), n.relu(h), n.fc(f)][2], "in place .* use inplace=False"),
+    "int": (lambda n, h: n.fc(h.to(torch.int32).float().flatten(1)), "makes torch.int32 of torch.float32"),
+    "bool": (lambda n, h: n.fc(h.bool().to(torch.float32).flatten(1)), "makes torch.bool of torch.float32"),
+    "dropout": (lambda n, h: n.fc(F.dropout(h, 0.5, True).flatten(1)), "pass training=self.training"),
+    "dropout2d": (lambda n, h: n.fc(F.dropout2d(h, 0.5, True).flatten(1)), "pass training=self.training"),
+}
+
+
+@pytest.mark.parametrize("function", RIGHT.values(), ids=RIGHT)
+def test_the_graph_computes_what_the_network_does(function):
+    torch.manual_seed(0)
+    net = Reads(function, nn.BatchNorm2d(4)).eval()
+    nn.init.normal_(net.norm.weight)
+    found = GraphNetwork(lower(net, images(), integer=False))(images())
+    assert torch.allclose(found, net(images()), atol=1e-5)
+
+
+@pytest.mark.parametrize(("function", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_the_graph_cannot_compute_is_named(function, sentence):
+    with pytest.raises(NoIntegerFormError, match=sentence):
+        lower(Reads(function, nn.Identity()).eval(), images(), integer=False)
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_a_batch_norm_without_statistics_is_named(integer):
+    net = Reads(RIGHT["flat as a map"], nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    with pytest.raises(NoIntegerFormError, match=r"in module 'norm' .* statistics of the batch"):
+        lower(complete(net, [images()]) if integer else net, images(), integer)
 
 
 def test_uneven_padding_becomes_an_operation():

@@ -145,7 +145,22 @@ def pad(
 
 
 def same(walker: Walker, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
-    """Return what is read: dropout, copies and identities do nothing here."""
+    """Return what is read: copies and identities do nothing here."""
+    return walker.values[x]
+
+
+def dropout(walker: Walker, node: fx.Node, x: fx.Node, p: float, train: bool) -> Value:
+    """Return what is read, for dropout does nothing in eval mode."""
+    if train and p:
+        raise refuse(node, "it draws random numbers in eval mode; pass training=self.training")
+    return walker.values[x]
+
+
+def to(walker: Walker, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
+    """Return what is read, where both types are of floating point."""
+    before, after = x.meta["val"].dtype, node.meta["val"].dtype
+    if not (before.is_floating_point and after.is_floating_point):
+        raise refuse(node, f"it makes {after} of {before}, and all tensors are of floating point")
     return walker.values[x]
 
 
@@ -181,13 +196,13 @@ KERNELS: dict[Any, Callable[..., Value]] = {
     aten.reshape.default: reshape,
     aten.squeeze.dims: reshape,
     aten.pad.default: pad,
-    aten.dropout.default: same,
-    aten.dropout_.default: same,
-    aten.feature_dropout.default: same,
+    aten.dropout.default: dropout,
+    aten.dropout_.default: dropout,
+    aten.feature_dropout.default: dropout,
     aten.contiguous.default: same,
     aten.clone.default: same,
     aten.detach_.default: same,
     aten.alias.default: same,
-    aten.to.dtype: same,
+    aten.to.dtype: to,
     ASSERT_METADATA: lambda walker, node, *_, **__: "",
 }

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import fx
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from lightning_compress.export.integer.fit_weights import integer_weights
 from lightning_compress.export.integer.graph import Array, Bounds, Graph, Grid, Operation, Requantize, Tensor, Weighted
@@ -85,13 +86,29 @@ class Walker:
                     f"export: operation {name_of(node)!r} in module {module_of(node)!r} has no kernel in this format"
                 )
             self.values[node] = self.kernels[node.target](self, node, *node.args, **node.kwargs)
-            if name_of(node).endswith("_"):  # it works in place: who reads its input later reads its output
-                self.values[node.args[0]] = self.values[node]
+            if name_of(node).endswith("_"):
+                self._write_in_place(node)
         outputs = program.graph.output_node().args[0]
         if len(outputs) != 1:
             raise NoIntegerFormError(f"export: the network has {len(outputs)} outputs, and one is supported here")
         self.graph.output = self.read(outputs[0], program.graph.output_node())
         return self.graph
+
+    def _write_in_place(self, node: fx.Node) -> None:
+        """Let who reads the input of an operation in place later, or the same tensor by another node, read its output.
+
+        Raises:
+            NoIntegerFormError: a view of it in another shape is read later.
+        """
+        memory, shape = _memory(node.args[0]), shape_of(node)
+        for other in [other for other in self.values if _memory(other) == memory]:
+            if shape_of(other) == shape:
+                self.values[other] = self.values[node]
+            elif any(user not in self.values for user in other.users):
+                raise refuse(
+                    node, f"it changes a tensor in place that is read later in the shape {shape_of(other)}; use "
+                    f"inplace=False"
+                )  # fmt: skip
 
     def _read_constants(self, program: torch.export.ExportedProgram) -> None:
         signature = program.graph_signature
@@ -213,6 +230,12 @@ class Walker:
 
 def _in_float32(core: Weighted) -> Weighted:
     return replace(core, weight=core.weight.astype(np.float32), bias=core.bias.astype(np.float32))
+
+
+def _memory(node: Any) -> int | None:
+    """Return what is equal for nodes whose values share memory; None where the value is no tensor."""
+    value = node.meta.get("val")
+    return StorageWeakRef(value.untyped_storage()).cdata if isinstance(value, torch.Tensor) else None
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

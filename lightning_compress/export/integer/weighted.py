@@ -79,6 +79,8 @@ def batch_norm(
     momentum: float, eps: float, *_: Any,
 ) -> Value:  # fmt: skip
     """Fold the norm into the convolution before it; one that stands alone is a depthwise 1x1 convolution."""
+    if training or mean is None:
+        raise refuse(node, "it takes statistics of the batch; use track_running_stats=True and eval mode")
     constants = walker.constants
     factor = 1 / np.sqrt(constants[var] + eps)
     factor = factor if weight is None else factor * constants[weight]
@@ -87,7 +89,7 @@ def batch_norm(
     if len(x.users) == 1 and isinstance(value, Pending) and not value.after:
         core = value.core
         if isinstance(core, Weighted) and core.bounds == UNBOUNDED:
-            return replace(value, core=_scaled(core, factor, shift))
+            return walker.pend(_scaled(core, factor, shift), value.shape)  # a copy of it may be read without the norm
     if len(shape_of(node)) != 3:
         raise refuse(node, "a batch norm without a layer before it needs (channels, height, width)")
     width = len(factor)
