@@ -141,6 +141,37 @@ def test_modes_statistics_and_gradients_stay():
     assert not net[0]._forward_hooks
 
 
+class Normalizes(nn.Module):
+    """Writes into its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x.sub_(1.0).mul_(2.0)
+        return self.last(self.conv(x).relu())
+
+
+@pytest.mark.parametrize("callback", [
+    lambda: lc.ChannelPruning({"conv": {"channels": 0.5}}), lambda: lc.WeightPruning({"conv": {"density": 0.5}}),
+    lambda: lc.QuantizationAwareTraining({"conv": {"weight_bits": 4}}), lambda: lc.LowRank({"last": {"rank_out": 0.5}}),
+])  # fmt: skip
+def test_a_network_that_writes_into_its_input_leaves_the_example(callback):
+    x = torch.zeros(2, 1, 8, 8)
+    measure.measure(Normalizes(), x)
+    callback().apply(Normalizes(), x)
+    assert not x.any()
+
+
+def test_inputs_that_are_one_tensor_stay_one():
+    x = torch.rand(2, 3)
+    first, second, third = measure.beside(nn.Linear(3, 3), (x, {"y": x}, x.clone()))
+    assert first is second["y"]
+    assert first is not x
+    assert first is not third
+
+
 def test_a_network_without_weights_is_refused():
     with pytest.raises(CompressError, match="runs no layer with a weight"):
         measure.measure(nn.Sequential(nn.ReLU()), torch.zeros(1, 2))

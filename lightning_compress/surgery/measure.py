@@ -68,17 +68,27 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def beside(net: nn.Module, example: Any) -> Any:
-    """Return the example on the network's device."""
+    """Return a copy of the example on the network's device: a forward pass may write into its input."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    return map_tensors(lambda tensor: tensor.to(device), example)
+    copies: dict[int, Tensor] = {}  # one for each tensor: attention asks whether its queries are its keys
+
+    def copied(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.to(device, copy=True)
+        return copies[id(tensor)]
+
+    return map_tensors(copied, example)
 
 
 def forward(net: nn.Module, example: Any) -> Any:
-    """Call ``net(example)``; a tuple is spread over arguments, a dict over keywords, as Lightning does.
+    """Call ``net(example)`` on a copy; a tuple is spread over arguments, a dict over keywords, as Lightning does.
 
     Nothing compiled is run: code that was compiled before sees neither new hooks nor what else watches operations.
     """
-    example = beside(net, example)
+    return _called(net, beside(net, example))
+
+
+def _called(net: nn.Module, example: Any) -> Any:
     with torch.compiler.set_stance("force_eager"):
         if isinstance(example, tuple):
             return net(*example)
@@ -151,7 +161,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
         # Tensors of inference do not count writes.
         watched = recorder.watching(net, _width)
         with told_input_errors(net, example), torch.inference_mode(False), evaluating(net), watched, uses, recorder:
-            output = forward(net, example)
+            output = _called(net, example)
     finally:
         for handle in handles:
             handle.remove()
