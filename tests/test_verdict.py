@@ -15,6 +15,17 @@ DENSE = {
 }  # fmt: skip
 
 
+def test_macs_of_masked_weights_are_said_to_be_those_of_kept_ones():
+    figures = tuple(declare("test_acc", [], masked=True))
+    dense = {**DENSE, "unmasked_macs": 5000, "macs": 5000}
+    small = Figures({**dense, "macs": 1000, "bytes": 4200})
+    told = Result(Figures(dense), small, Plan({}), 1.0, Path(), figures=figures, samples=10_000).verdict
+    assert told.startswith(
+        "2.0x smaller and 5.0x fewer MACs per sample of kept weights (a dense runtime computes 5,000); "
+    )
+    assert [figure.name for figure in figures].index("unmasked_macs") == 4  # the row below the MACs
+
+
 @pytest.mark.parametrize(("metric", "changed", "samples", "sentence"), [
     ("test_acc", {"bytes": 1000}, 359, "8.4x smaller; 0.0 points lost on 359 test samples (one is 0.28)."),
     ("test_acc", {"bytes": 1000, "macs": 250, "accuracy": 0.97}, 400,

@@ -164,6 +164,11 @@ class Profile:
         return sum(layer.macs for layer in self)
 
     @property
+    def unmasked_macs(self) -> int:
+        """Multiply-accumulates of one sample where masked weights are multiplied too, as a dense runtime does."""
+        return sum(layer.weights * (layer.positions or layer.read_positions) for layer in self)
+
+    @property
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(layer.parameters for layer in self)

@@ -246,11 +246,12 @@ def _finish(
     planned = {name: found for name in stages if (found := _read(run.folder / name / PLANNED))}
     searched = {name: found for name in stages if (found := _read(run.folder / name / FOUND))}
     unpacked = load(packed_file, copy.deepcopy(run.dense))
-    declared = declare(metric, [cost for stage in stages.values() for cost in stage.costs])
+    profile = record.profile if record else run.dense_profile
+    costs = [cost for stage in stages.values() for cost in stage.costs]
+    declared = declare(metric, costs, masked=profile.macs < profile.unmasked_macs)
     dense, samples = measure_figures(
         declared, run.dense, profile=run.dense_profile, file=dense_file, run=run, metric=metric
     )
-    profile = record.profile if record else run.dense_profile
     compressed, _ = measure_figures(declared, unpacked, profile=profile, file=packed_file, run=run, metric=metric)
     deployed = deployed_figures(exporters, exports, packed_file, run)
     result = Result(

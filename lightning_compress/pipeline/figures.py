@@ -130,21 +130,29 @@ class Tested:
     run: RunContext
 
 
-def declare(metric: str, costs: Iterable[Cost]) -> dict[Figure, Callable[[Tested], float]]:
+UNMASKED = Figure("unmasked_macs", "MACs per sample on a dense runtime, masked weights included")
+
+
+def declare(metric: str, costs: Iterable[Cost], masked: bool = False) -> dict[Figure, Callable[[Tested], float]]:
     """Return the figures of a run in the order of tables, each with how it is computed.
 
     Args:
         metric: that ``test_step`` logs.
         costs: that the run's searches had as budget or objective.
+        masked: whether weights are masked, so that MACs are those of the kept ones; then the others are told too.
     """
     # The packed file is there, so that a prediction of its size says nothing more.
     asked = {cost.name: cost for cost in costs if not isinstance(cost, PackedBytes)}
     always = {cost.name: cost for cost in (WeightBits(), MACs(), Parameters(), ActivationBytes())}
-    return {
+    found: dict[Figure, Callable[[Tested], float]] = {
         _metric(metric): lambda tested: tested.metrics[metric],
         Figure("bytes", "file on disk", "bytes", headline=True): lambda tested: tested.file.stat().st_size,
-        **{_of_cost(cost, name in asked): _computed(cost) for name, cost in {**always, **asked}.items()},
     }
+    for name, cost in {**always, **asked}.items():
+        found[_of_cost(cost, name in asked)] = _computed(cost)
+        if masked and isinstance(cost, MACs):
+            found[UNMASKED] = lambda tested: tested.profile.unmasked_macs
+    return found
 
 
 def _metric(name: str) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import hypot
 
-from lightning_compress.pipeline.figures import SHARE, Figure, Figures, standard_error
+from lightning_compress.pipeline.figures import SHARE, UNMASKED, Figure, Figures, standard_error
 
 NOTABLE = 1.05  # a ratio of figures that is worth a word
 MEASURED = 0.2  # share by which two measurements on a machine with other work easily differ
@@ -21,8 +21,12 @@ def verdict(figures: Sequence[Figure], dense: Figures, compressed: Figures, samp
         samples: number of test samples.
     """
     metric, *others = figures
-    ratios = [_saved(figure, dense[figure.name], compressed[figure.name]) for figure in others if figure.headline]
-    smaller = [text for text in ratios if text]
+    smaller = []
+    for figure in others:
+        text = _saved(figure, dense[figure.name], compressed[figure.name]) if figure.headline else ""
+        if text and figure.name == "macs" and UNMASKED in figures:
+            text += f" of kept weights (a dense runtime computes {UNMASKED.text(compressed[UNMASKED.name])})"
+        smaller += [text] if text else []
     saved = " and ".join(smaller) if smaller else "No smaller"
     kept = _kept(metric, dense[metric.name], compressed[metric.name], samples)
     return f"{saved[0].upper()}{saved[1:]}; {kept}."
