@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 from test_stage import SECTION, run_in, searched
@@ -11,10 +12,12 @@ from lightning_compress.app.report.contents import Report, best_of
 from lightning_compress.app.report.html import write_report
 from lightning_compress.app.report.summary import search_of
 from lightning_compress.core.costs.activation_bytes import ActivationBytes
+from lightning_compress.core.costs.macs import MACs
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError, TrialFailedError
 from lightning_compress.core.plan import Plan
 from lightning_compress.pipeline.evaluator import Evaluator
-from lightning_compress.pipeline.planners.limit import Limit
+from lightning_compress.pipeline.planners import budgeted
+from lightning_compress.pipeline.planners.limit import Limit, Resolved
 from lightning_compress.search.searchers.random import Random
 from lightning_compress.search.searchers.searcher import Searcher
 from lightning_compress.surgery.structure import network, structure_of
@@ -115,3 +118,16 @@ def test_a_baseline_that_fails_does_not_end_a_search_that_did_not(tmp_path, monk
     assert len(search.baselines["least"]) == len(search.points) == 4
     write_report(tmp_path / "report.html", Report("", (), Plan({}), searches=(search,)))
     assert '<td data-name="least">all failed</td>' in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("budget", "warned"), [(2e6, True), ("2,000,000 MACs", True), (5e5, False), (1.0, False)])
+def test_a_limit_that_the_dense_network_meets_is_told(budget, warned):
+    cost = MACs()
+    limit = Resolved(Limit(cost, budget), 1e6, cost.limit(budget, 1e6), 1.0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        budgeted._warn_of_no_effect([limit], "prune")
+    told = [str(warning.message) for warning in seen]
+    assert [text.startswith("stage prune: the dense network meets the budget of 2,000,000 MACs") for text in told] == [
+        True
+    ] * warned

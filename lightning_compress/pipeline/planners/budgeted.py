@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,7 @@ class BudgetedPlanner(Planner, ABC):
         """
         self.check(stage)
         limits = self._resolved(composition, run, stage)
+        _warn_of_no_effect(limits, stage)
         space = composition.space()
         least = composition.predict(space.plan(space.smallest))
         for limit in limits:
@@ -108,6 +110,20 @@ class BudgetedPlanner(Planner, ABC):
     def limit(self) -> str:
         """The limits in words, for the report."""
         return " and ".join(limit.text for limit in (Limit(self.cost, self.budget), *self.limits.values()))
+
+
+def _warn_of_no_effect(limits: Sequence[Resolved], stage: str) -> None:
+    """Warn where the dense network meets all limits and one is a number, which nobody gives to set none."""
+    if all(limit.dense <= limit.most for limit in limits) and not all(limit.limit.is_share for limit in limits):
+        told = " and ".join(
+            f"{limit.limit.cost.text(limit.most)} (the dense network: {limit.limit.cost.text(limit.dense)})"
+            for limit in limits
+        )
+        warnings.warn(
+            f"stage {stage}: the dense network meets the budget of {told} as it is, so there may be nothing to do; "
+            f"give less, or up to 1 a share of the dense network's cost",
+            stacklevel=2,
+        )
 
 
 def _budget_under(composition: Composition, limits: Sequence[Resolved]) -> Budget:
