@@ -159,3 +159,22 @@ def test_a_figure_that_only_one_run_has_stands_in_one_row(tmp_path):
     run["dense"]["energy"], run["compressed"]["energy"] = 4.0, 0.25
     write_record(file, run)
     assert table(tmp_path / "a", tmp_path / "b")["energy, mJ"] == {"dense": "4", "a": "", "b": "0.25"}
+
+
+def test_many_runs_are_split_where_the_terminal_is_narrow(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    folders = [tmp_path / f"compress-drl_quant+budget-0.1+model.net.width-8+seed-{i}" for i in range(6)]
+    for i, folder in enumerate(folders):
+        write(folder, 0.9 + i / 100, {"bytes": 123_456_789})
+    run(monkeypatch, *folders)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for i in range(6):
+        assert f" {90 + i:.2f} " in printed
+    assert printed.count("123,456,789") == printed.count("test accuracy") > 1  # the dense network is in each part
+
+
+def test_a_table_that_fits_is_whole():
+    rows = [("", "dense", "a", "b"), ("file", "1,000", "100", "200")]
+    assert compare.parts(rows, 80) == [rows]
+    assert compare.parts(rows, 40) == [[row[:3] for row in rows], [(*row[:2], row[3]) for row in rows]]

@@ -18,6 +18,7 @@ from lightning_compress.core.json_record import read_record
 if TYPE_CHECKING:
     from lightning_compress.pipeline.figures import Figure
 
+LABEL, NAME = 26, 10  # most letters of a line of a label, and fewest of a line of a run's name
 KEYS = ("figures", "dense", "compressed", "seconds", "searches", "test_samples")
 
 
@@ -116,6 +117,23 @@ def _searches(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]
     return dict(sorted(rows.items(), key=lambda row: row[0].split(":")[0]))  # a stage's rows together
 
 
+def parts(rows: Sequence[tuple[str, ...]], width: int) -> list[list[tuple[str, ...]]]:
+    """Return the table as several, where it is too wide: each with the labels and the dense network, and some runs.
+
+    Args:
+        rows: as :func:`columns` returns them.
+        width: of the terminal, in letters.
+    """
+    # Names and words may break into lines; numbers may not.
+    sizes = [3 + min(max(*(len(cell) for cell in column[1:]), NAME), LABEL) for column in zip(*rows, strict=True)]
+    groups: list[list[int]] = [[]]
+    for i in range(2, len(sizes)):
+        if groups[-1] and 1 + sum(sizes[j] for j in (0, 1, *groups[-1], i)) > width:
+            groups.append([])
+        groups[-1].append(i)
+    return [[tuple(row[i] for i in (0, 1, *group)) for row in rows] for group in groups]
+
+
 def main(given: Sequence[str]) -> None:
     """Print the comparison.
 
@@ -130,14 +148,16 @@ def main(given: Sequence[str]) -> None:
         rows = columns({name: read_run(folder) for name, folder in names(arguments.runs).items()})
     except CompressError as error:
         sys.exit(f"error: {error}")
-    table = Table()  # of Text: a folder may be named [red]
-    for name in rows[0]:
-        table.add_column(
-            Text(name), justify="right" if name else "left", overflow="fold", max_width=None if name else 26
-        )  # labels break into lines before numbers do
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console()
+    for part in parts(rows, console.width):
+        table = Table()  # of Text: a folder may be named [red]
+        for name in part[0]:
+            table.add_column(
+                Text(name), justify="right" if name else "left", overflow="fold", max_width=None if name else LABEL
+            )  # labels break into lines before numbers do
+        for row in part[1:]:
+            table.add_row(*map(Text, row))
+        console.print(table)
     if arguments.html is not None:
         try:
             from lightning_compress.app.report.html import comparison
