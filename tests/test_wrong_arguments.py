@@ -103,3 +103,12 @@ def test_what_is_no_plan_is_refused(plan):
 
 def test_none_and_an_object_are_taken():
     check_instances("X", criterion=(None, Criterion), other=(L1(), Criterion), file=(Path(), Path))
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [c for c in CALLBACKS.values() if "ignore" in getattr(c.__init__, "__annotations__", {})],
+    ids=lambda c: c.__name__,
+)
+def test_a_text_in_place_of_globs_is_one_glob(cls):
+    assert made(cls, ignore="conv1").ignore == made(cls, ignore=["conv1"]).ignore == ("conv1",)

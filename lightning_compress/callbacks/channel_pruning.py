@@ -36,7 +36,7 @@ from typing_extensions import override
 from lightning_compress.callbacks.base.callback import CompressionCallback, known_structure
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.instances import check_instances
-from lightning_compress.core.plan import Number, Plan, matching
+from lightning_compress.core.plan import Number, Plan, as_globs, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.pruning.channel_errors import channel_errors
@@ -109,7 +109,7 @@ class ChannelPruning(CompressionCallback):
         if not 0 <= lowest <= 1:
             raise CompressError(f"ChannelPruning: lowest must be a keep-ratio from 0 to 1, got {lowest}")
         self.criterion = L2() if criterion is None else criterion
-        self.round_to, self.ignore, self.keep_first, self.lowest = round_to, tuple(ignore), keep_first, lowest
+        self.round_to, self.ignore, self.keep_first, self.lowest = round_to, as_globs(ignore), keep_first, lowest
         self.refit, self.batches = refit, batches
         self._graphs: dict[object, ChannelGraph] = {}  # by architecture; shared by the copies of with_plan
 

@@ -23,7 +23,7 @@ from lightning_compress.callbacks.base.callback import CompressionCallback, know
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.instances import check_instances
-from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.plan import Plan, as_globs, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.pruning.initializers.initializer import Initializer
@@ -63,7 +63,7 @@ class LayerRemoval(CompressionCallback):
         super().__init__(plan)
         check_instances("LayerRemoval", initialize=(initialize, Initializer))
         self.initialize = LeastSquares() if initialize is None else initialize
-        self.ignore = tuple(ignore)
+        self.ignore = as_globs(ignore)
         self._graphs: dict[object, RemovalGraph] = {}  # by architecture; shared by the copies of with_plan
 
     def kept_whole(self, module: nn.Module, example: Any) -> dict[str, str]:

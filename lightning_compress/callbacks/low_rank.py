@@ -26,7 +26,7 @@ from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.output_errors import output_error, record_calls
 from lightning_compress.core.activations import chained
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.plan import Plan, as_globs, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.surgery import measure
@@ -81,7 +81,7 @@ class LowRank(CompressionCallback):
             raise CompressError(
                 f"LowRank: bins must be 2 or more and refinements 0 or more, got {bins} and {refinements}"
             )
-        self.bins, self.refinements, self.ignore = bins, refinements, tuple(ignore)
+        self.bins, self.refinements, self.ignore = bins, refinements, as_globs(ignore)
 
     def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
         """Return why a layer is not factorized."""

@@ -30,7 +30,7 @@ from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.instances import check_instances
-from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.plan import Plan, as_globs, matching
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.quantization.placements.layer_inputs import LayerInputs
@@ -134,7 +134,7 @@ class QuantizationAwareTraining(CompressionCallback):
         self.activation_quantizer = activation_quantizer
         self.per_channel = per_channel
         self.placement = LAYER_INPUTS if placement is None else placement
-        self.ignore = tuple(ignore)
+        self.ignore = as_globs(ignore)
         self._reported: set[str] = set()
         self._attached: list[Quantizer] = []  # since the last training began
         self.ranges = {"weight_bits": tuple(weight_bits), "act_bits": tuple(act_bits)}

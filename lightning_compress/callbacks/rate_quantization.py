@@ -35,7 +35,7 @@ from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import share_done, steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
-from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.plan import Plan, as_globs, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.pruning.input_moments import gather_moments, second_moments
@@ -109,7 +109,7 @@ class RateQuantization(CompressionCallback):
                 f"(compress/coder=range_coded)"
             )
         self.coder = RangeCoded() if coder is None else coder
-        self.batches, self.ignore = batches, tuple(ignore)
+        self.batches, self.ignore = batches, as_globs(ignore)
         self._before: dict[str, Tensor] = {}  # weights of layers that were attached since the last training began
 
     @override

@@ -27,7 +27,7 @@ from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.progress import progress, steps_done
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.instances import check_instances
-from lightning_compress.core.plan import Number, Plan, matching
+from lightning_compress.core.plan import Number, Plan, as_globs, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.pruning.patterns.element import Element
@@ -94,7 +94,7 @@ class WeightPruning(CompressionCallback):
                 f"{type(self.scope).__name__} has nothing to share out between layers; use PerLayer with it "
                 f"(compress/scope=per_layer), or another pattern"
             )
-        self.every, self.densities, self.ignore = every, tuple(densities), tuple(ignore)
+        self.every, self.densities, self.ignore = every, tuple(densities), as_globs(ignore)
 
     def why_kept(self, layer: LayerProfile, net: nn.Module) -> str:
         """Return why a layer stays dense."""

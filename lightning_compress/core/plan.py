@@ -135,6 +135,15 @@ class Plan:
         return cls(data["layers"])
 
 
+def as_globs(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return globs as a tuple; a text is one glob.
+
+    >>> as_globs("conv1"), as_globs(["conv1", "fc*"])
+    (('conv1',), ('conv1', 'fc*'))
+    """
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """Return the names that a glob matches, in order.
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.core.errors import CompressError
-from lightning_compress.core.plan import Plan, matching
+from lightning_compress.core.plan import Plan, as_globs, matching
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.core.space import Choice
 
@@ -38,7 +38,7 @@ class LearnedSparsityCallback(CompressionCallback):
 
     def __init__(self, plan: Plan | str | Path | Mapping[str, Any] | None = None, ignore: Sequence[str] = ()) -> None:
         super().__init__(plan)
-        self.ignore = tuple(ignore)
+        self.ignore = as_globs(ignore)
 
     def eligible(self, profile: Profile) -> list[LayerProfile]:
         """Return the layers that may take part."""
