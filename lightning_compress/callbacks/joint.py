@@ -261,7 +261,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         for name, (state, weight) in layers.items():
             weight.data.mul_(kept.masks[name])
             # A layer that begins with zeros keeps its places up to the next projection: a mask would keep the zeros.
-            _mask(net.get_submodule(name)).copy_(kept.masks[name] if kept.counts[name] else True)
+            _mask(net.get_submodule(name)).copy_(kept.masks[name] | (not kept.counts[name]))
             state.kept.fill_(kept.counts[name])
         return bits, kept.counts
 
