@@ -133,7 +133,7 @@ def test_a_file_that_torch_writes_wrongly_is_not_left(between, sentence, tmp_pat
     (lambda y: y.flip(1), True, False),
     (lambda y: y.flip(0), True, False),
     (lambda y: 2 * y, True, False),
-], ids=str)  # fmt: skip
+], ids=["near", "larger", "turned", "nan", "rounded", "turned-int8", "moved-int8", "double-int8"])  # fmt: skip
 def test_outputs_may_differ_by_what_kernels_round(change, integers, right):
     net = network(nn.ReLU())
     with torch.no_grad():

@@ -2,10 +2,10 @@
 
 NETS and DATA as in trained.py. Weights of convolutions and linear layers alone are compressed and counted: codes and
 a step for each layer. Biases, batch norms and scales that fold into them (two numbers a channel) are the same on all
-sides and not counted; nothing is recalibrated. Sides: fp32 with zstd -19, int8 (largest weight of a channel) with
-gzip -9, NNCodec 2.1.3 with dependent quantization by its step ``qp``, ours with LSQ's grids of one width in fixed width
-and range-coded, and ours by rate (``quantize_by_rate``) by its price, from the inputs of 768 train images without
-labels. Nothing is drawn at random but places in those images, by a fixed seed. Rows are appended to
+sides and not counted; by rate corrects them, the other sides do not. Sides: fp32 with zstd -19, int8 (largest weight
+of a channel) with gzip -9, NNCodec 2.1.3 with dependent quantization by its step ``qp``, ours with LSQ's grids of one
+width in fixed width and range-coded, and ours by rate (``quantize_by_rate``) by its price, from the inputs of 768 train
+images without labels. Nothing is drawn at random but places in those images, by a fixed seed. Rows are appended to
 ``FOLDER/size.jsonl``; those that are there are not run again.
 """
 
