@@ -1,4 +1,4 @@
-"""What the classes of a configuration do: a digest of their sources, for what is kept under that configuration.
+"""Digest the sources behind a configuration, for what is kept under that configuration.
 
 The sources are the user's: the files of the classes and functions that the configuration names, and of what these
 import, except for the standard library and installed packages. Comments and layout do not count.

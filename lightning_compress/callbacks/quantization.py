@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
@@ -248,7 +247,7 @@ class QuantizationAwareTraining(CompressionCallback):
             quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
         if untrained:
             net = network(pl_module)
-            with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            with trainer.precision_plugin.forward_context():
                 correct_outputs(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
         self._attached = []
 

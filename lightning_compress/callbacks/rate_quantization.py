@@ -189,7 +189,7 @@ class RateQuantization(CompressionCallback):
                 grid: self._before[name].to(grid.scale.device) for name, (grid, _) in grids.items()
             }
             examples = calibration_pass(trainer, pl_module)
-            with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            with trainer.precision_plugin.forward_context():
                 correct_outputs(net, applied_structure(net).profile, exact, examples)
         self._before = {}
 

@@ -1,4 +1,4 @@
-"""Where the classes or channels of a tensor are: at dimension 1, as torch has them, or last, as networks of tokens do.
+"""Find the classes or channels of a tensor: at dimension 1, as torch has them, or last, as networks of tokens do.
 
 Of three dimensions both are usual, ``(batch, classes, positions)`` along a signal and ``(batch, tokens, classes)``, and
 nothing in a tensor says which it is; so a loss asks.
