@@ -26,7 +26,7 @@ from functools import lru_cache
 
 import torch
 from bench import BITS, Bench, Case
-from ptq import CALIBRATION, quantized
+from quantized import CALIBRATION, quantized
 from rows import append, data_job, rows_of, start
 from torch import Tensor, nn
 from trained import NETWORKS, accuracy

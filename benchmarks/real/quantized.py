@@ -1,33 +1,21 @@
-"""Accuracy right after quantization, without training, beside Brevitas: ``python benchmarks/real/ptq.py NET DATA``.
+"""Networks quantized without training: by ours, as a training of zero epochs does, by Brevitas and by torchao.
 
-NET is a ``safetensors`` file with the weights of our ``resnet20``, trained on CIFAR-10 with the usual mean and standard
-deviation; DATA an ``.npz`` with ``train_images``, ``test_images`` (uint8, ``n x 32 x 32 x 3``) and ``test_labels``. All
-layers are quantized, one scale per output channel and one per input. Both sides calibrate on the same first 512 train
-images, in order, without augmentation. Brevitas (0.13) has its default quantizers: max-abs weights per channel, inputs
-by percentile, signed; the second column takes its unsigned quantizer behind each ReLU. Leave it out: ``--ours``.
+All layers are quantized, weights with a scale for each output channel and inputs with one. Brevitas (0.13) has its
+default quantizers: max-abs weights, inputs by percentile, signed, or unsigned behind each ReLU. torchao (0.18) is its
+PT2E with the XNNPACK quantizer (that for x86 refuses a ReLU module that is called twice).
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-from pathlib import Path
-
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_compress.callbacks.quantization import QuantizationAwareTraining
 from lightning_compress.core.plan import Plan
-from lightning_compress.quantization.quantizers.min_max import MinMax
-from lightning_compress.vision.models.resnet_cifar import resnet20
 
-SETTINGS = ((8, 8), (6, 6), (4, 8), (4, 4))
-CALIBRATION = 512
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+CALIBRATION = 512  # train images
 
 
 class Module(LightningModule):
@@ -42,12 +30,6 @@ class Module(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def images(file: Path, part: str, count: int | None = None) -> Tensor:
-    """Return normalized images."""
-    x = torch.from_numpy(np.load(file)[f"{part}_images"][:count]).permute(0, 3, 1, 2).float().div_(255)
-    return x.sub_(torch.tensor(MEAN).view(1, 3, 1, 1)).div_(torch.tensor(STD).view(1, 3, 1, 1)).contiguous()
 
 
 def layers(net: nn.Module) -> list[str]:
@@ -105,37 +87,27 @@ def brevitas(net: nn.Module, weight_bits: int, act_bits: int, x: Tensor, unsigne
     return net
 
 
-@torch.no_grad()
-def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of right answers in percent."""
-    net.eval()
-    right = sum(int((net(a).argmax(1) == b).sum()) for a, b in zip(x.split(250), y.split(250), strict=True))
-    return 100 * right / len(y)
+def torchao(net: nn.Module, weight_bits: int, act_bits: int, x: Tensor, training: bool) -> nn.Module:
+    """Quantize a network by torchao's export, for a training or as it is."""
+    from torchao.quantization.pt2e import allow_exported_model_train_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+    from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--ours", action="store_true", help="without Brevitas, which may not be installed")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    dense = resnet20()
-    dense.load_state_dict(load_file(arguments.net))
-    calibration, x = images(arguments.data, "train", CALIBRATION), images(arguments.data, "test")
-    y = torch.from_numpy(np.load(arguments.data)["test_labels"]).flatten().long()
-    print(f"dense {accuracy(dense, x, y):.2f} % of {len(y)} test images", flush=True)
-    print(f"{'':8} {'LSQ':>8} {'MinMax weights':>16} {'Brevitas':>10} {'Brevitas, unsigned':>20}")
-    for weight_bits, act_bits in SETTINGS:
-        nets = [
-            ours(copy.deepcopy(dense), weight_bits, act_bits, calibration),
-            ours(copy.deepcopy(dense), weight_bits, act_bits, calibration, weight_quantizer=MinMax),
-        ]
-        if not arguments.ours:
-            nets += [brevitas(copy.deepcopy(dense), weight_bits, act_bits, calibration, u) for u in (False, True)]
-        found = [f"{accuracy(net, x, y):.2f}" for net in nets]
-        print(f"w{weight_bits}a{act_bits:<6}", "   ".join(f"{text:>12}" for text in found), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    most_weight, most_input = 2 ** (weight_bits - 1) - 1, 2 ** (act_bits - 1) - 1
+    config = get_symmetric_quantization_config(
+        is_per_channel=True,
+        is_qat=training,
+        act_qmin=-most_input - 1,
+        act_qmax=most_input,
+        weight_qmin=-most_weight - (weight_bits < 8),
+        weight_qmax=most_weight,
+    )
+    net.train(training)
+    exported = torch.export.export(net, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},)).module()
+    prepare = prepare_qat_pt2e if training else prepare_pt2e
+    made = allow_exported_model_train_eval(prepare(exported, XNNPACKQuantizer().set_global(config)))
+    made.eval()
+    with torch.no_grad():
+        for batch in x.split(128):
+            made(batch)
+    return made if training else allow_exported_model_train_eval(convert_pt2e(made))
