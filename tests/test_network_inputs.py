@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import lightning_compress as lc
+from lightning_compress.export.compared import outputs_of
+from lightning_compress.export.integer.lower import lower
 from lightning_compress.pruning.criteria.gram import Gram
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.surgery import measure
@@ -179,6 +181,39 @@ def test_what_the_network_does_not_take_is_told_with_the_remedy():
     module, batches = NoStep(), DataLoader([(i, i) for i in range(4)], 2)
     with pytest.raises(lc.CompressError, match=r"NoStep: its network does not run on .*; set example_input_array"):
         Trainer(max_steps=1, callbacks=[lc.ChannelPruning({"conv1": {"channels": 0.5}})], **QUIET).fit(module, batches)
+
+
+class Silent(nn.Module):
+    """Takes six channels, and says nothing to an input of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 4, 3)
+
+    def forward(self, x):
+        if x.shape[1] != 6:
+            raise AssertionError
+        return self.conv(x)
+
+
+def around(net):
+    module = PlainModule()
+    module.model = net
+    return module
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(lambda net, x: example_of(around(net), [(x, x)]), id="example of a module"),
+        pytest.param(measure.measure, id="profile"),
+        pytest.param(outputs_of, id="parity of an export"),
+        pytest.param(lower, id="graph of an export"),
+    ],
+)
+def test_an_error_that_says_nothing_is_told_by_its_kind(run):
+    with pytest.raises(lc.CompressError, match="AssertionError"):
+        run(Silent(), torch.zeros(2, 3, 8, 8))
 
 
 def test_without_a_tensor_the_example_is_asked_for():

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_compress.app.shipped import shipped
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule
@@ -45,7 +45,7 @@ def main(given: Sequence[str]) -> None:
             _print(compose("config", overrides=overrides))
     except (CompressError, HydraException, OmegaConfBaseException) as error:
         said = error.__cause__ if isinstance(error.__cause__, CompressError) else error
-        sys.exit(f"error: {said if isinstance(said, CompressError) else f'configuration: {str(said).splitlines()[0]}'}")
+        sys.exit(f"error: {said if isinstance(said, CompressError) else f'configuration: {first_line(said)}'}")
 
 
 def _print(cfg: DictConfig) -> None:

@@ -27,7 +27,7 @@ from lightning_compress.app.report.summary import write_summary
 from lightning_compress.app.sources import sources_digest
 from lightning_compress.conf.resolvers import program
 from lightning_compress.core.disk import check_writable, told_disk_errors
-from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.errors import CompressError, did_you_mean, first_line
 from lightning_compress.core.plan import Plan
 from lightning_compress.core.whole_numbers import check_seed, check_whole
 from lightning_compress.pipeline.checkpoint import load_checkpoint
@@ -74,7 +74,7 @@ def _told(error: Exception) -> str | None:
     said = error.__cause__ if isinstance(error, InstantiationException) else error  # Hydra wraps what refuses arguments
     if isinstance(said, CompressError):
         return str(said)
-    return f"configuration: {str(said).splitlines()[0]}" if isinstance(said, OmegaConfBaseException) else None
+    return f"configuration: {first_line(said)}" if isinstance(said, OmegaConfBaseException) else None
 
 
 def run(cfg: DictConfig, console: Console) -> Result:

@@ -30,6 +30,15 @@ class AllTrialsFailedError(CompressError):
     """A search ended without a single score."""
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an error says, or its kind: ``assert`` and ``StopIteration`` say nothing.
+
+    >>> first_line(ValueError("no such axis\n  at line 3")), first_line(AssertionError())
+    ('no such axis', 'AssertionError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest candidates, or an empty string when none is close.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.export.deployable import Deployable
 from lightning_compress.export.exporter import Parity
 from lightning_compress.export.finished import finished
@@ -61,10 +61,9 @@ def outputs_of(net: nn.Module, x: Tensor) -> Tensor:
     try:
         with evaluating(net):
             y = forward(net, x)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the network's own forward raises
         raise CompressError(
-            f"export: {type(net).__name__} does not accept an example of shape {tuple(x.shape)}: "
-            f"{str(error).splitlines()[0]}"
+            f"export: {type(net).__name__} does not accept an example of shape {tuple(x.shape)}: {first_line(error)}"
         ) from error
     if not isinstance(y, Tensor):
         raise CompressError(f"export: {type(net).__name__} returns a {type(y).__name__}; one tensor is supported")

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from lightning_compress.core.atomic_write import atomic_write
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.core.file_digest import damage, is_sealed, seal
 from lightning_compress.surgery.structure import load_structure
 
@@ -73,11 +73,11 @@ class _OwnFiles(TorchCheckpointIO):
             torch.save({key: value for key, value in checkpoint.items() if key not in left_out}, path)
         except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
             raise CompressError(
-                f"checkpoint: {str(path)!r} cannot be written ({_first_line(error)}). Make room on the disk, and give "
+                f"checkpoint: {str(path)!r} cannot be written ({first_line(error)}). Make room on the disk, and give "
                 f"the same command again"
             ) from error
         except (TypeError, AttributeError, ValueError) as error:
-            raise CompressError(f"checkpoint: {_first_line(error)}; {_PLAIN_STATE}") from error
+            raise CompressError(f"checkpoint: {first_line(error)}; {_PLAIN_STATE}") from error
 
 
 _PLAIN_STATE = (
@@ -144,7 +144,7 @@ def _read(path: Path) -> Any:
     except Exception as error:  # torch raises nearly anything
         raise CompressError(
             f"checkpoint: {str(path)!r} is damaged, or holds what cannot be read without running code "
-            f"({_first_line(error)}). If you trust it, save what counts: "
+            f"({first_line(error)}). If you trust it, save what counts: "
             f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
         ) from error
 
@@ -185,7 +185,3 @@ def load_checkpoint(module: LightningModule, path: Path) -> LightningModule:
 def _some(names: Collection[str]) -> str:
     first = ", ".join(sorted(names)[:3])
     return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_compress.conf import resolvers
-from lightning_compress.core.errors import CompressError, did_you_mean
+from lightning_compress.core.errors import CompressError, did_you_mean, first_line
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.planners.search import Search
@@ -69,7 +69,7 @@ def shipped_method(
         except (HydraException, OmegaConfBaseException) as error:
             if isinstance(error.__cause__, CompressError):
                 raise error.__cause__ from None
-            raise CompressError(f"compress: {name!r} with {given}: {str(error).splitlines()[0]}") from error
+            raise CompressError(f"compress: {name!r} with {given}: {first_line(error)}") from error
     check_searcher(overrides, method.stages)
     return method
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.surgery.tensors import tensors_in
 
 LONGEST = 200  # characters of the network's own message
@@ -33,8 +33,7 @@ def told_input_errors(net: nn.Module, example: Any) -> Iterator[None]:
     except Exception as error:  # whatever the network's own forward raises
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_in(example))
         which = f"of shape {shapes}" if shapes else "which holds no tensor"
-        said = (str(error).splitlines() or [type(error).__name__])[0][:LONGEST]
         raise CompressError(
-            f"{type(net).__name__} does not run on the example, {which} ({said}); give it one input batch "
-            f"that its forward takes"
+            f"{type(net).__name__} does not run on the example, {which} ({first_line(error)[:LONGEST]}); give it one "
+            f"input batch that its forward takes"
         ) from error

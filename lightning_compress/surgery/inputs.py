@@ -14,7 +14,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._lightning import in_precision, on_device
 from lightning_compress.surgery.dry_run import first_call
@@ -102,7 +102,7 @@ def _check_runs(module: LightningModule, example: Any, where: str) -> None:
         raise
     except Exception as error:  # whatever the network's own forward raises
         raise CompressError(
-            f"{type(module).__name__}: its network does not run on {where} ({str(error).splitlines()[0][:200]}); set "
+            f"{type(module).__name__}: its network does not run on {where} ({first_line(error)[:200]}); set "
             f"example_input_array to what {type(module).__name__}.forward takes"
         ) from error
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_compress.callbacks.base.train_batches import train_batches
+from lightning_compress.core.errors import first_line
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.structure import network
@@ -56,7 +57,8 @@ def calibration_pass(trainer: Trainer, module: LightningModule) -> list[Any]:
                 break
     except Exception as error:  # whatever the network's own forward raises
         rank_zero_info(
-            f"{type(net).__name__} does not run before its training ({error}); it calibrates in its first steps"
+            f"{type(net).__name__} does not run before its training ({first_line(error)}); it calibrates in its "
+            f"first steps"
         )
         return []
     return seen

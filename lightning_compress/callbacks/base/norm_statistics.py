@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_compress.callbacks.base.progress import trains_nothing
 from lightning_compress.callbacks.base.train_batches import train_batches
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._torch import BatchNormBase
 from lightning_compress.surgery.inputs import network_inputs
@@ -52,8 +52,8 @@ def follow_removal(trainer: Trainer, module: LightningModule) -> None:
         raise
     except Exception as error:  # whatever the network's own forward raises
         rank_zero_warn(
-            f"{type(module).__name__} does not run before its training ({error}), so its batch norms keep the "
-            f"statistics of the network that nothing was removed from; train it, if only for some steps"
+            f"{type(module).__name__} does not run before its training ({first_line(error)}), so its batch norms keep "
+            f"the statistics of the network that nothing was removed from; train it, if only for some steps"
         )
     finally:
         for part, mode in modes.items():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.standard_streams import standard_streams_in
 
@@ -64,10 +64,7 @@ def lowered(net: nn.Module, x: Tensor) -> Program:
             names = [_name(node) for node in edge.exported_program().graph.nodes if node.op == "call_function"]
             content = edge.to_executorch().buffer
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise CompressError(
-            f"export: ExecuTorch cannot take {type(net).__name__}: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        raise CompressError(f"export: ExecuTorch cannot take {type(net).__name__}: {first_line(error)}") from error
     return Program(content, names.count(DELEGATE), tuple(n for n in names if n not in (DELEGATE, "getitem")))
 
 

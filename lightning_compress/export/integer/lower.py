@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.export.integer import marked
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.integer.kernels import KERNELS
@@ -41,6 +41,6 @@ def lower(module: nn.Module, example: Any, integer: bool = True) -> Graph:
     except Exception as error:
         raise CompressError(
             f"export: torch.export cannot trace {type(net).__name__} on an example of shape {tuple(example.shape)}: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{first_line(error)}"
         ) from error
     return merge_padding(Walker(KERNELS, levels if integer else {}, integer).run(program))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.export.installed import installed_version
 from lightning_compress.export.least_time import least_milliseconds
 from lightning_compress.export.onnx.builder import onnx_package
@@ -59,7 +59,7 @@ class Session:
             try:
                 self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             except Exception as error:
-                raise CompressError(f"export: {self.version} refuses the file: {str(error).splitlines()[0]}") from error
+                raise CompressError(f"export: {self.version} refuses the file: {first_line(error)}") from error
             model = onnx_package().load(optimized)
         self.kernels: Counter[str] = Counter(node.op_type for node in model.graph.node)
         self.names: dict[str, list[str]] = {kind: [] for kind in FLOATING}
@@ -86,7 +86,7 @@ class Session:
         try:
             (y,) = self.session.run(None, self._feed(x))
         except Exception as error:  # onnxruntime has no base class of its own
-            reason = str(error).strip().splitlines()[0].rpartition(" : ")[2]
+            reason = first_line(error).rpartition(" : ")[2]
             raise CompressError(
                 f"export: {self.version} cannot run the file: {reason} Replace that operation, or deploy the packed "
                 f"file by load"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.export.integer.graph import Graph
 from lightning_compress.export.onnx.builder import IR_VERSION, OPSET, Builder, onnx_package
 from lightning_compress.export.onnx.operators import write
@@ -64,10 +64,7 @@ def torch_onnx_bytes(net: nn.Module, x: Tensor) -> bytes:
             f'pip install "lightning-compress[onnx]"'
         ) from error
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise CompressError(
-            f"export: torch cannot export {type(net).__name__} to ONNX: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        raise CompressError(f"export: torch cannot export {type(net).__name__} to ONNX: {first_line(error)}") from error
     model = onnx.load_model_from_string(found.getvalue())
     model.ir_version = IR_VERSION
     model.producer_name, model.doc_string = "lightning-compress", ""

@@ -16,7 +16,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from typing_extensions import override
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors.executor import Evaluate, Executor, Outcome
 from lightning_compress.search.executors.memory import is_out_of_memory
@@ -179,7 +179,7 @@ def lost_or_raise(error: Exception) -> Lost:
         Exception: the error, if it is not about memory.
     """
     if is_out_of_memory(error):
-        return Lost(f"it ran out of memory ({str(error).splitlines()[0]})" if str(error) else "it ran out of memory")
+        return Lost(f"it ran out of memory ({first_line(error)})")
     raise error
 
 

@@ -17,7 +17,7 @@ import cloudpickle
 import torch
 from typing_extensions import override
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.core.plan import Plan
 from lightning_compress.search.executors.executor import Evaluate, Outcome, outcome_of
 from lightning_compress.search.executors.pickling import packed, portable
@@ -145,7 +145,7 @@ class _Actor(Worker):
             ray.exceptions.NodeDiedError,
             ray.exceptions.WorkerCrashedError,
         ) as error:
-            return Lost(f"its Ray actor died ({str(error).splitlines()[0]})")
+            return Lost(f"its Ray actor died ({first_line(error)})")
 
     def kill(self) -> None:
         if ray.is_initialized():  # else it ended with its cluster, and Ray would start another one to look for it
