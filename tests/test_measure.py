@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -199,3 +200,37 @@ def test_a_layer_that_gets_no_rows_is_measured():
     profile = measure.measure(Routed(), torch.rand(2, 4))
     assert profile["dark"].macs == 16
     assert profile["bright"].macs == 0
+
+
+class ReadByCode(nn.Module):
+    """Multiplies by the weights of layers that it does not call: whole, in parts, and turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.table, self.qkv, self.out = nn.Embedding(5, 12), nn.Linear(6, 36, bias=False), nn.Linear(12, 6)
+
+    def forward(self, x):
+        x = F.conv2d(x, self.conv.weight, self.conv.bias, stride=2)  # 7 x 7 -> 3 x 3
+        x = F.conv_transpose2d(x, weight=self.up.weight, stride=2)  # -> 6 x 6
+        q, k, v = (F.linear(x.flatten(2).mT, part) for part in self.qkv.weight.split(12))
+        return self.out(q + k + v) @ self.qkv.weight[:12].t(), (q + k + v) @ self.table.weight.t()
+
+
+READ = {
+    "conv": (8 * 3 * 9) * 9, "up": (8 * 6 * 4) * 9, "qkv": (36 * 6 + 12 * 6) * 36, "out": (12 * 6) * 36,
+    "table.weight": (5 * 12) * 36,
+}  # fmt: skip
+
+
+def test_macs_of_layers_whose_weights_code_reads_are_counted():
+    profile = measure.measure(ReadByCode(), torch.zeros(2, 3, 7, 7))
+    assert {layer.name: layer.macs for layer in profile} == READ
+
+
+def test_weights_that_code_reads_are_quantized():
+    net, example = ReadByCode(), torch.randn(2, 3, 7, 7)
+    choices = lc.QuantizationAwareTraining(act_bits=()).choices(net, measure.measure(net, example), example)
+    assert {choice.layer for choice in choices} == set(READ)
+    lc.QuantizationAwareTraining(lc.Plan({name: {"weight_bits": 2} for name in READ})).apply(net, example)
+    assert all(len(row.unique()) <= 4 for row in net.qkv.weight)

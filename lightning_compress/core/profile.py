@@ -31,7 +31,7 @@ class LayerProfile:
         in_channels, out_channels, groups, kernel, stride: as in torch; ``parameter`` and ``norm`` have in == out.
         positions: output positions per sample (height x width of a conv, tokens of a linear layer); of a transposed
             convolution those of its input; 0 for a layer that is not called, and for a table that is looked up.
-        read_positions: of a layer that is not called because another module reads its weight, those of that module.
+        read_positions: of a layer that is not called, for code reads its weight: positions that are multiplied with it.
         in_positions: of the input of a convolution, where they are not as many; else 0.
         extras: fp32 parameters per output channel beside the weight (1 for a bias, 2 for a batch norm).
         buffers: fp32 buffer values per output channel (2 for the running statistics of a batch norm); of a table, its

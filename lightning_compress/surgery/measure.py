@@ -23,6 +23,7 @@ from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, w
 from lightning_compress.surgery.activations import ActivationRecorder
 from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.matrices import argument, is_own, matrices, positions
+from lightning_compress.surgery.read_weights import ReadWeights
 from lightning_compress.surgery.tensors import map_tensors, operands, tensors_in
 from lightning_compress.surgery.transforms import Transform, weight_transforms
 
@@ -154,26 +155,30 @@ def measure(net: nn.Module, example: Any) -> Profile:
     owners = [(name, module) for name, module in net.named_modules() if _owns_state(module)]
     for name, module in owners:
         _check_weight(name, module)
+    read_by_code = ReadWeights(net)
     example = beside(net, example)
     recorder.begin(example)
     handles = [module.register_forward_hook(after(name, module), with_kwargs=True) for name, module in owners]
     try:
         # Tensors of inference do not count writes.
         watched = recorder.watching(net, _width)
-        with told_input_errors(net, example), torch.inference_mode(False), evaluating(net), watched, uses, recorder:
+        told, here = told_input_errors(net, example), torch.inference_mode(False)
+        with told, here, evaluating(net), watched, uses, recorder, read_by_code:
             output = _called(net, example)
     finally:
         for handle in handles:
             handle.remove()
+    others = {name: count for name, count in read_by_code.positions.items() if not calls.get(name)}
+    multiplied.update({name: count for name, count in others.items() if not multiplied[name]})
     uses.counts.update(id(tensor) for tensor in tensors_in(output))  # the caller reads them
     pairs = {norm: producer[t] for norm, t in reads.items() if t in producer and uses.counts[t[0]] == 1}
     # What runs twice has more than one neighbor, and folding serves only one of them.
     follows = {norm: layer for norm, layer in pairs.items() if times[norm] == times[layer] == 1}
     modules, order = dict(owners), [*calls, *(name for name, _ in owners if name not in calls)]
     each, shares = _shares(calls, samples), _shares(multiplied, samples)
-    others = {name: count for name, count in _shares(read, samples).items() if count != each[name]}
+    inputs = {name: count for name, count in _shares(read, samples).items() if count != each[name]}
     parts = (
-        layer_profiles(name, modules[name], each.get(name, 0), follows.get(name, ""), others.get(name, 0), shares)
+        layer_profiles(name, modules[name], each.get(name, 0), follows.get(name, ""), inputs.get(name, 0), shares)
         for name in order
     )
     layers = [layer for part in parts for layer in part]
