@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_graph import mask_by_hooks
 from torch import nn
 
+from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channel_labels import labelled
 from lightning_compress.surgery.graph.channel_numbers import Width
@@ -145,3 +146,15 @@ def test_what_runs_only_while_both_are_halved_is_not_offered():
     graph = trace_channels(net, measure.measure(net, x), x)
     assert not graph.groups
     assert "Computed" in graph.kept_whole["a"]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.75), (0.75, 0.5)])
+def test_groups_that_run_only_with_equal_shares_are_not_offered(shares):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net, x = timm.create_model("convit_tiny", img_size=32, depth=2, num_classes=5).eval(), torch.randn(2, 3, 32, 32)
+    # A head is as wide as the stream by their number.
+    choices = ChannelPruning().choices(net, measure.measure(net, x), x)
+    plan = {c.layer: {c.knob: share} for c, share in zip(choices, shares * len(choices), strict=False)}
+    ChannelPruning(plan).apply(net, x)
+    assert net(x).shape == (2, 5)

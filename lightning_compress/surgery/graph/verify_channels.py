@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -220,15 +221,16 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _about_half(groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
     """Return root -> indices of random units that stay.
 
-    Of groups that are as wide as each other, each keeps another number, as far as there are so many: code that takes
-    the width of one for that of another would run while both were halved.
+    Groups that are as wide as each other keep other numbers, and all groups other shares, as far as there are so many:
+    code that computes the width of one from that of another would run while both were halved.
     """
-    seen, keep = set[tuple[int, int]](), dict[str, Tensor]()
+    widths, shares, keep = set[tuple[int, int]](), set[Fraction](), dict[str, Tensor]()
     for group in groups:
         half, least, width = max(1, group.units // 2), max(1, group.units // 4), group.units * group.width
-        counts = [count for count in range(least, group.units - least + 1) if (width, count * group.width) not in seen]
-        count = min(counts, key=lambda count: abs(count - half), default=half)
-        seen.add((width, count * group.width))
+        found = {count: (width, count * group.width) for count in range(least, max(least, group.units - least) + 1)}
+        count = min(found, key=lambda n: (found[n] in widths, Fraction(n, group.units) in shares, abs(n - half)))
+        widths.add(found[count])
+        shares.add(Fraction(count, group.units))
         keep[group.name] = _random_units(group.units, count)
     return keep
 
