@@ -12,6 +12,7 @@ import lightning_compress as lc
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.inputs import small
 from lightning_compress.testing.toys import Routed, ToyNet
 
 
@@ -234,3 +235,44 @@ def test_weights_that_code_reads_are_quantized():
     assert {choice.layer for choice in choices} == set(READ)
     lc.QuantizationAwareTraining(lc.Plan({name: {"weight_bits": 2} for name in READ})).apply(net, example)
     assert all(len(row.unique()) <= 4 for row in net.qkv.weight)
+
+
+class TakesAList(nn.Module):
+    """Makes one batch of a list of images, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.conv(torch.stack(images))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: {"images": x}], ids=["list", "tuple", "dict"])
+def test_a_list_of_samples_is_refused(wrap):
+    with pytest.raises(CompressError, match=r"TakesAList makes one batch of a list of 2 samples.*list\(x\)"):
+        measure.measure(TakesAList(), wrap([torch.zeros(3, 5, 5)] * 2))
+
+
+class TakesLevels(nn.Module):
+    """Takes a list of batches, one of each level of a pyramid."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 4, 1), nn.Conv2d(5, 4, 1)
+
+    def forward(self, levels):
+        return self.fine(levels[0]) + self.coarse(levels[1])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_a_list_of_batches_counts_the_samples_of_each(samples):
+    levels = [torch.zeros(samples, 3, 2, 2), torch.zeros(samples, 5, 2, 2)]
+    assert measure.measure(TakesLevels(), (levels,)).macs == (3 + 5) * 4 * 4
+
+
+def test_lists_are_not_cut_to_a_small_example():
+    images = [torch.zeros(3, 5, 5)] * 4
+    assert len(small(images)) == 4
+    assert small(images)[0].shape == (3, 5, 5)
+    assert small((torch.zeros(4, 3), images[:1]))[0].shape == (2, 3)

@@ -18,6 +18,7 @@ from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.surgery import measure
 from lightning_compress.surgery._lightning import in_precision, on_device
 from lightning_compress.surgery.dry_run import first_call
+from lightning_compress.surgery.listed_samples import listed
 from lightning_compress.surgery.structure import network, structure_of
 from lightning_compress.surgery.tensors import map_tensors, parts_of, tensors_in
 
@@ -34,7 +35,12 @@ def first_tensor(batch: Any) -> Tensor | None:
 
 
 def small(example: Any, samples: int = SAMPLES) -> Any:
-    """Return the first samples of an input batch: of all its tensors that have as many samples as the first."""
+    """Return the first samples of an input batch: of all its tensors that have as many samples as the first.
+
+    A list stays as it is, for it may be one of samples.
+    """
+    if listed(example):
+        return example
     count = measure.samples_in(example)
     return map_tensors(lambda each: each[:samples] if each.dim() and len(each) == count else each, example)
 

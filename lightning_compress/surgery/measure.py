@@ -22,6 +22,7 @@ from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.surgery._torch import own_parameters, unsaved_buffers, writes
 from lightning_compress.surgery.activations import ActivationRecorder
 from lightning_compress.surgery.input_errors import told_input_errors
+from lightning_compress.surgery.listed_samples import check_samples
 from lightning_compress.surgery.matrices import argument, is_own, matrices, positions
 from lightning_compress.surgery.read_weights import ReadWeights
 from lightning_compress.surgery.tensors import map_tensors, operands, tensors_in
@@ -119,13 +120,14 @@ def measure(net: nn.Module, example: Any) -> Profile:
         example: one input batch (tensor, tuple or dict), of which the first dimension counts the samples.
 
     Raises:
-        CompressError: see :func:`check_kind`; the network does not run on the example, has no layer with a weight that
-            runs, or one with a weight that is no parameter.
+        CompressError: see :func:`check_kind`; the network does not run on the example, takes a list of samples, has no
+            layer with a weight that runs, or one with a weight that is no parameter.
     """
     check_kind(net)
     samples = samples_in(example)
     calls: dict[str, int] = {}  # of all samples, as what follows: a layer may run for each of them, or once for all
     read: Counter[str] = Counter()
+    shapes: list[torch.Size] = []  # of what convolutions read
     times: Counter[str] = Counter()
     producer: dict[tuple[int, int], str] = {}
     reads: dict[str, tuple[int, int]] = {}
@@ -144,6 +146,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
             calls[name] += _positions(module, x, out)
             if isinstance(module, CONV):
                 read[name] += 0 if x is None else x.numel() // module.in_channels
+                shapes.extend(() if x is None else (x.shape,))
             if _can_take_a_norm(module, out):
                 producer[id(out), writes(out)] = name
                 uses.alive.append(out)
@@ -168,6 +171,7 @@ def measure(net: nn.Module, example: Any) -> Profile:
     finally:
         for handle in handles:
             handle.remove()
+    check_samples(net, example, shapes)
     others = {name: count for name, count in read_by_code.positions.items() if not calls.get(name)}
     multiplied.update({name: count for name, count in others.items() if not multiplied[name]})
     uses.counts.update(id(tensor) for tensor in tensors_in(output))  # the caller reads them
