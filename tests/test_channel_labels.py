@@ -142,7 +142,14 @@ def test_selective_kernels(paths, width, by_part):
     check(SelectiveKernels(paths, width, by_part), {"stem": width, "paths.0": 6, "down": 3})
 
 
-@pytest.mark.parametrize("make", [lambda: SelectiveKernels(2, 6, True), lambda: SplitAttention(2, 6)])
+def test_a_number_that_two_widths_share_follows_its_own():
+    net = random_statistics(SelectiveKernels(2, 6, True))  # parts of 6 channels, read by branches of as many
+    lc.ChannelPruning({"paths.0": {"channels": 0.5}}).apply(net, IMAGES)
+    assert net(IMAGES).shape[1] == 2
+    assert net.width == 6
+
+
+@pytest.mark.parametrize("make", [lambda: SelectiveKernels(2, 5, True), lambda: SplitAttention(2, 6)])
 def test_what_numbers_tell_whole_is_not_sought_by_halves(make, monkeypatch):
     probed = []
     difference = verify_channels._Probe.difference
