@@ -40,6 +40,7 @@ DOUBLE = 2400  # features up to which H is in float64
 WIDEST = 4608  # features up to which there is an H: 512 channels of 3x3
 ROWS_PER_FEATURE = 3
 KEY = "moments"
+CONVOLUTIONS = (*measure.CONV, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     Of a transposed convolution those that make an output value, as the weight of :func:`weight_rows` reads them.
 
     Args:
-        layer: a Conv2d, a ConvTranspose2d or a Linear.
+        layer: a Conv1d to Conv3d, a ConvTranspose2d or a Linear.
         x: its input.
         positions: places for each sample.
         generator: of the places; the same state gives the same places for inputs of the same size.
@@ -161,6 +162,12 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     Returns:
         Shape ``(samples x places, features)``, those of the groups of a convolution one after another.
     """
+    if isinstance(layer, nn.Conv1d | nn.Conv3d):
+        windows = _windows(layer, x)
+        shape = windows.shape[1 : x.dim() - 1]
+        chosen = _chosen(len(x), shape.numel(), positions, generator).to(x.device)
+        samples = torch.arange(len(x), device=x.device)[:, None]
+        return windows[samples, *torch.unravel_index(chosen, shape)].flatten(2).flatten(0, 1)
     if isinstance(layer, nn.Linear):
         rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
     elif isinstance(layer, nn.ConvTranspose2d):
@@ -171,9 +178,21 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
             mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
             x, padding = F.pad(x, padding_of(layer), mode=mode), 0
         rows = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
-    count = min(positions, rows.shape[1])
-    chosen = torch.rand(len(rows), rows.shape[1], generator=generator).argsort(1)[:, :count].to(rows.device)
+    chosen = _chosen(len(rows), rows.shape[1], positions, generator).to(rows.device)
     return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2])).flatten(0, 1)
+
+
+def _chosen(samples: int, places: int, positions: int, generator: torch.Generator | None) -> Tensor:
+    """Return up to ``positions`` random places of each sample, shape ``(samples, positions)``."""
+    return torch.rand(samples, places, generator=generator).argsort(1)[:, :positions]
+
+
+def _windows(layer: Any, x: Tensor) -> Tensor:
+    """Return what each output of a convolution reads, a view: shape ``(samples, places..., channels, kernel...)``."""
+    x = F.pad(x, padding_of(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+    for i, (size, step, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
+        x = x.unfold(2 + i, dilation * (size - 1) + 1, step)[..., ::dilation]
+    return x.movedim(1, 1 + len(layer.kernel_size))
 
 
 def _unfolded(layer: Any, x: Tensor) -> Tensor:
@@ -216,7 +235,7 @@ def _channel_gram(rows: Tensor, weight: Tensor) -> Tensor:
 
 def supported(layer: nn.Module) -> bool:
     """Return whether moments can be gathered for a layer: of grouped convolutions those that may get fewer inputs."""
-    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    if not isinstance(layer, CONVOLUTIONS):
         return isinstance(layer, nn.Linear)
     weight = weight_rows(layer)
     return layer.groups == 1 or (weight.shape[1] > 1 and weight[0].numel() <= WIDEST)
@@ -224,7 +243,7 @@ def supported(layer: nn.Module) -> bool:
 
 def groups_of(layer: nn.Module) -> int:
     """Return how many groups a layer has; 1 of what is no convolution."""
-    return layer.groups if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else 1
+    return layer.groups if isinstance(layer, CONVOLUTIONS) else 1
 
 
 def refittable(layer: nn.Module, net: nn.Module) -> bool:
