@@ -56,7 +56,7 @@ class ReadWeights(TorchFunctionMode):
 
     @property
     def positions(self) -> dict[str, int]:
-        """Name of a layer -> positions of the batch, of those whose weight was multiplied with something."""
+        """The positions of the batch at which each weight is multiplied with something, by name of its layer."""
         return {name: round(count) for name, count in self._counts.items()}
 
 
