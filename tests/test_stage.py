@@ -196,6 +196,34 @@ def test_what_was_trained_under_other_settings_is_trained_again(tmp_path, others
     assert times[0] == times[1] < times[2] == times[3]
 
 
+class OtherTrainData(ToyData):
+    """Other train images."""
+
+    def train_dataloader(self):
+        return toy_data(1)[0]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"data": OtherTrainData()},
+        {"make_trainer": partial(Trainer, accelerator="cpu", gradient_clip_val=0.1)},
+        {"lr": 0.01},
+    ],
+    ids=lambda others: next(iter(others)),
+)
+def test_trainer_data_and_numbers_of_the_module_are_settings_of_a_training(tmp_path, others):
+    times = []
+    shown = {"make_trainer": partial(Trainer, accelerator="cpu", enable_progress_bar=False)}
+    for changed in ({}, shown, others, others):
+        run = run_in(tmp_path)
+        run.dense.lr = changed.get("lr", 0.1)
+        run = replace(run, **{key: value for key, value in changed.items() if key != "lr"})
+        searching(epochs=1).with_plan(Plan({"conv1": {"channels": 0.5}})).run("prune", run.dense, run)
+        times.append((tmp_path / "prune" / FINAL).stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2] == times[3]
+
+
 class OtherData(ToyData):
     """Other images."""
 
@@ -214,6 +242,7 @@ def searching(**settings) -> Stage:
 
 def searched(folder: Path, data: ToyData | None = None, **settings) -> PlainModule:
     run = run_in(folder)
+    run.dense.lr = settings.pop("lr", 0.1)
     return searching(**settings).run("prune", run.dense, replace(run, data=data or run.data))
 
 
@@ -223,6 +252,7 @@ def searched(folder: Path, data: ToyData | None = None, **settings) -> PlainModu
         ({}, {"criterion": RandomCriterion()}, "callbacks.channel_pruning.criterion.kind was 'l1',"),
         ({"finetune_steps": 1}, {"distillation": KnowledgeDistillation}, "distillation was None, now it is {'kind'"),
         ({"finetune_steps": 1}, {"attributes": ATTRIBUTES}, "prepare_data_per_node was not set, now it is False"),
+        ({"finetune_steps": 1}, {"lr": 0.01}, "module.lr was 0.1, now it is 0.01"),
         ({}, {"data": OtherData()}, "validation_data was"),
     ],
 )

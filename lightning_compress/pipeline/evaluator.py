@@ -30,7 +30,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.quiet import quiet, quiet_trainer
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
-from lightning_compress.pipeline.seeding import seeded
+from lightning_compress.pipeline.seeding import digest_of_data, seeded
 from lightning_compress.search.trial import Score
 from lightning_compress.surgery.inputs import combined
 from lightning_compress.surgery.measure import samples_in
@@ -108,11 +108,8 @@ class Evaluator:
 
     def _digest_of_train(self) -> str | None:
         """Return a digest of the first train batches; None if no seed makes them reproducible."""
-        drawn = []
-        for _ in range(2):
-            with seeded(self.seed, self.train):
-                drawn.append(digest_of(next(iter(combined(self.train)), None)))
-        return digest_of([drawn[0], self.recalibration.batches]) if drawn[0] == drawn[1] else None
+        first = digest_of_data(self.seed, self.train)
+        return None if first is None else digest_of([first, self.recalibration.batches])
 
     def _make_trainers(self) -> None:
         self._validator = quiet_trainer(self.device)

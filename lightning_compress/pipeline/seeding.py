@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from lightning import seed_everything
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils._pytree import tree_leaves
 
+from lightning_compress.core.digest import digest_of
+from lightning_compress.surgery.inputs import combined
 from lightning_compress.surgery.isolated_rng import isolated_rng
 
 
@@ -30,9 +32,36 @@ def seeded(seed: int, *loaders: Any) -> Iterator[None]:
                 generator.set_state(state)
 
 
+def digest_of_data(seed: int, loaders: Any) -> str | None:
+    """Return a digest of the first batch and of the numbers of batches; None if no seed makes them reproducible.
+
+    Args:
+        seed: of the random numbers that loaders draw.
+        loaders: one, or several as Lightning takes them.
+    """
+    drawn = []
+    for _ in range(2):
+        with seeded(seed, loaders):
+            drawn.append(digest_of([next(iter(combined(loaders)), None), _lengths(loaders)]))
+    return drawn[0] if drawn[0] == drawn[1] else None
+
+
+def _lengths(loaders: Any) -> list[int]:
+    """Return the numbers of batches of loaders that know them."""
+    found = []
+    for loader in _leaves(loaders):
+        with suppress(TypeError):  # of an iterable dataset
+            found.append(len(loader))
+    return found
+
+
+def _leaves(loaders: Any) -> list[Any]:
+    return loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders)
+
+
 def _generators(loaders: Any) -> Iterator[torch.Generator]:
     """Return the generators that loaders and their samplers draw from."""
-    for loader in loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders):
+    for loader in _leaves(loaders):
         batches = getattr(loader, "batch_sampler", None)
         for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
             if isinstance(generator := getattr(holder, "generator", None), torch.Generator):

@@ -18,12 +18,14 @@ from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
 from lightning_compress.core.atomic_write import atomic_write, remove_stale_parts
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.interruption import check_interrupted
+from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.checkpoint import check_own, load_checkpoint, readable, save_checkpoint
 from lightning_compress.pipeline.quiet import quiet
 
 FINAL, LAST = "final.ckpt", "last.ckpt"
 ORIGIN = "trained_from.json"
 QUIET = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}  # unless the user says else
+SHOWN = {"logger", "profiler", "default_root_dir", "enable_progress_bar", "enable_checkpointing", *QUIET}
 csv_logger = partial(CSVLogger, name="log")  # a resumed training writes its own log/version_N
 
 
@@ -106,6 +108,11 @@ def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
 
 def _settings(make_trainer: Callable[..., Trainer]) -> Mapping[str, Any]:
     return make_trainer.keywords if isinstance(make_trainer, partial) else {}
+
+
+def trainer_settings(make_trainer: Callable[..., Trainer]) -> dict[str, Any]:
+    """Return the user's settings that a training depends on, as plain types: all but those of what is shown."""
+    return settings_of({key: value for key, value in _settings(make_trainer).items() if key not in SHOWN})
 
 
 def renew(folder: Path, origin: Mapping[str, Any]) -> None:

@@ -246,4 +246,5 @@ class SearchRun:
         if not evaluator.finetune_steps:
             return found
         distillation = self.run.taught(self.student.distillation)
-        return {**found, "attributes": settings_of(self.student.attributes), "distillation": distillation}
+        attributes, numbers = settings_of(self.student.attributes), self.run.trains_with["module"]
+        return {**found, "attributes": attributes, "distillation": distillation, "module": numbers}
