@@ -53,6 +53,21 @@ class ReadsItsTrainer(PlainModule):
         return loss
 
 
+class Gathers(PlainModule):
+    """Gathers what its validation steps give, as Lightning 2 asks for, and needs one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right: list[torch.Tensor] = []
+
+    def validation_step(self, batch, batch_idx):
+        self.right.append((self(batch[0]).argmax(1) == batch[1]).float())
+
+    def on_validation_epoch_end(self):
+        self.log("val_acc", torch.cat(self.right).mean())
+        self.right.clear()
+
+
 class TwoHeads(ToyNet):
     """Has a head that runs in training only, and dropout."""
 
@@ -106,6 +121,13 @@ def test_a_step_that_needs_its_training_still_shows_what_the_network_gets(kind):
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(module.get_buffer(name), buffer)
     assert not any(part.training for part in module.modules())
+
+
+def test_hooks_of_a_validation_run_where_the_module_is_validated_alone():
+    evaluate = evaluator(Gathers, toy_data(0)[0])
+    score, plain = evaluate(PLAN), evaluator(PlainModule, toy_data(0)[0])(PLAN)
+    assert score.metrics["val_acc"] == pytest.approx(plain.metrics["val_acc"])
+    assert "on_validation_epoch_end" not in vars(recalibrated(evaluate))
 
 
 def test_heads_of_training_run_and_dropout_does_not():

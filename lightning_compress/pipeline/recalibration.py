@@ -6,8 +6,8 @@ whose step runs only inside a training, as of one that optimizes manually, the n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.modes import without_dropout
 
+HOOKS = [f"on_validation_{when}" for when in ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")]
+
 
 def recalibrate(module: LightningModule, batches: Iterable[Any], trainer: Trainer) -> None:
     """Set the statistics of all batch norms to plain averages over some train batches.
@@ -30,10 +32,27 @@ def recalibrate(module: LightningModule, batches: Iterable[Any], trainer: Traine
         trainer: made with :class:`TrainingForward` as its callback.
     """
     if module.automatic_optimization:
-        with suppress(_NeedsTraining):
+        with suppress(_NeedsTraining), _without_hooks(module):
             trainer.validate(module, batches, verbose=False)
             return
     average_statistics(module, network_inputs(module, batches))
+
+
+@contextmanager
+def _without_hooks(module: LightningModule) -> Iterator[None]:
+    """Leave out the module's hooks of a validation, which expect that its ``validation_step`` has run."""
+    own = {name: vars(module)[name] for name in HOOKS if name in vars(module)}
+    vars(module).update(dict.fromkeys(HOOKS, _nothing))
+    try:
+        yield
+    finally:
+        for name in HOOKS:
+            del vars(module)[name]
+        vars(module).update(own)
+
+
+def _nothing(*_: Any) -> None:
+    """Stand for a hook."""
 
 
 class _NeedsTraining(Exception):
