@@ -53,7 +53,14 @@ def total_error(net: ToyNet, bits: dict[str, int], quantizer) -> float:
     return found
 
 
-@pytest.mark.parametrize("cost", [WeightBits(), PackedBytes()], ids=["bits", "bytes"])
+class Milliseconds(WeightBits):
+    """Costs that are no whole numbers, and small ones."""
+
+    def __call__(self, profile) -> float:
+        return 0.1 + 3e-6 * super().__call__(profile)
+
+
+@pytest.mark.parametrize("cost", [WeightBits(), PackedBytes(), Milliseconds()], ids=["bits", "bytes", "milliseconds"])
 @pytest.mark.parametrize("quantizer", [MinMax, LSQ])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 1.0])
 def test_no_plan_that_fits_has_less_error(cost, quantizer, share):

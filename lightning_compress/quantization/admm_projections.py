@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
-from math import inf
+from math import ceil, inf
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ def project_codes(
     found = {name: all_bits(nonzero(target), choices[name]) for name, target in targets.items()}
     distortions = {name: {b: book.distortion for b, book in books.items()} for name, books in found.items()}
     costs = {
-        name: {b: account.layer(counts[name], target.numel(), b) for b in choices[name]}
+        name: {b: ceil(account.layer(counts[name], target.numel(), b)) for b in choices[name]}
         for name, target in targets.items()
     }
     bits = project_bits(distortions, costs, limit)

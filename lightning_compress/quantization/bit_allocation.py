@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,8 @@ def project_bits(
     Args:
         distortions: layer -> bits -> squared error of its weights at that width.
         costs: layer -> bits -> what the layer then takes, such as ``bits * nonzeros + 32 * 2 ** bits`` for codes and
-            codebook; in bits, parts of one are rounded up.
-        limit: bits for all layers.
+            codebook.
+        limit: for all layers, in the unit of the costs.
 
     Raises:
         InfeasibleBudgetError: the cheapest width of every layer is too much.
@@ -55,8 +55,8 @@ def project_bits(
     needed = sum(layer.costs[0] for layer in layers)
     if needed > limit:
         raise InfeasibleBudgetError(
-            f"bits projection: the limit of {limit:,.0f} bits cannot be met; with the cheapest width in each layer the "
-            f"weights take {needed:,.0f} bits. Raise the limit, allow fewer bits, or keep fewer weights"
+            f"bits projection: the limit of {limit:,.10g} cannot be met; with the cheapest width in each layer the "
+            f"weights take {needed:,.10g}. Raise the limit, allow fewer bits, or keep fewer weights"
         )
     picks, price = _greedy(layers, limit)
     if price > 0:
@@ -74,10 +74,10 @@ def _options(name: str, distortions: Mapping[int, float], costs: Mapping[int, fl
                 f"must be finite. Find out whether its training diverged"
             )
     kept: list[int] = []
-    for b in sorted(distortions, key=lambda b: (ceil(costs[b]), distortions[b], b)):
+    for b in sorted(distortions, key=lambda b: (costs[b], distortions[b], b)):
         if not kept or distortions[b] < distortions[kept[-1]]:
             kept.append(b)
-    return _Options(kept, np.array([float(ceil(costs[b])) for b in kept]), np.array([distortions[b] for b in kept]))
+    return _Options(kept, np.array([float(costs[b]) for b in kept]), np.array([distortions[b] for b in kept]))
 
 
 def _greedy(layers: list[_Options], limit: float) -> tuple[list[int], float]:

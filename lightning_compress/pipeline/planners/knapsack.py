@@ -32,6 +32,7 @@ from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.transforms import raw_weight
 
 KNOB = "weight_bits"
+ROUNDING = 1e-12  # of sums of prices that are no whole numbers, such as milliseconds
 
 
 @final
@@ -87,7 +88,8 @@ class Knapsack(BudgetedPlanner):
             # Costs are additive over layers, so each width has a price of its own.
             prices = [budget.cost(space.plan(point)) - least for point in raised]
             costs[layer] = dict(zip(map(int, space.choices[i].values), prices, strict=True))
-        bits = project_bits(_errors(composition, budget, list(places)), costs, budget.limit - least)
+        room = (budget.limit - least) * (1 + ROUNDING)
+        bits = project_bits(_errors(composition, budget, list(places)), costs, room)
         return space.plan(base).merge(Plan({layer: {KNOB: width} for layer, width in bits.items()}))
 
 
