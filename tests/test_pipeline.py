@@ -101,6 +101,24 @@ def test_a_run_shows_and_keeps_what_the_user_s_trainer_says(tmp_path, trainer):
     assert run(tmp_path, trainer=trainer, prune=searching()).compressed.accuracy > 0
 
 
+@pytest.mark.parametrize("own", [torch.float32, None], ids=["single", "own"])
+@pytest.mark.parametrize(("precision", "kind"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_a_trainer_of_another_precision_is_for_trainings_alone(tmp_path, precision, kind, own):
+    torch.manual_seed(0)
+    module = FullModule().to(own or kind)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    stages = {"prune": searching(Evaluation(finetune_steps=1)), "more": Stage(epochs=1)}
+    make_trainer = partial(Trainer, accelerator="cpu", precision=precision)
+    found = [
+        compress(module, FullData(), stages, folder=tmp_path, make_trainer=make_trainer, plan=None) for _ in range(2)
+    ]
+    assert dict(found[0].compressed) == dict(found[1].compressed)
+    after = module.state_dict()
+    assert all(value.dtype == before[n].dtype and torch.equal(value, before[n]) for n, value in after.items())
+    assert found[0].module is not None
+    assert {value.dtype for value in found[0].module.parameters()} == {torch.float32}
+
+
 def test_a_trainer_that_no_training_can_have_is_refused_at_once(tmp_path):
     with pytest.raises(CompressError, match="barebones=True"):
         run(tmp_path / "run", trainer={"barebones": True}, prune=searching())

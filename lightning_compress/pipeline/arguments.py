@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.structure import SELECTED, network
+from lightning_compress.surgery.tensors import map_tensors
 
 Loader = Iterable[Any]
 
@@ -84,3 +87,21 @@ def selecting(module: LightningModule, name: str | None) -> LightningModule:
     setattr(module, SELECTED, name)
     network(module)
     return module
+
+
+def in_single_precision(module: LightningModule) -> LightningModule:
+    """Return a copy in fp32 of a module of half or double precision; one that is in fp32 as it is.
+
+    Candidates are scored, and files are written, in fp32; a Trainer of ``bf16-true`` converts what it trains by itself.
+    """
+    types = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    if len(types) != 1 or types == {torch.float32}:
+        return module
+    module, example = clone(module).float(), module.example_input_array
+    if example is not None:
+        module.example_input_array = map_tensors(_single, example)
+    return module
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -26,7 +26,7 @@ from lightning_compress.core.whole_numbers import check_seed
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
-from lightning_compress.pipeline.arguments import Loader, as_data_module, selecting
+from lightning_compress.pipeline.arguments import Loader, as_data_module, in_single_precision, selecting
 from lightning_compress.pipeline.configuration import PACKED, shipped_method
 from lightning_compress.pipeline.context import FOUND, PLANNED, RunContext
 from lightning_compress.pipeline.deployed_figures import deployed_figures
@@ -112,7 +112,8 @@ def compress(
             f"optimizer; got {given.__name__}, so wrap it in one"
         )
     check_seed(seed)
-    module, data = selecting(module, network), as_data_module(data, train, val, test)
+    module = in_single_precision(selecting(module, network))
+    data = as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)
     usual = {"budget": budget, "trials": trials, "epochs": epochs}

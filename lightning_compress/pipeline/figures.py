@@ -25,6 +25,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.quiet import quiet
+from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.measure import samples_in
 
 SHARE = "%"  # the unit of figures that are shares of one, and are shown in percent and compared by difference
@@ -202,7 +203,8 @@ def measure_figures(
         trainer = run.make_trainer(
             callbacks=[counter], logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
-        metrics = trainer.test(module, datamodule=run.data, verbose=False)[0]
+        # A copy: a Trainer of half or double precision converts the module for good.
+        metrics = trainer.test(clone(module), datamodule=run.data, verbose=False)[0]
     if metric not in metrics:
         raise CompressError(f"test_step of {type(module).__name__} logs {sorted(metrics)}, not {metric!r}; set metric")
     tested = Tested(metrics, profile, file, run)

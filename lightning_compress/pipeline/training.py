@@ -145,7 +145,7 @@ def _train(
     steps: int | None,
 ) -> LightningModule:
     seed_everything(seed, workers=True, verbose=False)
-    last = folder / LAST
+    last, before = folder / LAST, {value.dtype for value in module.parameters() if value.is_floating_point()}
     theirs = copy.deepcopy(_settings(make_trainer).get("callbacks") or [])  # one training must not know of another
     with quiet():
         trainer = make_trainer(
@@ -169,6 +169,8 @@ def _train(
     check_interrupted()
     save_checkpoint(trainer, folder / FINAL, weights_only=True)
     last.unlink(missing_ok=True)
+    if len(before) == 1:  # a Trainer of half or double precision has converted it; a file would be loaded into this type
+        module.to(before.pop())
     return module
 
 
