@@ -199,7 +199,7 @@ def test_a_cheaper_evaluator_holds_no_second_copy_of_the_data(module):
     evaluate = evaluator(module)
     part = evaluate.cheaper(0.5)
     assert part.train is evaluate.train
-    assert part.validation.batches[0] is evaluate.validation.batches[0]
+    assert part.validation[0].batches[0] is evaluate.validation[0].batches[0]
 
 
 def test_the_space_runs_in_the_order_of_layers(module):
@@ -231,15 +231,15 @@ def test_a_cheaper_evaluator_sees_a_share_of_the_batches_and_steps(module):
     whole = evaluator(module, finetune_steps=6)
     before = whole(AGGRESSIVE)
     part = whole.cheaper(0.4)
-    assert (len(part.validation), len(part.recalibration), part.finetune_steps) == (
-        ceil(0.4 * len(whole.validation)),
+    assert (len(part.validation[0]), len(part.recalibration), part.finetune_steps) == (
+        ceil(0.4 * len(whole.validation[0])),
         ceil(0.4 * len(whole.recalibration)),
         3,
     )
     assert part(AGGRESSIVE) != before
     assert whole(AGGRESSIVE) == before
     none = evaluator(module, recalibration_batches=0).cheaper(0.1)
-    assert (len(none.recalibration), none.finetune_steps, len(none.validation)) == (0, 0, 1)
+    assert (len(none.recalibration), none.finetune_steps, len(none.validation[0])) == (0, 0, 1)
 
 
 def test_more_fine_tuning_is_another_score_of_the_same_plan(module):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch.utils.data import DataLoader
 
 from lightning_compress.app.report import compare
 from lightning_compress.app.report.summary import search_of
@@ -117,6 +118,35 @@ def test_a_trainer_of_another_precision_is_for_trainings_alone(tmp_path, precisi
     assert all(value.dtype == before[n].dtype and torch.equal(value, before[n]) for n, value in after.items())
     assert found[0].module is not None
     assert {value.dtype for value in found[0].module.parameters()} == {torch.float32}
+
+
+class ByLoader(FullModule):
+    """Validates on two loaders; only the first says how good the network is."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        right = (self(batch[0]).argmax(1) == batch[1]).float().mean()
+        self.log("val_acc" if dataloader_idx == 0 else "other_acc", right, add_dataloader_idx=False)
+
+
+class TwoLoaders(FullData):
+    """The second one has no images of the task."""
+
+    def val_dataloader(self):
+        good = super().val_dataloader()
+        return [good, DataLoader([(torch.zeros(1, 8, 8), 0)] * 8, 4)]
+
+    def test_dataloader(self):
+        return super().val_dataloader()
+
+
+def test_several_validation_loaders_are_those_that_the_module_sees_in_a_training(tmp_path):
+    found = []
+    for module, data in ((ByLoader, TwoLoaders()), (FullModule, FullData())):
+        torch.manual_seed(0)
+        stages = {"prune": searching(objective=AccuracyUnderBudget(weight=0))}
+        result = compress(module(), data, stages, folder=tmp_path / module.__name__)
+        found.append(result.searches["prune"]["best"])
+    assert found[0] == found[1]
 
 
 def test_a_trainer_that_no_training_can_have_is_refused_at_once(tmp_path):

@@ -19,6 +19,8 @@ import cloudpickle
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_leaves
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.base.device import CPU, surgery_device
@@ -50,6 +52,20 @@ class Batches:
         return len(self.batches)
 
 
+def held(loaders: Any, limit: int | None = None) -> list[Batches]:
+    """Return the validation batches of a loader, or of each of several, which Lightning runs one after the other.
+
+    Args:
+        loaders: one, or several as Lightning takes them.
+        limit: batches of each; None takes all.
+    """
+    if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
+        several = loaders.flattened
+    else:
+        several = tree_leaves(loaders) if isinstance(loaders, list | tuple | dict) else [combined(loaders)]
+    return [Batches(loader, limit) for loader in several]
+
+
 class Evaluator:
     """Scores plans.
 
@@ -57,14 +73,15 @@ class Evaluator:
         make_module: makes a fresh module with the trained weights; called once a trial.
         composition: the callbacks, bound to the network of such a module.
         train: batches for recalibration and fine-tuning.
-        validation: batches for the score, from train data that is not in ``train``; never test data.
+        validation: batches for the score, from train data that is not in ``train``; never test data. Of several loaders
+            metrics have the names that Lightning gives them, such as ``val_acc/dataloader_idx_0``.
         monitor: the metric that ``validation_step`` must log.
         finetune_steps: optimizer steps before the score.
         recalibration_batches: how many train batches the batch norms see; 0 turns recalibration off.
         callbacks: more Lightning callbacks for the fine-tuning, such as distillation.
         seed: of every trial.
         device: that candidates are trained and validated on, or what a worker has in its place.
-        validation_batches: how many of ``validation`` are used; None takes all.
+        validation_batches: how many of each loader in ``validation`` are used; None takes all.
         costs: that a score has beside the metrics, by their names.
 
     Attributes:
@@ -93,9 +110,7 @@ class Evaluator:
         self.train = train
         with seeded(seed, train, validation), quiet():
             self.recalibration = Batches(combined(train, "max_size_cycle"), recalibration_batches)
-            self.validation = Batches(
-                combined(validation, "sequential"), validation_batches
-            )  # seeded too: a loader may shuffle
+            self.validation = held(validation, validation_batches)  # seeded too: a loader may shuffle
             self._make_trainers()
             # Measured here and once: evaluators of every fidelity and all workers have the same.
             self.before = {**self._validated(make_module()), **self._costs(composition.profile)}
@@ -103,8 +118,8 @@ class Evaluator:
 
     @property
     def samples(self) -> int:
-        """Number of validation samples of a score: the first dimension of the first tensor of each batch."""
-        return sum(samples_in(batch) for batch in self.validation)
+        """Number of samples of the first validation loader: the first dimension of the first tensor of each batch."""
+        return sum(samples_in(batch) for batch in self.validation[0])
 
     def _digest_of_train(self) -> str | None:
         """Return a digest of the first train batches; None if no seed makes them reproducible."""
@@ -147,7 +162,7 @@ class Evaluator:
             share: in (0, 1]; at least one batch or step is left of each that there was.
         """
         other = copy.copy(self)
-        other.validation = Batches(self.validation, ceil(share * len(self.validation)))
+        other.validation = [Batches(each, ceil(share * len(each))) for each in self.validation]
         other.recalibration = Batches(self.recalibration, ceil(share * len(self.recalibration)))
         other.finetune_steps = ceil(share * self.finetune_steps)
         return other
@@ -181,8 +196,8 @@ class Evaluator:
             "monitor": self.monitor,
             "finetune_steps": self.finetune_steps,
             "recalibration_batches": len(self.recalibration),
-            "validation_batches": len(self.validation),
-            "validation_data": digest_of(self.validation.batches),
+            "validation_batches": sum(map(len, self.validation)),
+            "validation_data": digest_of([each.batches for each in self.validation]),
             "train_data": self._first if len(self.recalibration) or self.finetune_steps else None,
             "seed": self.seed,
             "weights": digest_of(network(self.make_module()).state_dict()),

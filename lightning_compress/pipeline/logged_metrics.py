@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.pipeline.context import RunContext
-from lightning_compress.pipeline.evaluator import Batches
+from lightning_compress.pipeline.evaluator import held
 from lightning_compress.pipeline.quiet import quiet, quiet_trainer
 from lightning_compress.pipeline.seeding import seeded
 from lightning_compress.pipeline.stage import Stage
@@ -48,5 +48,5 @@ def _validated(run: RunContext) -> dict[str, float]:
     validation = run.loaders()[1]
     with seeded(run.seed, validation), quiet():
         trainer = quiet_trainer(run.scoring_device)
-        trainer.validate(copy.deepcopy(run.dense), Batches(validation, 1), verbose=False)
+        trainer.validate(copy.deepcopy(run.dense), held(validation, 1), verbose=False)
         return {name: float(value) for name, value in trainer.callback_metrics.items()}

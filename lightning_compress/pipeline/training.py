@@ -169,7 +169,9 @@ def _train(
     check_interrupted()
     save_checkpoint(trainer, folder / FINAL, weights_only=True)
     last.unlink(missing_ok=True)
-    if len(before) == 1:  # a Trainer of half or double precision has converted it; a file would be loaded into this type
+    if (
+        len(before) == 1
+    ):  # a Trainer of half or double precision has converted it; a file would be loaded into this type
         module.to(before.pop())
     return module
 
