@@ -153,7 +153,7 @@ def test_the_deviation_is_that_over_all_orders(count):
 
 
 def test_one_plan_is_refused():
-    with pytest.raises(CompressError, match="plans must be 2 or more for there to be a rank, got 1"):
+    with pytest.raises(CompressError, match="plans must be 2 or more, got 1"):
         Correlation(plans=1)
 
 

@@ -105,5 +105,5 @@ def test_rejection_ends_although_every_first_individual_is_poor():
 
 
 def test_an_empty_population_is_refused():
-    with pytest.raises(CompressError, match="population must be at least 1, got 0"):
+    with pytest.raises(CompressError, match="population must be 1 or more, got 0"):
         GeneCAI(problems.bits(layers=2).problem, 0, OBJECTIVE, population=0)

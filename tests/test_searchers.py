@@ -148,19 +148,19 @@ def test_uniform_is_the_largest_level_that_fits():
     ],
 )
 def test_a_setting_without_which_nothing_is_learned_is_named(make, setting):
-    with pytest.raises(CompressError, match=f"{make.__name__}: {setting} must be at least 1, got 0"):
+    with pytest.raises(CompressError, match=f"{make.__name__}: {setting} must be 1 or more, got 0"):
         make(problems.bits(layers=2).problem, 0, OBJECTIVE, **{setting: 0})
 
 
 @pytest.mark.parametrize(
     ("make", "setting", "value", "told"),
     [
-        (NSGA2, "population", 1, "at least 2, got 1"),
+        (NSGA2, "population", 1, "2 or more, got 1"),
         (NSGA2, "crossover", 1.5, "at most 1, got 1.5"),
         (GeneCAI, "sigma", -1, "at least 0, got -1"),
         (GeneCAI, "p_tweak", math.nan, "at least 0, got nan"),
         (DDPG, "sigma", -0.1, "at least 0, got -0.1"),
-        (DDPG, "hidden", "many", "at least 1, got 'many'"),
+        (DDPG, "hidden", "many", "a whole number, 1 or more, got 'many'"),
         (Surrogate, "spread", -1, "at least 0, got -1"),
         (Reinforce, "keep", 2, "at most 1, got 2"),
     ],

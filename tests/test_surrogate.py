@@ -163,5 +163,5 @@ def test_a_search_that_goes_on_has_the_tables_of_its_prior(tmp_path):
 
 
 def test_a_warmup_of_nothing_is_refused():
-    with pytest.raises(CompressError, match="warmup must be at least 1"):
+    with pytest.raises(CompressError, match="warmup must be 1 or more"):
         Surrogate(problems.bits(layers=2).problem, 0, OBJECTIVE, warmup=0)

@@ -23,6 +23,7 @@ from scipy.stats import kendalltau
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.space import Space
+from lightning_compress.core.whole_numbers import check_whole
 from lightning_compress.search.executors.executor import Evaluate, Executor
 from lightning_compress.search.executors.serial import Serial
 from lightning_compress.search.journal import Entry, Journal
@@ -88,15 +89,15 @@ class Correlation:
         finetune_steps: optimizer steps before that score, more than in the search.
 
     Raises:
-        CompressError: there are fewer than two plans.
+        CompressError: there are fewer than two plans, or a number is not whole.
     """
 
     plans: int = 8
     finetune_steps: int = 200
 
     def __post_init__(self) -> None:
-        if self.plans < 2:
-            raise CompressError(f"correlation: plans must be 2 or more for there to be a rank, got {self.plans}")
+        check_whole("correlation: plans", self.plans, 2)
+        check_whole("correlation: finetune_steps", self.finetune_steps, 0)
 
     def score(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.whole_numbers import check_whole
 from lightning_compress.search.journal import Entry
 from lightning_compress.search.objectives.objective import Objective
 
@@ -29,16 +29,15 @@ class FinalChoice:
         finetune_steps: optimizer steps before the second score, at least those of the search.
 
     Raises:
-        CompressError: a number is too small.
+        CompressError: a number is too small, or not whole.
     """
 
     plans: int = 3
     finetune_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, least in (("plans", self.plans, 1), ("finetune_steps", self.finetune_steps, 0)):
-            if value < least:
-                raise CompressError(f"final_choice: {name} must be {least} or more, got {value}")
+        check_whole("final_choice: plans", self.plans, 1)
+        check_whole("final_choice: finetune_steps", self.finetune_steps, 0)
 
     def finalists(self, entries: Sequence[Entry], objective: Objective, start: bool) -> list[Entry]:
         """Return the best trials of different networks, from the highest reward down.

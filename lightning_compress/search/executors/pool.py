@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.core.plan import Plan
+from lightning_compress.core.whole_numbers import check_whole
 from lightning_compress.search.executors.executor import Evaluate, Executor, Outcome
 from lightning_compress.search.executors.memory import is_out_of_memory
 
@@ -77,11 +78,10 @@ class Pool(Executor, Generic[WorkerT]):
     hint: ClassVar[str]  # why workers may fail to start
 
     def __init__(self, evaluate: Evaluate, workers: int, time_limit: float | None, retries: int) -> None:
-        if workers < 1 or retries < 0 or (time_limit is not None and time_limit <= 0):
-            raise CompressError(
-                f"executor: needs workers of at least 1, retries of at least 0 and a time_limit above 0 s (null for "
-                f"none), got {workers}, {retries} and {time_limit}"
-            )
+        check_whole("executor: workers", workers, 1)
+        check_whole("executor: retries", retries, 0)
+        if time_limit is not None and not time_limit > 0:
+            raise CompressError(f"executor: time_limit must be above 0 s, or null for none, got {time_limit}")
         super().__init__(evaluate, workers)
         self.time_limit, self.retries = time_limit, retries
         self._starting: dict[WorkerT, float] = {}

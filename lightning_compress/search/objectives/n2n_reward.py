@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from lightning_compress.core.costs.cost import Cost
 from lightning_compress.core.errors import CompressError
+from lightning_compress.core.whole_numbers import check_whole
 from lightning_compress.search.objectives.objective import Objective, before, name_of, pick, words
 from lightning_compress.search.trial import Score
 
@@ -56,8 +57,7 @@ class N2NReward(Objective):
         for name, value in (("acc0", self.acc0), ("cost0", self.cost0)):
             if value is not None and not value > 0:
                 raise CompressError(f"N2NReward: {name} must be above 0, or null to take what is measured; got {value}")
-        if self.anneal < 0:
-            raise CompressError(f"N2NReward: anneal must be 0 trials or more, got {self.anneal}")
+        check_whole("N2NReward: anneal", self.anneal, 0)
 
     @property
     @override

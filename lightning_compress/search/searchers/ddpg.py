@@ -45,7 +45,7 @@ from lightning_compress.search.rl.episode import FIRST, ActionMapping
 from lightning_compress.search.rl.features import COLUMNS
 from lightning_compress.search.rl.policy_file import load_policy, save_policy
 from lightning_compress.search.rl.replay import BaselineReplay
-from lightning_compress.search.searchers.searcher import START, Searcher, at_least, own_randomness
+from lightning_compress.search.searchers.searcher import START, Searcher, at_least, own_randomness, shares, whole
 from lightning_compress.search.trial import Trial
 
 REDRAWS = 10  # proposals that may turn out to be known plans before one is tried again: a small space has no others
@@ -121,9 +121,10 @@ class DDPG(Searcher):
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
-        at_least(1, "DDPG", elite=elite, hidden=hidden, batch_size=batch_size, replay=replay)
-        at_least(0, "DDPG", warmup=warmup, sigma=sigma, decay=decay, redecided=redecided)
-        at_least(0, "DDPG", updates=updates, imitation=imitation, learning_rate=learning_rate)
+        whole(1, "DDPG", elite=elite, hidden=hidden, batch_size=batch_size, replay=replay)
+        whole(0, "DDPG", warmup=warmup, updates=updates, imitation=imitation)
+        at_least(0, "DDPG", sigma=sigma, decay=decay, redecided=redecided, learning_rate=learning_rate)
+        shares("DDPG", tau=tau, gamma=gamma, baseline=baseline)
         self.warmup, self.sigma, self.decay, self.updates = warmup, sigma, decay, updates
         self.redecided = redecided
         self.baseline_step, self.batch_size = baseline, batch_size

@@ -26,7 +26,7 @@ from lightning_compress.search.genetic.bisection import Bisections
 from lightning_compress.search.genetic.operators import Gene, Genome, crossover, directed, gene, mutate, roulette
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searchers.searcher import Searcher, at_least, shares
+from lightning_compress.search.searchers.searcher import Searcher, at_least, shares, whole
 from lightning_compress.search.trial import Trial
 
 NEIGHBORHOOD = 0.25  # share of the genes that a first individual around a prior has mutated
@@ -74,8 +74,9 @@ class GeneCAI(Searcher):
         tries: int = 2,
     ) -> None:
         super().__init__(problem, seed, objective)
-        at_least(1, "GeneCAI", population=population)
-        at_least(0, "GeneCAI", elite=elite, sigma=sigma, probes=probes, most_probes=most_probes, tries=tries)
+        whole(1, "GeneCAI", population=population)
+        whole(0, "GeneCAI", elite=elite, probes=probes, most_probes=most_probes)
+        at_least(0, "GeneCAI", sigma=sigma, tries=tries)
         shares("GeneCAI", p_cross=p_cross, p_swap=p_swap, p_mutate=p_mutate, p_tweak=p_tweak)
         self.population, self.elite, self.drop, self.tries = population, min(elite, population - 1), drop, tries
         self.p_cross, self.p_swap, self.p_mutate, self.p_tweak = p_cross, p_swap, p_mutate, p_tweak

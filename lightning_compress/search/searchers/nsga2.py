@@ -35,7 +35,7 @@ from lightning_compress.core.budget import Budget
 from lightning_compress.search.budget_repair import scale, spend
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searchers.searcher import Searcher, at_least, shares
+from lightning_compress.search.searchers.searcher import Searcher, at_least, shares, whole
 from lightning_compress.search.trial import Trial
 
 FAILED = 1e9  # in both objectives: pymoo sorts no NaN and no infinity
@@ -72,7 +72,8 @@ class NSGA2(Searcher):
         p_spend: float = 0.5,
     ) -> None:
         super().__init__(problem, seed, objective)
-        at_least(2, "NSGA2", population=population)  # a tournament has two
+        whole(2, "NSGA2", population=population)  # a tournament has two
+        at_least(0, "NSGA2", eta_crossover=eta_crossover, eta_mutation=eta_mutation)
         shares("NSGA2", crossover=crossover, p_mutate=p_mutate, p_spend=p_spend)
         top = problem.space.largest
         self.dense = max(problem.budget.cost(problem.space.plan(top)), 1.0)

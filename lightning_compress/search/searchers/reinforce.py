@@ -31,7 +31,7 @@ from lightning_compress.search.rl.episode import ActionMapping, Episode
 from lightning_compress.search.rl.policy_file import load_policy, save_policy
 from lightning_compress.search.rl.removal_policy import Removal
 from lightning_compress.search.rl.shrinkage_policy import Shrinkage
-from lightning_compress.search.searchers.searcher import START, Searcher, at_least, own_randomness, shares
+from lightning_compress.search.searchers.searcher import START, Searcher, at_least, own_randomness, shares, whole
 from lightning_compress.search.trial import Trial
 
 
@@ -92,9 +92,10 @@ class Reinforce(Searcher):
         warm_start: str | Path | None = None,
     ) -> None:
         super().__init__(problem, seed, objective)
-        at_least(1, "Reinforce", rollouts=rollouts, anneal=anneal, elite=elite, hidden=hidden, depth=depth)
-        at_least(0, "Reinforce", imitation=imitation, removal_rate=removal_rate, shrinkage_rate=shrinkage_rate)
-        shares("Reinforce", keep=keep)
+        whole(1, "Reinforce", rollouts=rollouts, anneal=anneal, elite=elite, hidden=hidden, depth=depth)
+        whole(0, "Reinforce", imitation=imitation)
+        at_least(0, "Reinforce", removal_rate=removal_rate, shrinkage_rate=shrinkage_rate, entropy=entropy)
+        shares("Reinforce", keep=keep, baseline=baseline)
         self.rollouts, self.entropy, self.anneal, self.baseline_step = rollouts, entropy, anneal, baseline
         self.imitation, self.elite = imitation, elite
         self.mapping = ActionMapping(problem)

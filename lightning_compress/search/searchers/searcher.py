@@ -18,6 +18,7 @@ import torch
 
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.kinds import HasKind
+from lightning_compress.core.whole_numbers import check_whole
 from lightning_compress.search.budget_repair import scale, spend
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
@@ -96,6 +97,21 @@ def at_least(least: int, searcher: str, **settings: float) -> None:
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
             raise CompressError(f"{searcher}: {name} must be at least {least}, got {value!r}")
+
+
+def whole(least: int, searcher: str, **settings: int) -> None:
+    """Raise unless each of the settings is a whole number, so much or more.
+
+    Args:
+        least: the smallest value.
+        searcher: its name, for the error.
+        **settings: the numbers to check, by the names that users give them under.
+
+    Raises:
+        CompressError: naming the setting and what it is.
+    """
+    for name, value in settings.items():
+        check_whole(f"{searcher}: {name}", value, least)
 
 
 def shares(searcher: str, **settings: float) -> None:

@@ -34,7 +34,7 @@ from lightning_compress.core.least_error import least_error
 from lightning_compress.search.budget_repair import spend
 from lightning_compress.search.objectives.objective import Objective
 from lightning_compress.search.problem import Problem
-from lightning_compress.search.searchers.searcher import Searcher, at_least
+from lightning_compress.search.searchers.searcher import Searcher, at_least, whole
 from lightning_compress.search.trial import Trial
 
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ class Surrogate(Searcher):
 
     def __init__(self, problem: Problem, seed: int, objective: Objective, warmup: int = 4, spread: float = 0.5) -> None:
         super().__init__(problem, seed, objective)
-        at_least(1, "Surrogate", warmup=warmup)
+        whole(1, "Surrogate", warmup=warmup)
         at_least(0, "Surrogate", spread=spread)
         self.warmup, self.spread = warmup, spread
         self.tables = _tables(problem)
