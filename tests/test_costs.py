@@ -128,7 +128,9 @@ def test_a_budget_is_a_share_or_the_limit_itself(table, budget, limit):
     assert LatencyTable(table).limit(budget, 8.0) == limit
 
 
-@pytest.mark.parametrize("budget", [0, -1.0, True, "0.8", "0.8 s", "ms", "-1 ms", float("nan"), None])
+@pytest.mark.parametrize(
+    "budget", [0, -1.0, True, "0.8", "0.8 s", "ms", "-1 ms", float("nan"), float("inf"), "inf ms", None]
+)
 def test_a_budget_that_is_neither_is_refused(table, budget):
     with pytest.raises(CompressError, match=r"budget must be a share in \(0, 1\] .* number of ms, .* such as '4 ms'"):
         LatencyTable(table).limit(budget, 8.0)

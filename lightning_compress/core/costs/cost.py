@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from math import ceil, floor, log10
+from math import ceil, floor, inf, log10
 from typing import Any, ClassVar, Self
 
 from lightning_compress.core.errors import CompressError
@@ -95,10 +95,10 @@ class Cost(HasKind, ABC):
                 limit = float(number.replace(",", ""))
             except ValueError:
                 raise wrong from None
-            if unit.strip() != self.unit or not limit > 0:
+            if unit.strip() != self.unit or not 0 < limit < inf:
                 raise wrong
             return limit
-        if isinstance(budget, bool) or not isinstance(budget, int | float) or not budget > 0:
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < inf:
             raise wrong
         return budget if budget > 1 else budget * dense
 
