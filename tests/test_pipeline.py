@@ -120,6 +120,23 @@ def test_a_trainer_of_another_precision_is_for_trainings_alone(tmp_path, precisi
     assert {value.dtype for value in found[0].module.parameters()} == {torch.float32}
 
 
+class InPercent(FullModule):
+    """Logs an accuracy in percent."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step = step
+
+    def log(self, name, value, **settings):
+        super().log(name, 100 if name == self.step else value, **settings)
+
+
+@pytest.mark.parametrize("name", ["test_acc", "val_acc"])
+def test_an_accuracy_that_is_no_share_is_refused_at_once(tmp_path, name):
+    with pytest.raises(CompressError, match=f"InPercent logs {name} 100, which must be a share from 0 to 1"):
+        compress(InPercent(name), FullData(), {"prune": searching()}, folder=tmp_path)
+
+
 class ByLoader(FullModule):
     """Validates on two loaders; only the first says how good the network is."""
 

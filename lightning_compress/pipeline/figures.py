@@ -30,6 +30,7 @@ from lightning_compress.surgery.measure import samples_in
 
 SHARE = "%"  # the unit of figures that are shares of one, and are shown in percent and compared by difference
 ACCURACY = "test_acc"  # the metric that is known to be a share of the test samples
+VALIDATION = "val_acc"  # and the same of the validation samples
 
 
 @dataclass(frozen=True)

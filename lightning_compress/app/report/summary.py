@@ -22,7 +22,7 @@ from lightning_compress.conf.resolvers import command_line
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.json_record import read_record
 from lightning_compress.pipeline.context import FOUND, MEASURED
-from lightning_compress.pipeline.figures import SHARE, Figure
+from lightning_compress.pipeline.figures import ACCURACY, SHARE, VALIDATION, Figure
 from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.verdict import noise
 from lightning_compress.search.correlation import CORRELATION, deviation_of_unrelated, pairs, rank_correlation
@@ -31,8 +31,6 @@ from lightning_compress.search.objectives.objective import AccuracyUnderBudget, 
 from lightning_compress.search.starts import CLOSED_FORM, UNIFORM
 
 REPORT = "report.html"
-VALIDATION = "val_acc"  # the metric that is known to be a share of the validation samples
-TEST = "test_acc"  # and the same of the test samples
 
 
 def write_summary(result: Result, config: Mapping[str, Any], console: Console) -> None:
@@ -139,7 +137,7 @@ def _final(written: Mapping[str, Any], objective: Objective) -> Final:
 def _seen(written: Mapping[str, Any], result: Result | None) -> str:
     """Return a warning where the dense network's accuracies on validation and test data differ beyond chance."""
     validation = written.get("dense", {}).get(VALIDATION)
-    if result is None or validation is None or result.metric != TEST:
+    if result is None or validation is None or result.metric != ACCURACY:
         return ""
     test = result.dense[result.figures[0].name]
     return seen_sentence(validation, written.get("validation_samples", 0), test, result.samples)
