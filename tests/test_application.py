@@ -223,6 +223,7 @@ def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
     (["+compress=drl_quant", "compress.stages.quantize.planner.budget=0.01"], "smallest feasible one is"),
     (["+compress=drl_quant", "budget=-0.1"], "budget must be a share in (0, 1] of what the dense network costs"),
     (["+compress=drl_quant", "finetune.epochs=-1"], "stage quantize: epochs must be 0 or more, got -1"),
+    (["recipe=digits/resnet8-drl_quant", "budget=0.5"], "budget=0.5: it would have no effect, for a plan is given"),
     (["+compress=quant", "plan=nowhere.yaml"], "there is no file 'nowhere.yaml'"),
     (["recipe=nowhere"], "recipe: there is no"),
     ([], "+compress=drl_quant"),

@@ -282,6 +282,13 @@ def test_exporters_that_cannot_be_are_refused_at_once(tmp_path, exporters, words
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("unused", [{"budget": 0.5}, {"trials": 3}], ids=lambda unused: next(iter(unused)))
+def test_what_a_plan_takes_the_place_of_is_refused_beside_it(tmp_path, unused):
+    with pytest.raises(CompressError, match=f"{next(iter(unused))}=.* leave out .* or the plan"):
+        compress(FullModule(), FullData(), "plan_prune", folder=tmp_path / "run", plan=PLAN, **unused)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("settings", "metric", "message"), [
     ({}, "test_accuracy", "test_step of FullModule logs ['test_acc'], not 'test_accuracy'; did you mean 'test_acc'?"),
     ({"evaluation": Evaluation(monitor="acc")}, "test_acc", "stage prune: validation_step logs ['val_acc'"),

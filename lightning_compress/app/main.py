@@ -32,7 +32,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.whole_numbers import check_seed, check_whole
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.compress import check_stages, compress
-from lightning_compress.pipeline.configuration import check_searcher, method_of, set_usual
+from lightning_compress.pipeline.configuration import check_searcher, check_unplanned, method_of, set_usual
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
@@ -89,6 +89,8 @@ def run(cfg: DictConfig, console: Console) -> Result:
         torch.set_num_threads(cfg.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     plan = _plan(cfg)  # a damaged file is found before anything is trained
+    if plan is not None:
+        check_unplanned(cfg.budget, cfg.trials)
     usual = {"budget": cfg.budget, "trials": cfg.trials, "epochs": cfg.finetune.epochs}
     set_usual(cfg.compress, usual, {"epochs": "finetune.epochs"})
     method = method_of(cfg.compress)

@@ -27,7 +27,7 @@ from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.load import load
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.arguments import Loader, as_data_module, in_single_precision, selecting
-from lightning_compress.pipeline.configuration import PACKED, shipped_method
+from lightning_compress.pipeline.configuration import PACKED, check_unplanned, shipped_method
 from lightning_compress.pipeline.context import FOUND, PLANNED, RunContext
 from lightning_compress.pipeline.deployed_figures import deployed_figures
 from lightning_compress.pipeline.figures import Figures, declare, measure_figures
@@ -88,7 +88,7 @@ def compress(
         seed: of search and training.
         plan: a plan, a YAML file, or plain dicts, in place of the planner of every stage; each takes the knobs that its
             callbacks understand. Where it says nothing of a stage, that takes its uniform numbers if its planner is
-            Uniform, and else changes nothing.
+            Uniform, and else changes nothing. There is no ``budget`` and no ``trials`` beside it.
         metric: that ``test_step`` logs.
         make_logger: ``(save_dir) -> Logger``, for each training and each search.
         exporters: name -> exporter that writes the finished network. The packed file is always written, by the exporter
@@ -116,6 +116,8 @@ def compress(
     data = as_data_module(data, train, val, test)
     check_trainer(make_trainer)
     _check_methods(module, data)
+    if plan is not None:
+        check_unplanned(budget, trials)
     usual = {"budget": budget, "trials": trials, "epochs": epochs}
     if isinstance(method, str):
         made = shipped_method(method, overrides, lr, **usual)

@@ -115,6 +115,20 @@ def set_usual(section: DictConfig, usual: Mapping[str, Any], names: Mapping[str,
         OmegaConf.update(section, f"stages.{found[0]}.{key}", value)
 
 
+def check_unplanned(budget: float | str | None, trials: int | None) -> None:
+    """Raise if settings of a search are given beside a plan, which takes its place.
+
+    Raises:
+        CompressError: it is so.
+    """
+    for name, value in (("budget", budget), ("trials", trials)):
+        if value is not None:
+            raise CompressError(
+                f"{name}={value}: it would have no effect, for a plan is given, which takes the place of what is "
+                f"searched; leave out {name} or the plan"
+            )
+
+
 def check_searcher(overrides: Sequence[str], stages: Mapping[str, Stage]) -> None:
     """Raise if a searcher is chosen and no stage searches.
 
