@@ -59,10 +59,9 @@ def held(loaders: Any, limit: int | None = None) -> list[Batches]:
         loaders: one, or several as Lightning takes them.
         limit: batches of each; None takes all.
     """
-    if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
-        several = loaders.flattened
-    else:
-        several = tree_leaves(loaders) if isinstance(loaders, list | tuple | dict) else [combined(loaders)]
+    several = loaders.flattened if isinstance(loaders, CombinedLoader) else [loaders]
+    if isinstance(loaders, list | tuple | dict):
+        several = tree_leaves(loaders)
     return [Batches(loader, limit) for loader in several]
 
 

@@ -30,7 +30,8 @@ class PackedBytes(Cost):
 
     In fixed width they are an upper bound within 2 %. What another coder takes depends on the codes: with the weights
     of a network (:meth:`for_weights`) it is within 2 % of the file that is saved before any training; without, codes
-    count in fixed width.
+    count in fixed width, and so do those of low-rank factors, which are not there yet: such files are up to a tenth
+    smaller.
 
     Args:
         coder: that the file will be written with; None for fixed width.
