@@ -102,11 +102,19 @@ def test_a_run_shows_and_keeps_what_the_user_s_trainer_says(tmp_path, trainer):
     assert run(tmp_path, trainer=trainer, prune=searching()).compressed.accuracy > 0
 
 
+class InSingleOnly(FullModule):
+    """Refuses to be tested in half or double precision."""
+
+    def test_step(self, batch, batch_idx):
+        assert {parameter.dtype for parameter in self.parameters()} == {torch.float32}
+        super().test_step(batch, batch_idx)
+
+
 @pytest.mark.parametrize("own", [torch.float32, None], ids=["single", "own"])
 @pytest.mark.parametrize(("precision", "kind"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
 def test_a_trainer_of_another_precision_is_for_trainings_alone(tmp_path, precision, kind, own):
     torch.manual_seed(0)
-    module = FullModule().to(own or kind)
+    module = InSingleOnly().to(own or kind)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     stages = {"prune": searching(Evaluation(finetune_steps=1)), "more": Stage(epochs=1)}
     make_trainer = partial(Trainer, accelerator="cpu", precision=precision)

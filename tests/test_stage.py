@@ -34,7 +34,7 @@ from lightning_compress.search.searchers.random import Random
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import KEY
 from lightning_compress.surgery.structure import network, structure_of
-from lightning_compress.testing.toys import PlainModule, ToyData, toy_data
+from lightning_compress.testing.toys import FullModule, PlainModule, ToyData, toy_data
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 TRIALS, OBJECTIVE = 12, AccuracyUnderBudget()
@@ -47,7 +47,7 @@ ATTRIBUTES = {"prepare_data_per_node": False}  # one that the module has; there 
 
 def run_in(folder: Path) -> RunContext:
     torch.manual_seed(0)
-    dense = PlainModule()
+    dense = FullModule()
     profile = measure.measure(dense.model, EXAMPLE)
     return RunContext(ToyData(), dense, profile, EXAMPLE, partial(Trainer, accelerator="cpu"), folder, 0)
 
@@ -218,6 +218,7 @@ def test_trainer_data_and_numbers_of_the_module_are_settings_of_a_training(tmp_p
     for changed in ({}, shown, others, others):
         run = run_in(tmp_path)
         run.dense.lr = changed.get("lr", 0.1)
+        run.dense.best = len(times) / 10  # a record of its training
         run = replace(run, **{key: value for key, value in changed.items() if key != "lr"})
         searching(epochs=1).with_plan(Plan({"conv1": {"channels": 0.5}})).run("prune", run.dense, run)
         times.append((tmp_path / "prune" / FINAL).stat().st_mtime_ns)

@@ -21,6 +21,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.core.settings import settings_of
 from lightning_compress.core.whole_numbers import check_whole
+from lightning_compress.pipeline.hyperparameters import hyperparameters
 from lightning_compress.pipeline.quiet import quiet
 from lightning_compress.pipeline.seeding import digest_of_data
 from lightning_compress.pipeline.training import csv_logger, trainer_settings
@@ -153,15 +154,11 @@ class RunContext:
 
     @cached_property
     def trains_with(self) -> dict[str, Any]:
-        """What all trainings depend on beside their stage, as plain types: Trainer, train data, numbers of the module.
-
-        Numbers are those with a fraction, such as learning rates; whole ones may be counters.
-        """
-        numbers = {key: value for key, value in vars(self.dense).items() if isinstance(value, float)}
+        """What all trainings depend on beside their stage, as plain types: Trainer, train data, module."""
         return {
             "trainer": trainer_settings(self.make_trainer),
             "train_data": digest_of_data(self.seed, self.data.train_dataloader()),
-            "module": settings_of({key: value for key, value in numbers.items() if not key.startswith("_")}),
+            "module": hyperparameters(self.dense),
         }
 
     def taught(self, distillation: Callable[..., Callback] | None) -> dict[str, Any] | None:

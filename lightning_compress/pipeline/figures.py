@@ -25,7 +25,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.core.profile import Profile
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.quiet import quiet
-from lightning_compress.surgery.copies import clone
+from lightning_compress.pipeline.training import single_precision
 from lightning_compress.surgery.measure import samples_in
 
 SHARE = "%"  # the unit of figures that are shares of one, and are shown in percent and compared by difference
@@ -202,10 +202,10 @@ def measure_figures(
     counter = _Counter()
     with quiet():
         trainer = run.make_trainer(
-            callbacks=[counter], logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )
-        # A copy: a Trainer of half or double precision converts the module for good.
-        metrics = trainer.test(clone(module), datamodule=run.data, verbose=False)[0]
+            callbacks=[counter], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            **single_precision(run.make_trainer),
+        )  # fmt: skip
+        metrics = trainer.test(module, datamodule=run.data, verbose=False)[0]
     if metric not in metrics:
         raise CompressError(f"test_step of {type(module).__name__} logs {sorted(metrics)}, not {metric!r}; set metric")
     tested = Tested(metrics, profile, file, run)

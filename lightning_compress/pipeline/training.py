@@ -26,6 +26,7 @@ FINAL, LAST = "final.ckpt", "last.ckpt"
 ORIGIN = "trained_from.json"
 QUIET = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}  # unless the user says else
 SHOWN = {"logger", "profiler", "default_root_dir", "enable_progress_bar", "enable_checkpointing", *QUIET}
+PLACES = {"accelerator", "devices", "num_nodes", "strategy", "plugins"}  # a training may go on elsewhere
 csv_logger = partial(CSVLogger, name="log")  # a resumed training writes its own log/version_N
 
 
@@ -111,8 +112,13 @@ def _settings(make_trainer: Callable[..., Trainer]) -> Mapping[str, Any]:
 
 
 def trainer_settings(make_trainer: Callable[..., Trainer]) -> dict[str, Any]:
-    """Return the user's settings that a training depends on, as plain types: all but those of what is shown."""
-    return settings_of({key: value for key, value in _settings(make_trainer).items() if key not in SHOWN})
+    """Return the user's settings that a training depends on, as plain types: not what is shown, nor where it runs."""
+    return settings_of({key: value for key, value in _settings(make_trainer).items() if key not in SHOWN | PLACES})
+
+
+def single_precision(make_trainer: Callable[..., Trainer]) -> dict[str, Any]:
+    """Return the setting with which a Trainer runs in fp32, as files do, where the user's is of another precision."""
+    return {"precision": "32-true"} if "precision" in _settings(make_trainer) else {}
 
 
 def renew(folder: Path, origin: Mapping[str, Any]) -> None:
@@ -169,9 +175,7 @@ def _train(
     check_interrupted()
     save_checkpoint(trainer, folder / FINAL, weights_only=True)
     last.unlink(missing_ok=True)
-    if (
-        len(before) == 1
-    ):  # a Trainer of half or double precision has converted it; a file would be loaded into this type
+    if len(before) == 1:  # a Trainer of half or double precision has converted it; a load would give this type
         module.to(before.pop())
     return module
 
