@@ -19,7 +19,8 @@ def hyperparameters(module: LightningModule) -> dict[str, Any]:
     These are arguments of its constructors that it keeps under their own names, and what ``save_hyperparameters``
     keeps. Other attributes may be counters and records of a training, which are no settings.
     """
-    names = {name for kind in type(module).__mro__ for name in inspect.signature(kind.__init__).parameters}
+    makers = [vars(kind)["__init__"] for kind in type(module).__mro__ if "__init__" in vars(kind)]
+    names = {name for make in makers for name in inspect.signature(make).parameters}
     kept = {name: value for name, value in vars(module).items() if name in names}
     saved: Mapping[str, Any] = module.hparams
     return settings_of({name: value for name, value in {**saved, **kept}.items() if isinstance(value, PLAIN)})
