@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.callbacks.base.learned_sparsity import LearnedSparsityCallback
-from lightning_compress.callbacks.base.progress import progress, steps_done, trains_nothing
+from lightning_compress.callbacks.base.progress import planned_steps, progress, steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.instances import check_instances
 from lightning_compress.core.plan import Plan
@@ -209,7 +209,7 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         if self.every:
             return self.every
         epoch = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        return max(min(epoch, int(self.end * trainer.estimated_stepping_batches / PROJECTIONS)), 1)
+        return max(min(epoch, int(self.end * planned_steps(trainer) / PROJECTIONS)), 1)
 
     def _limit(self, now: float) -> float:
         if now >= self.fall:
