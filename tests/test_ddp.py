@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 
+from lightning_compress.callbacks.base.compatibility import check_gradients
+from lightning_compress.callbacks.joint import JointSparsityQuantization
+from lightning_compress.callbacks.log_normal_dropout import LogNormalDropout
+from lightning_compress.callbacks.variational_dropout import VariationalDropout
+from lightning_compress.core.errors import CompressError
 from lightning_compress.export.load import load
-from lightning_compress.testing.toys import PlainModule
+from lightning_compress.testing.toys import QUIET, PlainModule
 
 TRAIN = """
 import copy, sys
@@ -71,3 +77,24 @@ def test_both_processes_end_with_the_same_network(callbacks, strategy, tmp_path)
     own = {"running_mean", "running_var"}  # of the data of each process, as always in DDP
     assert all(torch.equal(mine[key], other[key]) for key in mine if key.rpartition(".")[2] not in own)
     assert load(tmp_path / "small.safetensors", PlainModule()).model.fc.weight.isfinite().all()
+
+
+RESTS = {
+    "variational": lambda: VariationalDropout({"conv2": {"variational": 1}}),
+    "log normal": lambda: LogNormalDropout({"conv1": {"log_normal": 1}}),
+    "joint": lambda: JointSparsityQuantization({"conv2": {"joint": 1}}),
+}
+
+
+@pytest.mark.parametrize("kind", RESTS)
+def test_parameters_that_rest_are_refused_where_each_must_have_a_gradient(kind):
+    trainer = Trainer(**QUIET, max_epochs=1, strategy="ddp", devices=1)
+    with pytest.raises(CompressError, match="ddp_find_unused_parameters_true"):
+        RESTS[kind]().setup(trainer, PlainModule(), "fit")
+
+
+def test_noise_that_never_rests_and_a_strategy_that_looks_are_taken():
+    to_the_end = VariationalDropout({"conv2": {"variational": 1}}, end=1.0)
+    for strategy, callback in (("ddp", to_the_end), ("ddp_find_unused_parameters_true", RESTS["joint"]())):
+        trainer = Trainer(**QUIET, max_epochs=1, strategy=strategy, devices=1)
+        check_gradients(callback, trainer, callback.rests)

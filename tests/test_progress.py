@@ -62,8 +62,9 @@ def test_a_training_without_a_step_is_known_before_it_begins(settings):
     assert ask.said == [count == 0 for count in ask.batches]
 
 
-@pytest.mark.parametrize("make", [lambda: JointSparsityQuantization(JOINT, limits=(0.1,)), lambda: RateQuantization(RATE)],
-                         ids=["joint", "rate"])  # fmt: skip
+@pytest.mark.parametrize("make", [
+    lambda: JointSparsityQuantization(JOINT, limits=(0.1,)), lambda: RateQuantization(RATE),
+], ids=["joint", "rate"])  # fmt: skip
 def test_a_module_for_a_trainer_at_its_end_is_compressed_as_without_training(make):
     def compressed(trainer) -> dict[str, tuple[float, int]]:
         module = PlainModule()

@@ -132,6 +132,11 @@ class JointSparsityQuantization(LearnedSparsityCallback):
         self.every, self.fall, self.bits_until, self.end = every, fall, bits_until, end
         self._rates: dict[int, float] = {}  # of the batch at work: weights that SGD steps on, and learning rates
 
+    @property
+    @override
+    def rests(self) -> bool:
+        return True  # the values of codes, until these are frozen
+
     @override
     def attach(self, plan: Plan, net: nn.Module, profile: Profile, example: Any) -> None:
         sizes = {name: profile[name].weights for name in plan.layers}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
@@ -42,6 +43,12 @@ def in_precision(module: LightningModule, batch: Any) -> Any:
     if module._trainer is None or dtype == torch.get_default_dtype():
         return batch
     return module._trainer.precision_plugin.convert_input(batch)
+
+
+def needs_all_gradients(trainer: Trainer) -> bool:
+    """Return whether each step must give every parameter a gradient: in DDP, unless it looks for those without."""
+    strategy = trainer.strategy
+    return isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False)
 
 
 def averages_buffers(callback: Any) -> bool:

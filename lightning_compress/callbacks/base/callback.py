@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_compress.callbacks.base.checkpoint_hooks import keep_structure_in_checkpoints
-from lightning_compress.callbacks.base.compatibility import check_averaging
+from lightning_compress.callbacks.base.compatibility import check_averaging, check_gradients
 from lightning_compress.callbacks.base.device import surgery_device
 from lightning_compress.callbacks.base.norm_statistics import follow_removal
 from lightning_compress.callbacks.base.optimizer_groups import extend_configure_optimizers
@@ -170,6 +170,11 @@ class CompressionCallback(Callback, HasKind, ABC):
 
         return layer_errors(apply, choices, net, batches[0])
 
+    @property
+    def rests(self) -> bool:
+        """Whether it has parameters without a gradient in a part of the training; by default not."""
+        return False
+
     def calibrate(self, module: LightningModule, batches: Iterable[Any]) -> None:
         """Gather what the callback needs of module and data, before its plan is applied for the first time.
 
@@ -208,6 +213,8 @@ class CompressionCallback(Callback, HasKind, ABC):
         mates = [c for c in callbacks_of(trainer) if isinstance(c, CompressionCallback)]
         check_order(mates)
         check_averaging(self, callbacks_of(trainer), self.steady)
+        if stage == "fit":
+            check_gradients(self, trainer, self.rests)
         if stage == "fit" and mates[0] is self:
             warn_of_eval_mode(network(pl_module))
         pl_module.configure_model()  # Lightning does so only later, and again: layers may not be there yet

@@ -1,4 +1,4 @@
-"""Lightning's averages of parameters over a training, beside compression: what they must not average, and when.
+"""What of Lightning does not go beside compression: averages of weights that change meaning, DDP where some rest.
 
 An average of masks, codes and flags is none of them, and one of parameters from before a change with those from after
 it belongs to no network. ``WeightAveraging`` (also of sub-classes, as EMA) is new in Lightning 2.6.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.surgery._lightning import averages_buffers
+from lightning_compress.surgery._lightning import averages_buffers, needs_all_gradients
 
 WeightAveraging: type[Any] | None = getattr(lightning_callbacks, "WeightAveraging", None)
 
@@ -50,3 +51,24 @@ def check_averaging(callback: Callback, listed: Sequence[Callback], steady: bool
                 f"{mine}: {name} averages buffers too, and masks, codes and flags have no average; give it "
                 f"use_buffers=False"
             )
+
+
+def check_gradients(callback: Callback, trainer: Trainer, rests: bool) -> None:
+    """Raise if DDP would wait for gradients of parameters that rest for a part of the training.
+
+    It ends in an error of torch's where these begin to rest; in the last step, with another network on each process.
+
+    Args:
+        callback: that compresses.
+        trainer: about to fit.
+        rests: whether it has such parameters.
+
+    Raises:
+        CompressError: with the strategy that finds them.
+    """
+    if rests and needs_all_gradients(trainer):
+        raise CompressError(
+            f"{type(callback).__name__}: it has parameters that rest for a part of the training, and "
+            f"{type(trainer.strategy).__name__} waits for their gradients; give the Trainer "
+            f"strategy='ddp_find_unused_parameters_true'"
+        )

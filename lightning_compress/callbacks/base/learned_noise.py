@@ -76,6 +76,11 @@ class LearnedNoise(LearnedSparsityCallback):
         self.strength, self.warmup, self.end = strength, (begin, full), end
         self._images = 0  # of the train data; counted when a training starts
 
+    @property
+    @override
+    def rests(self) -> bool:
+        return self.end < 1
+
     @abstractmethod
     def add_noise(self, net: nn.Module, layer: LayerProfile, profile: Profile) -> None:
         """Attach the noise of one layer."""
