@@ -142,3 +142,36 @@ def test_features_are_those_that_the_layer_gave_whatever_is_written_into_them_la
         for handle in handles:
             handle.remove()
     assert all(one == pytest.approx(other) for one, other in pairwise(values))
+
+
+class Views(PlainModule):
+    """Runs its network on two views, of which the second is far from what the teacher gives."""
+
+    own = 0.0
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = super().training_step((x, y), batch_idx) + super().training_step((-9 * x, y), batch_idx)
+        self.own = loss.item()
+        return loss
+
+
+class MixedViews(lc.CompressibleMixin, Views):
+    """Sums the terms itself."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.compression_loss()
+
+
+@pytest.mark.parametrize(("kind", "share"), [(Views, 0.5), (MixedViews, 1.0)])
+def test_the_term_in_the_log_is_the_one_in_the_loss(kind, share):
+    found = []
+
+    class Compare(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, *_args):
+            in_loss = (float(outputs["loss"]) - share * pl_module.own) / 0.5
+            found.append((float(trainer.callback_metrics["distillation_loss"]), in_loss))
+
+    fit(made(kind), lc.KnowledgeDistillation(teacher()), Compare())
+    assert len(found) == 2
+    assert all(logged == pytest.approx(in_loss, rel=1e-3) for logged, in_loss in found)

@@ -65,6 +65,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         self.weight = weight
         self._handles: list[RemovableHandle] = []
         self._converted: nn.Module | None = None  # a copy, where the student is of another precision
+        self._values: list[Tensor] = []  # of the term, at each call of the network in this step
 
     @property
     @abstractmethod
@@ -107,7 +108,7 @@ class DistillationCallback(Callback, HasKind, ABC):
         self.teacher.to(pl_module.device).eval()
         if isinstance(pl_module, CompressibleMixin):
             self._handles = [*self.watch(net), net.register_forward_hook(self._hand_in(pl_module), with_kwargs=True)]
-            self._extend(pl_module, _watched)
+            self._extend(pl_module, self._watched)
         elif pl_module.automatic_optimization:
             self._extend(pl_module, self._extended)
         else:
@@ -168,16 +169,21 @@ class DistillationCallback(Callback, HasKind, ABC):
                 self.asked.to(theirs.device)
         self.asked.eval()
 
-    def _logged(self, pl_module: LightningModule, args: Any, kwargs: Any, output: Any) -> Tensor:
+    def _value(self, pl_module: LightningModule, args: Any, kwargs: Any, output: Any) -> Tensor:
         self._follow(network(pl_module))
         value = self.term(args, kwargs, output)
-        pl_module.log(f"{self.term_name}_loss", value.detach())
+        self._values.append(value.detach())
         return value
+
+    def _log(self, pl_module: LightningModule) -> None:
+        """Log the mean of this step's values, which is what is added to the loss."""
+        if self._values:
+            pl_module.log(f"{self.term_name}_loss", torch.stack(self._values).mean())
 
     def _hand_in(self, pl_module: LightningModule) -> Callable[..., None]:
         def hook(student: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if student.training and torch.is_grad_enabled():
-                pl_module.add_loss(self.term_name, self.weight * self._logged(pl_module, args, kwargs, output))
+                pl_module.add_loss(self.term_name, self.weight * self._value(pl_module, args, kwargs, output))
 
         return hook
 
@@ -188,9 +194,10 @@ class DistillationCallback(Callback, HasKind, ABC):
 
             def hook(_student: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
                 if torch.is_grad_enabled():
-                    terms.append(self._logged(pl_module, args, kwargs, output))
+                    terms.append(self._value(pl_module, args, kwargs, output))
 
             net = network(pl_module)
+            self._values = []
             handles = [*self.watch(net), net.register_forward_hook(hook, with_kwargs=True)]
             try:
                 with seen_by_hooks(net):
@@ -198,6 +205,7 @@ class DistillationCallback(Callback, HasKind, ABC):
             finally:
                 for handle in handles:
                     handle.remove()
+            self._log(pl_module)
             if result is None:  # Lightning skips the step
                 return None
             if not terms:
@@ -210,6 +218,19 @@ class DistillationCallback(Callback, HasKind, ABC):
 
         return training_step
 
+    def _watched(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a training step whose direct calls of ``forward`` are seen too."""
+
+        @_taking_as(inner)
+        def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
+            self._values = []
+            with seen_by_hooks(network(pl_module)):
+                result = inner(*args, **kwargs)
+            self._log(pl_module)
+            return result
+
+        return training_step
+
 
 def _first_float(net: nn.Module) -> nn.Parameter | None:
     return next((p for p in net.parameters() if p.is_floating_point()), None)
@@ -218,14 +239,3 @@ def _first_float(net: nn.Module) -> nn.Parameter | None:
 def _taking_as(inner: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator with which Lightning passes what it would to ``inner``, which need not take ``batch_idx``."""
     return wraps(inspect.unwrap(inner.__func__)) if inspect.ismethod(inner) else lambda step: step
-
-
-def _watched(inner: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a training step whose direct calls of ``forward`` are seen too."""
-
-    @_taking_as(inner)
-    def training_step(pl_module: LightningModule, *args: Any, **kwargs: Any) -> Any:
-        with seen_by_hooks(network(pl_module)):
-            return inner(*args, **kwargs)
-
-    return training_step
