@@ -200,3 +200,13 @@ def test_data_without_a_length_are_opened_once_more_than_they_are_read():
     trainer.fit(PlainModule(), DataLoader(data, None))
     assert data.opened <= 2 + 2  # epochs; the example and the count
     assert callback._beta(trainer) == 1 / 32  # of the KL of all images
+
+
+@pytest.mark.parametrize("make", [
+    lambda: LogNormalDropout({"conv1": {"log_normal": 1}}), lambda: VariationalDropout({"conv1": {"variational": 1}}),
+    lambda: InformationDropout({"conv1": {"information": 1}}),
+], ids=["log normal", "variational", "information"])  # fmt: skip
+@pytest.mark.parametrize("end", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 8}], ids=["epochs", "steps"])
+def test_data_of_unknown_length_are_to_be_given_one(make, end):
+    with pytest.raises(CompressError, match=r"data have no length.*limit_train_batches"):
+        Trainer(callbacks=[make()], **end, **QUIET).fit(PlainModule(), DataLoader(Stream(), None))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from math import inf
+from math import inf, isinf
 from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -101,7 +101,7 @@ class LearnedNoise(LearnedSparsityCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the train images, once, and keep weight decay from the noise, whose size is for its KL to say."""
-        self._images = _count_images(trainer)
+        self._images = self._count_images(trainer)
         parameters = [p for noise, *_ in self._noises(network(pl_module)).values() for p in noise.parameters()]
         for optimizer in trainer.optimizers:
             keep_from_decay(optimizer, parameters)
@@ -158,6 +158,22 @@ class LearnedNoise(LearnedSparsityCallback):
         share = 1.0 if now >= full else max(now - begin, 0.0) / max(full - begin, 1e-12)
         return self.strength * share / self._images
 
+    def _count_images(self, trainer: Trainer) -> int:
+        """Count training images of all loaders (estimated from the first batch for iterable datasets)."""
+        loaders, number = tree_leaves(trainer.train_dataloader), 0
+        for loader in loaders:
+            if hasattr(getattr(loader, "dataset", None), "__len__"):
+                number += len(loader.dataset)
+            elif isinf(trainer.num_training_batches):
+                raise CompressError(
+                    f"{type(self).__name__}: the train data have no length, so the number of images, which the KL is "
+                    f"divided by, is not known; give the Trainer limit_train_batches, the batches of an epoch"
+                )
+            else:
+                with isolated_rng():
+                    number += int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
+        return number
+
     def _noises(self, net: nn.Module) -> dict[str, tuple[Noise, nn.Module, nn.Parameter]]:
         """Return layer -> its noise, the module that carries it, and the layer's raw weight."""
         record = applied_structure(net)
@@ -187,15 +203,3 @@ def loss_scale(trainer: Trainer) -> float:
     """Return the factor on the loss before its backward pass: the scaler's in fp16, else 1."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
-
-
-def _count_images(trainer: Trainer) -> int:
-    """Count training images of all loaders (estimated from the first batch for iterable datasets)."""
-    loaders, number = tree_leaves(trainer.train_dataloader), 0
-    for loader in loaders:
-        if hasattr(getattr(loader, "dataset", None), "__len__"):
-            number += len(loader.dataset)
-        else:
-            with isolated_rng():
-                number += int(trainer.num_training_batches) * extract_batch_size(next(iter(loader)))
-    return number
