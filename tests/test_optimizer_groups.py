@@ -165,3 +165,55 @@ def test_an_optimizer_of_before_trains_all_or_is_told(callback, trains, whole):
     else:
         with pytest.raises(CompressError, match=r"Early: .* is in none: .*; make optimizers .* inside configure_opt"):
             trainer.fit(module, data)
+
+
+def test_names_of_parameters_are_as_many_as_parameters():
+    module = Grouped(lambda module: module.named_parameters())
+    trainer = Trainer(max_epochs=1, callbacks=[CALLBACKS["quantize"]()], **QUIET)
+    trainer.fit(module, DataLoader(TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4), 8))
+    (group,) = trainer.optimizers[0].param_groups
+    named = dict(module.named_parameters())
+    assert all(named[name] is p for name, p in zip(group["param_names"], group["params"], strict=True)
+               if "log_share" in name)  # fmt: skip
+    assert sum("log_share" in name for name in group["param_names"]) == 4
+
+
+class Matrices(Grouped):
+    """Trains one matrix by Muon, and perhaps the rest by another optimizer."""
+
+    automatic_optimization = False
+
+    def __init__(self, with_rest: bool) -> None:
+        super().__init__(by_all)
+        self.with_rest = with_rest
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        optimizers = self.optimizers() if self.with_rest else [self.optimizers()]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def configure_optimizers(self):
+        matrix = self.net[4].weight
+        rest = [p for p in self.parameters() if p is not matrix]
+        muon = torch.optim.Muon([matrix], 0.01)
+        return [muon, torch.optim.SGD(rest, 0.01)] if self.with_rest else muon
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 brings Muon")
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_muon_gets_matrices_of_the_network_alone(kind):
+    data = DataLoader(TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4), 8)
+    module = Matrices(with_rest=True)
+    trainer = Trainer(max_epochs=2, callbacks=[CALLBACKS[kind]()], **QUIET)
+    trainer.fit(module, data)
+    muon, rest = trainer.optimizers
+    assert [p is raw_weight(module.net[4]) for p in muon.param_groups[0]["params"]] == [True]
+    learned = [p for n, p in module.named_parameters() if "log_share" in n or "raw_log_variance" in n]
+    assert all(place(module, rest, p) is not None for p in learned)
+    if learned:
+        with pytest.raises(CompressError, match=r"Muon, trains matrices, and .* is none"):
+            Trainer(max_epochs=1, callbacks=[CALLBACKS[kind]()], **QUIET).fit(Matrices(with_rest=False), data)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from torch import nn
 from torch.optim import Optimizer
@@ -30,6 +31,7 @@ from lightning_compress.surgery.transforms import (
     weight_chains,
 )
 
+MUON: type[Optimizer] | None = getattr(torch.optim, "Muon", None)  # since torch 2.9
 ATTACHED = ("parametrizations", INPUT, OUTPUT)
 OWN = "_own_configure_optimizers"  # in a module's __dict__: what it had there as configure_optimizers, or None
 
@@ -58,14 +60,19 @@ def complete_groups(module: nn.Module, optimizers: list[Optimizer]) -> None:
     """Add what is learned by the transforms of layers to the groups that hold the parameters of these layers.
 
     Those of a layer that has no parameters itself join the first group. Those of a layer none of whose parameters is
-    trained are left out with them.
+    trained are left out with them. No group of Muon is joined: it trains matrices, and scales are none.
 
     Args:
         module: with transforms.
         optimizers: of the module.
+
+    Raises:
+        CompressError: there is Muon alone.
     """
-    groups = {id(p): group for o in optimizers for group in o.param_groups for p in group["params"]}
-    first = next((group for o in optimizers for group in o.param_groups), None)
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    open_groups = [group for o in optimizers if not (MUON and isinstance(o, MUON)) for group in o.param_groups]
+    groups = {id(p): group for group in open_groups for p in group["params"]}
+    first, names = next(iter(open_groups), None), {id(p): name for name, p in module.named_parameters()}
     for layer in transformed(module).values():
         chains = weight_chains(layer)
         attached = [transform for chain in chains.values() for transform in chain]
@@ -73,11 +80,22 @@ def complete_groups(module: nn.Module, optimizers: list[Optimizer]) -> None:
         learned = [p for transform in attached for p in transform.parameters()]
         own = [raw_weight(layer, key) for key in chains]
         own += [p for p in layer.parameters() if all(p is not other for other in learned)]
-        group = next((groups[id(p)] for p in own if id(p) in groups), None) if own else first
+        if own and all(id(p) not in held for p in own):
+            continue
+        group = next((groups[id(p)] for p in own if id(p) in groups), first)
         for parameter in learned:
-            if group is not None and id(parameter) not in groups:
-                group["params"].append(parameter)
-                groups[id(parameter)] = group
+            if id(parameter) in held or not optimizers:
+                continue
+            if group is None:
+                raise CompressError(
+                    f"{type(module).__name__}: its one optimizer, Muon, trains matrices, and {names[id(parameter)]!r}, "
+                    f"which compression adds, is none; let configure_optimizers make one for other parameters too"
+                )
+            group["params"].append(parameter)
+            held.add(id(parameter))
+            groups[id(parameter)] = group
+            if "param_names" in group:  # of named_parameters(): one for each parameter
+                group["param_names"].append(names[id(parameter)])
 
 
 def _configure(self: LightningModule) -> Any:
