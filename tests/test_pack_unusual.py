@@ -101,3 +101,47 @@ def test_a_norm_with_weight_zero_gives_zeros_not_nan(bits, tmp_path):
     torch.testing.assert_close(
         lc.load(lc.save(net, tmp_path / "net.safetensors"), make())(example), net(example), rtol=1e-4, atol=1e-5
     )
+
+
+class Keeps(nn.Module):
+    """Keeps values beside its layer, of all types and shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+        self.none, self.hollow = nn.Parameter(torch.empty(0, 3)), nn.Parameter(torch.empty(2, 0, 3))
+        for dtype in BUFFER_TYPES:
+            self.register_buffer(str(dtype).replace("torch.", "of_"), torch.ones(3).to(dtype))
+        self.register_buffer("least", torch.tensor(torch.inf))
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("strided", torch.arange(6.0).view(2, 3).t())
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+BUFFER_TYPES = [
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
+    torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2,
+]  # fmt: skip
+
+
+@torch.no_grad()
+def test_values_of_all_types_and_shapes_come_back(tmp_path):
+    net, example = Keeps(), torch.randn(4, 8)
+    net.least.fill_(0.5)  # as what follows a training ends
+    QuantizationAwareTraining({"fc": {"weight_bits": 4}}).apply(net, example)
+    back = lc.load(lc.save(net, tmp_path / "a", example), Keeps())
+    for name, value in net.state_dict().items():
+        if not name.startswith("fc"):
+            found = back.state_dict()[name]
+            assert (found.shape, found.dtype) == (value.shape, value.dtype), name
+            assert found.tolist() == value.tolist(), name
+
+
+@torch.no_grad()
+def test_infinity_where_the_network_has_none_is_refused(tmp_path):
+    net, example = Keeps(), torch.randn(4, 8)
+    net.of_float32.fill_(torch.inf)
+    with pytest.raises(lc.CompressError, match=r"of_float32.*not finite"):
+        lc.load(lc.save(net, tmp_path / "a", example), Keeps())
