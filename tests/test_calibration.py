@@ -169,3 +169,23 @@ def test_all_calls_of_a_shared_layer_count(epochs):
     with torch.no_grad():
         signed = module.net.first(x)
         assert relative(module.net.shared.input_transform(signed), signed) < 0.05
+
+
+@pytest.mark.parametrize("way", ["validate", "test", "predict"])
+def test_what_is_measured_without_a_training_is_the_network_that_is_left(way):
+    class Measured(Module):
+        def validation_step(self, batch, batch_idx):
+            self.log("loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+        test_step = validation_step
+
+        def predict_step(self, batch, batch_idx):
+            return self.net(batch[0])
+
+    torch.manual_seed(0)
+    x, module = torch.randn(64, 3, 8, 8) * torch.logspace(-1, 1, 64)[:, None, None, None], Measured(small())
+    data = DataLoader(TensorDataset(x, torch.arange(64) % 4), 4)
+    plan = {name: {"act_bits": 3} for name in ("0", "5")}
+    trainer = Trainer(callbacks=[QuantizationAwareTraining(plan)], **QUIET)
+    first, second = ([getattr(trainer, way)(module, data), trainer.callback_metrics] for _ in range(2))
+    assert torch.equal(torch.cat(first[0]), torch.cat(second[0])) if way == "predict" else first == second

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
@@ -237,19 +238,40 @@ class QuantizationAwareTraining(CompressionCallback):
 
         Of a network that is quantized now and not trained, outputs are corrected too; a training does that itself.
         """
-        waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
-        for quantizer in waiting:
-            quantizer.await_calls(float("inf"))
         untrained = bool(self._attached) and trains_nothing(trainer)
-        examples = calibration_pass(trainer, pl_module) if waiting or untrained else []
-        for quantizer in self._activations(pl_module).values():
-            # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.
-            quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
+        examples = self._set_grids(trainer, pl_module, untrained)
         if untrained:
             net = network(pl_module)
             with trainer.precision_plugin.forward_context():
                 correct_outputs(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
         self._attached = []
+
+    def _set_grids(self, trainer: Trainer, pl_module: LightningModule, also_run: bool = False) -> list[Any]:
+        """Set the grids of activations that nothing has set.
+
+        Args:
+            trainer: whose first batches are used.
+            pl_module: with the network.
+            also_run: whether the network runs on them although all grids are set.
+
+        Returns:
+            The inputs that it ran on.
+        """
+        waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
+        for quantizer in waiting:
+            quantizer.await_calls(float("inf"))
+        examples = calibration_pass(trainer, pl_module) if waiting or also_run else []
+        for quantizer in self._activations(pl_module).values():
+            # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.
+            quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
+        return examples
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set grids before a validation without a training, whose first batches would see others than its last."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._set_grids(trainer, pl_module)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let grids that nothing has set wait for a batch, also after a sanity check; keep the others."""
