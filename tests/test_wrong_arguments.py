@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from math import inf, nan
 from pathlib import Path
@@ -17,6 +18,8 @@ from lightning_compress.core.instances import check_instances
 from lightning_compress.core.kinds import HasKind
 from lightning_compress.pruning.criteria.criterion import Criterion
 from lightning_compress.pruning.criteria.l1 import L1
+from lightning_compress.quantization.quantizers.lsq import LSQ
+from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.testing.toys import ToyNet
 
 NEEDED: dict[str, Any] = {"teacher": ToyNet(), "layers": ["conv1"]}  # arguments without a default
@@ -112,3 +115,10 @@ def test_none_and_an_object_are_taken():
 )
 def test_a_text_in_place_of_globs_is_one_glob(cls):
     assert made(cls, ignore="conv1").ignore == made(cls, ignore=["conv1"]).ignore == ("conv1",)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_quantizers_of_weights_and_of_activations_are_not_taken_for_each_other(partial):
+    for name, other in (("weight_quantizer", LSQActivation), ("activation_quantizer", LSQ)):
+        with pytest.raises(CompressError, match=rf"{name} must be a .*; got .*{other.__name__}"):
+            lc.QuantizationAwareTraining(**{name: functools.partial(other) if partial else other})

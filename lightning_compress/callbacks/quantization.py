@@ -48,6 +48,7 @@ from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.quantization.quantizers.lsq_activation import LSQActivation
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
+from lightning_compress.quantization.quantizers.weight_format import WeightFormat
 from lightning_compress.surgery._torch import is_compiled
 from lightning_compress.surgery.mask import Mask, has_moving_mask, mask_of
 from lightning_compress.surgery.matrices import weight_place
@@ -124,11 +125,17 @@ class QuantizationAwareTraining(CompressionCallback):
     ) -> None:
         super().__init__(plan)
         check_instances("QuantizationAwareTraining", placement=(placement, Placement))
-        for name, make in (("weight_quantizer", weight_quantizer), ("activation_quantizer", activation_quantizer)):
-            if not callable(make) or isinstance(make, nn.Module):
+        for name, make, base, usual in (
+            ("weight_quantizer", weight_quantizer, WeightFormat, LSQ),
+            ("activation_quantizer", activation_quantizer, ActivationQuantizer, LSQActivation),
+        ):
+            kind = getattr(make, "func", make)
+            wrong = isinstance(kind, type) and not issubclass(kind, base)
+            if wrong or not callable(make) or isinstance(make, nn.Module):
                 raise CompressError(
-                    f"QuantizationAwareTraining: {name} must be a class such as LSQ, or a partial of one, which is "
-                    f"called for each layer; got {type(make).__name__} {make!r}"
+                    f"QuantizationAwareTraining: {name} must be a sub-class of {base.__name__}, such as "
+                    f"{usual.__name__}, or a partial of one, which is called for each layer; got "
+                    f"{type(make).__name__} {make!r}"
                 )
         self.weight_quantizer = weight_quantizer
         self.activation_quantizer = activation_quantizer
