@@ -1,14 +1,18 @@
-"""How far a training is: the share of all its steps, whatever its Trainer accumulates, and whether it has any."""
+"""How far a training is: the share of all its steps, whatever its Trainer accumulates; if it has any; and its end."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 
 from lightning_compress.callbacks.base.progress import share_done, steps_done, trains_nothing
 from lightning_compress.callbacks.joint import JointSparsityQuantization
 from lightning_compress.callbacks.rate_quantization import RateQuantization
+from lightning_compress.callbacks.variational_dropout import VariationalDropout
+from lightning_compress.callbacks.weight_pruning import WeightPruning
+from lightning_compress.pruning.schedules.cubic import Cubic
 from lightning_compress.surgery.structure import structure_of
 from lightning_compress.testing.toys import QUIET, PlainModule, toy_data
 
@@ -76,3 +80,22 @@ def test_a_module_for_a_trainer_at_its_end_is_compressed_as_without_training(mak
     compressed(used)
     for trainer in (used, Trainer(**QUIET, max_epochs=1, limit_train_batches=0, callbacks=[make()])):
         assert all(density < 1 or bits < 8 for density, bits in compressed(trainer).values())
+
+
+TO_THE_END = {
+    "pruning": lambda: WeightPruning({"conv1": {"density": 0.3}}, schedule=Cubic(end=1.0), every=3),
+    "noise": lambda: VariationalDropout({"conv1": {"variational": 1}}, end=1.0),
+    "joint": lambda: JointSparsityQuantization(JOINT, limits=(0.1,), end=1.0),
+    "rate": lambda: RateQuantization(RATE),
+}
+
+
+@pytest.mark.parametrize("kind", TO_THE_END)
+@pytest.mark.parametrize("settings", [{"max_epochs": 2}, {"max_steps": 12}], ids=["epochs", "steps"])
+def test_the_last_checkpoint_is_finished_where_a_schedule_lasts_to_the_end(kind, settings, tmp_path):
+    trainer = Trainer(**{**QUIET, "enable_checkpointing": True}, **settings,
+                      callbacks=[TO_THE_END[kind](), ModelCheckpoint(tmp_path, save_last=True)])  # fmt: skip
+    module = PlainModule()
+    trainer.fit(module, *toy_data(0))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())

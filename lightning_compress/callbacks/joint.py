@@ -195,9 +195,9 @@ class JointSparsityQuantization(LearnedSparsityCallback):
             pull = self._rates.get(id(weight), 0.0) * self.rho
             weight.data.add_(pull * (state.duplicate - state.dual)).div_(1 + pull)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave within the limit, also when training was stopped early."""
-        net = network(pl_module)
+    @override
+    def finish(self, net: nn.Module) -> None:
+        """Freeze codes within the limit."""
         if not self._frozen(net):
             self._freeze(net, self.limits[-1])
 

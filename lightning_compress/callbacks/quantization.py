@@ -314,9 +314,10 @@ class QuantizationAwareTraining(CompressionCallback):
                 )
             quantizer.settle(at_once=False)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave with codes, also when training was stopped early."""
-        for name, layer, key, codebook in self._codebooks(network(pl_module)):
+    @override
+    def finish(self, net: nn.Module) -> None:
+        """Give codes to codebooks that still wait."""
+        for name, layer, key, codebook in self._codebooks(net):
             if not codebook.frozen:
                 _give_codes(name, layer, key, codebook)
 

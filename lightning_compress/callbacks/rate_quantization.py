@@ -202,16 +202,8 @@ class RateQuantization(CompressionCallback):
         elif steps_done(trainer) % EVERY == 0:
             self._look(network(pl_module))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End with the final codes before the checkpoint of the last epoch is written."""
-        if trainer.current_epoch + 1 == trainer.max_epochs:
-            self._end(network(pl_module))
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave with codes that take no more than the plan says, also when training was stopped early."""
-        self._end(network(pl_module))
-
-    def _end(self, net: nn.Module) -> None:
+    @override
+    def finish(self, net: nn.Module) -> None:
         """Give the weights codes near them that fit; where they have such codes, they stay."""
         self._settle(net, self._fitting(net))
 

@@ -155,9 +155,10 @@ class WeightPruning(CompressionCallback):
         if not step or share != self._scheduled(trainer, step - 1):
             self._prune(network(pl_module), share)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave with the plan's density, also when training was stopped early."""
-        self._prune(network(pl_module), 1.0)
+    @override
+    def finish(self, net: nn.Module) -> None:
+        """Prune to the plan's density."""
+        self._prune(net, 1.0)
 
     def _scheduled(self, trainer: Trainer, step: int) -> float:
         return self.schedule(progress(trainer, "WeightPruning", step // self.every * self.every))

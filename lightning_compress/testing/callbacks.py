@@ -112,6 +112,11 @@ class CompressionContract(TrainingContract):
         found = trainer(1, make(other)).validate(other, val, ckpt_path=tmp_path / "a.ckpt", verbose=False)[0]
         assert found == expected
 
+    def test_the_checkpoint_of_the_last_epoch_is_the_network_that_is_left(self, make, tmp_path) -> None:
+        module = fitted(make, 2, tmp_path)
+        state = torch.load(tmp_path / "epoch=1.ckpt", weights_only=False)["state_dict"]
+        assert_equal_states({k: state[k] for k in module.state_dict()}, module.state_dict())
+
     def test_setup_again_changes_nothing(self, make) -> None:
         module = fitted(make, 1)
         before = copy.deepcopy(module.state_dict())

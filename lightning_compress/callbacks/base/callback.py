@@ -27,6 +27,7 @@ from lightning_compress.callbacks.base.optimizer_groups import extend_configure_
 from lightning_compress.callbacks.base.order import check_order
 from lightning_compress.callbacks.base.output_errors import layer_errors
 from lightning_compress.callbacks.base.plans import as_plan, plan_names
+from lightning_compress.callbacks.base.progress import ends_with_this_epoch
 from lightning_compress.callbacks.base.stop_at_nan import check_loss
 from lightning_compress.callbacks.base.train_batches import train_batches
 from lightning_compress.core.errors import CompressError
@@ -242,6 +243,20 @@ class CompressionCallback(Callback, HasKind, ABC):
     ) -> None:
         """Stop at a loss that is not finite."""
         check_loss(trainer, outputs)
+
+    def finish(self, net: nn.Module) -> None:
+        """Make final what the training of a network has found; once it is, change nothing."""
+
+    @final
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish before the checkpoint of the last epoch is written."""
+        if ends_with_this_epoch(trainer):
+            self.finish(network(pl_module))
+
+    @final
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish also when training was stopped early."""
+        self.finish(network(pl_module))
 
     def added(self, asked: Plan, applied: Plan) -> Plan:
         """Return what this callback's plan adds to one that was applied before; most can add nothing.

@@ -114,7 +114,7 @@ class LearnedNoise(LearnedSparsityCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """End the noise when its time has come."""
         if progress(trainer, type(self).__name__) >= self.end:
-            self._end(network(pl_module))
+            self.finish(network(pl_module))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Add the gradient of the KL to that of the loss."""
@@ -147,10 +147,6 @@ class LearnedNoise(LearnedSparsityCallback):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return kl.detach()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave without noise, also when training was stopped early."""
-        self._end(network(pl_module))
-
     def _beta(self, trainer: Trainer) -> float:
         """Return the weight of the KL at this step, divided by the number of train images."""
         begin, full = self.warmup
@@ -180,7 +176,9 @@ class LearnedNoise(LearnedSparsityCallback):
         names = record.applied[self.kind].layers
         return {n: (*self.noise_of(net, n, record.profile), raw_weight(net.get_submodule(n))) for n in names}
 
-    def _end(self, net: nn.Module) -> None:
+    @override
+    def finish(self, net: nn.Module) -> None:
+        """End the noise."""
         found = {name: parts for name, parts in self._noises(net).items() if not parts[0].ended}
         for name, (noise, host, weight) in found.items():
             if not all(value.isfinite().all() for value in (weight, *noise.parameters())):

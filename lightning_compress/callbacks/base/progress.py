@@ -39,6 +39,11 @@ def steps_done(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop.total_batch_idx
 
 
+def ends_with_this_epoch(trainer: Trainer) -> bool:
+    """Return, where an epoch ends, whether the training does by the limits of its Trainer."""
+    return trainer.current_epoch + 1 == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step
+
+
 def share_done(trainer: Trainer, step: int | None = None) -> float | None:
     """Return steps done (or ``step``) over all steps, in [0, 1]; None if the Trainer has no end."""
     done, total = steps_done(trainer), planned_steps(trainer)
