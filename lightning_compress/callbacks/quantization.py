@@ -25,8 +25,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
-from lightning_compress.callbacks.base.calibration_pass import calibration_pass
+from lightning_compress.callbacks.base.activation_grids import activations_of, set_grids, settle_or_wait
 from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.coded_weights import CodedWeight, coded_weights
 from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.instances import check_instances
@@ -50,17 +51,12 @@ from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.quantization.quantizers.weight_format import WeightFormat
 from lightning_compress.surgery._torch import is_compiled
-from lightning_compress.surgery.mask import Mask, has_moving_mask, mask_of
+from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.matrices import weight_place
 from lightning_compress.surgery.output_correction import correct_outputs
-from lightning_compress.surgery.row_layout import as_rows, attach_to_rows, weight_rows
+from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import applied_structure, network
-from lightning_compress.surgery.transforms import (
-    input_transform,
-    output_transform,
-    transformed,
-    weight_transforms,
-)
+from lightning_compress.surgery.transforms import weight_transforms
 
 ACT_SCALES = 2  # a packed input quantizer: its scale, and whether its grid is signed
 
@@ -228,7 +224,7 @@ class QuantizationAwareTraining(CompressionCallback):
                 if isinstance(quantizer, WeightQuantizer):
                     self.placement.prepare_weight(quantizer)
                 if isinstance(quantizer, Codebook):
-                    _give_codes(name, layer, key, quantizer)
+                    CodedWeight(name, layer, key, quantizer).give_codes()
                 else:
                     quantizer.initialize(weight.detach())
                 # Before a mask: not every grid has a zero, and what is pruned stays zero.
@@ -246,66 +242,41 @@ class QuantizationAwareTraining(CompressionCallback):
         Of a network that is quantized now and not trained, outputs are corrected too; a training does that itself.
         """
         untrained = bool(self._attached) and trains_nothing(trainer)
-        examples = self._set_grids(trainer, pl_module, untrained)
+        examples = set_grids(trainer, pl_module, untrained)
         if untrained:
             net = network(pl_module)
             with trainer.precision_plugin.forward_context():
                 correct_outputs(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
         self._attached = []
 
-    def _set_grids(self, trainer: Trainer, pl_module: LightningModule, also_run: bool = False) -> list[Any]:
-        """Set the grids of activations that nothing has set.
-
-        Args:
-            trainer: whose first batches are used.
-            pl_module: with the network.
-            also_run: whether the network runs on them although all grids are set.
-
-        Returns:
-            The inputs that it ran on.
-        """
-        waiting = [quantizer for quantizer in self._activations(pl_module).values() if not quantizer.calibrated]
-        for quantizer in waiting:
-            quantizer.await_calls(float("inf"))
-        examples = calibration_pass(trainer, pl_module) if waiting or also_run else []
-        for quantizer in self._activations(pl_module).values():
-            # Where the pass said nothing, the first calls that do will; a sanity check must change no other grid.
-            quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
-        return examples
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set grids before a validation without a training, whose first batches would see others than its last."""
         if trainer.state.fn != TrainerFn.FITTING:
-            self._set_grids(trainer, pl_module)
+            set_grids(trainer, pl_module)
 
     on_test_start = on_predict_start = on_validation_start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let grids that nothing has set wait for a batch, also after a sanity check; keep the others."""
-        for quantizer in self._activations(pl_module).values():
-            quantizer.settle() if quantizer.calibrated else quantizer.await_calls()
+        settle_or_wait(activations_of(network(pl_module)).values())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Check activations against their grids, and give codes to codebooks that had to wait.
-
-        They wait while a schedule or noise, whose callback comes first, moves the mask of their layer, and an epoch for
-        a layer that begins with zeros alone.
-        """
+        """Check activations against their grids, and give codes to codebooks that had to wait."""
         if steps_done(trainer) % LOOK_EVERY == 0 and not is_compiled(pl_module):  # which would trace the hooks
-            for quantizer in self._activations(pl_module).values():
+            for quantizer in activations_of(network(pl_module)).values():
                 quantizer.look()
-        for name, layer, key, codebook in self._codebooks(network(pl_module)):
-            if has_moving_mask(layer) or (trainer.current_epoch == 0 and not codebook.values.any()):
-                codebook.frozen.fill_(False)
-            elif not codebook.frozen:
-                _give_codes(name, layer, key, codebook)
+        for weight in self._coded_weights(network(pl_module)):
+            if weight.waits(first_epoch=trainer.current_epoch == 0):
+                weight.codebook.frozen.fill_(False)
+            elif not weight.codebook.frozen:
+                weight.give_codes()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Warn once for each layer whose grid was too narrow."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        for name, quantizer in self._activations(pl_module).items():
+        for name, quantizer in activations_of(network(pl_module)).items():
             if quantizer.widened and name not in self._reported:
                 self._reported.add(name)
                 rank_zero_warn(
@@ -317,47 +288,15 @@ class QuantizationAwareTraining(CompressionCallback):
     @override
     def finish(self, net: nn.Module) -> None:
         """Give codes to codebooks that still wait."""
-        for name, layer, key, codebook in self._codebooks(net):
-            if not codebook.frozen:
-                _give_codes(name, layer, key, codebook)
+        for weight in self._coded_weights(net):
+            if not weight.codebook.frozen:
+                weight.give_codes()
 
-    def _activations(self, module: LightningModule) -> dict[str, ActivationQuantizer]:
-        """Return each quantizer of activations once, by the name of the first layer that it is attached to."""
-        found: dict[ActivationQuantizer, str] = {}
-        for name, layer in transformed(network(module)).items():
-            for quantizer in (input_transform(layer), output_transform(layer)):
-                if isinstance(quantizer, ActivationQuantizer):
-                    found.setdefault(quantizer, name)
-        return {name: quantizer for quantizer, name in found.items()}
-
-    def _codebooks(self, net: nn.Module) -> list[tuple[str, nn.Module, str, Codebook]]:
-        """Return name, layer, name of its weight and codebook for each weight with a codebook of this callback."""
-        places = {n: weight_place(net, n) for n in applied_structure(net).applied[self.kind].knob("weight_bits")}
-        return [(n, *p, t) for n, p in places.items() for t in weight_transforms(*p) if isinstance(t, Codebook)]
+    def _coded_weights(self, net: nn.Module) -> list[CodedWeight]:
+        return coded_weights(net, applied_structure(net).applied[self.kind].knob("weight_bits"))
 
     def _make(self, knob: str) -> type[Any]:
         """Return the class behind a quantizer argument: Hydra gives a partial, jsonargparse a function."""
         make = self.weight_quantizer if knob == "weight_bits" else self.activation_quantizer
         kind = getattr(make, "func", make)
         return kind if isinstance(kind, type) else type(make(8, ()))
-
-
-def _give_codes(name: str, layer: nn.Module, key: str, codebook: Codebook) -> None:
-    """Set a codebook and its codes for what is kept of a weight.
-
-    Args:
-        name: of the weight in a plan.
-        layer: that has it.
-        key: its name there.
-        codebook: that it goes through, or will.
-
-    Raises:
-        CompressError: it holds NaN or infinity.
-    """
-    weight, mask = weight_rows(layer, key).detach(), mask_of(layer, key)
-    if not weight.isfinite().all():
-        raise CompressError(
-            f"quantization: the weight of layer {name!r} holds NaN or infinity, for which there is no codebook: its "
-            f"training diverged; start from an earlier checkpoint, or lower the learning rate"
-        )
-    codebook.initialize(weight, None if mask is None else as_rows(layer, mask))
