@@ -108,7 +108,7 @@ class ExportReport:
     @property
     def told(self) -> str:
         """The sentence and all notes, for the user."""
-        return ". ".join((self.sentence, *self.notes))
+        return "; ".join((self.sentence, *self.notes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; the path is the file's name alone."""
