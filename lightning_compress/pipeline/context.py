@@ -154,7 +154,7 @@ class RunContext:
 
     @cached_property
     def trains_with(self) -> dict[str, Any]:
-        """What all trainings depend on beside their stage, as plain types: Trainer, train data, module."""
+        """Settings of the Trainer, train data and module, on which all trainings depend, as plain types."""
         return {
             "trainer": trainer_settings(self.make_trainer),
             "train_data": digest_of_data(self.seed, self.data.train_dataloader()),

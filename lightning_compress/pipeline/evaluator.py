@@ -19,8 +19,6 @@ import cloudpickle
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import CombinedLoader
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.base.device import CPU, surgery_device
@@ -34,7 +32,7 @@ from lightning_compress.pipeline.quiet import quiet, quiet_trainer
 from lightning_compress.pipeline.recalibration import TrainingForward, recalibrate
 from lightning_compress.pipeline.seeding import digest_of_data, seeded
 from lightning_compress.search.trial import Score
-from lightning_compress.surgery.inputs import combined
+from lightning_compress.surgery.inputs import combined, each_of
 from lightning_compress.surgery.measure import samples_in
 from lightning_compress.surgery.structure import network
 
@@ -59,10 +57,7 @@ def held(loaders: Any, limit: int | None = None) -> list[Batches]:
         loaders: one, or several as Lightning takes them.
         limit: batches of each; None takes all.
     """
-    several = loaders.flattened if isinstance(loaders, CombinedLoader) else [loaders]
-    if isinstance(loaders, list | tuple | dict):
-        several = tree_leaves(loaders)
-    return [Batches(loader, limit) for loader in several]
+    return [Batches(loader, limit) for loader in each_of(loaders)]
 
 
 class Evaluator:

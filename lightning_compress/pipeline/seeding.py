@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from lightning import seed_everything
-from lightning.pytorch.utilities import CombinedLoader
-from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.digest import digest_of
-from lightning_compress.surgery.inputs import combined
+from lightning_compress.surgery.inputs import combined, each_of
 from lightning_compress.surgery.isolated_rng import isolated_rng
 
 
@@ -49,19 +47,15 @@ def digest_of_data(seed: int, loaders: Any) -> str | None:
 def _lengths(loaders: Any) -> list[int]:
     """Return the numbers of batches of loaders that know them."""
     found = []
-    for loader in _leaves(loaders):
+    for loader in each_of(loaders):
         with suppress(TypeError):  # of an iterable dataset
             found.append(len(loader))
     return found
 
 
-def _leaves(loaders: Any) -> list[Any]:
-    return loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders)
-
-
 def _generators(loaders: Any) -> Iterator[torch.Generator]:
     """Return the generators that loaders and their samplers draw from."""
-    for loader in _leaves(loaders):
+    for loader in each_of(loaders):
         batches = getattr(loader, "batch_sampler", None)
         for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
             if isinstance(generator := getattr(holder, "generator", None), torch.Generator):

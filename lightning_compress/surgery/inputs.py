@@ -13,6 +13,7 @@ from typing import Any, Literal
 from lightning import LightningModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_compress.core.errors import CompressError, first_line
 from lightning_compress.surgery import measure
@@ -57,6 +58,11 @@ def combined(loaders: Any, mode: Mode = "min_size") -> Iterable[Any]:
     if not isinstance(loaders, CombinedLoader):
         loaders = CombinedLoader(loaders, mode)
     return (batch for batch, *_ in loaders)
+
+
+def each_of(loaders: Any) -> list[Any]:
+    """Return the loaders one by one, of what Lightning takes for one or several."""
+    return loaders.flattened if isinstance(loaders, CombinedLoader) else tree_leaves(loaders)
 
 
 def example_of(module: LightningModule, batches: Iterable[Any], step: str = "training_step") -> Any:

@@ -1,4 +1,4 @@
-"""What of Lightning does not go beside compression: averages of weights that change meaning, DDP where some rest.
+"""Refuse what does not go beside compression: averages of weights that change meaning, DDP where some rest.
 
 An average of masks, codes and flags is none of them, and one of parameters from before a change with those from after
 it belongs to no network. ``WeightAveraging`` (also of sub-classes, as EMA) is new in Lightning 2.6.

@@ -23,6 +23,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.settings import class_name, settings_of
 from lightning_compress.pipeline.context import FOUND, RunContext
 from lightning_compress.pipeline.evaluator import Evaluator
+from lightning_compress.pipeline.hyperparameters import hyperparameters
 from lightning_compress.pipeline.planners.finalists import Finalists
 from lightning_compress.pipeline.planners.search_prior import Prior
 from lightning_compress.pipeline.planners.search_settings import SearchSettings
@@ -246,5 +247,5 @@ class SearchRun:
         if not evaluator.finetune_steps:
             return found
         distillation = self.run.taught(self.student.distillation)
-        attributes, numbers = settings_of(self.student.attributes), self.run.trains_with["module"]
-        return {**found, "attributes": attributes, "distillation": distillation, "module": numbers}
+        attributes, made_with = settings_of(self.student.attributes), hyperparameters(self.run.dense)
+        return {**found, "attributes": attributes, "distillation": distillation, "module": made_with}
