@@ -14,14 +14,13 @@ from test_input_moments import EVERYWHERE, pulled
 from torch import nn
 
 import lightning_compress as lc
-from lightning_compress.pruning import input_moments
 from lightning_compress.pruning.channel_errors import channel_errors, noise_to_signal
 from lightning_compress.pruning.criteria.gram import Gram, unit_gram
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.input_moments import KEY, Moments, gather_moments, removal_error
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
-from lightning_compress.surgery import measure
+from lightning_compress.surgery import input_rows, measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
 from lightning_compress.surgery.graph.channels import IN, OUT, ChannelGroup, Member
 from lightning_compress.surgery.graph.remove_channels import remove
@@ -110,7 +109,7 @@ def gathered() -> tuple[nn.Conv2d, torch.Tensor, Moments]:
 
 @pytest.mark.parametrize("double", [99, 0], ids=["float64", "float32"])
 def test_the_quadratic_form_is_the_error_of_the_outputs(double, monkeypatch):
-    monkeypatch.setattr(input_moments, "DOUBLE", double)
+    monkeypatch.setattr(input_rows, "DOUBLE", double)
     layer, x, moments = gathered()
     gram = moments.channel_gram(layer.weight)
     for dropped in ([0], [3, 4], [1, 5, 9], list(range(12))):
@@ -127,7 +126,7 @@ def test_the_refit_is_least_squares_in_each_group():
     for group in range(3):
         alone = nn.Conv2d(4, 2, 3, padding=1)
         own = x[:, 4 * group : 4 * group + 4]
-        rows = input_moments.sampled_rows(alone, own, EVERYWHERE, torch.Generator().manual_seed(0)).double()
+        rows = input_rows.sampled_rows(alone, own, EVERYWHERE, torch.Generator().manual_seed(0)).double()
         columns = (torch.tensor([0, 2])[:, None] * 9 + torch.arange(9)).flatten()
         weight = layer.weight.detach()[2 * group : 2 * group + 2].double().flatten(1).T
         expected = pulled(rows[:, columns], rows @ weight, weight[columns]).T

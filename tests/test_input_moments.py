@@ -17,7 +17,6 @@ from lightning_compress.callbacks.base.composition import Composition
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.plan import Plan
-from lightning_compress.pruning import input_moments
 from lightning_compress.pruning.criteria.gram import Gram, unit_gram
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.criteria.taylor import Taylor
@@ -25,7 +24,7 @@ from lightning_compress.pruning.initializers.least_squares import LeastSquares
 from lightning_compress.pruning.input_moments import KEY, gather_moments, removal_error, removal_order
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
-from lightning_compress.surgery import measure
+from lightning_compress.surgery import input_rows, measure
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 from lightning_compress.surgery.row_layout import weight_rows
@@ -65,8 +64,8 @@ def direct_error(layer: nn.Module, x: torch.Tensor, dropped: torch.Tensor) -> fl
     ids=["float64", "float32", "channels"],
 )
 def test_the_quadratic_form_is_the_error_of_the_outputs(name, double, widest, tolerance, monkeypatch):
-    monkeypatch.setattr(input_moments, "DOUBLE", double)
-    monkeypatch.setattr(input_moments, "WIDEST", widest)
+    monkeypatch.setattr(input_rows, "DOUBLE", double)
+    monkeypatch.setattr(input_rows, "WIDEST", widest)
     torch.manual_seed(0)
     layer, shape = LAYERS[name]
     x = torch.randn(shape)
@@ -107,7 +106,7 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
     x, kept = torch.randn(shape), torch.tensor([0, 2, 3])
     net = nn.Sequential(layer)
     gather_moments(net, [x], EVERYWHERE)
-    rows = input_moments.sampled_rows(layer, x, EVERYWHERE, torch.Generator().manual_seed(0)).double()
+    rows = input_rows.sampled_rows(layer, x, EVERYWHERE, torch.Generator().manual_seed(0)).double()
     own = weight_rows(layer).detach().double()
     size = own[0, 0].numel()
     columns = (kept[:, None] * size + torch.arange(size)).flatten()
@@ -118,7 +117,7 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
 
 
 def test_a_wide_convolution_gets_the_best_factor_for_each_channel(monkeypatch):
-    monkeypatch.setattr(input_moments, "WIDEST", 0)
+    monkeypatch.setattr(input_rows, "WIDEST", 0)
     torch.manual_seed(0)
     layer, x = nn.Conv2d(4, 5, 3), torch.randn(200, 4, 6, 6) + 1  # so many that the pull towards 1 does not count
     net, kept = nn.Sequential(layer), torch.tensor([0, 1, 3])

@@ -19,13 +19,13 @@ from lightning_compress.pruning.criteria.gram import Gram
 from lightning_compress.pruning.criteria.l1 import L1
 from lightning_compress.pruning.criteria.l2 import L2
 from lightning_compress.pruning.criteria.taylor import Taylor
-from lightning_compress.pruning.input_moments import sampled_rows
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.graph.channels import ChannelGraph
 from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
+from lightning_compress.surgery.input_rows import sampled_rows
 from lightning_compress.surgery.row_layout import weight_rows
 from lightning_compress.surgery.structure import Structure, write_structure
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.callbacks.channel_pruning import ChannelPruning
-from lightning_compress.pruning import input_moments
 from lightning_compress.pruning.input_moments import KEY, gather_moments
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
 from lightning_compress.pruning.reconstruction.symmetric import Symmetric, refitted
+from lightning_compress.surgery import input_rows
 from lightning_compress.surgery.calibration import calibration_of
 from lightning_compress.testing.toys import PlainModule
 
@@ -56,7 +56,7 @@ def errors(source: Source, keep: int, batches: int, batch: int):
 @pytest.mark.parametrize("more", [True, False], ids=["more places", "ten places"])
 def test_a_convolution_gains_from_any_number_of_images(images, more, monkeypatch):
     if not more:
-        monkeypatch.setattr(input_moments, "ROWS_PER_FEATURE", 0)
+        monkeypatch.setattr(input_rows, "ROWS_PER_FEATURE", 0)
     before, after = errors(Source(convolution=True), 40, 1, images)
     assert after < 0.95 * before if images == 1 else after < 0.7 * before
 
@@ -115,8 +115,8 @@ def test_a_weight_that_layers_share_is_refitted_for_the_one_that_reads_pruned_ch
 @pytest.mark.parametrize("refit", [Symmetric(), Asymmetric()], ids=lambda refit: type(refit).__name__)
 def test_sums_in_float32_give_the_weights_of_float64(refit, monkeypatch):
     found = []
-    for digits in (input_moments.DOUBLE, 0):
-        monkeypatch.setattr(input_moments, "DOUBLE", digits)
+    for digits in (input_rows.DOUBLE, 0):
+        monkeypatch.setattr(input_rows, "DOUBLE", digits)
         torch.manual_seed(0)
         module, images = PlainModule(), torch.randn(8, 32, 1, 8, 8) + 1
         callback = ChannelPruning({"conv1": {"channels": 0.5}, "stem.0": {"channels": 0.5}}, refit=refit)

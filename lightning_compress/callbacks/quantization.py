@@ -4,11 +4,11 @@
 
 The trained fp32 weight stays the parameter; the quantized one is what the forward pass sees. Bits are buffers and
 scales parameters or buffers of the network, so checkpoints resume exactly. Batch norm is not folded during training (it
-keeps learning); ``save`` folds it into the scales, which keeps the codes. A training of no epochs calibrates, and
-corrects outputs (output_correction.py). Sources: Jacob et al. 2018 (arXiv 1712.05877, section 3); HAQ (1811.08886) for
-bits per layer. Use it from 8 bits, where hardware is fast, down to 2 or 3 for the smallest files. One bit for
-weights works only with much training; it breaks at the learning rate of the first training, and where a layer's inputs
-have outliers that one scale cannot serve.
+keeps learning); ``save`` folds it into the scales, which keeps the codes. A training of no epochs calibrates, rounds
+weights by least squares and corrects outputs (post_training.py). Sources: Jacob et al. 2018 (arXiv 1712.05877, section
+3); HAQ (1811.08886) for bits per layer. Use it from 8 bits, where hardware is fast, down to 2 or 3 for the smallest
+files. One bit for weights works only with much training; it breaks at the learning rate of the first training, and
+where a layer's inputs have outliers that one scale cannot serve.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from lightning_compress.core.profile import Profile
 from lightning_compress.core.space import Choice
 from lightning_compress.quantization.placements.layer_inputs import LayerInputs
 from lightning_compress.quantization.placements.placement import Placement
+from lightning_compress.quantization.post_training import fit_to_quantizers
 from lightning_compress.quantization.quantizable import (
     by_weight,
     has_sparse_gradients,
@@ -53,7 +54,6 @@ from lightning_compress.quantization.quantizers.weight_format import WeightForma
 from lightning_compress.surgery._torch import is_compiled
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.matrices import weight_place
-from lightning_compress.surgery.output_correction import correct_outputs
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 from lightning_compress.surgery.structure import applied_structure, network
 from lightning_compress.surgery.transforms import weight_transforms
@@ -239,14 +239,14 @@ class QuantizationAwareTraining(CompressionCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the grids of activations on several train batches, as they are in training.
 
-        Of a network that is quantized now and not trained, outputs are corrected too; a training does that itself.
+        A network that is quantized now and not trained is fitted to its quantizers too; a training does that itself.
         """
         untrained = bool(self._attached) and trains_nothing(trainer)
         examples = set_grids(trainer, pl_module, untrained)
         if untrained:
             net = network(pl_module)
             with trainer.precision_plugin.forward_context():
-                correct_outputs(net, applied_structure(net).profile, dict.fromkeys(self._attached), examples)
+                fit_to_quantizers(net, applied_structure(net).profile, self._attached, examples)
         self._attached = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

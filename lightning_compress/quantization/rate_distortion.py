@@ -4,11 +4,10 @@
     step of a layer:    s^2 = 6 price / (ln 2 x mean_j 1 / d_j^2),    d_j^2 = 1 / (error of weight j alone)
 
 One price of a bit serves all layers, and as many levels are used as come out. Columns are rounded one after the other
-and the columns that follow take up each error by least squares. Sources: OBQ and GPTQ (arXiv 2208.11580, 2210.17323)
-for that, and Conzelmann and Bamler 2025 (arXiv 2505.18758) for a price on bits in it; the step is that of uniform
-quantization at high rates (Gish and Pierce 1968). Ours: bits are those that our coder's own adaptive tables give each
-code at its place, weights are taken with the batch norm behind them folded in, and errors of layers count relative to
-their outputs. It breaks where few inputs stand for many weights of a layer.
+(error_feedback.py). Sources: Conzelmann and Bamler 2025 (arXiv 2505.18758) for a price on bits in it; the step is that
+of uniform quantization at high rates (Gish and Pierce 1968). Ours: bits are those that our coder's own adaptive tables
+give each code at its place, weights are taken with the batch norm behind them folded in, and errors of layers count
+relative to their outputs. It breaks where few inputs stand for many weights of a layer.
 """
 
 from __future__ import annotations
@@ -26,15 +25,13 @@ from lightning_compress.core.errors import InfeasibleBudgetError
 from lightning_compress.core.packed_size import weight_shape
 from lightning_compress.core.profile import LayerProfile
 from lightning_compress.quantization.coders.range_coded import RangeCoded
+from lightning_compress.quantization.error_feedback import Floats, feedback, round_in_turn
 from lightning_compress.surgery.transforms import fold_batch_norm, raw_weight
 
-Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 PASSES = 2  # over the weights of a layer, each with the statistics of the codes that the one before left
-DAMPING = 0.01  # of the mean second moment, added to all
 LEVELS = 250  # at most
-BLOCK = 64  # columns after which an error is handed on to all that follow
 START, LEAST_PRICE, MOST_PRICE = 1e-6, 1e-14, 1e8  # of a bit, in relative squared error
 TRIES, FULL, AIM, CLOSE = 16, 0.98, 0.99, 1.02  # a budget is used up to a share, or prices are close
 STEEPNESS = 3  # bytes fall about as price ** (-1 / STEEPNESS)
@@ -129,44 +126,33 @@ def rounded(
     Returns:
         The step, and codes around 0, shape ``(rows, features)``; ``step * codes`` stands for the weight.
     """
-    damped = second + DAMPING * max(float(np.mean(np.diag(second))), 1e-30) * np.eye(len(second))
-    after = np.linalg.cholesky(np.linalg.inv(damped)).T  # row j: how an error of column j is taken up by the next
-    spread = np.diag(after)
-    step = float(np.sqrt(6 * price / (log(2) * np.mean(spread**-2))))
+    after = feedback(second)
+    step = float(np.sqrt(6 * price / (log(2) * np.mean(np.diag(after) ** -2.0))))
     step = max(step, 2 * float(np.abs(weight).max()) / LEVELS, 1e-30)
     codes = np.rint(weight / step).astype(np.int64)
     for _ in range(PASSES):
-        codes = _pass(weight, after, spread, step, price=price, codes=codes, shape=shape, coder=coder)
+        codes = _pass(weight, after, step, price=price, codes=codes, shape=shape, coder=coder)
     return step, codes
 
 
 def _pass(
-    weight: Floats,
-    after: Floats,
-    spread: Floats,
-    step: float,
-    *,
-    price: float,
-    codes: Codes,
-    shape: tuple[int, ...],
-    coder: RangeCoded,
+    weight: Floats, after: Floats, step: float, *, price: float, codes: Codes, shape: tuple[int, ...], coder: RangeCoded
 ) -> Codes:
     """Return codes that are better for the statistics of the given ones."""
     low, high, found = int(codes.min()), int(codes.max()), np.zeros_like(codes)
     bits, which = coder.code_lengths((codes - low).astype(np.uint8).ravel(), code_range(codes)[1], shape)
-    which, left, every = which.reshape(codes.shape), weight.copy(), np.arange(len(codes))
-    for begin in range(0, codes.shape[1], BLOCK):
-        end = min(begin + BLOCK, codes.shape[1])
-        errors = np.zeros((len(codes), end - begin))
-        for j in range(begin, end):
-            nearest = np.clip(np.rint(left[:, j] / step), low, high).astype(np.int64)
-            inward = nearest - np.sign(nearest)
-            able = np.clip(np.stack([nearest, inward, inward - np.sign(inward), 0 * nearest]), low, high)
-            error = (left[:, j] - able * step) / spread[j]
-            best = (error**2 + price * bits[which[:, j], able - low]).argmin(0)
-            found[:, j], errors[:, j - begin] = able[best, every], error[best, every]
-            left[:, j + 1 : end] -= np.outer(errors[:, j - begin], after[j, j + 1 : end])
-        left[:, end:] -= errors @ after[begin:end, end:]
+    which, every, spread = which.reshape(codes.shape), np.arange(len(codes)), np.diag(after)
+
+    def choose(j: int, column: Floats) -> Floats:
+        nearest = np.clip(np.rint(column / step), low, high).astype(np.int64)
+        inward = nearest - np.sign(nearest)
+        able = np.clip(np.stack([nearest, inward, inward - np.sign(inward), 0 * nearest]), low, high)
+        error = (column - able * step) / spread[j]
+        best = (error**2 + price * bits[which[:, j], able - low]).argmin(0)
+        found[:, j] = able[best, every]
+        return np.asarray(found[:, j] * step, np.float64)
+
+    round_in_turn(weight, after, choose)
     return found
 
 

@@ -21,6 +21,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.export.finished import finished
 from lightning_compress.export.integer.watched import Watcher, own_watchers, put_grids
 from lightning_compress.quantization.placements.tensors import Tensors
+from lightning_compress.quantization.post_training import fit_to_quantizers
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
 from lightning_compress.quantization.quantizers.min_max import MinMax
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
@@ -29,7 +30,6 @@ from lightning_compress.surgery.copies import clone
 from lightning_compress.surgery.input_errors import told_input_errors
 from lightning_compress.surgery.mask import Mask
 from lightning_compress.surgery.measure import KERNELS, evaluating, forward, measure
-from lightning_compress.surgery.output_correction import correct_outputs
 from lightning_compress.surgery.row_layout import attach_to_rows, weight_rows
 
 BITS = 8
@@ -77,7 +77,7 @@ def complete(module: nn.Module, batches: Iterable[Any], bits: int = BITS, weight
             with told_input_errors(net, batch):
                 forward(net, batch)
     put_grids(places, trained)
-    correct_outputs(net, profile, dict.fromkeys(made for made in _quantizers(net) if made not in before), batches)
+    fit_to_quantizers(net, profile, [made for made in _quantizers(net) if made not in before], batches)
     return net
 
 

@@ -25,8 +25,9 @@ from typing_extensions import override
 
 from lightning_compress.pruning.initializers.inherit import Inherit
 from lightning_compress.pruning.initializers.initializer import Initializer
-from lightning_compress.pruning.input_moments import groups_of, refittable
+from lightning_compress.pruning.input_moments import refittable
 from lightning_compress.pruning.reconstruction.asymmetric import Asymmetric
+from lightning_compress.surgery.input_rows import groups_of
 
 
 @final
@@ -36,7 +37,7 @@ class LeastSquares(Initializer):
 
     Args:
         batches: train batches that it sees.
-        positions: places of each image that count, or more: see :func:`input_moments.places`.
+        positions: places of each image that count, or more: see :func:`input_rows.places`.
 
     Raises:
         CompressError: when called on a network for which nothing was gathered.

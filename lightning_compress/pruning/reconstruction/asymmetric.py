@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_compress.core.errors import CompressError
-from lightning_compress.pruning.input_moments import added, groups_of, places, refittable, sampled_rows
+from lightning_compress.pruning.input_moments import refittable
 from lightning_compress.pruning.reconstruction.refit import Refit, correction
 from lightning_compress.surgery import measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
+from lightning_compress.surgery.input_rows import added, groups_of, places, sampled_rows
 from lightning_compress.surgery.inputs import network_inputs
 from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.row_layout import as_rows, weight_rows
@@ -41,7 +42,7 @@ class Asymmetric(Refit):
     """Least squares on the inputs of the thin network.
 
     Args:
-        positions: places of each image that count, or more: see :func:`input_moments.places`.
+        positions: places of each image that count, or more: see :func:`input_rows.places`.
     """
 
     positions: int = 10

@@ -6,7 +6,7 @@ S, D: inputs that stay and that go; H = sum x x' gathered once; lambda: refit.py
 weights of before. Sources: AMC (arXiv 1802.03494, section 3.3) and He et al. 2017 (arXiv 1707.06168, eq. 3). No forward
 pass is needed, so it is cheap enough for every candidate of a search: for up to some hundred channels. Of 512 channels
 of 3x3, half of which stay, a candidate takes about a second a layer and 0.2 GB, on one core. Convolutions above
-``input_moments.WIDEST`` get one factor per kept channel, linear layers none. It breaks where much was pruned
+``input_rows.WIDEST`` get one factor per kept channel, linear layers none. It breaks where much was pruned
 before a layer, whose real inputs then differ: use Asymmetric.
 """
 
