@@ -1,9 +1,10 @@
-"""Trained networks as int8 files without training, with outputs of layers as they were and corrected.
+"""Trained networks as int8 files without training: calibrated alone, with outputs corrected, with weights rounded too.
 
-    python benchmarks/deploy/corrected_outputs.py CIFAR10.npz bsq_resnet20.safetensors mlperf_tiny_resnet8.safetensors
+    python benchmarks/deploy/post_training_parts.py CIFAR10.npz bsq_resnet20.safetensors mlperf_tiny_resnet8.safetensors
 
-Accuracy is that of the .tflite file in LiteRT on all test images; grids and corrections come from 500 training images,
-others for each seed. The npz file has train_images, test_images (uint8, NHWC) and test_labels.
+Accuracy is that of the .tflite file in LiteRT on all test images; all that is fitted is fitted to 500 training images,
+others for each seed. Weights are rounded by least squares (quantization/least_squares_rounding.py), else to the nearest
+codes. The npz file has train_images, test_images (uint8, NHWC) and test_labels.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lightning_compress.export.integer.emulate import to_levels
 from lightning_compress.export.integer.lower import lower
 from lightning_compress.export.tflite.engines import LiteRT, from_stored, to_stored
 from lightning_compress.export.tflite.write import tflite_bytes
+from lightning_compress.quantization import post_training
 
 SEEDS, WEIGHT_BITS, PORTION = (0, 1, 2), (4, 8), 500
 
@@ -50,11 +52,14 @@ def main() -> None:
             chosen = np.random.default_rng(seed).choice(len(data["train_images"]), CALIBRATION, replace=False)
             batches = [images(data["train_images"][chosen], normalized)]
             for bits in WEIGHT_BITS:
-                with mock.patch.object(completion, "correct_outputs"):
-                    before = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
-                after = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
+                with mock.patch.object(completion, "fit_to_quantizers"):
+                    calibrated = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
+                with mock.patch.object(post_training, "round_by_least_squares", return_value={}):
+                    corrected = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
+                rounded = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
                 print(
-                    f"{state.stem} w{bits}a8, seed {seed}: {before:.2f} % as they were, {after:.2f} % corrected",
+                    f"{state.stem} w{bits}a8, seed {seed}: {calibrated:.2f} % calibrated, {corrected:.2f} % with outputs "
+                    f"corrected, {rounded:.2f} % with weights rounded by least squares too",
                     flush=True,
                 )
 
