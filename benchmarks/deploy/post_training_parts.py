@@ -58,8 +58,8 @@ def main() -> None:
                     corrected = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
                 rounded = accuracy(completion.complete(net.eval(), batches, 8, bits), test, labels)
                 print(
-                    f"{state.stem} w{bits}a8, seed {seed}: {calibrated:.2f} % calibrated, {corrected:.2f} % with outputs "
-                    f"corrected, {rounded:.2f} % with weights rounded by least squares too",
+                    f"{state.stem} w{bits}a8, seed {seed}: {calibrated:.2f} % calibrated, {corrected:.2f} % with "
+                    f"outputs corrected, {rounded:.2f} % with weights rounded by least squares too",
                     flush=True,
                 )
 
