@@ -25,6 +25,7 @@ import lightning_compress as lc
 from lightning import Trainer, seed_everything
 from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.pruning.schedules.cubic import Cubic
+from lightning_compress.callbacks.rate_quantization import RateQuantization
 from lightning_compress.testing.toys import QUIET, PlainModule, ToyData, toy_data
 
 class DataOfRank(ToyData):
@@ -36,7 +37,7 @@ seed_everything(0, verbose=False)
 module = PlainModule()
 bits = {{layer: {{"weight_bits": 4, "act_bits": 8}} for layer in ("stem.0", "conv2", "fc")}}
 callbacks = {callbacks}
-trainer = Trainer(**QUIET, max_epochs=3, devices=2, strategy={strategy!r}, callbacks=callbacks)
+trainer = Trainer(**QUIET, max_epochs={epochs}, devices=2, strategy={strategy!r}, callbacks=callbacks)
 trainer.fit(module, datamodule=DataOfRank())
 torch.save(module.state_dict(), f"{folder}/{{trainer.global_rank}}.pt")
 if trainer.is_global_zero:
@@ -60,21 +61,26 @@ CODEBOOKS_THAT_WAIT = """[
 JOINT = """[lc.JointSparsityQuantization({"conv1": {"joint": 1}, "conv2": {"joint": 1}})]"""
 
 
-@pytest.mark.parametrize(("callbacks", "strategy"), [
-    (ALWAYS_TRAINED, "ddp"),
-    (RESTING, "ddp_find_unused_parameters_true"),
-    (JOINT, "ddp_find_unused_parameters_true"),
-    (CODEBOOKS, "ddp"),
-    (CODEBOOKS_THAT_WAIT, "ddp_find_unused_parameters_true"),
-], ids=["structure, masks, teacher, bits", "noise", "joint", "codebooks", "codebooks that wait"])  # fmt: skip
-def test_both_processes_end_with_the_same_network(callbacks, strategy, tmp_path):
+CASES = {
+    "structure, masks, teacher, bits": (ALWAYS_TRAINED, "ddp", 3),
+    "noise": (RESTING, "ddp_find_unused_parameters_true", 3),
+    "joint": (JOINT, "ddp_find_unused_parameters_true", 3),
+    "codebooks": (CODEBOOKS, "ddp", 3),
+    "codebooks that wait": (CODEBOOKS_THAT_WAIT, "ddp_find_unused_parameters_true", 3),
+    "bits without training": ("[lc.QuantizationAwareTraining(bits)]", "ddp", 0),
+    "rates without training": ('[RateQuantization({"conv2": {"coded_bits": 3}})]', "ddp", 0),
+}
+
+
+@pytest.mark.parametrize(("callbacks", "strategy", "epochs"), CASES.values(), ids=CASES)
+def test_both_processes_end_with_the_same_network(callbacks, strategy, epochs, tmp_path):
     script = tmp_path / "train.py"  # Lightning starts it a second time
-    script.write_text(TRAIN.format(callbacks=callbacks, strategy=strategy, folder=tmp_path))
+    script.write_text(TRAIN.format(callbacks=callbacks, strategy=strategy, folder=tmp_path, epochs=epochs))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr[-3000:]
     mine, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert mine.keys() == other.keys()
-    own = {"running_mean", "running_var"}  # of the data of each process, as always in DDP
+    own = {"running_mean", "running_var"} if epochs else set()  # of the data of each process, as always in DDP
     assert all(torch.equal(mine[key], other[key]) for key in mine if key.rpartition(".")[2] not in own)
     assert load(tmp_path / "small.safetensors", PlainModule()).model.fc.weight.isfinite().all()
 

@@ -28,6 +28,7 @@ from typing_extensions import override
 from lightning_compress.callbacks.base.activation_grids import activations_of, set_grids, settle_or_wait
 from lightning_compress.callbacks.base.callback import CompressionCallback
 from lightning_compress.callbacks.base.coded_weights import CodedWeight, coded_weights
+from lightning_compress.callbacks.base.first_process import follow_first_process
 from lightning_compress.callbacks.base.progress import steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.instances import check_instances
@@ -247,6 +248,7 @@ class QuantizationAwareTraining(CompressionCallback):
             net = network(pl_module)
             with trainer.precision_plugin.forward_context():
                 fit_to_quantizers(net, applied_structure(net).profile, self._attached, examples)
+            follow_first_process(trainer, net)
         self._attached = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

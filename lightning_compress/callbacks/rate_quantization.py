@@ -33,6 +33,7 @@ from typing_extensions import override
 
 from lightning_compress.callbacks.base.calibration_pass import calibration_pass
 from lightning_compress.callbacks.base.callback import CompressionCallback
+from lightning_compress.callbacks.base.first_process import follow_first_process
 from lightning_compress.callbacks.base.progress import share_done, steps_done, trains_nothing
 from lightning_compress.core.errors import CompressError, InfeasibleBudgetError
 from lightning_compress.core.plan import Plan, as_globs, matching
@@ -191,6 +192,7 @@ class RateQuantization(CompressionCallback):
             examples = calibration_pass(trainer, pl_module)
             with trainer.precision_plugin.forward_context():
                 correct_outputs(net, applied_structure(net).profile, exact, examples)
+            follow_first_process(trainer, net)
         self._before = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -7,8 +7,7 @@ that a kernel reads or writes gets the range of the data.
 Then the network is fitted to the new grids (post_training.py): weights are rounded by least squares, and outputs of
 layers corrected for what the new grids, and they alone, do to them. Without that a ResNet-8 has 55.6 % at weights of 4
 bits, with it 86 % (benchmarks/results/deploy_post_training.txt). Source: Jacob et al. 2018 (arXiv 1712.05877, section
-3.1). Use it at 8 bits with a few hundred samples, or at 4 bits of weights; it loses accuracy at fewer, where training is
-needed.
+3.1). Use it at 8 bits with a few hundred samples, or with weights of 4 bits; at fewer, training is needed.
 """
 
 from __future__ import annotations
