@@ -14,6 +14,7 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -276,6 +277,22 @@ def test_a_key_that_another_setting_refers_to_may_be_added(tmp_path, monkeypatch
     monkeypatch.chdir(ROOT)
     with pytest.raises(lc.CompressError, match="below 4294967296, got -5"):  # it came so far
         run_here("+compress=plan_quant", "+mine=-5", "seed=${mine}", folder=tmp_path)
+
+
+def test_the_dense_network_is_trained_anew_when_the_data_file_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rng = np.random.default_rng(0)
+    sizes = {"data.in_channels": 1, "data.image_size": 8, "data.batch_size": 16, "epochs": 1, "finetune.epochs": 0}
+    given = [f"data.path={tmp_path / 'd.npz'}", f"cache_dir={tmp_path / 'cache'}", *(f"{k}={v}" for k, v in sizes.items())]
+    networks = []
+    for changed in (True, True, False):
+        if changed:
+            images = {f"{part}_images": rng.integers(0, 256, (32, 8, 8), np.uint8) for part in ("train", "val", "test")}
+            labels = {f"{part}_labels": np.arange(32) % 10 for part in ("train", "val", "test")}
+            np.savez(tmp_path / "d.npz", **images, **labels)
+        run_here("+compress=distill", "data=npz", *given, folder=tmp_path / "run")
+        networks.append(len(list((tmp_path / "cache").glob("dense-*/final.ckpt"))))
+    assert networks == [1, 2, 2]
 
 
 def test_a_run_folder_in_use_is_refused(finished, cache):

@@ -36,6 +36,7 @@ from lightning_compress.pipeline.configuration import check_searcher, check_unpl
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
+from lightning_compress.pipeline.seeding import digest_of_data
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.taught_outputs import check_taught_outputs
 from lightning_compress.pipeline.training import FINAL, fit
@@ -140,14 +141,18 @@ def dense_module(
 ) -> LightningModule:
     """Return the trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``.
 
-    It is kept for the configuration of model, data and trainer and for the sources of what these name.
+    It is kept for the configuration of model, data and trainer, for the sources of what these name, and for the train
+    data, whose file may have changed under the same name.
     """
     seed_everything(cfg.seed, workers=True, verbose=False)
     module: LightningModule = instantiate(cfg.model)
     if cfg.ckpt is not None:
         return load_checkpoint(module, Path(cfg.ckpt))
     parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
-    depends = [parts, cfg.epochs, cfg.seed, sources_digest(parts)]
+    data.prepare_data()
+    data.setup("fit")
+    read = digest_of_data(cfg.seed, data.train_dataloader())
+    depends = [parts, cfg.epochs, cfg.seed, sources_digest(parts), read]
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
     make_trainer = instantiate(cfg.trainer)
