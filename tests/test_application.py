@@ -283,7 +283,8 @@ def test_the_dense_network_is_trained_anew_when_the_data_file_changed(tmp_path, 
     monkeypatch.chdir(ROOT)
     rng = np.random.default_rng(0)
     sizes = {"data.in_channels": 1, "data.image_size": 8, "data.batch_size": 16, "epochs": 1, "finetune.epochs": 0}
-    given = [f"data.path={tmp_path / 'd.npz'}", f"cache_dir={tmp_path / 'cache'}", *(f"{k}={v}" for k, v in sizes.items())]
+    sizes |= {"data.path": tmp_path / "d.npz", "cache_dir": tmp_path / "cache"}
+    given = [f"{key}={value}" for key, value in sizes.items()]
     networks = []
     for changed in (True, True, False):
         if changed:

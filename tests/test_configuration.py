@@ -12,8 +12,7 @@ from lightning import Trainer
 
 import lightning_compress as lc
 from lightning_compress.core.costs.parameters import Parameters
-from lightning_compress.pipeline.configuration import check_searcher, method_of, set_usual, shipped_method
-from lightning_compress.pipeline.planners.search import Search
+from lightning_compress.pipeline.configuration import method_of, set_usual, shipped_method
 from lightning_compress.pipeline.planners.uniform import Uniform
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.search.searchers.greedy import Greedy
@@ -105,7 +104,7 @@ def test_numbers_of_the_method_stay_where_nothing_is_said():
         (
             "prune",
             {"overrides": ["compress/searcher=greedy"]},
-            r"no stage searches; add compress/planner@compress.stages.prune.planner=search",
+            r"no stage reads compress.searcher; .* add compress/planner@compress.stages.prune.planner=search",
         ),
     ],
 )
@@ -145,7 +144,32 @@ def test_the_command_line_s_own_name_is_told():
         set_usual(config.compress, {"epochs": 3}, {"epochs": "finetune.epochs"})
 
 
-def test_a_searcher_that_a_stage_uses_is_fine():
-    stages = shipped_method("prune", ["compress/planner@compress.stages.prune.planner=search"]).stages
-    check_searcher(["compress/searcher=greedy"], stages)
-    assert isinstance(stages["prune"].planner, Search)
+SEARCH = "compress/planner@compress.stages.prune.planner=search"
+
+
+@pytest.mark.parametrize(("method", "overrides", "key"), [
+    ("prune", ["compress.budget=0.1"], "budget"),
+    ("prune", ["compress/cost=parameters"], "cost"),
+    ("quant", ["compress.evaluation.finetune_steps=20"], "evaluation"),
+    ("plan_prune", ["compress/executor=process"], "executor"),
+    ("plan_prune", ["+compress/halving=thirds"], "halving"),
+    ("distill", ["+compress/searcher@compress.baselines.mine=greedy"], "baselines"),
+    ("drl_quant", ["+compress.budgte=0.1"], "budgte; did you mean 'budget'"),
+    ("drl_quant", ["+compress/planner=uniform"], "planner"),
+])  # fmt: skip
+def test_a_setting_that_no_stage_reads_is_refused(method, overrides, key):
+    with pytest.raises(lc.CompressError, match=rf"would have no effect, for no stage reads compress\.{key}"):
+        shipped_method(method, overrides)
+
+
+@pytest.mark.parametrize(("method", "overrides"), [
+    ("prune", ["compress/searcher=greedy", "compress.budget=0.1", "+compress/halving=thirds", SEARCH]),
+    ("prune", ["compress.uniform.channels=0.5", "compress/refit=asymmetric", "compress/criterion=l1"]),
+    ("mcu", ["compress.flash=4e4", "compress.weight_bits=4"]),
+    ("sparsify", ["compress/pattern=n_of_m", "compress.pattern.n=1", "compress.stages.sparsify.epochs=1"]),
+    ("quant", ["compress/quantizer@compress.weight_quantizer=min_max", "+compress/exporter=onnx", "~compress.prior"]),
+    ("drl_quant", ["compress.baselines.random=null", "compress/coder=fixed_width", "compress.executor={}"]),
+    ("drl_two_stage", ["compress/cost@compress.stages.quantize.planner.cost=weight_bits"]),
+])  # fmt: skip
+def test_a_setting_that_a_stage_reads_is_fine(method, overrides):
+    assert shipped_method(method, overrides).stages

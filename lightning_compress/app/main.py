@@ -32,7 +32,7 @@ from lightning_compress.core.plan import Plan
 from lightning_compress.core.whole_numbers import check_seed, check_whole
 from lightning_compress.pipeline.checkpoint import load_checkpoint
 from lightning_compress.pipeline.compress import check_stages, compress
-from lightning_compress.pipeline.configuration import check_searcher, check_unplanned, method_of, set_usual
+from lightning_compress.pipeline.configuration import check_read, check_unplanned, method_of, set_usual
 from lightning_compress.pipeline.context import RunContext
 from lightning_compress.pipeline.logged_metrics import check_logged_metrics
 from lightning_compress.pipeline.result import Result
@@ -92,10 +92,10 @@ def run(cfg: DictConfig, console: Console) -> Result:
     plan = _plan(cfg)  # a damaged file is found before anything is trained
     if plan is not None:
         check_unplanned(cfg.budget, cfg.trials)
+    check_read(HydraConfig.get().overrides.task, cfg)
     usual = {"budget": cfg.budget, "trials": cfg.trials, "epochs": cfg.finetune.epochs}
     set_usual(cfg.compress, usual, {"epochs": "finetune.epochs"})
     method = method_of(cfg.compress)
-    check_searcher(HydraConfig.get().overrides.task, method.stages)
     asked = method.stages if plan is None else {name: stage.with_plan(plan) for name, stage in method.stages.items()}
     check_stages(asked)  # before the dense network is trained
     data: LightningDataModule = instantiate(cfg.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,12 +20,12 @@ from lightning_compress.conf import resolvers
 from lightning_compress.core.errors import CompressError, did_you_mean, first_line
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.packed import Packed
-from lightning_compress.pipeline.planners.search import Search
 from lightning_compress.pipeline.stage import Stage
 
 PACKED = "packed"  # the exporter whose file every run has, and on which its figures are measured
 USUAL = {"budget": "planner.budget", "trials": "planner.trials", "epochs": "epochs"}  # setting -> key of a stage
-SEARCHER = re.compile(r"\+*compress[./]searcher\b")
+MADE = ("stages", "exporters", "coder")  # of the section compress: what is made of it; all else is there to be read
+SETTING = re.compile(r"\+*compress(/[^@=]*@compress\.(?P<package>\w+)|[./](?P<key>\w+))[^@]*?=")
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def shipped_method(
         given = [*overrides, *([] if lr is None else [f"++finetune.lr={lr}"])]
         try:
             config = compose(overrides=[f"+compress={name}", *given])
+            check_read(overrides, config)
             set_usual(config.compress, usual)
             method = method_of(config.compress)
         except (HydraException, OmegaConfBaseException) as error:
             if isinstance(error.__cause__, CompressError):
                 raise error.__cause__ from None
             raise CompressError(f"compress: {name!r} with {given}: {first_line(error)}") from error
-    check_searcher(overrides, method.stages)
     return method
 
 
@@ -129,17 +130,44 @@ def check_unplanned(budget: float | str | None, trials: int | None) -> None:
             )
 
 
-def check_searcher(overrides: Sequence[str], stages: Mapping[str, Stage]) -> None:
-    """Raise if a searcher is chosen and no stage searches.
+def check_read(overrides: Sequence[str], config: DictConfig) -> None:
+    """Raise if a setting of the section ``compress`` is given that nothing of the chosen way reads.
+
+    A setting is read where stages, exporters or the coder are others once it is something else.
+
+    Args:
+        overrides: as on the command line.
+        config: that they were composed to, with the section ``compress``, before anything is made of it, which puts
+            values in the place of references.
 
     Raises:
         CompressError: it is so.
     """
-    chosen = [override for override in overrides if SEARCHER.match(override)]
-    if chosen and not any(isinstance(stage.planner, Search) for stage in stages.values()):
-        raise CompressError(
-            f"{chosen[0]}: no stage searches; add compress/planner@compress.stages.{list(stages)[-1]}.planner=search"
-        )
+    made = _made(config)
+    for override in overrides:
+        found = SETTING.match(override)
+        key = found and (found["package"] or found["key"])
+        if not key or key in MADE or key not in config.compress or made is None:
+            continue
+        other = copy.deepcopy(config)
+        OmegaConf.set_readonly(other, False)
+        OmegaConf.update(other, f"compress.{key}", {"of": "nothing"}, merge=False, force_add=True)
+        if _made(other) == made:
+            known = [str(each) for each in config.compress if each != key]
+            raise CompressError(
+                f"{override}: it would have no effect, for no stage reads compress.{key}{did_you_mean(key, known)}; "
+                f"leave it out, or where a search is meant that reads it, add "
+                f"compress/planner@compress.stages.{list(config.compress.stages)[-1]}.planner=search"
+            )
+
+
+def _made(config: DictConfig) -> list[Any] | None:
+    """Return what stages, exporters and coder are made from; None where a setting refers to what is not there."""
+    sections = [config.compress.get(name) for name in MADE]
+    try:
+        return [OmegaConf.to_container(each, resolve=True) if OmegaConf.is_config(each) else each for each in sections]
+    except OmegaConfBaseException:
+        return None
 
 
 def _has(settings: Any, key: str) -> bool:
