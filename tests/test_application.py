@@ -231,6 +231,8 @@ def test_multirun_over_an_alias_leaves_one_summary_table(cache, tmp_path):
     (["+compress=quant", "data=npz", "data.path=nowhere.npz"], "there is no file 'nowhere.npz'"),
     (["+compress=quant", "data=npz"], "error: configuration: Missing mandatory value: data.path"),
     (["+compress=drl_quant", "metric=test_accuracy"], "not 'test_accuracy'; did you mean 'test_acc'?; set metric"),
+    (["+compress=quant", "+data.sise=8"], "__init__() got an unexpected keyword argument 'sise'"),
+    (["+compress=prune", "compress/refit=null"], "cannot be null; leave it out with '~compress/refit'"),
     (["+compress=joint", "compress.stages.joint.callbacks.joint.limits=[2.0]"], "error: JointSparsityQuantization:"),
 ])  # fmt: skip
 def test_bad_input_ends_with_one_sentence_and_a_status(overrides, message, cache, tmp_path):
@@ -259,6 +261,9 @@ def run_here(*given: str, folder: Path) -> None:
     ("data.shift=-3", "data: shift must be 0 or more, got -3"),
     ("+trainer.max_epochs=3", "max_epochs=3 would have no effect, .*set epochs= .* finetune.epochs= "),
     ("+trainer.logger={a: 1}", "its logger would have no effect, .*set logger="),
+    ("+trainer.limit_test_batches=0", "limit_test_batches=0 leaves no test data"),
+    ("+trainer.max_step=3", "trainer: got an unexpected keyword argument 'max_step'; did you mean 'max_steps'"),
+    ("+compress.budgte=0.3", "no stage reads compress.budgte; did you mean 'budget'"),
     ("cache_dir=README.md", "cannot write to 'README.md/dense-.*': Not a directory; choose another cache_dir="),
     ("+bugdet=0.3", r"\+bugdet=0.3: there is no setting 'bugdet'; did you mean 'budget'"),
 ])  # fmt: skip

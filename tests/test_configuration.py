@@ -99,6 +99,7 @@ def test_numbers_of_the_method_stay_where_nothing_is_said():
         ),
         ("drl_two_stage", {"epochs": 5}, r"epochs=5: 3 stages have it; .* compress.stages.variational.epochs=5"),
         ("quant", {"budget": 0.5}, r"budget=0.5: no stage has planner.budget; \['quantize'\] search nothing"),
+        ("prune", {"overrides": ["compress/refit=null"]}, "cannot be null; leave it out with '~compress/refit'"),
         ("drl_qant", {}, "there is no method 'drl_qant'; did you mean 'drl_quant'"),
         ("quant", {"overrides": ["compress.unifrom=1"]}, "'quant' with .*compress.unifrom=1.*: Could not override"),
         (
@@ -168,6 +169,7 @@ def test_a_setting_that_no_stage_reads_is_refused(method, overrides, key):
     ("mcu", ["compress.flash=4e4", "compress.weight_bits=4"]),
     ("sparsify", ["compress/pattern=n_of_m", "compress.pattern.n=1", "compress.stages.sparsify.epochs=1"]),
     ("quant", ["compress/quantizer@compress.weight_quantizer=min_max", "+compress/exporter=onnx", "~compress.prior"]),
+    ("prune", ["~compress/refit"]),
     ("drl_quant", ["compress.baselines.random=null", "compress/coder=fixed_width", "compress.executor={}"]),
     ("drl_two_stage", ["compress/cost@compress.stages.quantize.planner.cost=weight_bits"]),
 ])  # fmt: skip

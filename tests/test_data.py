@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from torch import nn
 
+from lightning_compress.core.errors import CompressError
 from lightning_compress.testing.toys import QUIET
 from lightning_compress.vision.data.digits import Digits
 from lightning_compress.vision.data.images import EpochBatches, Split, augment, carve
+from lightning_compress.vision.models.classifier import ImageClassifier
+from lightning_compress.vision.models.resnet_cifar import resnet8
 
 
 def digits(seed: int = 0, **settings_) -> Digits:
@@ -214,3 +217,9 @@ def test_what_a_shift_brings_in_is_black_as_in_a_crop_of_the_padded_raw_image():
     raw = torch.cat([x for x, _ in data.train_dataloader()]) * data.std + data.mean
     assert raw.min() == pytest.approx(0, abs=1e-5)
     assert raw[raw > 0.01].min() >= 100 / 255 - 1e-5
+
+
+def test_a_trainer_that_replaces_the_sampler_is_told_what_to_do():
+    trainer = Trainer(max_epochs=1, overfit_batches=1, **QUIET)
+    with pytest.raises(CompressError, match="give limit_train_batches in its place"):
+        trainer.fit(ImageClassifier(resnet8(in_channels=1, width=2), 10), digits())

@@ -17,6 +17,7 @@ from lightning_compress.app.shipped import shipped
 from lightning_compress.conf import resolvers
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.interruption import interruptible
+from lightning_compress.core.overrides import check_groups
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -37,6 +38,7 @@ def run(arguments: Sequence[str]) -> None:
     sys.path.append(str(Path.cwd()))  # for own modules; an installed command starts without the current folder
     resolvers.register()
     try:
+        check_groups(arguments)
         sys.argv = [typed[0], *with_recipe(arguments)]  # Hydra reads its arguments from nowhere else
         with interruptible():
             hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(task)()

@@ -39,7 +39,7 @@ from lightning_compress.pipeline.result import Result
 from lightning_compress.pipeline.seeding import digest_of_data
 from lightning_compress.pipeline.stage import Stage
 from lightning_compress.pipeline.taught_outputs import check_taught_outputs
-from lightning_compress.pipeline.training import FINAL, fit
+from lightning_compress.pipeline.training import FINAL, check_trainer, fit
 
 ADDED = ("compress",)  # groups that are read, and not there before
 
@@ -75,6 +75,8 @@ def _told(error: Exception) -> str | None:
     said = error.__cause__ if isinstance(error, InstantiationException) else error  # Hydra wraps what refuses arguments
     if isinstance(said, CompressError):
         return str(said)
+    if isinstance(said, TypeError) and said is not error and "unexpected keyword argument" in str(said):
+        return f"configuration: {first_line(said)}; leave it out"
     return f"configuration: {first_line(said)}" if isinstance(said, OmegaConfBaseException) else None
 
 
@@ -98,6 +100,8 @@ def run(cfg: DictConfig, console: Console) -> Result:
     method = method_of(cfg.compress)
     asked = method.stages if plan is None else {name: stage.with_plan(plan) for name, stage in method.stages.items()}
     check_stages(asked)  # before the dense network is trained
+    make_trainer = instantiate(cfg.trainer)
+    check_trainer(make_trainer)
     data: LightningDataModule = instantiate(cfg.data)
     dense = dense_module(cfg, data, method.stages, console)
     result = compress(
@@ -105,7 +109,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
         data,
         method.stages,
         folder=folder,
-        make_trainer=instantiate(cfg.trainer),
+        make_trainer=make_trainer,
         seed=cfg.seed,
         plan=plan,
         metric=cfg.metric,

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_compress.conf import resolvers
 from lightning_compress.core.errors import CompressError, did_you_mean, first_line
+from lightning_compress.core.overrides import check_groups
 from lightning_compress.export.exporter import Exporter
 from lightning_compress.export.packed import Packed
 from lightning_compress.pipeline.stage import Stage
@@ -55,6 +56,7 @@ def shipped_method(
     Raises:
         CompressError: there is no such method, an override does not fit, or a setting is of no stage or of several.
     """
+    check_groups(overrides)
     resolvers.register()
     started = GlobalHydra.instance().is_initialized()
     hydra = nullcontext() if started else initialize_config_module("lightning_compress.conf", version_base="1.3")

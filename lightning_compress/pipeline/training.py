@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_compress.callbacks.base.stop_at_nan import StopAtNaN
 from lightning_compress.core.atomic_write import atomic_write, remove_stale_parts
-from lightning_compress.core.errors import CompressError
+from lightning_compress.core.errors import CompressError, did_you_mean
 from lightning_compress.core.interruption import check_interrupted
 from lightning_compress.core.settings import settings_of
 from lightning_compress.pipeline.checkpoint import check_own, load_checkpoint, readable, save_checkpoint
@@ -89,6 +90,12 @@ def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
         CompressError: it is so.
     """
     settings = _settings(make_trainer)
+    _check_known(make_trainer)
+    if settings.get("limit_test_batches") == 0:
+        raise CompressError(
+            f"trainer: limit_test_batches={settings['limit_test_batches']} leaves no test data, on which the network "
+            f"is measured before and after compression; leave it out, or give 1 or more"
+        )
     if settings.get("max_epochs") is not None:
         raise CompressError(
             f"trainer: max_epochs={settings['max_epochs']} would have no effect, for each training has its own; set "
@@ -105,6 +112,17 @@ def check_trainer(make_trainer: Callable[..., Trainer]) -> None:
             "trainer: barebones=True allows neither checkpoints nor logs, and a training here has both, so that it can "
             "go on where it was killed; leave barebones out"
         )
+
+
+def _check_known(make_trainer: Callable[..., Trainer]) -> None:
+    """Raise if a setting is no argument of what makes the Trainer."""
+    if isinstance(make_trainer, partial):
+        makes = inspect.signature(make_trainer.func)
+        try:
+            makes.bind_partial(*make_trainer.args, **make_trainer.keywords)
+        except TypeError as error:
+            unknown = next((name for name in make_trainer.keywords if name not in makes.parameters), "")
+            raise CompressError(f"trainer: {error}{did_you_mean(unknown, makes.parameters)}; leave it out") from error
 
 
 def _settings(make_trainer: Callable[..., Trainer]) -> Mapping[str, Any]:

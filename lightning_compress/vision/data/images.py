@@ -73,6 +73,11 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        if isinstance(indices, int):
+            raise CompressError(
+                "data: batches were asked for one image at a time, for a sampler was replaced, as the Trainer's "
+                "overfit_batches does; give limit_train_batches in its place"
+            )
         images = self.images[indices]
         if self.sampler is not None:  # before normalizing: what comes in at the border is black
             images = augment(images, self.shift, self.flip, self.sampler.generator)
