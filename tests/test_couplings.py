@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from test_graph import check_removal, random_statistics
 from torch import nn
 
 from lightning_compress.surgery import measure
+from lightning_compress.surgery.graph.remove_channels import remove
 from lightning_compress.surgery.graph.trace_channels import trace_channels
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -103,6 +106,19 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.d(self.c(self.b(self.a(x)).relu()).relu())
+
+@pytest.mark.parametrize("middle", [nn.Sigmoid(), nn.Softplus()])
+@torch.no_grad()
+def test_channels_of_which_zeros_are_something_else_are_removed_with_what_reads_them(middle):
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), middle, nn.Conv2d(8, 6, 3), middle, nn.ConvTranspose2d(6, 4, 2))
+    graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
+    assert {name: group.units for name, group in graph.groups.items()} == {"0": 8, "2": 6}
+    kept = {"0": torch.tensor([1, 2, 6]), "2": torch.tensor([0, 4])}
+    remove(thin := copy.deepcopy(net), graph, kept)
+    net[2].weight[:, [0, 3, 4, 5, 7]] = 0
+    net[4].weight[[1, 2, 3, 5]] = 0
+    torch.testing.assert_close(thin(IMAGES), net(IMAGES))
+
 
 
 class Halves(nn.Module):

@@ -2,7 +2,8 @@
 
 A layer norm over some zeros is not the layer norm of the thin network, nor is a weight standardized over inputs that
 are gone. So such a layer of the masked network runs over what is kept, and gives zeros for the rest; and so does a
-convolution that slides over channels (ECA-Net, arXiv 1910.03151).
+convolution that slides over channels (ECA-Net, arXiv 1910.03151). Between the two a function may make something else of
+zeros (a sigmoid makes 0.5), so what reads the channels gets zero weights for them too.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.surgery import measure
-from lightning_compress.surgery._torch import ConvBase
+from lightning_compress.surgery._torch import ConvBase, own_parameters
 from lightning_compress.surgery.graph.channels import EACH, IN, OUT, ChannelGroup
 from lightning_compress.surgery.graph.remove_channels import remove_parameter, remove_side
 from lightning_compress.surgery.matrices import argument
+from lightning_compress.surgery.transforms import WEIGHT
 
 
 def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
@@ -47,6 +49,11 @@ def mask(net: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Tens
     for name, parts in norms.items():
         _normalize_kept(modules[name], parts)
     _mask_readers(modules, groups, keep)
+    for group in groups:
+        for member in group.members:
+            if member.side == IN and member.layer not in modules:
+                lost = member.index[_dropped(group, keep)].flatten()
+                parameters[member.layer].data.index_fill_(member.dim, lost, 0)
 
 
 def _mask_readers(modules: Mapping[str, nn.Module], groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> None:
@@ -56,6 +63,21 @@ def _mask_readers(modules: Mapping[str, nn.Module], groups: Sequence[ChannelGrou
     for name, lost in _lost(groups, keep, IN).items():
         if name in modules and standardizes(modules[name]):
             _convolve_kept(modules[name], lost)
+        elif name in modules:
+            _read_nothing(modules[name], lost)
+
+
+def _read_nothing(layer: Any, lost: Tensor) -> None:
+    """Zero the weights of a layer for inputs that are lost; another layer that shares its weight keeps them."""
+    weight = layer.weight.detach().clone()
+    own_parameters(layer)[WEIGHT] = nn.Parameter(weight)
+    if isinstance(layer, measure.TRANSPOSED):
+        weight[lost] = 0
+    elif isinstance(layer, measure.CONV):
+        outputs, inputs = len(weight) // layer.groups, weight.shape[1]
+        weight.view(layer.groups, outputs, *weight.shape[1:])[lost // inputs, :, lost % inputs] = 0
+    else:
+        weight[:, lost] = 0
 
 
 def _dropped(group: ChannelGroup, keep: Mapping[str, Tensor]) -> Tensor:

@@ -3,8 +3,7 @@
 Each mode is asked: what is right in evaluation may break a head that runs in training only.
 
 A tracer can be wrong about a reshape or a shuffle. A channel is masked by zeroing what produces it (weights, biases,
-and the scale and shift of norms), so that it carries exact zeros; what reads it then gets nothing, as when it is gone.
-Norms over channels: mask_channels.py.
+and the scale and shift of norms) and the weights of what reads it. Norms over channels: mask_channels.py.
 """
 
 from __future__ import annotations
