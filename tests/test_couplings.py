@@ -143,7 +143,8 @@ def uneven(x):
 
 
 @pytest.mark.parametrize(("net", "whole"), [
-    (Tied(), {"b", "c", "d"}),
+    (Tied(), {"b", "c", "d"}), (Halves(quarters, 16), {"a", "c"}),
+    (Halves(lambda x: x.reshape(4 * len(x), -1, 8, 8).relu().reshape(x.shape), 16), {"a", "c"}),
     (Halves(lambda x: x[:, :8].relu(), 8), {"a", "c"}),
     (Halves(lambda x: x.softmax(1), 16), {"a", "c"}), (Halves(lambda x: x.view(2, 8, 2, 8, 8).amax(2), 8), {"a", "c"}),
     (around(nn.GroupNorm(2, 8, affine=False)), {"0", "3"}),
@@ -153,6 +154,12 @@ def test_what_cannot_be_removed_is_kept_whole_and_named(net, whole):
     graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert set(graph.kept_whole) == whole
     assert all(graph.kept_whole.values())
+
+def quarters(x):
+    """Halves of two halves go different ways, which fits any even number of channels, and only one by four rightly."""
+    first, second = x.reshape(2 * len(x), -1, 8, 8).chunk(2, 1)
+    return torch.cat([2 * first, second], 1).reshape(x.shape)
+
 
 
 def test_channels_of_two_halves_that_meet_go_together():

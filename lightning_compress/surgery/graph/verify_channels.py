@@ -220,14 +220,18 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _about_half(groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
     """Return root -> indices of random units that stay.
 
-    Groups that are as wide as each other keep other numbers, and all groups other shares, as far as there are so many:
-    code that computes the width of one from that of another would run while both were halved.
+    Their number is odd: code that cuts the channels into an even number of parts, as the grouped attention of SA-Net
+    does, would run while they were halved, and not at other ratios. Groups that are as wide as each other keep other
+    numbers, and all groups other shares, as far as there are so many: code that computes the width of one from that of
+    another would run while both were halved.
     """
     widths, shares, keep = set[tuple[int, int]](), set[Fraction](), dict[str, Tensor]()
     for group in groups:
         half, least, width = max(1, group.units // 2), max(1, group.units // 4), group.units * group.width
         found = {count: (width, count * group.width) for count in range(least, max(least, group.units - least) + 1)}
-        count = min(found, key=lambda n: (found[n] in widths, Fraction(n, group.units) in shares, abs(n - half)))
+        count = min(
+            found, key=lambda n: (n % 2 == 0, found[n] in widths, Fraction(n, group.units) in shares, abs(n - half))
+        )
         widths.add(found[count])
         shares.add(Fraction(count, group.units))
         keep[group.name] = _random_units(group.units, count)
