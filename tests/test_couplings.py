@@ -73,6 +73,18 @@ class ConcatWithItself(nn.Module):
         return self.c(torch.cat([x, x.relu()], 1))
 
 
+class Position(nn.Module):
+    """A position embedding whose channels come before its places (PiT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.embedding = nn.Parameter(torch.randn(1, 8, 8, 8))
+
+    def forward(self, x):
+        return self.c((self.a(x) + self.embedding).relu())
+
+
 def around(*middle: nn.Module) -> nn.Sequential:
     """Return a convolution with 8 channels, what they go through, and what reads them."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.ReLU(), nn.Conv2d(8, 4, 1))
@@ -80,7 +92,7 @@ def around(*middle: nn.Module) -> nn.Sequential:
 
 @pytest.mark.parametrize(("net", "units"), [
     (Depthwise(8), {"a": 8}), (Depthwise(16), {"a": 8}), (SqueezeExcite(), {"a": 8, "down": 4}), (Shared(), {"a": 8}),
-    (GroupedResidual(), {"a": 4, "b": 4}), (ConcatWithItself(), {"a": 8}),
+    (GroupedResidual(), {"a": 4, "b": 4}), (ConcatWithItself(), {"a": 8}), (Position(), {"a": 8}),
     (around(nn.PReLU()), {"0": 8}), (around(nn.PReLU(8, 0.1)), {"0": 8}),
     (around(nn.InstanceNorm2d(8)), {"0": 8}), (around(nn.InstanceNorm2d(8, affine=True)), {"0": 8}),
     (around(nn.BatchNorm2d(8, affine=False)), {"0": 8}),
@@ -95,18 +107,6 @@ def test_coupled_channels_go_together(net, units):
     assert {name: group.units for name, group in graph.groups.items()} == units
 
 
-class Tied(nn.Module):
-    """Two layers with one weight, whose channels are not coupled otherwise."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
-        self.c, self.d = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
-        self.c.weight = self.b.weight
-
-    def forward(self, x):
-        return self.d(self.c(self.b(self.a(x)).relu()).relu())
-
 @pytest.mark.parametrize("middle", [nn.Sigmoid(), nn.Softplus()])
 @torch.no_grad()
 def test_channels_of_which_zeros_are_something_else_are_removed_with_what_reads_them(middle):
@@ -119,6 +119,18 @@ def test_channels_of_which_zeros_are_something_else_are_removed_with_what_reads_
     net[4].weight[[1, 2, 3, 5]] = 0
     torch.testing.assert_close(thin(IMAGES), net(IMAGES))
 
+
+class Tied(nn.Module):
+    """Two layers with one weight, whose channels are not coupled otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c, self.d = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.c.weight = self.b.weight
+
+    def forward(self, x):
+        return self.d(self.c(self.b(self.a(x)).relu()).relu())
 
 
 class Halves(nn.Module):
@@ -142,6 +154,12 @@ def uneven(x):
     return torch.cat([first.relu(), second], 1)
 
 
+def quarters(x):
+    """Halves of two halves go different ways, which fits any even number of channels, and only one by four rightly."""
+    first, second = x.reshape(2 * len(x), -1, 8, 8).chunk(2, 1)
+    return torch.cat([2 * first, second], 1).reshape(x.shape)
+
+
 @pytest.mark.parametrize(("net", "whole"), [
     (Tied(), {"b", "c", "d"}), (Halves(quarters, 16), {"a", "c"}),
     (Halves(lambda x: x.reshape(4 * len(x), -1, 8, 8).relu().reshape(x.shape), 16), {"a", "c"}),
@@ -154,12 +172,6 @@ def test_what_cannot_be_removed_is_kept_whole_and_named(net, whole):
     graph = trace_channels(net, measure.measure(net, IMAGES), IMAGES)
     assert set(graph.kept_whole) == whole
     assert all(graph.kept_whole.values())
-
-def quarters(x):
-    """Halves of two halves go different ways, which fits any even number of channels, and only one by four rightly."""
-    first, second = x.reshape(2 * len(x), -1, 8, 8).chunk(2, 1)
-    return torch.cat([2 * first, second], 1).reshape(x.shape)
-
 
 
 def test_channels_of_two_halves_that_meet_go_together():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from math import prod
 from operator import gt
 from pathlib import Path
@@ -16,6 +16,7 @@ from lightning_compress.core.errors import CompressError, PackedFileError, did_y
 from lightning_compress.core.packed_size import weight_shape
 from lightning_compress.core.profile import LayerProfile, Profile
 from lightning_compress.export import untrusted
+from lightning_compress.export.header import Description
 from lightning_compress.surgery import measure, replacement, resize
 
 DESCRIPTION_BYTES = 1 << 16
@@ -42,7 +43,18 @@ def replace(path: str | Path, net: nn.Module, replaced: Mapping[str, Mapping[str
         raise PackedFileError(f"{str(path)!r} was made for another network: {error}") from error
 
 
-def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[str, Tensor]) -> None:
+def shapes_of(net: nn.Module, profile: Profile) -> dict[str, list[int]]:
+    """Return the shapes of the parameters of which more than one dimension behind the first may have lost channels.
+
+    Args:
+        net: the network.
+        profile: of it.
+    """
+    shapes = {p.name: list(net.get_parameter(p.name).shape) for p in profile if p.kind == "parameter"}
+    return {name: shape for name, shape in shapes.items() if sum(size > 1 for size in shape[1:]) > 1}
+
+
+def check(path: str | Path, net: nn.Module, described: Description, tables: Mapping[str, Tensor]) -> None:
     """Raise unless file and network have the same layers and buffers, each at least as wide in the network.
 
     Raises:
@@ -55,6 +67,7 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
             f"first forward pass; run it once on a batch, then load"
         )
     known, foreign = {p.name: p for p in measure.all_layers(net)}, f"{str(path)!r} was made for another network"
+    profile = described.profile
     gone = {name for name, module in net.named_modules() if isinstance(module, nn.Identity)}  # folded before
     for layer in profile:
         if layer.kind == "folded" and layer.name in gone:
@@ -64,7 +77,7 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
                 f"{foreign}: it has a layer {layer.name!r}, {type(net).__name__} has "
                 f"not{did_you_mean(layer.name, known)}"
             )
-        if not _fits(net, known[layer.name], layer):
+        if not _fits(net, known[layer.name], layer, described.shapes):
             raise PackedFileError(
                 f"{foreign}: layer {layer.name!r} is {_words(layer)} there, and {_words(known[layer.name])} in this "
                 f"{type(net).__name__}"
@@ -75,6 +88,8 @@ def check(path: str | Path, net: nn.Module, profile: Profile, tables: Mapping[st
                 f"{foreign}: {type(net).__name__} has a layer {name!r}, the file has not"
                 f"{did_you_mean(name, profile.layers)}"
             )
+    if not described.shapes.keys() <= {layer.name for layer in profile if layer.kind == "parameter"}:
+        raise ValueError("it holds shapes that belong to no parameter")
     _check_folded(foreign, net, profile, gone)
     _check_tables(foreign, net, profile, tables)
 
@@ -133,16 +148,18 @@ def largest_description(net: nn.Module) -> int:
     return DESCRIPTION_BYTES + sum(ENTRY_BYTES + 8 * len(name) for name in names)
 
 
-def resize_to(net: nn.Module, profile: Profile) -> None:
+def resize_to(net: nn.Module, described: Description) -> None:
     """Give the parameters of a network that the file fits the shapes of the file."""
-    resize.resize(net, dict(_shapes(net, profile)), profile.conv_groups)
+    resize.resize(net, dict(_shapes(net, described)), described.profile.conv_groups)
 
 
-def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile) -> bool:
+def _fits(net: nn.Module, present: LayerProfile, stored: LayerProfile, told: Mapping[str, Sequence[int]]) -> bool:
     if (present.kind, present.kernel) != (stored.kind.replace("folded", "norm"), stored.kernel):
         return False
-    if stored.kind == "parameter" and _parameter_shape(net, stored).numel() != stored.parameters:
-        return False
+    if stored.kind == "parameter":
+        shape, own = _parameter_shape(net, stored, told), net.get_parameter(stored.name).shape
+        if len(shape) != len(own) or any(map(gt, shape, own)) or shape.numel() != stored.parameters:
+            return False
     if stored.kind in ("norm", "buffer") and (present.extras, present.buffers) != (stored.extras, stored.buffers):
         return False
     if stored.groups > present.groups or any(map(gt, _per_group(stored), _per_group(present))):
@@ -160,8 +177,8 @@ def _words(layer: LayerProfile) -> str:
     return f"{layer.kind} {layer.in_channels}->{layer.out_channels}{kernel}{each}"
 
 
-def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]]:
-    for layer in profile:
+def _shapes(net: nn.Module, described: Description) -> Iterator[tuple[str, torch.Size]]:
+    for layer in described.profile:
         if layer.kind in ("conv", "linear"):
             yield f"{layer.name}.weight", torch.Size(weight_shape(layer))
             yield f"{layer.name}.bias", torch.Size((layer.out_channels,))
@@ -175,11 +192,13 @@ def _shapes(net: nn.Module, profile: Profile) -> Iterator[tuple[str, torch.Size]
             for key in ("weight", "bias", "running_mean", "running_var"):
                 yield f"{layer.name}.{key}", torch.Size([layer.out_channels])
         elif layer.kind == "parameter":
-            yield layer.name, _parameter_shape(net, layer)
+            yield layer.name, _parameter_shape(net, layer, described.shapes)
 
 
-def _parameter_shape(net: nn.Module, layer: LayerProfile) -> torch.Size:
-    """Return the shape in the file of a parameter that may have lost channels."""
+def _parameter_shape(net: nn.Module, layer: LayerProfile, told: Mapping[str, Sequence[int]]) -> torch.Size:
+    """Return the shape in the file of a parameter: where none is told, its first and last dimensions may be smaller."""
+    if layer.name in told:
+        return torch.Size(told[layer.name])
     shape = list(net.get_parameter(layer.name).shape)
     if not shape or not layer.extras:
         return torch.Size(shape)

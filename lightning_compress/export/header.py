@@ -36,6 +36,7 @@ class Description:
         replaced: layer of the dense network -> spec of what stands in its place.
         quantizers: of activations, which are shared or are at no layer's input (shared_quantizers.py).
         numbers: attribute of a module that counts channels -> its value (split_numbers.py).
+        shapes: parameter -> its shape, where its profile fits several.
     """
 
     profile: Profile
@@ -46,6 +47,7 @@ class Description:
     replaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quantizers: Sequence[Mapping[str, Any]] = ()
     numbers: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
@@ -64,6 +66,7 @@ class Description:
             **({"replaced": _spec_columns(self.replaced)} if self.replaced else {}),
             **({"quantizers": list(self.quantizers)} if self.quantizers else {}),
             **({"numbers": dict(self.numbers)} if self.numbers else {}),
+            **({"shapes": dict(self.shapes)} if self.shapes else {}),
         }
 
     @classmethod
@@ -74,7 +77,7 @@ class Description:
             ValueError: the data, which may be hostile, breaks a rule; and whatever else a wrong type leads to.
         """
         needed = ("names", "layers", "applied", "weights", "formats", "kinds", "inputs")
-        untrusted.check_keys("the description", data, needed, ("coder", "replaced", "quantizers", "numbers"))
+        untrusted.check_keys("the description", data, needed, ("coder", "replaced", "quantizers", "numbers", "shapes"))
         names, kinds, formats = data["names"], data["kinds"], data["formats"]
         untrusted.check_names(names)
         profile = Profile({layer.name: layer for layer in _layers(names, data["layers"])})
@@ -90,6 +93,7 @@ class Description:
             _specs(data.get("replaced", {})),
             data.get("quantizers", ()),
             data.get("numbers", {}),
+            data.get("shapes", {}),
         )
 
 

@@ -88,13 +88,13 @@ def receive(
     """
     tables = {key: value for key, value in tensors.items() if key not in ("codes", "floats")}
     fitting.replace(path, net, described.replaced)
-    fitting.check(path, net, described.profile, tables)
+    fitting.check(path, net, described, tables)
     inputs = {
         name: input_quantizer(spec, name, described.profile[name].in_channels)
         for name, spec in described.inputs.items()
     }
     layers, kept = StoredLayers(tensors["codes"], tensors["floats"], described.coder), described.profile.folded()
-    fitting.resize_to(net, described.profile)
+    fitting.resize_to(net, described)
     set_numbers(net, described.numbers)
     for name, value in tables.items():
         net.get_buffer(name).copy_(value)

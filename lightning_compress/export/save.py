@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_compress.core.errors import CompressError
 from lightning_compress.core.packed_size import float_counts, has_codes, is_sparse, mask_bytes, weight_shape
 from lightning_compress.core.profile import LayerProfile, Profile
-from lightning_compress.export import container, shared_quantizers
+from lightning_compress.export import container, fitting, shared_quantizers
 from lightning_compress.export.header import Description
 from lightning_compress.export.positions import write_positions
 from lightning_compress.export.reproduced import check_outputs
@@ -89,7 +89,15 @@ def save(module: nn.Module, path: str | Path, example_input: Any = None, coder: 
     }
     shared = shared_quantizers.describe(net, profile.folded())
     described = Description(
-        profile, record.applied, weights, inputs, coder.kind, replacement.describe(net), shared, numbers_of(net)
+        profile,
+        record.applied,
+        weights,
+        inputs,
+        coder.kind,
+        replacement.describe(net),
+        shared,
+        numbers_of(net),
+        fitting.shapes_of(net, profile),
     )
     if example_input is not None:
         check_outputs(net, example_input, Path(path), tensors, described)
