@@ -108,3 +108,47 @@ def test_what_is_averaged_for_a_layer_is_not_clipped_to_its_grid():
 def test_batches_that_say_nothing_are_refused(calibration, sentence):
     with pytest.raises(CompressError, match=sentence):
         complete(network(), calibration)
+
+
+class DenseBlock(nn.Module):
+    """Norms and activations before convolutions, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(12, 5, 3)
+        self.deep = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+        self.norm = nn.BatchNorm2d(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.norm(torch.cat([x, self.deep(x)], 1)).relu()).flatten(1)
+
+
+def conv(*behind: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *behind)
+
+
+NORMS = {  # network -> how many kernels with a weight it has
+    "first": (lambda: nn.Sequential(nn.BatchNorm2d(3), conv()), 2),
+    "behind an activation": (lambda: conv(nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 3)), 3),
+    "behind a pooling": (lambda: conv(nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(8)), 2),
+    "dense": (DenseBlock, 5),
+    "folded": (lambda: conv(nn.Dropout(), nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.ReLU()), 1),
+    "folded into a linear layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5)), 1),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@torch.no_grad()
+def test_norms_that_stand_alone_read_a_grid(name):
+    torch.manual_seed(0)
+    make, kernels = NORMS[name]
+    net = make()
+    for _ in range(3):
+        net(X)
+    expected = net.eval()(X)
+    graph = lower(complete(net, [X]), X)
+    found = to_values(emulate(graph, X, FloatRounding()), graph.grid(graph.output)).view(expected.shape)
+    assert graph.integer
+    assert len(graph.weighted) == kernels
+    assert float((found - expected).norm() / expected.norm()) < 0.03

@@ -20,6 +20,9 @@ AVERAGES = frozenset({"avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adapti
 JOINS = frozenset({"cat", "concat", "concatenate"})
 # Part of the operation before them, whose output is not needed as a tensor of its own.
 FUSED = frozenset({"batch_norm", "relu", "relu6", "hardtanh", "clamp", "clip"})
+COPIES = frozenset(
+    {"contiguous", "clone", "detach", "to", "float", "dropout", "dropout2d"}
+)  # which give what they read
 
 Fuses = Callable[[Dataflow, Operation], Collection[int]]
 
@@ -56,7 +59,8 @@ def shared_grids(flow: Dataflow, layers: Collection[str], unquantized: Fuses) ->
                 continue
             if operation.name == "add" and value in unquantized(flow, operation):
                 continue
-            if operation.name in AVERAGES or (roots.rescales(operation) and operation.name not in FUSED):
+            apart = operation.name not in FUSED or (operation.name == "batch_norm" and not _folds(flow, operation))
+            if operation.name in AVERAGES or (roots.rescales(operation) and apart):
                 found.setdefault(root, SharedGrid()).tensors.append(roots.made(value))
     for value in flow.outputs:
         found.setdefault(roots.find(value), SharedGrid()).tensors.append(roots.made(value))
@@ -83,6 +87,19 @@ def site_of(flow: Dataflow, tensor: int) -> Site:
             f"that runs once has it as its input or output; {remedy}, or use the placement LayerInputs"
         )
     return site
+
+
+def _folds(flow: Dataflow, norm: Operation) -> bool:
+    """Return whether a batch norm becomes a part of the layer before it; else it is a kernel of its own."""
+    value = norm.reads[0]
+    while value not in flow.outputs and len(flow.readers(value)) == 1:
+        writer = flow.writer(value)
+        if writer is None or writer.name in LAYERS or writer.name == "batch_norm":
+            return writer is not None
+        if writer.name not in COPIES:
+            return False
+        value = writer.reads[0]
+    return False
 
 
 class _Roots:
