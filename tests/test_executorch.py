@@ -145,6 +145,40 @@ def test_without_executorch_it_says_what_to_install(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+class Joined(nn.Module):
+    """What an activation function clips on a grid that goes below zero, and beside it what it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.relu, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(12, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.cat([self.relu(self.a(x)), self.b(x)], 1))
+
+
+CLIPPED = {"a signed grid": (Joined, 8), "four bits": (network, 4)}
+
+
+@pytest.mark.parametrize(("make", "bits"), CLIPPED.values(), ids=CLIPPED)
+def test_what_clips_stands_between_a_dequantization_and_a_quantization(make, bits):
+    program = torch.export.export(GraphNetwork(lower(complete(make(), [images()], bits=bits), images())), (images(),))
+    decomposed = torch.ops.quantized_decomposed
+    clips = [node for node in program.graph.nodes if node.target is torch.ops.aten.clamp.default]
+    assert clips
+    for node in clips:
+        assert node.args[0].target is decomposed.dequantize_per_tensor.default
+        assert [user.target for user in node.users] == [decomposed.quantize_per_tensor.default]
+
+
+@pytest.mark.parametrize(("make", "bits"), CLIPPED.values(), ids=CLIPPED)
+def test_what_clips_runs_in_integers(make, bits, tmp_path):
+    pytest.importorskip("executorch", reason="the runtime is not installed")
+    net = complete(make(), [images()], bits=bits)
+    report = ExecuTorch().export(net, tmp_path / "net.pte", images())
+    assert (report.deployed.values_off, report.deployed.float_kernels) == (0, ())
+    assert report.notes[-1] == "1 parts of the network run in XNNPACK"
+
+
 def test_the_file_gives_what_the_emulation_gives(tmp_path):
     pytest.importorskip("executorch", reason="the runtime is not installed")
     report = ExecuTorch(batch=3, calibration=[images()]).export(network(), tmp_path / "net.pte", images())

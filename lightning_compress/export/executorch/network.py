@@ -1,7 +1,8 @@
 """A graph as a torch network that ExecuTorch lowers to integer kernels: each tensor on a grid is rounded and read back.
 
 Rounding stands directly behind each operation, also those that only move values: XNNPACK takes an operation in integers
-where it finds a dequantization on each side.
+where it finds a dequantization on each side. So an activation function that the ends of int8 do not apply follows as an
+operation of its own, on what was rounded before.
 """
 
 from __future__ import annotations
@@ -95,9 +96,7 @@ class GraphNetwork(nn.Module):
     def _read(self, found: Mapping[str, Tensor], name: str) -> Tensor:
         """Return the float values of a tensor, for one reader: XNNPACK takes no dequantization that two share."""
         grid = self.graph.tensors[name].grid
-        if grid is None:
-            return found[name]
-        return torch.ops.quantized_decomposed.dequantize_per_tensor.default(found[name], *_numbers(grid))
+        return found[name] if grid is None else _values(found[name], grid)
 
     def _weighted(self, i: int, operation: Weighted, x: Tensor) -> Tensor:
         weight, bias = self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")
@@ -116,18 +115,24 @@ def stored(x: Tensor, grid: Grid | None) -> Tensor:
     return torch.ops.quantized_decomposed.quantize_per_tensor.default(x, *_numbers(grid))
 
 
+def _values(levels: Tensor, grid: Grid) -> Tensor:
+    return torch.ops.quantized_decomposed.dequantize_per_tensor.default(levels, *_numbers(grid))
+
+
 def _numbers(grid: Grid) -> tuple[float, int, int, int, torch.dtype]:
     return grid.scale, zero_point(grid), LOWEST, HIGHEST, torch.int8
 
 
 def _clipped(y: Tensor, operation: Operation, grid: Grid | None) -> Tensor:
-    """Apply an activation function, unless the ends of int8 do that already."""
+    """Apply an activation function, unless the ends of int8, or the grid that was read, do that already."""
     bounds = getattr(operation, "bounds", UNBOUNDED)
     if grid is None:
         return y if bounds == UNBOUNDED else torch.clamp(y, *bounds)
     low, high = grid.limits(bounds)
-    if (low + zero_point(grid), high + zero_point(grid)) == (LOWEST, HIGHEST):
+    full = (low + zero_point(grid), high + zero_point(grid)) == (LOWEST, HIGHEST)
+    if full or isinstance(operation, Reshape | MaxPool | Pad | Concat):
         return y
+    y = y if isinstance(operation, Clip) else _values(stored(y, grid), grid)
     return torch.clamp(y, low * grid.scale, high * grid.scale)
 
 
