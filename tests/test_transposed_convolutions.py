@@ -130,6 +130,15 @@ def test_qonnx_has_them_as_float_values_of_their_levels(tmp_path):
     assert kinds.count("ConvTranspose") == 2
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_qonnx_files_are_compared_with_groups_too(groups, tmp_path):
+    pytest.importorskip("onnx", reason="the package is not installed")
+    torch.manual_seed(0)
+    net = nn.Sequential(block(3, 8), nn.ConvTranspose2d(8, 16, 3, 2, 1, 1, groups)).eval()
+    report = lc.export(net, tmp_path / "net.onnx", images(), exporter=Qonnx())
+    assert report.parity.max_error < 1e-5
+
+
 def test_a_float_network_is_written_in_floating_point(tmp_path):
     pytest.importorskip("ai_edge_litert", reason="the runtime is not installed")
     net = network(UNet)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_compress.export.onnx.builder import onnx_package
@@ -47,7 +48,18 @@ def run_qonnx(content: bytes, x: Tensor) -> Tensor:
         ) -> tuple[Any]:  # fmt: skip
             return (quantized(x, scale, zero_point, bits, signed, narrow),)
 
+    class ConvTranspose(OpRun):
+        """With groups, onnx's own gives other values, or fails."""
+
+        def _run(
+            self, x: Any, weight: Any, bias: Any, dilations: Any = None, group: Any = None, output_padding: Any = None,
+            pads: Any = None, strides: Any = None, **_: Any,
+        ) -> tuple[Any]:  # fmt: skip
+            a, b, c = (torch.from_numpy(np.array(array)) for array in (x, weight, bias))
+            found = F.conv_transpose2d(a, b, c, strides, pads[:2], output_padding, group, dilations)
+            return (found.numpy(),)
+
     model = onnx.load_model_from_string(content)
-    evaluator = reference.ReferenceEvaluator(model, new_ops=[Quant])
+    evaluator = reference.ReferenceEvaluator(model, new_ops=[Quant, ConvTranspose])
     (y,) = evaluator.run(None, {model.graph.input[0].name: x.numpy()})
     return torch.from_numpy(np.ascontiguousarray(y))
