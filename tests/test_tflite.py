@@ -195,6 +195,7 @@ def test_the_peak_of_live_activations_is_counted_by_hand():
     (nn.GELU(), r"operation 'gelu' in module '1' has no kernel"),
     (nn.AvgPool2d(3, 1, 1), r"operation 'avg_pool2d' in module '1' .* padding"),
     (nn.MaxPool2d(2, ceil_mode=True), r"operation 'max_pool2d' in module '1' .* ceil_mode"),
+    (nn.Sequential(nn.Flatten(), nn.ConstantPad1d(1, 0.0)), r"operation 'pad' in module '1.1' .* it pads \(\d+,\)"),
 ])  # fmt: skip
 def test_operations_without_a_form_are_named_and_nothing_is_written(layer, sentence, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), layer)
@@ -249,5 +250,21 @@ def test_the_predicted_arena_is_close_and_the_activations_are_a_lower_bound(make
     assert ArenaBytes()(profile) == pytest.approx(arena, rel=0.1)
 
 
-def test_a_c_array_has_a_name_that_c_takes():
-    assert "static const unsigned char net_2_1[]" in c_array(b"\0\1", "net-2.1")
+NAMES = {"net-2.1": "net_2_1", "8bit": "model_8bit", "int": "model_int", "": "model_", "gr\u00f6\u00dfe": "gr__e"}
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMES.items())
+def test_a_c_array_has_a_name_that_c_takes(name, expected):
+    assert f"static const unsigned char {expected}[]" in c_array(b"\0\1", name)
+
+
+def test_layers_of_four_bits_that_take_a_byte_a_weight_are_named(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+    narrow = complete(net, [images()], bits=4)
+    report = TFLite(int4=True).export(narrow, tmp_path / "net.tflite", images())
+    assert "tflite-micro" in report.deployed.runtime
+    assert any(note.startswith("weights of ['3'] take a byte each") for note in report.notes)
+    alone = complete(net[2:], [torch.rand(4, 4, 14, 14)], bits=4)
+    report = TFLite(int4=True).export(alone, tmp_path / "net.tflite", torch.rand(4, 4, 14, 14))
+    assert "LiteRT" in report.deployed.runtime  # no weight is in 4 bits, and XNNPACK runs the file
+    assert not any("TFLite's own kernels" in note for note in report.notes)

@@ -138,6 +138,8 @@ def pad(
     walker: Walker, node: fx.Node, x: fx.Node, sizes: Sequence[int], mode: str = "constant", value: Any = 0
 ) -> Value:
     """Return what is padded with zeros."""
+    if len(shape_of(x)) != 3:
+        raise refuse(node, f"it pads {shape_of(x)}, and kernels pad (channels, height, width)")
     if mode != "constant" or value or len(sizes) > 4 or any(n < 0 for n in sizes):
         raise refuse(node, "padding is with zeros, of height and width")
     left, right, top, bottom = (*sizes, 0, 0, 0, 0)[:4]

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 
 PER_LINE = 16
+WORDS = """alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const
+constexpr continue default delete do double else enum explicit export extern false float for friend goto
+if inline int long mutable namespace new not nullptr operator or private protected public register
+requires restrict return short signed sizeof static struct switch template this throw true try typedef
+typeid typename typeof union unsigned using virtual void volatile while xor"""  # of C and C++, which are no names
 
 
 def c_array(content: bytes, name: str) -> str:
@@ -12,9 +17,11 @@ def c_array(content: bytes, name: str) -> str:
 
     Args:
         content: of the file.
-        name: of the array; what C names cannot hold becomes ``_``.
+        name: of the array; what C names cannot hold becomes ``_``, and ``model_`` comes before a digit and a word of
+            the languages.
     """
-    name = re.sub(r"\W", "_", name)
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
+    name = f"model_{name}" if not name or name[0].isdigit() or name in WORDS.split() else name
     lines = (content[i : i + PER_LINE] for i in range(0, len(content), PER_LINE))
     body = ",\n".join("  " + ", ".join(f"0x{byte:02x}" for byte in line) for line in lines)
     return (

@@ -26,6 +26,7 @@ from lightning_compress.export.integer.rounding.litert import LiteRTRounding
 from lightning_compress.export.tflite.arena import arena_bytes
 from lightning_compress.export.tflite.c_array import c_array
 from lightning_compress.export.tflite.engines import LiteRT, TFLiteMicro, from_stored, stored_input
+from lightning_compress.export.tflite.operators import in_nibbles
 from lightning_compress.export.tflite.write import tflite_bytes
 from lightning_compress.export.whole_file import write_whole
 
@@ -97,9 +98,12 @@ class TFLite(Exporter):
         self, found: Deployable, graph: Graph, content: bytes, path: Path, x: Tensor, expected: Tensor
     ) -> ExportReport:
         notes = list(found.notes)
-        nibbles = self.int4 and any(operation.bits <= INT4_BITS for operation in graph.weighted)
+        nibbles = self.int4 and any(in_nibbles(operation) for operation in graph.weighted)
         if nibbles:
             notes.append("weights of 4 bits run in TFLite's own kernels, not in XNNPACK: slower than int8 on phones")
+        whole = [op.module for op in graph.weighted if op.bits <= INT4_BITS and not in_nibbles(op)]
+        if self.int4 and whole:
+            notes.append(f"weights of {whole} take a byte each: no kernel for 4 bits fits their scales or levels")
         if any(isinstance(operation, ConvTranspose) for operation in graph.operations):
             notes.append("the file takes one sample at a time: TRANSPOSE_CONV holds the shape of its output")
         if graph.integer:

@@ -33,6 +33,7 @@ from lightning_compress.export.tflite.builder import Builder, nhwc
 from lightning_compress.export.tflite.padding import Four, cropped, placed
 
 WITH_ACTIVATION = 4  # version of the operator that has a bias and an activation function
+LARGEST = 7  # of the levels of 4 bits
 CLIPS: dict[Bounds, str] = {(0.0, None): "RELU", (0.0, 6.0): "RELU6"}
 
 
@@ -68,16 +69,26 @@ def _activation(b: Builder, bounds: Bounds) -> int:
     return {(None, None): kinds.NONE, (0.0, None): kinds.RELU, (0.0, 6.0): kinds.RELU6}[bounds]
 
 
+def in_nibbles(operation: Weighted) -> bool:
+    """Return whether ``TFLite(int4=True)`` stores two weights of an operation in a byte.
+
+    TFLite-Micro has no kernel for 4 bits in transposed convolutions, nor in linear layers with a scale per channel.
+    """
+    if operation.scale is None or operation.bits > INT4_BITS or int(np.abs(operation.weight).max(initial=0)) > LARGEST:
+        return False
+    if isinstance(operation, Linear):
+        return bool((operation.scale == operation.scale[0]).all())
+    return not isinstance(operation, ConvTranspose)
+
+
 def _weight(operation: Weighted, b: Builder, weight: np.ndarray, dim: int) -> tuple[list[int], bool]:
     """Add weight and bias; return their numbers, and whether the weight is stored in 4 bits."""
     name, scale = operation.output, operation.scale
     if scale is None:
         return [b.constant(f"{name}/weight", weight), b.constant(f"{name}/bias", operation.bias)], False
-    int4 = b.int4 and operation.bits <= INT4_BITS and int(np.abs(weight).max(initial=0)) < 8
-    int4 = int4 and not isinstance(operation, ConvTranspose)  # TFLite-Micro has no kernel for 4 bits there
-    if isinstance(operation, Linear):  # nor one for 4 bits with a scale per channel here
+    int4 = b.int4 and in_nibbles(operation)
+    if isinstance(operation, Linear):
         scale = scale[:1] if (scale == scale[0]).all() else scale
-        int4 = int4 and len(scale) == 1
     unit = np.float32(b.graph.grid(operation.inputs[0]).scale) * scale
     found = b.constant(f"{name}/weight", weight, scale, dim, int4)
     return [found, b.constant(f"{name}/bias", operation.bias, unit)], int4
