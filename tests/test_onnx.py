@@ -29,6 +29,7 @@ from lightning_compress.export.onnx.write import onnx_bytes
 from lightning_compress.quantization.placements.layer_inputs import LayerInputs
 from lightning_compress.quantization.placements.tensors import Tensors
 from lightning_compress.quantization.quantizers.activation import ActivationQuantizer
+from lightning_compress.quantization.quantizers.codebook import Codebook
 from lightning_compress.quantization.quantizers.dorefa import DoReFa
 from lightning_compress.quantization.quantizers.lsq import LSQ
 from lightning_compress.surgery import measure
@@ -219,8 +220,9 @@ def test_openvino_reads_what_is_written(weight_bits, tmp_path):
     assert float((found.argmax(1) == expected.argmax(1)).float().mean()) > 0.85
 
 
-def test_torch_export_reads_the_network(tmp_path):
-    net, x = quantized(4), images(4)
+@pytest.mark.parametrize("make", [LSQ, DoReFa, Codebook])
+def test_torch_export_reads_the_network(make, tmp_path):
+    net, x = quantized(4, make=make), images(4)
     for part in net.modules():
         if isinstance(part, ActivationQuantizer):
             part.settle()  # as training and lc.load leave it

@@ -162,7 +162,9 @@ class Codebook(WeightFormat):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the values that the codes stand for, once these are frozen."""
-        if not self.frozen:
+        exporting = torch.compiler.is_exporting()  # where no value can be read, and no gradient is needed
+        if not exporting and not self.frozen:
             return weight
         found = _Lookup.apply(self.values, self.indices.long(), self.members, weight) * self.scale
+        found = torch.where(self.frozen, found, weight) if exporting else found
         return found if torch.is_autocast_enabled(weight.device.type) else found.to(weight.dtype)
