@@ -12,6 +12,8 @@ from hydra import compose, initialize_config_dir
 
 import lightning_compress.conf  # noqa: F401  makes the resolvers known
 from lightning_compress.app import cli
+from lightning_compress.core.profile import Profile
+from lightning_compress.export.header import Description
 from lightning_compress.testing.toys import FullData, FullModule, ToyNet
 
 ROOT = Path(__file__).parent.parent
@@ -97,3 +99,11 @@ def test_results_say_by_which_command_they_were_made(file):
 
 def test_the_readme_has_at_most_100_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+
+
+def test_the_packed_format_has_the_fields_that_headers_have():
+    filled = {"coder": "other", "replaced": {"a": {"kind": "b"}}, "quantizers": [{}], "numbers": {"a": 1}}
+    header = Description(Profile({}), {}, {}, {}, **filled).to_dict()
+    table = (ROOT / "docs/concepts/packed_format.md").read_text().partition("## Header")[2]
+    told = [name for line in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", line)]
+    assert sorted(told) == sorted(header)
