@@ -8,7 +8,8 @@ one typical row more would (pruning/reconstruction/refit.py says why). Where a b
 statistics take the correction, which is the same, and with few bits ``y_q`` has noise that its variance alone would
 take for signal. Elsewhere the bias takes the mean, and ``a`` stays 1. Sources: Nagel et al. 2019 (arXiv 1906.04721,
 section 4.2) for the means: the inputs of a channel are seldom negative behind a ReLU, so the errors of its weights do
-not cancel. The factor is ours: with weights of 2 bits and inputs of 8 a ResNet-20 has 71 % with it and 58 % without.
+not cancel. The factor is ours: with the nearest weights of 2 bits and inputs of 8 a ResNet-20 has 71 % with it and 58 %
+without.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def cifar10(root: Path, part: str, download: bool) -> Any:
 
 
 def cifar100(root: Path, part: str, download: bool) -> Any:
-    """Load CIFAR-10 (Krizhevsky 2009)."""
+    """Load CIFAR-100 (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR100
 
     return CIFAR100(root, part == "train", download=download)
