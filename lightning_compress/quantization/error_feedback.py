@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -28,7 +29,10 @@ def feedback(second: Floats) -> Floats:
         second: moments of the inputs, in any unit, shape ``(features, features)``.
     """
     damped = second + DAMPING * max(float(np.mean(np.diag(second))), 1e-30) * np.eye(len(second))
-    return np.linalg.cholesky(np.linalg.inv(damped)).T
+    # H = V V' with V upper triangular, from the Cholesky factor of the columns in reverse; then U is the inverse of V.
+    factor = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    upper = torch.from_numpy(factor.copy())
+    return torch.linalg.solve_triangular(upper, torch.eye(len(second), dtype=upper.dtype), upper=True).numpy()
 
 
 def round_in_turn(weight: Floats, after: Floats, choose: Choose) -> Floats:
