@@ -103,7 +103,7 @@ def test_the_readme_has_at_most_100_lines():
 
 def test_the_packed_format_has_the_fields_that_headers_have():
     filled = {"coder": "other", "replaced": {"a": {"kind": "b"}}, "quantizers": [{}], "numbers": {"a": 1}}
-    header = Description(Profile({}), {}, {}, {}, **filled).to_dict()
+    header = Description(Profile({}), {}, {}, {}, **filled, shapes={"a": [1]}).to_dict()
     table = (ROOT / "docs/concepts/packed_format.md").read_text().partition("## Header")[2]
     told = [name for line in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", line)]
     assert sorted(told) == sorted(header)
