@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lightning_compress.surgery.row_layout import weight_rows
 DOUBLE = 2400  # features up to which sums are in float64
 WIDEST = 4608  # features up to which least squares are worth their memory: 512 channels of 3x3
 ROWS_PER_FEATURE = 3  # least squares on fewer rows fits what is not there
+AT_ONCE = 2**26  # numbers of rows of which a few are drawn
 CONVOLUTIONS = (*measure.CONV, nn.ConvTranspose2d)
 
 
@@ -64,18 +65,35 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
         chosen = _chosen(len(x), shape.numel(), positions, generator).to(x.device)
         samples = torch.arange(len(x), device=x.device)[:, None]
         return windows[samples, *torch.unravel_index(chosen, shape)].flatten(2).flatten(0, 1)
+    found, chosen = list[Tensor](), torch.empty(0)
+    for part in x.split(_samples_at_once(layer, x)):
+        rows = _rows(layer, part)
+        if not found:
+            chosen = _chosen(len(x), rows.shape[1], positions, generator).to(rows.device)
+        own, chosen = chosen[: len(part)], chosen[len(part) :]
+        found.append(rows.gather(1, own[..., None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
+    return torch.cat(found)
+
+
+def _samples_at_once(layer: Any, x: Tensor) -> int:
+    """Return of how many samples all rows may be there: those of a batch of large images take many gigabytes."""
     if isinstance(layer, nn.Linear):
-        rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
-    elif isinstance(layer, nn.ConvTranspose2d):
-        rows = _unfolded(layer, x)
-    else:
-        padding = layer.padding
-        if layer.padding_mode != "zeros" or isinstance(padding, str):  # "same" may differ from side to side
-            mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-            x, padding = F.pad(x, padding_of(layer), mode=mode), 0
-        rows = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
-    chosen = _chosen(len(rows), rows.shape[1], positions, generator).to(rows.device)
-    return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2])).flatten(0, 1)
+        return max(len(x), 1)
+    spread = prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else 1
+    return max(AT_ONCE // max(x[0].numel() * prod(layer.kernel_size) * spread, 1), 1) if len(x) else 1
+
+
+def _rows(layer: Any, x: Tensor) -> Tensor:
+    """Return all rows of a layer's input, shape ``(samples, places, features)``."""
+    if isinstance(layer, nn.Linear):
+        return x.flatten(1, -2) if x.dim() > 2 else x[:, None]
+    if isinstance(layer, nn.ConvTranspose2d):
+        return _unfolded(layer, x)
+    padding = layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):  # "same" may differ from side to side
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x, padding = F.pad(x, padding_of(layer), mode=mode), 0
+    return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
 
 
 def _chosen(samples: int, places: int, positions: int, generator: torch.Generator | None) -> Tensor:
