@@ -116,15 +116,6 @@ def test_the_symmetric_refit_is_least_squares_on_the_kept_inputs(name):
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_rows_are_the_same_however_many_are_there_at_once(name, monkeypatch):
-    layer, shape = LAYERS[name]
-    x = torch.randn(shape)
-    every = input_rows.sampled_rows(layer, x, 3, torch.Generator().manual_seed(0))
-    monkeypatch.setattr(input_rows, "AT_ONCE", 1)
-    assert input_rows.sampled_rows(layer, x, 3, torch.Generator().manual_seed(0)).equal(every)
-
-
 def test_a_wide_convolution_gets_the_best_factor_for_each_channel(monkeypatch):
     monkeypatch.setattr(input_rows, "WIDEST", 0)
     torch.manual_seed(0)

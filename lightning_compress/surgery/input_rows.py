@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil, prod
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from lightning_compress.surgery.row_layout import weight_rows
 DOUBLE = 2400  # features up to which sums are in float64
 WIDEST = 4608  # features up to which least squares are worth their memory: 512 channels of 3x3
 ROWS_PER_FEATURE = 3  # least squares on fewer rows fits what is not there
-AT_ONCE = 2**26  # numbers of rows of which a few are drawn
 CONVOLUTIONS = (*measure.CONV, nn.ConvTranspose2d)
 
 
@@ -59,41 +59,19 @@ def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.G
     Returns:
         Shape ``(samples x places, features)``, those of the groups of a convolution one after another.
     """
-    if isinstance(layer, nn.Conv1d | nn.Conv3d):
-        windows = _windows(layer, x)
-        shape = windows.shape[1 : x.dim() - 1]
-        chosen = _chosen(len(x), shape.numel(), positions, generator).to(x.device)
-        samples = torch.arange(len(x), device=x.device)[:, None]
-        return windows[samples, *torch.unravel_index(chosen, shape)].flatten(2).flatten(0, 1)
-    found, chosen = list[Tensor](), torch.empty(0)
-    for part in x.split(_samples_at_once(layer, x)):
-        rows = _rows(layer, part)
-        if not found:
-            chosen = _chosen(len(x), rows.shape[1], positions, generator).to(rows.device)
-        own, chosen = chosen[: len(part)], chosen[len(part) :]
-        found.append(rows.gather(1, own[..., None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-    return torch.cat(found)
-
-
-def _samples_at_once(layer: Any, x: Tensor) -> int:
-    """Return of how many samples all rows may be there: those of a batch of large images take many gigabytes."""
     if isinstance(layer, nn.Linear):
-        return max(len(x), 1)
-    spread = prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else 1
-    return max(AT_ONCE // max(x[0].numel() * prod(layer.kernel_size) * spread, 1), 1) if len(x) else 1
-
-
-def _rows(layer: Any, x: Tensor) -> Tensor:
-    """Return all rows of a layer's input, shape ``(samples, places, features)``."""
-    if isinstance(layer, nn.Linear):
-        return x.flatten(1, -2) if x.dim() > 2 else x[:, None]
-    if isinstance(layer, nn.ConvTranspose2d):
-        return _unfolded(layer, x)
-    padding = layer.padding
-    if layer.padding_mode != "zeros" or isinstance(padding, str):  # "same" may differ from side to side
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x, padding = F.pad(x, padding_of(layer), mode=mode), 0
-    return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
+        rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
+        chosen = _chosen(len(rows), rows.shape[1], positions, generator).to(rows.device)
+        return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2])).flatten(0, 1)
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    windows = (
+        _windows(layer, _spread(layer, x), (1, 1)) if transposed else _windows(layer, _padded(layer, x), layer.stride)
+    )
+    shape = windows.shape[1 : x.dim() - 1]
+    chosen = _chosen(len(x), shape.numel(), positions, generator).to(x.device)
+    samples = torch.arange(len(x), device=x.device)[:, None]
+    picked = windows[samples, *torch.unravel_index(chosen, shape)]
+    return (picked.flip(-2, -1) if transposed else picked).flatten(2).flatten(0, 1)
 
 
 def _chosen(samples: int, places: int, positions: int, generator: torch.Generator | None) -> Tensor:
@@ -101,27 +79,25 @@ def _chosen(samples: int, places: int, positions: int, generator: torch.Generato
     return torch.rand(samples, places, generator=generator).argsort(1)[:, :positions]
 
 
-def _windows(layer: Any, x: Tensor) -> Tensor:
-    """Return what each output of a convolution reads, a view: shape ``(samples, places..., channels, kernel...)``."""
-    x = F.pad(x, padding_of(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
-    for i, (size, step, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
-        x = x.unfold(2 + i, dilation * (size - 1) + 1, step)[..., ::dilation]
-    return x.movedim(1, 1 + len(layer.kernel_size))
+def _padded(layer: Any, x: Tensor) -> Tensor:
+    return F.pad(x, padding_of(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
 
 
-def _unfolded(layer: Any, x: Tensor) -> Tensor:
-    """Return what makes each output of a transposed convolution, shape ``(samples, places, features)``.
-
-    It is a convolution of stride 1 by the mirrored kernel, over inputs with zeros between them.
-    """
+def _spread(layer: Any, x: Tensor) -> Tensor:
+    """Return what a convolution of stride 1 by the mirrored kernel makes of the same: zeros between the inputs."""
     sizes = ((size - 1) * step + 1 for size, step in zip(x.shape[2:], layer.stride, strict=True))
     spread = x.new_zeros(*x.shape[:2], *sizes)
     spread[..., :: layer.stride[0], :: layer.stride[1]] = x
     before = [d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)]
     behind = [b + more for b, more in zip(before, layer.output_padding, strict=True)]
-    spread = F.pad(spread, (before[1], behind[1], before[0], behind[0]))
-    columns = F.unfold(spread, layer.kernel_size, layer.dilation).unflatten(1, (x.shape[1], *layer.kernel_size))
-    return columns.flip(2, 3).flatten(1, 3).transpose(1, 2)
+    return F.pad(spread, (before[1], behind[1], before[0], behind[0]))
+
+
+def _windows(layer: Any, x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Return what each output reads of a padded input, a view: shape ``(samples, places..., channels, kernel...)``."""
+    for i, (size, step, dilation) in enumerate(zip(layer.kernel_size, stride, layer.dilation, strict=True)):
+        x = x.unfold(2 + i, dilation * (size - 1) + 1, step)[..., ::dilation]
+    return x.movedim(1, 1 + len(layer.kernel_size))
 
 
 def groups_of(layer: nn.Module) -> int:
