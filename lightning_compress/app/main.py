@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning import LightningDataModule, LightningModule, seed_everything
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -103,7 +103,7 @@ def run(cfg: DictConfig, console: Console) -> Result:
     make_trainer = instantiate(cfg.trainer)
     check_trainer(make_trainer)
     data: LightningDataModule = instantiate(cfg.data)
-    dense = dense_module(cfg, data, method.stages, console)
+    dense = dense_module(cfg, data, make_trainer, method.stages, console)
     result = compress(
         dense,
         data,
@@ -141,7 +141,11 @@ def _plan(cfg: DictConfig) -> Path | None:
 
 
 def dense_module(
-    cfg: DictConfig, data: LightningDataModule, stages: Mapping[str, Stage], console: Console
+    cfg: DictConfig,
+    data: LightningDataModule,
+    make_trainer: Callable[..., Trainer],
+    stages: Mapping[str, Stage],
+    console: Console,
 ) -> LightningModule:
     """Return the trained network before compression: ``ckpt=FILE``, or trained once and kept in ``cache_dir``.
 
@@ -159,7 +163,6 @@ def dense_module(
     depends = [parts, cfg.epochs, cfg.seed, sources_digest(parts), read]
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
     folder, make_logger = Path(cfg.cache_dir) / f"dense-{digest}", instantiate(cfg.logger)
-    make_trainer = instantiate(cfg.trainer)
     check_writable(folder, "cache_dir")
     if (folder / FINAL).is_file():  # the names of metrics are soon checked on what was trained
         console.print(Text(f"dense network from cache {folder / FINAL}"), soft_wrap=True)

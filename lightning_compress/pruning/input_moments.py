@@ -28,7 +28,7 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.pruning.gram_masks import elimination_order
 from lightning_compress.surgery import input_rows, measure
 from lightning_compress.surgery.calibration import calibration_of, store_calibration
-from lightning_compress.surgery.input_rows import CONVOLUTIONS, added, groups_of, places, sampled_rows
+from lightning_compress.surgery.input_rows import CONVOLUTIONS, added_moments, groups_of, places, sampled_rows
 from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.row_layout import as_rows, weight_rows
 from lightning_compress.surgery.tied_weights import is_shared
@@ -92,9 +92,7 @@ class _Recorder:
         rows = sampled_rows(self.layer, x, count, self.generator)
         self.rows += len(rows)
         if weight[0].numel() <= input_rows.WIDEST:
-            self.sums = [
-                added(total, part, part) for total, part in zip(self.sums, rows.chunk(len(self.sums), 1), strict=True)
-            ]
+            self.sums = [*added_moments(self.sums, rows)]
             return
         if weight.dim() > 2:
             found = _channel_gram(rows.double(), weight.double())

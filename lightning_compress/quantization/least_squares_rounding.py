@@ -28,7 +28,7 @@ from lightning_compress.quantization.error_feedback import Floats, feedback, rou
 from lightning_compress.quantization.quantizers.quantizer import Quantizer
 from lightning_compress.quantization.quantizers.weight import WeightQuantizer
 from lightning_compress.surgery import input_rows, measure
-from lightning_compress.surgery.input_rows import CONVOLUTIONS, added, groups_of, places, sampled_rows
+from lightning_compress.surgery.input_rows import CONVOLUTIONS, added_moments, groups_of, places, sampled_rows
 from lightning_compress.surgery.mask import Mask, mask_of
 from lightning_compress.surgery.matrices import argument
 from lightning_compress.surgery.row_layout import Swapped, as_rows
@@ -169,8 +169,7 @@ def _moments(net: nn.Module, weights: Iterable[_Weight], examples: Sequence[Any]
         x = argument(args, kwargs, 0, "input")
         if len(x):
             rows = sampled_rows(layer, x, places(layer, POSITIONS, samples), generator)
-            parts = rows.chunk(groups_of(layer), 1)
-            found[name] = [added(s, p, p) for s, p in zip(found.get(name, [None] * len(parts)), parts, strict=True)]
+            found[name] = added_moments(found.get(name, [None] * groups_of(layer)), rows)
 
     for example in examples:
         handles = [

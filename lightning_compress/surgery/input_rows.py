@@ -45,6 +45,16 @@ def added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     return left.T @ right if total is None else total.addmm_(left.T, right)
 
 
+def added_moments(sums: Sequence[Tensor | None], rows: Tensor) -> list[Tensor]:
+    """Add ``x x'`` of the rows of each group in place.
+
+    Args:
+        sums: one for each group, None at first.
+        rows: of :func:`sampled_rows`.
+    """
+    return [added(total, part, part) for total, part in zip(sums, rows.chunk(len(sums), 1), strict=True)]
+
+
 def sampled_rows(layer: nn.Module, x: Tensor, positions: int, generator: torch.Generator | None) -> Tensor:
     """Return the rows a layer multiplies with its weight, at up to ``positions`` random positions per sample.
 

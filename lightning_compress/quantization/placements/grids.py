@@ -9,20 +9,17 @@ from lightning_compress.core.errors import CompressError
 from lightning_compress.surgery.graph.dataflow import Dataflow, Operation, Site
 
 LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "linear", "conv_transpose2d"})
+COPIES = frozenset({"contiguous", "clone", "detach", "to", "float", "dropout", "dropout2d"})  # give what they read
 # Integer kernels of these give numbers on the grid of what they read.
-MOVES = frozenset({
-    "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "to",
-    "dropout", "dropout2d", "getitem", "chunk", "split", "pad", "max_pool1d", "max_pool2d", "max_pool2d_with_indices",
-    "adaptive_max_pool2d", "channel_shuffle", "pixel_shuffle", "interpolate", "expand", "stochastic_depth", "float",
-    "boolean_dispatch",
-})  # fmt: skip
+MOVES = COPIES | {
+    "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "getitem", "chunk", "split", "pad",
+    "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "channel_shuffle", "pixel_shuffle",
+    "interpolate", "expand", "stochastic_depth", "boolean_dispatch",
+}  # fmt: skip
 AVERAGES = frozenset({"avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean"})
 JOINS = frozenset({"cat", "concat", "concatenate"})
 # Part of the operation before them, whose output is not needed as a tensor of its own.
 FUSED = frozenset({"batch_norm", "relu", "relu6", "hardtanh", "clamp", "clip"})
-COPIES = frozenset(
-    {"contiguous", "clone", "detach", "to", "float", "dropout", "dropout2d"}
-)  # which give what they read
 
 Fuses = Callable[[Dataflow, Operation], Collection[int]]
 
